@@ -1,0 +1,47 @@
+"""Guide the attention heads of bidirectional Transformers toward simple patterns while they train.
+
+After Deshpande and Narasimhan, "Guiding Attention for Self-Supervised Learning with Transformers" (arXiv:2010.02399).
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from attention_guidance.assignment import GuidedHead as GuidedHead
+    from attention_guidance.attach import Guidance as Guidance
+    from attention_guidance.attach import HeadGuidance as HeadGuidance
+    from attention_guidance.attach import guide as guide
+    from attention_guidance.errors import GuidanceError as GuidanceError
+    from attention_guidance.patterns import Pattern as Pattern
+    from attention_guidance.patterns import Sequences as Sequences
+    from attention_guidance.patterns import get_pattern as get_pattern
+    from attention_guidance.schedules import Schedule as Schedule
+
+__version__ = "0.1.0"
+
+# Public names and where they live. They are looked up on first use, so that the command line's --help need not wait
+# for torch.
+_HOMES = {
+    "guide": "attach",
+    "Guidance": "attach",
+    "HeadGuidance": "attach",
+    "GuidedHead": "assignment",
+    "GuidanceError": "errors",
+    "Pattern": "patterns",
+    "Sequences": "patterns",
+    "get_pattern": "patterns",
+    "Schedule": "schedules",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

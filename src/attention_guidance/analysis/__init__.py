@@ -1,0 +1,1 @@
+"""Looking into attention: maps of heads, with the patterns that train them."""

@@ -1,0 +1,176 @@
+"""Which head of which layer is guided toward which pattern: ``"next:1 previous:1 first:4"`` and its relatives.
+
+The language, for every layer or for some::
+
+    next:1 previous:1 first:4             counts, from head 0 on, in every layer
+    next:1 first:0.25                     a share of the layer's heads
+    next@0 first@2,3,8-11                 explicit heads
+    0-3: next:1 previous:1; 4-: first:2   by layer or range of layers (`4-`: from 4 to the last)
+    previous|next:2  offset:-2:1          unions; offsets of any distance
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from attention_guidance.errors import PatternError
+from attention_guidance.patterns import Pattern
+
+Amount = int | float | Sequence[int]
+LayerHeads = str | Mapping["str | Pattern", Amount]
+Heads = LayerHeads | Mapping["int | str", LayerHeads]
+
+_LAYERS = re.compile(r"\d+(\s*-\s*\d*)?(\s*,\s*\d+(\s*-\s*\d*)?)*")
+_LAYER_PREFIX = re.compile(rf"\s*({_LAYERS.pattern})\s*:\s+(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class GuidedHead:
+    """One head and the pattern it is pulled toward. Layers and heads count from 0."""
+
+    layer: int
+    head: int
+    pattern: Pattern
+
+
+def assign_heads(
+    heads: Heads, n_layers: int, n_heads: int, get_pattern: Callable[[str], Pattern]
+) -> tuple[GuidedHead, ...]:
+    """Resolve an assignment against a model's size.
+
+    Args:
+        heads: text in the language above; or a mapping of pattern (name or object) to count, share or list of heads;
+            or a mapping of layer (number or range) to either.
+        n_layers: attention layers of the model.
+        n_heads: heads of each layer.
+        get_pattern: looks a pattern up by name.
+
+    Returns:
+        The guided heads, by layer, then head.
+
+    Raises:
+        PatternError: unknown pattern, a layer or head that is not there, more heads than the model has, a head given
+            twice. The message names pattern, layer and what the model has.
+    """
+    guided: dict[int, dict[int, Pattern]] = {}
+    for layers, layer_heads in _clauses(heads):
+        requests = [(get_pattern(p) if isinstance(p, str) else p, n) for p, n in _requests(layer_heads)]
+        for layer in _layer_range(layers, n_layers):
+            if layer in guided:
+                raise PatternError(f"layer {layer} is given twice in heads={heads!r}; put its patterns in one clause")
+            guided[layer] = _fill_layer(requests, layer, n_heads)
+    result = tuple(
+        GuidedHead(layer, head, pattern)
+        for layer, by_head in sorted(guided.items())
+        for head, pattern in sorted(by_head.items())
+    )
+    if not result:
+        raise PatternError(f"heads={heads!r} guides no head; expected something like 'next:1 previous:1 first:2'")
+    return result
+
+
+def _clauses(heads: Heads) -> list[tuple[str | None, LayerHeads]]:
+    """Split an assignment into (layers, heads of these layers); None stands for every layer."""
+    if isinstance(heads, str):
+        clauses: list[tuple[str | None, LayerHeads]] = []
+        for clause in filter(str.strip, heads.split(";")):
+            match = _LAYER_PREFIX.match(clause)
+            clauses.append((match[1], match[2]) if match else (None, clause))
+        return clauses
+    by_layer = [isinstance(key, int) or (isinstance(key, str) and bool(_LAYERS.fullmatch(key))) for key in heads]
+    if any(by_layer) and not all(by_layer):
+        raise PatternError(f"heads={heads!r} mixes layers and patterns as keys; use one kind")
+    if any(by_layer):
+        return [(str(layers), layer_heads) for layers, layer_heads in heads.items()]  # type: ignore[misc]
+    return [(None, heads)]  # type: ignore[list-item]
+
+
+def _requests(layer_heads: LayerHeads) -> Iterable[tuple[str | Pattern, Amount]]:
+    """The patterns of a clause with their counts, shares or indices."""
+    if isinstance(layer_heads, Mapping):
+        return layer_heads.items()
+    return [_parse_item(item) for item in layer_heads.split()]
+
+
+def _parse_item(item: str) -> tuple[str, Amount]:
+    name, at, indices = item.partition("@")
+    if at:
+        return name, _indices(indices, item)
+    name, colon, amount = item.rpartition(":")
+    if not colon or not re.fullmatch(r"\d+|\d*\.\d+", amount) or name == "offset":
+        raise PatternError(
+            f"cannot read {item!r} in heads; expected pattern:count (next:1), pattern:share (first:0.25) "
+            "or pattern@heads (first@2,3)"
+        )
+    return name, float(amount) if "." in amount else int(amount)
+
+
+def _indices(text: str, item: str) -> list[int]:
+    """Numbers and ranges: ``2,3,8-11``."""
+    indices: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", part)
+        if not match:
+            raise PatternError(f"cannot read heads {text!r} in {item!r}; expected numbers and ranges such as 2,3,8-11")
+        indices.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return indices
+
+
+def _layer_range(layers: str | None, n_layers: int) -> list[int]:
+    if layers is None:
+        return list(range(n_layers))
+    wanted: list[int] = []
+    for part in layers.split(","):
+        start, dash, end = (piece.strip() for piece in part.partition("-"))
+        wanted.extend(range(int(start), (int(end) if end else n_layers - 1) + 1 if dash else int(start) + 1))
+        if not wanted or wanted[-1] >= n_layers or int(start) >= n_layers:
+            raise PatternError(f"layer {part.strip()!r} is not there: the model has layers 0 to {n_layers - 1}")
+    return wanted
+
+
+def _fill_layer(requests: list[tuple[Pattern, Amount]], layer: int, n_heads: int) -> dict[int, Pattern]:
+    """Give each requested pattern its heads: explicit ones first, then counts from the lowest free head on."""
+    taken: dict[int, Pattern] = {}
+    for pattern, amount in requests:
+        for head in amount if isinstance(amount, Sequence) else ():
+            if not 0 <= head < n_heads:
+                raise PatternError(
+                    f"head {head} for pattern {pattern.name!r} in layer {layer} is not there: "
+                    f"the model has heads 0 to {n_heads - 1}"
+                )
+            if head in taken:
+                raise PatternError(
+                    f"head {head} of layer {layer} is given to {taken[head].name!r} and {pattern.name!r}; "
+                    "a head follows one pattern (join them as a union: previous|next)"
+                )
+            taken[head] = pattern
+    for pattern, amount in requests:
+        if isinstance(amount, Sequence):
+            continue
+        count = _count(pattern, amount, layer, n_heads)
+        free = [head for head in range(n_heads) if head not in taken]
+        if count > len(free):
+            raise PatternError(
+                f"{count} heads for pattern {pattern.name!r} in layer {layer}, but the model has {n_heads} heads a "
+                f"layer and {len(free)} of them are free"
+            )
+        taken.update(dict.fromkeys(free[:count], pattern))
+    return taken
+
+
+def _count(pattern: Pattern, amount: int | float, layer: int, n_heads: int) -> int:
+    if isinstance(amount, int):
+        if amount < 0:
+            raise PatternError(f"{amount} heads for pattern {pattern.name!r}: the count must be 0 or more")
+        return amount
+    if not 0 <= amount <= 1:
+        raise PatternError(f"share {amount} for pattern {pattern.name!r} must lie between 0 and 1")
+    count = round(amount * n_heads)
+    if amount and not count:
+        raise PatternError(
+            f"share {amount} for pattern {pattern.name!r} in layer {layer} is less than half of one head: the model "
+            f"has {n_heads} heads a layer; use {pattern.name}:1"
+        )
+    return count

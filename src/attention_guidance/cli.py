@@ -1,0 +1,225 @@
+"""The command line: a thin layer over `attention_guidance.training`. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from attention_guidance import __version__
+from attention_guidance.errors import GuidanceError
+
+_DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
+_PRETRAIN = """\
+Pre-train a masked language model on text, with attention heads guided toward simple patterns.
+
+  attention-guidance pretrain --output runs/bible                       the text that comes with the package
+  attention-guidance pretrain news.txt.gz wiki/ -o runs/sw --preset mini
+  attention-guidance pretrain wiki/ -o runs/sw --preset mini --resume   go on after a stop
+  attention-guidance pretrain --config runs/sw/run.yaml -o runs/sw2 --seed 2
+
+The model lands in OUTPUT/model and loads with plain transformers; every figure is in OUTPUT/results.json.
+"""
+_COMPARE = """\
+Train twice, with and without guidance, on the same data, order and initial weights, and compare.
+
+  attention-guidance compare --output runs/compare --preset tiny
+  attention-guidance compare corpus.txt -o runs/compare --seeds 3
+  attention-guidance compare corpus.txt -o runs/compare --seeds 5 --resume   two more seeds
+
+Writes OUTPUT/compare.json (every figure) and OUTPUT/compare.html (curves and attention maps).
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    command = arguments.pop("command")
+    try:
+        sys.exit(_run(command, arguments))
+    except GuidanceError as error:
+        sys.exit(_fail(error, 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+    except BrokenPipeError:
+        # Whoever read our output has gone; do not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _run(command: str, arguments: dict[str, Any]) -> int:
+    """Turn the arguments into a configuration and run a command."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from attention_guidance.training.config import make_config
+    from attention_guidance.training.pretrain import Stopped, pretrain
+    from attention_guidance.training.trainer import SaveError
+
+    output, resume, quiet = (arguments.pop(name) for name in ("output", "resume", "quiet"))
+    n_seeds = arguments.pop("seeds", None)
+    config_file = arguments.pop("config")
+    _silence_libraries()
+    config = make_config(arguments, config_file)
+    try:
+        if command == "pretrain":
+            pretrain(config, output, resume=resume, quiet=quiet)
+        else:
+            from attention_guidance.training.compare import compare
+
+            seeds = range(config.seed, config.seed + n_seeds)
+            compare(config, output, seeds=seeds, resume=resume, quiet=quiet)
+    except Stopped as stopped:
+        return _fail(stopped, 128 + stopped.signal)
+    except (SaveError, OSError) as error:
+        return _fail(error, 1)
+    return 0
+
+
+def _silence_libraries() -> None:
+    """Keep other libraries' advice off the screen; their errors still come through."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="attention-guidance", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    layout = argparse.RawDescriptionHelpFormatter
+    pretrain = commands.add_parser(
+        "pretrain", help="from raw text to a guided encoder", description=_PRETRAIN, formatter_class=layout
+    )
+    _add_run_arguments(pretrain)
+    compare = commands.add_parser(
+        "compare", help="guided and unguided side by side", description=_COMPARE, formatter_class=layout
+    )
+    _add_run_arguments(compare)
+    compare.add_argument("--seeds", type=_positive, default=1, metavar="N", help="pairs of runs, from --seed on (1)")
+    return parser
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that every training command shares: the fields of `RunConfig`, and where and how to run."""
+    add = parser.add_argument
+    add("corpus", nargs="*", metavar="CORPUS", default=None, action=_Given,
+        help="text files (plain, .jsonl, .parquet; also .gz, .zst) and folders; without any, the World English Bible")  # fmt: skip
+    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
+    add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
+    add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")
+    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add("--seed", type=int, metavar="N", help="of weights, order, masks and dropout (1)")
+    add("--preset", metavar="NAME", help="tiny, mini, small, base, roberta-4, -8, -12 or -16 (mini)")
+    _add_text_arguments(parser.add_argument_group("text"))
+    _add_training_arguments(parser.add_argument_group("model and training (defaults: the preset's)"))
+    _add_guidance_arguments(parser.add_argument_group("guidance"))
+
+
+def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--validation", nargs="+", metavar="FILE", help="validate on these (else on documents split off the corpus)")
+    add("--validation-share", type=float, metavar="X", help="share of the documents to split off (0.02)")
+    add("--max-validation-tokens", type=int, metavar="N", help="validate on at most this many (32768)")
+    add("--text-field", metavar="NAME", help="field of .jsonl, column of .parquet that holds the text (text)")
+    add("--documents", help="a document of a plain file is a: line, blank (-line separated part), file (auto)")
+    add("--errors", help="on invalid UTF-8: strict stops, replace goes on (strict)")
+    add("--tokenizer", metavar="PATH", help="folder or name of a tokenizer (else one is trained on the corpus)")
+    add("--vocab-size", type=int, metavar="N", help="of the tokenizer to train (by the size of the text)")
+    add("--line-by-line", action="store_true", default=None, help="a document a sequence, padded, not packed blocks")
+    add("--block-size", type=int, metavar="N", help="tokens in a sequence")
+    add("--masking-rate", type=float, metavar="X", help="share of the tokens to predict (0.15)")
+
+
+def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--layers", type=int, metavar="N", help="encoder layers")
+    add("--hidden", type=int, metavar="N", help="width of the hidden states")
+    add("--attention-heads", type=int, metavar="N", help="heads of each layer")
+    add("--feed-forward", type=int, metavar="N", help="width of the feed-forward blocks")
+    add("--dropout", type=float, metavar="X", help="of hidden states and attention")
+    add("--max-steps", type=int, metavar="N", help="optimisation steps")
+    add("--batch-size", type=int, metavar="N", help="sequences in an optimisation step")
+    add("--accumulation", type=int, metavar="N", help="passes that make up a step, to save memory (1)")
+    add("--learning-rate", type=float, metavar="X", help="peak of the learning rate")
+    add("--warmup-share", type=float, metavar="X", help="share of the steps in which it rises (0.06)")
+    add("--weight-decay", type=float, metavar="X", help="AdamW's (0.01)")
+    add("--max-grad-norm", type=float, metavar="X", help="clip gradients to this norm; 0 does not (1.0)")
+    add("--precision", help="auto, bf16, fp16 or fp32 (auto: bf16 where the machine computes in it)")
+    add("--eval-every", type=int, metavar="N", help="steps between validations (a thirtieth of the run)")
+    add("--save-every", type=int, metavar="N", help="steps between checkpoints (a tenth of the run, at most 1000)")
+    add("--keep-checkpoints", type=int, metavar="N", help="newest checkpoints to keep (2)")
+    add("--report-to", metavar="NAMES", help="tensorboard, wandb, ... or none (tensorboard)")
+    add("--set", dest="arguments", action=_Assign, metavar="NAME=VALUE",
+        help="any other field of transformers' TrainingArguments; may be repeated")  # fmt: skip
+
+
+def _add_guidance_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--heads", metavar="SPEC",
+        help="which heads follow which pattern: 'next:1 previous:1 first:0.25' (the default), by count or share in "
+        "every layer; '0-3: next:1; 4-: first@2,3' by layer and number; '' for no guidance. Patterns: next, previous, "
+        "first, same, delimiter, period, offset:K, a --token-class, unions a|b")  # fmt: skip
+    add("--weight", type=float, metavar="X", help="pull on each guided head (0.1)")
+    add("--loss", help="squared_error or log_mass (squared_error)")
+    add("--normalization", help="query: weight is per head; elementwise: the authors' scale (query)")
+    add("--schedule", help="of the weight: constant, linear, hold-then-linear or cosine (hold-then-linear)")
+    add("--hold", type=_steps_or_share, metavar="X", help="when it begins to fall: steps, or a share of the run (0.2)")
+    add("--end", type=_steps_or_share, metavar="X", help="when it is 0: steps, or a share of the run (1.0)")
+    add("--token-class", dest="token_classes", action=_Assign, metavar="NAME=TOKENS",
+        help="a class of tokens for --heads, its tokens separated by spaces: comma=', ;'; may be repeated")  # fmt: skip
+
+
+class _Given(argparse.Action):
+    """Stores a list, None when nothing was given."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, values or None)
+
+
+class _Assign(argparse.Action):
+    """Collects NAME=VALUE pairs in a mapping; values of --set are read as YAML, those of --token-class as words."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        import yaml
+
+        name, equals, value = str(values).partition("=")
+        if not equals or not name:
+            raise argparse.ArgumentError(self, f"expected {self.metavar}, got {values!r}")
+        try:
+            parsed = value.split() if self.dest == "token_classes" else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise argparse.ArgumentError(self, f"cannot read the value of {values!r}") from None
+        setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: parsed})
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
+def _steps_or_share(text: str) -> int | float:
+    return float(text) if "." in text or "e" in text.lower() else int(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The way from files to blocks of token ids: corpora, the embedded corpus, tokenizers and packing."""

@@ -1,0 +1,256 @@
+"""Divide documents into training and validation, and lay their tokens out in blocks of equal length."""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
+from attention_guidance.data.corpora import Document
+from attention_guidance.errors import ConfigError, CorpusError
+
+_BATCH_TEXTS = 1024
+_BATCH_CHARS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Split:
+    """Documents to train on and documents to validate on, each in the order they were read."""
+
+    train: list[Document]
+    validation: list[Document]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Token ids in rows of equal length.
+
+    Attributes:
+        ids: [N, block_size], uint16 where every id fits, else int32; padded on the right.
+        lengths: [N], int32, tokens of each row that are not padding, special ones included.
+        truncated: Number of texts that were cut to fit a row.
+    """
+
+    ids: npt.NDArray[np.integer]
+    lengths: npt.NDArray[np.int32]
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return len(self.ids)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that are not padding."""
+        return int(self.lengths.sum(dtype=np.int64))
+
+
+def split_validation(documents: list[Document], *, share: float, seed: int, max_documents: int = 10_000) -> Split:
+    """Choose whole documents for validation, by a hash of the seed and of the document's index alone.
+
+    Args:
+        documents: At least two.
+        share: Part of the documents to validate on, between 0 and 1; at least one goes to each side.
+        seed: Another seed chooses other documents.
+        max_documents: Most documents to validate on.
+
+    Raises:
+        ConfigError: `share` or `max_documents` is out of range.
+        CorpusError: There are fewer than two documents.
+    """
+    n = len(documents)
+    if not 0 < share < 1:
+        raise ConfigError(f"validation share {share}: must lie between 0 and 1, such as 0.05")
+    if max_documents < 1:
+        raise ConfigError(f"max_documents {max_documents}: must be at least 1")
+    if n < 2:
+        read = f"1 document ({documents[0].source})" if n else "0 documents"
+        raise CorpusError(
+            f"{read}: a validation split needs 2 or more; cut the text smaller (split 'line' or 'blank'), "
+            "give more text, or name a separate --validation file"
+        )
+    n_validation = min(max(1, round(share * n)), max_documents, n - 1)
+    # A hash and not a generator: the choice must not move with a version of numpy or of Python.
+    ranks = [hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest() for index in range(n)]
+    chosen = set(sorted(range(n), key=lambda index: ranks[index])[:n_validation])
+    return Split(
+        train=[document for index, document in enumerate(documents) if index not in chosen],
+        validation=[documents[index] for index in sorted(chosen)],
+    )
+
+
+def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Blocks:
+    """Fill blocks without padding: RoBERTa's FULL-SENTENCES (Liu et al. 2019, section 4.2).
+
+    A block is `<s> ... </s>` (`[CLS] ... [SEP]`); the texts inside follow each other with one `</s>` between two,
+    and go on in the next block where one is full. A text that begins with its block has no `</s>` before it. What
+    does not fill the last block is dropped, unless it is the only one, which is padded. Special tokens' names
+    inside a text are encoded as ordinary text.
+
+    Args:
+        texts: One string a document.
+        tokenizer: A fast tokenizer with pad, sep or eos, and cls or bos tokens.
+        block_size: Tokens of a block, special ones included.
+
+    Raises:
+        ConfigError: `block_size` is under 3.
+    """
+    marks = _Marks.of(tokenizer, block_size)
+    rows = _Rows(marks, block_size)
+    room = block_size - 2
+    inner = np.empty(room, marks.dtype)
+    used = 0
+    for ids in _encode(texts, tokenizer, marks):
+        if used:
+            inner[used], used = marks.end, used + 1
+        start = 0
+        while start < len(ids):
+            if used == room:
+                rows.add(inner)
+                used = 0
+            n = min(room - used, len(ids) - start)
+            inner[used : used + n] = ids[start : start + n]
+            used, start = used + n, start + n
+        if used == room:
+            rows.add(inner)
+            used = 0
+    if used and not rows.lengths:
+        rows.add(inner[:used])
+    return rows.blocks()
+
+
+def one_per_line(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Blocks:
+    """Give each text a block of its own, `<s> text </s>`, cut to fit (counted in `truncated`) and padded.
+
+    A text of no token, such as one of control characters that BERT's tokenizer removes, gets no block.
+
+    Args:
+        texts: One string a block.
+        tokenizer: As for `pack`.
+        block_size: Tokens of a block, special ones included.
+
+    Raises:
+        ConfigError: `block_size` is under 3.
+    """
+    marks = _Marks.of(tokenizer, block_size)
+    rows = _Rows(marks, block_size)
+    truncated = 0
+    for ids in _encode(texts, tokenizer, marks):
+        truncated += len(ids) > block_size - 2
+        rows.add(ids[: block_size - 2])
+    return rows.blocks(truncated)
+
+
+def require_batch(blocks: Blocks, batch_size: int, what: str) -> None:
+    """Check that there are blocks for one batch.
+
+    Args:
+        blocks: What there is.
+        batch_size: Blocks of a batch.
+        what: What the blocks are for, such as `training`, for the message.
+
+    Raises:
+        CorpusError: There are fewer blocks than `batch_size`.
+    """
+    if len(blocks) >= batch_size:
+        return
+    block_size = blocks.ids.shape[1]
+    raise CorpusError(
+        f"too little text for {what}: {blocks.n_tokens} tokens in {len(blocks)} blocks of {block_size}, one batch "
+        f"of {batch_size} needs {batch_size * block_size} tokens; lower --batch-size or --block-size, or give more text"
+    )
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """The ids that frame a block, whether each id is special [vocabulary], and the type that holds every id."""
+
+    start: int
+    end: int
+    pad: int
+    unknown: int | None
+    is_special: npt.NDArray[np.bool_]
+    dtype: np.dtype[np.integer]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, block_size: int) -> "_Marks":
+        if block_size < 3:
+            raise ConfigError(f"block size {block_size}: must be at least 3, a token between two special ones")
+        start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+        end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+        pad, unknown = tokenizer.pad_token_id, tokenizer.unk_token_id
+        if None in (start, end, pad):
+            raise ConfigError("the tokenizer lacks one of the tokens blocks need: cls or bos, sep or eos, pad")
+        # Not len(tokenizer): a vocabulary may have gaps.
+        n_ids = 1 + max(tokenizer.get_vocab().values())
+        dtype: np.dtype[np.integer] = np.dtype(np.uint16 if n_ids <= 1 << 16 else np.int32)
+        is_special = np.zeros(n_ids, bool)
+        is_special[[i for i in tokenizer.all_special_ids if i != unknown]] = True
+        return cls(start, end, pad, unknown, is_special, dtype)
+
+
+class _Rows:
+    """Rows written one after the other into memory that grows, without a Python object per row or token."""
+
+    def __init__(self, marks: _Marks, block_size: int) -> None:
+        self.marks = marks
+        self.row = np.empty(block_size, marks.dtype)
+        self.data = bytearray()
+        self.lengths = array("i")
+
+    def add(self, inner: npt.NDArray[np.integer]) -> None:
+        n = len(inner)
+        self.row[0], self.row[1 : n + 1], self.row[n + 1] = self.marks.start, inner, self.marks.end
+        self.row[n + 2 :] = self.marks.pad
+        self.data += self.row.tobytes()
+        self.lengths.append(n + 2)
+
+    def blocks(self, truncated: int = 0) -> Blocks:
+        ids = np.frombuffer(self.data, self.marks.dtype).reshape(-1, len(self.row))
+        return Blocks(ids, np.array(self.lengths, np.int32), truncated)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    n_chars = 0
+    for text in texts:
+        batch.append(text)
+        n_chars += len(text)
+        if len(batch) >= _BATCH_TEXTS or n_chars >= _BATCH_CHARS:
+            yield batch
+            batch, n_chars = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, marks: _Marks
+) -> Iterator[npt.NDArray[np.integer]]:
+    """Yield the ids of each text, without special tokens; texts of no token are left out."""
+    for batch in _batches(texts):
+        # verbose: a document longer than the model's limit is cut into blocks, so the warning would mislead.
+        encoded = tokenizer(
+            batch,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        for tokens in encoded["input_ids"]:
+            if tokens:
+                ids = np.array(tokens, marks.dtype)
+                yield _without_special(ids, marks)
+
+
+def _without_special(ids: npt.NDArray[np.integer], marks: _Marks) -> npt.NDArray[np.integer]:
+    """Put unk where the model itself spells a special token, as a Unigram vocabulary that lists `<mask>` does."""
+    is_special = marks.is_special[ids]
+    if not is_special.any():
+        return ids
+    if marks.unknown is None:
+        raise ConfigError("the tokenizer reads a special token's name in a text as that token and has no unk token")
+    return np.where(is_special, np.array(marks.unknown, marks.dtype), ids)

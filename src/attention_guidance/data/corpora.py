@@ -1,0 +1,319 @@
+"""Read documents from text, JSON lines and Parquet files, and say exactly where one cannot be read."""
+
+import codecs
+import io
+import itertools
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attention_guidance.errors import ConfigError, CorpusError
+
+SPLITS = ("auto", "line", "blank", "file")
+ERRORS = ("strict", "replace")
+
+_CHUNK_BYTES = 1 << 20
+_PREFIX_CHARS = 1 << 20
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_JSONL_SUFFIXES = (".jsonl", ".json.l", ".ndjson")
+_FOLDER_TEXT_SUFFIXES = ("", ".txt", ".text", ".md", ".raw", ".tokens")
+_NOT_TEXT = (".7z", ".bz2", ".docx", ".epub", ".odt", ".pdf", ".tar", ".tgz", ".xz", ".zip")
+_NUL_OR_SURROGATE = re.compile("[\0\ud800-\udfff]")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, stripped and never empty, and where it came from, such as `news.txt:12`, for messages."""
+
+    text: str
+    source: str
+
+
+def read_documents(
+    paths: Sequence[str | Path], *, text_field: str = "text", split: str = "auto", errors: str = "strict"
+) -> Iterator[Document]:
+    r"""Stream the documents of files and folders.
+
+    The suffix decides the format: `.jsonl`, `.json.l` and `.ndjson` hold one JSON object a line, `.parquet` is
+    Parquet, anything else is plain text; all but Parquet may end in `.gz` or `.zst`. A folder is searched through
+    in sorted order: hidden files and those whose suffix does not promise text are skipped (with a logged warning).
+    Text is UTF-8 with any line ending; a byte order mark at the start is dropped. Documents are stripped and empty
+    ones dropped. Options and the existence of the paths are checked by the call, contents while iterating.
+
+    Args:
+        paths: Files and folders.
+        text_field: The field (JSON lines) or column (Parquet) that holds the text; a record is a document.
+        split: What is a document in plain text: `line`, a line; `blank`, the lines between blank lines, joined by
+            `\n`; `file`, all of a file; `auto`, `blank` for a file in whose first 2**20 characters a blank line
+            lies between lines that are not, else `line`. Memory holds a document and, for `auto`, those characters.
+        errors: `strict` refuses invalid UTF-8, lone surrogates and NUL; `replace` puts U+FFFD in their place.
+
+    Returns:
+        An iterator over the documents.
+
+    Raises:
+        ConfigError: `split` or `errors` is not one of those named.
+        CorpusError: A path is missing, unreadable, given twice or without any document, or a file is damaged; the
+            message names the file and the line, row or byte offset (counted from 0, after decompression).
+    """
+    for name, value, valid in (("split", split, SPLITS), ("errors", errors, ERRORS)):
+        if value not in valid:
+            raise ConfigError(f"unknown {name} {value!r}; expected one of {', '.join(valid)}")
+    files_by_path = _list_files([paths] if isinstance(paths, str | Path) else paths)
+    return _read_all(files_by_path, text_field, split, errors)
+
+
+def corpus_name(paths: Sequence[str | Path]) -> str:
+    """Make a short label for reports, such as `swahili/train.txt` or `swahili/train.txt + 2 more`."""
+    if not paths:
+        return "no files"
+    first = "/".join(part for part in Path(paths[0]).absolute().parts[-2:] if part != "/")
+    return first if len(paths) == 1 else f"{first} + {len(paths) - 1} more"
+
+
+def _read_all(files_by_path: dict[Path, list[Path]], text_field: str, split: str, errors: str) -> Iterator[Document]:
+    for given, files in files_by_path.items():
+        empty = True
+        for file in files:
+            for place, text in _read_file(file, text_field, split, errors):
+                if text := text.strip():
+                    empty = False
+                    yield Document(text, f"{file.name}{place}")
+        if empty:
+            what = "the file" if files == [given] else f"all {len(files)} text files in the folder"
+            raise CorpusError(f"{given}: no document, {what} empty or blank; give a file with text in it")
+
+
+def _list_files(paths: Sequence[str | Path]) -> dict[Path, list[Path]]:
+    """Map each given path to its files; paths that lead to one file twice are nearly always a mistake."""
+    if not paths or "" in paths:  # an empty name would mean the current folder
+        raise CorpusError("no path given, or an empty one: name at least one text file or folder")
+    files_by_path: dict[Path, list[Path]] = {}
+    given_by_file: dict[str, Path] = {}
+    for path in map(Path, paths):
+        try:
+            path.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        except ValueError as error:  # a NUL character
+            raise CorpusError(f"{str(path)!r}: cannot be the name of a file ({error})") from error
+        files = _list_folder(path) if path.is_dir() else [path]
+        for file in files:
+            real = os.path.realpath(file)  # Path.resolve fails on a loop of links
+            if real in given_by_file:
+                raise CorpusError(f"{file}: given twice, by {given_by_file[real]} and {path}; drop one of them")
+            given_by_file[real] = path
+        files_by_path[path] = files
+    return files_by_path
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise _unreadable(Path(error.filename), error) from error
+
+    found, skipped = [], set()
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = Path(parent, name)
+            form, compression = _format(path)
+            suffix = Path(path.stem if compression else name).suffix.lower()
+            if form != "text" or suffix in _FOLDER_TEXT_SUFFIXES:
+                found.append(path)
+            else:
+                skipped.add(suffix)
+    known = " ".join((*filter(None, _FOLDER_TEXT_SUFFIXES), *_JSONL_SUFFIXES, ".parquet"))
+    if not found:
+        there = f"only {' '.join(sorted(skipped))}" if skipped else "no visible file"
+        raise CorpusError(f"{folder}: {there} in this folder; read are {known}, or name each file itself")
+    if skipped:
+        _LOG.warning("%s: skipped files ending in %s; name them to read them", folder, " ".join(sorted(skipped)))
+    return sorted(found)
+
+
+def _format(path: Path) -> tuple[str, str | None]:
+    """Return (`text`, `jsonl` or `parquet`) and the compression."""
+    compression = _COMPRESSIONS.get(path.suffix.lower())
+    name = (path.stem if compression else path.name).lower()
+    if name.endswith(_JSONL_SUFFIXES):
+        return "jsonl", compression
+    return ("parquet" if name.endswith(".parquet") else "text"), compression
+
+
+def _read_file(path: Path, text_field: str, split: str, errors: str) -> Iterator[tuple[str, str]]:
+    """Yield (place in the file, text not yet stripped)."""
+    form, compression = _format(path)
+    inner = Path(path.stem if compression else path.name).suffix.lower()
+    if inner in _NOT_TEXT or (form == "parquet" and compression):
+        raise CorpusError(f"{path}: not a text format that is read; unpack or convert it to .txt, .gz or .zst")
+    if inner == ".json":
+        raise CorpusError(f"{path}: .json is not read; name it .jsonl if it has an object a line, .txt if prose")
+    if form == "parquet":
+        return _read_parquet(path, text_field, errors)
+    lines = _lines(_decode(_chunks(path, compression), path, errors))
+    if form == "jsonl":
+        return _read_jsonl(lines, path, text_field, errors)
+    return _split(lines, split)
+
+
+def _chunks(path: Path, compression: str | None) -> Iterator[bytes]:
+    import pyarrow as pa
+
+    n_bytes = 0
+    try:
+        with path.open("rb") as file:
+            # pyarrow reads several frames in a row and, unlike zstandard's reader, refuses a truncated file.
+            stream = pa.CompressedInputStream(file, compression) if compression else file
+            while chunk := stream.read(_CHUNK_BYTES):
+                n_bytes += len(chunk)
+                yield chunk
+    except OSError as error:
+        if error.errno is None:
+            raise CorpusError(
+                f"{path}: broken {compression} file after {n_bytes} bytes of text ({error}); fetch or pack it again"
+            ) from error
+        raise _unreadable(path, error) from error
+
+
+def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
+    r"""Decode UTF-8 with line endings made `\n`; a sequence cut by a chunk's end waits in the decoder."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    n_bytes, started = 0, False
+    for chunk in itertools.chain(chunks, [b""]):
+        if n_bytes == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise CorpusError(f"{path}: UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8")
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            place = f"byte offset {n_bytes - waiting + error.start}"
+            raise _bad_character(path, place, f"invalid UTF-8 (0x{error.object[error.start]:02x})") from error
+        if errors == "strict" and (index := chunk.find(b"\0")) >= 0:
+            raise _bad_character(path, f"byte offset {n_bytes + index}", "a NUL character (UTF-16, or not text?)")
+        n_bytes += len(chunk)
+        text = text.replace("\0", "\ufffd")
+        if text and not started:
+            text, started = text.removeprefix("\ufeff"), True
+        yield newlines.decode(text, final=not chunk)
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    r"""Cut at `\n` alone: `str.splitlines` would cut at U+2028 and others too."""
+    parts: list[str] = []
+    for text in texts:
+        head, *rest = text.split("\n")
+        parts.append(head)
+        for line in rest:
+            yield "".join(parts)
+            parts = [line]
+    if last := "".join(parts):
+        yield last
+
+
+def _split(lines: Iterator[str], split: str) -> Iterator[tuple[str, str]]:
+    if split == "auto":
+        prefix: list[str] = []
+        n_chars = 0
+        while n_chars < _PREFIX_CHARS and (line := next(lines, None)) is not None:
+            prefix.append(line)
+            n_chars += len(line) + 1
+        filled = "".join("x" if line.strip() else " " for line in prefix).strip()
+        split = "blank" if " " in filled else "line"
+        lines = itertools.chain(prefix, lines)
+    if split == "file":
+        yield "", "\n".join(lines)
+    elif split == "line":
+        yield from ((f":{number}", line) for number, line in enumerate(lines, 1))
+    else:
+        numbered = enumerate(lines, 1)
+        for is_filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip())):
+            if is_filled:
+                (number, first), *rest = group
+                yield f":{number}", "\n".join([first, *(line for _, line in rest)])
+
+
+def _read_jsonl(lines: Iterator[str], path: Path, field: str, errors: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            hint = "expected one JSON object a line"
+            raise CorpusError(f"{path}:{number}: not JSON ({error}); {hint}") from error
+        if not isinstance(record, dict):
+            raise CorpusError(f"{path}:{number}: a JSON {type(record).__name__}, expected an object with {field!r}")
+        if field not in record:
+            raise _no_field(f"{path}:{number}", "field", field, list(record))
+        if not isinstance(text := record[field], str):
+            kind = "null" if text is None else type(text).__name__
+            raise CorpusError(f"{path}:{number}: field {field!r} is {kind}, expected a string (--text-field)")
+        # Raw control characters are no JSON: only an escape can bring in what UTF-8 text cannot hold.
+        yield f":{number}", _clean(text, path, f"line {number}", errors) if "\\u" in line else text
+
+
+def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if schema.names.count(column) != 1:
+                raise _no_field(path, "column", column, schema.names)
+            kind = schema.field(column).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
+                raise CorpusError(f"{path}: column {column!r} holds {kind}, expected strings (--text-field)")
+            row = 0
+            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+                values = batch.column(0)
+                values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+                # As bytes, since a value that is not UTF-8 would fail with its whole batch.
+                for value in values.cast(pa.large_binary()).to_pylist():
+                    row += 1
+                    yield f":{row}", _parquet_text(value, path, row, errors)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _unreadable(path, error) from error
+        reason = str(error).splitlines()[0]
+        raise CorpusError(f"{path}: broken Parquet file ({reason}); fetch or write it again") from error
+
+
+def _parquet_text(value: bytes | None, path: Path, row: int, errors: str) -> str:
+    if value is None:
+        raise CorpusError(f"{path}:{row}: null in place of a text; drop such rows")
+    try:
+        return _clean(value.decode("utf-8", errors), path, f"row {row}", errors)
+    except UnicodeDecodeError as error:
+        place = f"row {row}, byte offset {error.start} of the text"
+        raise _bad_character(path, place, f"invalid UTF-8 (0x{value[error.start]:02x})") from error
+
+
+def _clean(text: str, path: Path, place: str, errors: str) -> str:
+    if (match := _NUL_OR_SURROGATE.search(text)) and errors == "strict":
+        what = "a NUL character" if match[0] == "\0" else f"a lone surrogate (U+{ord(match[0]):04X})"
+        raise _bad_character(path, place, what)
+    return _NUL_OR_SURROGATE.sub("\ufffd", text) if match else text
+
+
+def _bad_character(path: Path, place: str, what: str) -> CorpusError:
+    return CorpusError(f"{path}: {what} at {place}; convert the file to UTF-8 or pass --errors replace")
+
+
+def _no_field(place: str | Path, kind: str, field: str, there: Sequence[str]) -> CorpusError:
+    shown = ", ".join(map(repr, there[:12])) + (", ..." if len(there) > 12 else "")
+    number = "no" if field not in there else "more than one"
+    return CorpusError(f"{place}: {number} {kind} {field!r}; there are {shown or 'none'} (choose with --text-field)")
+
+
+def _unreadable(path: Path, error: OSError) -> CorpusError:
+    return CorpusError(f"{path}: cannot be read ({error.strerror}); give a readable file or folder of text")

@@ -1,0 +1,145 @@
+"""Train a byte-level BPE tokenizer as RoBERTa's, or load any that can serve for masked language modelling."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizerFast
+
+from attention_guidance.errors import ConfigError
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+"""Special tokens of a trained tokenizer; the index is the id."""
+
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+"""The bytes and the special tokens."""
+
+_SIZES = (
+    (30_000, 512),
+    (300_000, 2048),
+    (2_000_000, 4096),
+    (30_000_000, 8192),
+    (300_000_000, 16384),
+    (3_000_000_000, 32768),
+)
+
+
+def suggest_vocab_size(n_bytes: int) -> int:
+    """Suggest a vocabulary size for a corpus of `n_bytes` bytes of UTF-8: from 512 tokens to 50,048."""
+    return next((size for limit, size in _SIZES if n_bytes < limit), 50_048)
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, max_length: int, at_most: bool = False, show_progress: bool = False
+) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE: no normalisation, no added space, so that decoding gives back every text exactly.
+
+    Training is deterministic: the same texts give the same vocabulary, in any process. The special tokens are
+    `<s> <pad> </s> <unk> <mask>`, ids 0 to 4; `<mask>` takes the spaces before it, as RoBERTa's. In ordinary
+    encoding their names in a text are read as those tokens; pass `split_special_tokens=True` to read them as text.
+
+    Args:
+        texts: The corpus, gone through once.
+        vocab_size: Number of tokens, special ones and the 256 bytes included.
+        max_length: Longest sequence in tokens the model can take, special ones included.
+        at_most: Be content with fewer tokens where the texts do not support `vocab_size`.
+        show_progress: Draw a progress bar on the terminal.
+
+    Returns:
+        A `RobertaTokenizerFast`, which `AutoTokenizer` loads wherever transformers is installed.
+
+    Raises:
+        ConfigError: `vocab_size` is below 261, or above what the texts support (pairs seen twice or more).
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(f"vocabulary size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes and 5 special tokens)")
+    vocab, merges = _train_bpe(texts, vocab_size, show_progress)
+    if len(vocab) < vocab_size and not at_most:
+        raise ConfigError(
+            f"vocabulary size {vocab_size}: this text supports only {len(vocab)} tokens; "
+            f"ask for {len(vocab)} or fewer, or give more text"
+        )
+    # The other special tokens are this class's defaults; the mask given as a string would lose its lstrip.
+    return RobertaTokenizerFast(
+        vocab=vocab,
+        merges=merges,
+        mask_token=_special("<mask>"),
+        add_prefix_space=False,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, or by name from the Hugging Face cache or hub.
+
+    Raises:
+        ConfigError: There is none, it holds no vocabulary, it is not a fast tokenizer, or it lacks a token that
+            masked language modelling or packing needs: mask, pad, sep or eos, cls or bos.
+    """
+    from transformers import AutoTokenizer  # brings in torch, which training a tokenizer does without
+
+    path = Path(path_or_name)
+    # "runs/x" with a folder "runs" here is a mistyped path: asking the hub for it would wait a minute.
+    is_local = path.exists() or path.is_absolute() or len(path.parts) > 2 or path_or_name.startswith((".", "~"))
+    if not path.exists() and (is_local or (len(path.parts) == 2 and path.parent.is_dir())):
+        raise ConfigError(f"tokenizer {path_or_name!r}: no such folder; give one that save_pretrained has written")
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"tokenizer {path_or_name!r}: a file; give the folder that holds it")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path_or_name)
+    except Exception as error:  # a damaged tokenizer.json raises a bare Exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"tokenizer {path_or_name!r}: cannot be loaded ({reason}); "
+            "give a folder with tokenizer.json and tokenizer_config.json, or a name on the Hugging Face hub"
+        ) from error
+    _require_usable(tokenizer, path_or_name)
+    return tokenizer
+
+
+def _special(token: str) -> object:
+    from tokenizers import AddedToken
+
+    return AddedToken(token, special=True, normalized=False, lstrip=token == "<mask>")
+
+
+def _train_bpe(
+    texts: Iterable[str], vocab_size: int, show_progress: bool
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the vocabulary, token to id, and the merges in order."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    # This splitting never joins letters and brackets, so that no merge can spell "</s>" or "<mask>".
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[_special(token) for token in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=show_progress,
+    )
+    backend.train_from_iterator(texts, trainer)
+    model = json.loads(backend.to_str())["model"]
+    return model["vocab"], [(left, right) for left, right in model["merges"]]
+
+
+def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if not tokenizer.is_fast:
+        raise ConfigError(f"tokenizer {name!r}: a slow {type(tokenizer).__name__}; one with tokenizer.json is needed")
+    # A model's folder without tokenizer files loads without complaint, as special tokens alone.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ConfigError(f"tokenizer {name!r}: it has no vocabulary; give a folder with tokenizer.json")
+    needed = {
+        "mask": (tokenizer.mask_token,),
+        "pad": (tokenizer.pad_token,),
+        "sep or eos": (tokenizer.sep_token, tokenizer.eos_token),
+        "cls or bos": (tokenizer.cls_token, tokenizer.bos_token),
+    }
+    lacking = [kind for kind, tokens in needed.items() if not any(tokens)]
+    if lacking:
+        raise ConfigError(
+            f"tokenizer {name!r}: no {' and no '.join(lacking)} token; "
+            "give the tokenizer of a masked language model, or train one"
+        )

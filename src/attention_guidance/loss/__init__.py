@@ -1,0 +1,1 @@
+"""The guidance loss: how far attention is from its pattern."""

@@ -1,0 +1,392 @@
+"""Figures of a comparison: loss curves and attention maps.
+
+Every function returns a matplotlib ``Figure`` built without pyplot, so nothing global changes. Colours come
+from :data:`PALETTE`; :func:`to_svg` turns each of them into a CSS variable with that colour as its fallback, so
+one figure is right on paper, in a PNG, and on a page with a light and a dark theme.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+ARMS = ("guided", "unguided")
+
+#: Colour of each role on a light page (blue and vermilion: apart in every common colour blindness). The keys
+#: are the CSS variables of the page; no two roles share a value, because to_svg tells them apart by it.
+PALETTE = {
+    "ink": "#1b1f24",
+    "muted": "#5a626d",
+    "rule": "#d8dde3",
+    "surface": "#fefefe",
+    "guided": "#0069a8",
+    "unguided": "#c04f00",
+}
+
+_NOT_MATH = {"parse_math": False}  # "$" in a corpus is a dollar sign
+_BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_LONGEST_TOKEN = 12
+
+
+def finite(value: object) -> float | None:
+    """The number, or None for null, a string, nan and infinity (a run that diverged)."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def mean(values: Iterable[object]) -> float | None:
+    """Mean of the values, or None when there are none or any is not finite."""
+    numbers = [finite(value) for value in values]
+    known = [number for number in numbers if number is not None]
+    return sum(known) / len(known) if known and len(known) == len(numbers) else None
+
+
+def mean_curve(compare: Mapping[str, Any], arm: str, key: str = "loss") -> list[tuple[int, float | None]]:
+    """``(step, mean over seeds)`` of one arm; None at a step where any seed has no finite value.
+
+    Leaving out the seeds that diverged would draw the survivors' mean as if it were everyone's.
+    """
+    values: dict[int, list[object]] = {}
+    for seed in compare["seeds"]:
+        for point in seed[arm]["curve"]:
+            values.setdefault(int(point["step"]), []).append(point.get(key))
+    everyone = len(compare["seeds"])
+    return [(step, mean(seen) if len(seen) == everyone else None) for step, seen in sorted(values.items())]
+
+
+def final_loss(compare: Mapping[str, Any], arm: str) -> float | None:
+    """Mean over seeds of the final validation loss; None if any seed diverged."""
+    return mean(seed[arm].get("final_loss") for seed in compare["seeds"])
+
+
+def match_point(compare: Mapping[str, Any]) -> tuple[float, float] | None:
+    """``(step, loss)``, mean over seeds, where guided reaches unguided's final loss; None if any seed never does."""
+    step = mean(seed.get("steps_to_match") for seed in compare["seeds"])
+    loss = final_loss(compare, "unguided")
+    return None if step is None or loss is None else (step, loss)
+
+
+def loss_curves(compare: Mapping[str, Any], size: tuple[float, float] = (9.4, 4.3)) -> Figure:
+    """Validation loss over steps: each seed a thin line, their mean a strong one, both arms.
+
+    Args:
+        compare: What ``attention-guidance compare`` measured.
+        size: Width and height in inches.
+
+    Returns:
+        The figure. Dotted lines mark where guided first reaches unguided's final loss, if it does.
+    """
+    fig = Figure(figsize=size, facecolor="none")
+    fig.set_label("Validation loss over training steps, guided against unguided")
+    left, right, top, bottom = 0.55, 0.95, 0.38, 0.5
+    box = (left / size[0], bottom / size[1], 1 - (left + right) / size[0], 1 - (top + bottom) / size[1])
+    ax = fig.add_axes(box, facecolor="none")
+    ax.patch.set_gid("ag-plot")
+    roomy = size[0] > 6
+    _style_axes(ax, "auto" if roomy else 4)
+    ends = {arm: end for arm in reversed(ARMS) if (end := _draw_arm(ax, compare, arm)) is not None}
+    if not ends:
+        _note(ax, "no finite validation loss")
+        return fig
+    ax.margins(x=0.0, y=0.07)
+    ax.set_xlim(0, max(ax.get_xlim()[1], 1))
+    _label_ends(ax, ends, size[1] - top - bottom)
+    if (match := match_point(compare)) is not None:
+        _mark_match(ax, *match, roomy)
+    return fig
+
+
+def _style_axes(ax: Any, ticks: Any) -> None:
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    ax.spines["bottom"].set_color(PALETTE["muted"])
+    ax.grid(axis="y", color=PALETTE["rule"], linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=PALETTE["muted"], labelsize=9.5, length=0, pad=5)
+    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.set_xlabel("training step", color=PALETTE["muted"], fontsize=9.5, labelpad=5)
+    # A title at the left reads without turning one's head, as a rotated axis label does not.
+    ax.set_title("validation loss, nats a token", loc="left", color=PALETTE["muted"], fontsize=9.5, pad=9)
+
+
+def _draw_arm(ax: Any, compare: Mapping[str, Any], arm: str) -> tuple[float, float, str] | None:
+    """Draw one arm; returns ``(x, y, text)`` of its last finite point, None when it has none."""
+    colour = PALETTE[arm]
+    several = len(compare["seeds"]) > 1
+    for seed in compare["seeds"] if several else ():
+        points = [(point["step"], finite(point.get("loss"))) for point in seed[arm]["curve"]]
+        _line(ax, points, color=colour, linewidth=0.9, alpha=0.45)
+    points = mean_curve(compare, arm)
+    _line(ax, points, color=colour, linewidth=2.4)
+    last = [point for point in points if point[1] is not None][-1:]
+    if not last:
+        return None
+    step, loss = last[0]
+    assert loss is not None
+    end, total = final_loss(compare, arm), len(compare["seeds"])
+    lost = sum(finite(seed[arm].get("final_loss")) is None for seed in compare["seeds"])
+    marker = {"marker": "X", "markersize": 8} if lost else {"marker": "o", "markersize": 6}
+    ax.plot([step], [loss], color=colour, clip_on=False, **marker)
+    said = f"{end:.2f}" if end is not None else f"{lost} of {total} diverged" if several else "diverged"
+    return step, loss, f"{arm}\n{said}"
+
+
+def _line(ax: Any, points: Sequence[tuple[int, float | None]], **style: Any) -> None:
+    steps = [step for step, _ in points]
+    losses = [math.nan if loss is None else loss for _, loss in points]  # nan breaks the line and is not drawn
+    ax.plot(steps, losses, solid_capstyle="round", solid_joinstyle="round", **style)
+
+
+def _label_ends(ax: Any, ends: Mapping[str, tuple[float, float, str]], height: float) -> None:
+    """Name each arm at the end of its line, pushed apart where the two would overlap."""
+    low, high = ax.get_ylim()
+    gap = (high - low) * 0.46 / height  # two lines of text are 0.46 inches high
+    order = sorted(ends, key=lambda arm: ends[arm][1])
+    places = [ends[arm][1] for arm in order]
+    if len(places) == 2 and places[1] - places[0] < gap:
+        middle = max(sum(places) / 2, low + gap)
+        places = [middle - gap / 2, middle + gap / 2]
+    edge = ax.get_xlim()[1]
+    for arm, place in zip(order, places, strict=True):
+        step, loss, text = ends[arm]
+        early = step < edge * 0.9  # the seeds that went on are drawn right of this end: write above them
+        at, offset = ((step, loss), (4, 8)) if early else ((edge, place), (9, 0))
+        ax.annotate(
+            text, at, offset, textcoords="offset points", va="bottom" if early else "center", color=PALETTE[arm],
+            fontsize=10.5, fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _mark_match(ax: Any, step: float, loss: float, roomy: bool) -> None:
+    bottom, (_, edge) = ax.get_ylim()[0], ax.get_xlim()
+    ax.set_autoscaley_on(False)  # the dotted line must reach the axis, not move it
+    dotted = {"color": PALETTE["ink"], "linewidth": 1.1, "linestyle": (0, (1, 2.2))}
+    ax.plot([step, edge], [loss, loss], **dotted)
+    ax.plot([step, step], [bottom, loss], **dotted)
+    marker = {"markersize": 8, "markeredgewidth": 2, "markeredgecolor": PALETTE["ink"]}
+    ax.plot([step], [loss], marker="o", markerfacecolor=PALETTE["surface"], zorder=5, **marker)
+    early = step < edge * 0.55
+    text = f"step {step:,.0f}" + f": guided is where\nunguided ends ({loss:.2f})" * roomy
+    # Under a falling curve the corner between the dotted line and the axis is free.
+    ax.annotate(
+        text, (step, bottom), (7 if early else -7, 7),
+        textcoords="offset points", ha="left" if early else "right", color=PALETTE["ink"], fontsize=9.5,
+        bbox={"facecolor": PALETTE["surface"], "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )  # fmt: skip
+
+
+def map_heads(maps: Mapping[str, Any]) -> list[tuple[int, int, str | None]]:
+    """``(layer, head, pattern)`` of the heads in the snapshots, in their order.
+
+    A head is named by its guided arm's pattern, since the unguided model's heads follow none by design.
+    """
+    found: dict[tuple[int, int], str | None] = {}
+    for snapshot in maps["snapshots"]:
+        for item in snapshot["maps"]:
+            key = (int(item["layer"]), int(item["head"]))
+            found[key] = found.get(key) or item.get("pattern")
+    return [(layer, head, pattern) for (layer, head), pattern in found.items()]
+
+
+def attention_maps(maps: Mapping[str, Any], heads: Sequence[tuple[int, int]] | None = None) -> Figure:
+    """The paper's first figure: how the maps of some heads look early and late, guided and unguided.
+
+    Args:
+        maps: Snapshots of both arms; ``weights`` are T x T with queries as rows.
+        heads: Which (layer, head) to draw; all of them by default. With a single head the two columns are named
+            by the arm alone, for a caller that titles the figure.
+
+    Returns:
+        Rows are shares of training, columns heads, guided left of unguided.
+
+    Raises:
+        ValueError: None of the heads is in the snapshots.
+    """
+    chosen = [item for item in map_heads(maps) if heads is None or item[:2] in heads]
+    if not chosen:
+        raise ValueError(f"no snapshot holds a head of {heads!r}")
+    shares = sorted({float(snapshot["share"]) for snapshot in maps["snapshots"]})
+    single, cell, gap, between = len(chosen) == 1, 1.1, 0.1, 0.22
+    left, top, bottom = 0.5 if single else 0.65, 0.3 if single else 0.75, 0.04 if single else 0.55
+    group = len(chosen) * (cell + gap) - gap
+    width, height = left + 2 * group + between + 0.03, top + len(shares) * (cell + gap) - gap + bottom
+    fig = Figure(figsize=(width, height), facecolor="none")
+    names = ", ".join(f"layer {layer} head {head} ({pattern or 'free'})" for layer, head, pattern in chosen)
+    fig.set_label(f"Attention maps during training, guided left of unguided: {names}")
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        fig.text(x / width, 1 - y / height, text, **{"color": PALETTE["muted"], **_NOT_MATH, **style})
+
+    for row, share in enumerate(shares):
+        y = top + row * (cell + gap)
+        write(left - 0.1, y + cell / 2, f"{100 * share:.3g}\u00a0%", ha="right", va="center", fontsize=9.5)
+        for side, arm in enumerate(ARMS):
+            for column, (layer, head, _) in enumerate(chosen):
+                x = left + side * (group + between) + column * (cell + gap)
+                box = (x / width, 1 - (y + cell) / height, cell / width, cell / height)
+                _draw_map(fig.add_axes(box, facecolor="none"), _weights(maps, arm, share, layer, head), arm)
+    _head_titles(write, chosen, [left, left + group + between], cell + gap, single)
+    if not single:
+        write(left - 0.1, 0.6, "training", ha="right", fontsize=9)
+        text = textwrap.shorten(str(maps.get("text") or ""), int(width * 13), placeholder=" …")
+        write(left, height - 0.2, _printable(text), fontsize=8.5, va="center", fontfamily=_families())
+    return fig
+
+
+def _head_titles(
+    write: Callable[..., None],
+    chosen: Sequence[tuple[int, int, str | None]],
+    starts: Sequence[float],
+    pitch: float,
+    single: bool,
+) -> None:
+    bold = {"fontsize": 10.5, "fontweight": "bold", "va": "center"}
+    for arm, start in zip(ARMS, starts, strict=True):
+        write(start, 0.16, arm, color=PALETTE[arm], **bold)
+        for column, (layer, head, pattern) in enumerate(() if single else chosen):
+            name = f"{shown_token(pattern) if pattern else 'free'} · {layer}.{head}"
+            write(start + column * pitch, 0.6, name, fontsize=9, color=PALETTE["ink"])
+
+
+def labelled_map(maps: Mapping[str, Any], arm: str, layer: int, head: int) -> Figure:
+    """One head's map at the end of training with its tokens: rows are queries, columns the keys they look at."""
+    tokens = shown_tokens(maps["tokens"])
+    margin, cell = 0.95, max(2.4, 0.148 * len(tokens))
+    side = margin + cell + 0.05
+    fig = Figure(figsize=(side, side), facecolor="none")
+    fig.set_label(f"Attention map with tokens, {arm}, layer {layer} head {head}, end of training")
+    ax = fig.add_axes((margin / side, 0.05 / side, cell / side, cell / side), facecolor="none")
+    share = max((float(item["share"]) for item in maps["snapshots"] if item["arm"] == arm), default=1.0)
+    _draw_map(ax, _weights(maps, arm, share, layer, head), arm)
+    style = {"fontsize": 8, "color": PALETTE["ink"], "fontfamily": _families(), "clip_on": False, **_NOT_MATH}
+    for place, token in enumerate(tokens):
+        at = (place + 0.5) / len(tokens)
+        common: dict[str, Any] = {
+            "xycoords": "axes fraction",
+            "textcoords": "offset points",
+            "annotation_clip": False,
+            **style,
+        }
+        ax.annotate(token, (0, 1 - at), (-5, 0), ha="right", va="center_baseline", **common)
+        ax.annotate(token, (at, 1), (0, 5), ha="center", va="bottom", rotation=90, **common)
+    return fig
+
+
+def _weights(maps: Mapping[str, Any], arm: str, share: float, layer: int, head: int) -> Any:
+    """The T x T array of one map, None when the snapshot does not hold it."""
+    for snapshot in maps["snapshots"]:
+        if snapshot["arm"] == arm and float(snapshot["share"]) == share:
+            for item in snapshot["maps"]:
+                if (item["layer"], item["head"]) == (layer, head):
+                    return np.array([[math.nan if w is None else float(w) for w in row] for row in item["weights"]])
+    return None
+
+
+def _draw_map(ax: Any, weights: Any, arm: str) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set(color=PALETTE["rule"], linewidth=0.8)
+    if weights is None or not np.isfinite(weights).all():
+        _note(ax, "not recorded" if weights is None else "diverged")
+        return
+    red, green, blue, _ = matplotlib.colors.to_rgba(PALETTE[arm])
+    # Transparent at 0, so that the page's own background shows through in both themes. The square root keeps
+    # 1/T of an even spread visible beside a 1.
+    ink = LinearSegmentedColormap.from_list(arm, [(red, green, blue, 0.0), (red, green, blue, 1.0)])
+    ax.imshow(weights, cmap=ink, norm=PowerNorm(0.5, 0, 1), interpolation="none", aspect="equal")
+
+
+def _note(ax: Any, text: str) -> None:
+    style = {"ha": "center", "va": "center", "fontsize": 9, "color": PALETTE["muted"]}
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, **style)
+
+
+def shown_tokens(tokens: Sequence[str]) -> list[str]:
+    """Tokens as people read them; a byte-level vocabulary (seen by its Ġ) is turned back into text."""
+    byte_level = any("Ġ" in token for token in tokens)
+    return [shown_token(_from_bytes(token) if byte_level else token) for token in tokens]
+
+
+def shown_token(token: str) -> str:
+    """One token: without the mark of a leading space, printable, at most 12 characters."""
+    text = _printable(token.removeprefix("▁").strip(" ") or "␣")
+    return text if len(text) <= _LONGEST_TOKEN else text[: _LONGEST_TOKEN - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """Characters that XML forbids, or that would turn the text after them around, become their number."""
+    odd = [c for c in set(text) if unicodedata.category(c) in ("Cc", "Cs", "Cn") or ord(c) in _BIDI_CONTROLS]
+    return text.translate({ord(c): "⏎" if c == "\n" else f"U+{ord(c):04X}" for c in odd})
+
+
+def _from_bytes(token: str) -> str:
+    """Undo GPT-2's printable stand-ins for bytes; a token that is no whole character shows its bytes."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    table = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
+    if not all(character in table for character in token):
+        return token
+    return bytes(table[character] for character in token).decode("utf-8", "backslashreplace")
+
+
+def _families() -> list[str]:
+    """The fonts for corpus text: DejaVu, then whatever is installed for scripts that it lacks."""
+    from matplotlib.font_manager import fontManager
+
+    wanted = ("Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans CJK JP")
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in wanted if name in installed)]
+
+
+def to_svg(fig: Figure) -> str:
+    """The figure as an ``<svg>`` element to put into a page: text stays text, colours follow the page's theme.
+
+    The same figure gives the same string. The figure's label becomes the accessible name.
+    """
+    label = str(fig.get_label())
+    salt = f"{label} {fig.get_size_inches()}"  # ids of different figures on a page must differ
+    buffer = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "image.composite_image": False}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
+        fig.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
+    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)
+    name = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round" '
+    return _themed(svg).replace("<svg ", name, 1)
+
+
+def _themed(svg: str) -> str:
+    """Palette colours as CSS variables, the page's font, no unused ids: in markup only, never in shown text."""
+    fallback = {colour: f"var(--{role}, {colour})" for role, colour in PALETTE.items()}
+    used = set(re.findall(r'(?:url\(#|href="#)([\w-]+)', svg))
+
+    def theme(tag: re.Match[str]) -> str:
+        text = re.sub("|".join(fallback), lambda found: fallback[found.group()], tag.group())
+        text = re.sub(r"(font: [^;\"]*?px|font-family:) [^;\"]*", r"\1 var(--sans, sans-serif)", text)
+        text = re.sub(r' id="ag-([\w-]+)"', r' data-part="\1"', text)
+        return re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
+
+    return re.sub(r"<[a-z][^>]*>", theme, svg)
+
+
+def save_png(fig: Figure, path: Path) -> None:
+    """Write the figure as a PNG on white, 160 dots an inch, without a date."""
+    fig.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})

@@ -1,0 +1,1 @@
+"""Pre-training runs on the Trainer of transformers."""

@@ -1,0 +1,111 @@
+"""From a run's configuration to transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainingArguments
+
+from attention_guidance.errors import ConfigError
+from attention_guidance.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from attention_guidance.training.run import RunFolder
+
+# What the run itself relies on; each has a setting of the run's own, or must stay as it is.
+_RESERVED = {
+    "output_dir": "--output",
+    "max_steps": "--max-steps",
+    "num_train_epochs": "--max-steps",
+    "per_device_train_batch_size": "--batch-size",
+    "gradient_accumulation_steps": "--accumulation",
+    "learning_rate": "--learning-rate",
+    "seed": "--seed",
+    "data_seed": "--seed",
+    "bf16": "--precision",
+    "fp16": "--precision",
+    "save_total_limit": "--keep-checkpoints",
+    "eval_steps": "--eval-every",
+    "save_steps": "--save-every",
+    "report_to": "--report-to",
+    "max_grad_norm": "--max-grad-norm",
+    "weight_decay": "--weight-decay",
+}
+
+
+def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArguments:
+    """The Trainer's arguments for a run.
+
+    Raises:
+        ConfigError: `config.arguments` names an argument that does not exist or that a setting of the run decides.
+    """
+    _check(config.arguments)
+    if "tensorboard" in config.report_to:
+        # The Trainer's own place for event files is this variable.
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.logs)
+    precision = choose_precision(config.precision)
+    per_device = config.batch_size // config.accumulation
+    settings: dict[str, Any] = {
+        "output_dir": str(folder.checkpoints),
+        "max_steps": config.max_steps,
+        "per_device_train_batch_size": per_device,
+        "per_device_eval_batch_size": per_device,
+        "gradient_accumulation_steps": config.accumulation,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": round(config.warmup_share * config.max_steps),
+        "weight_decay": config.weight_decay,
+        "adam_beta2": 0.98,  # as RoBERTa; steadier than 0.999 where runs are short
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "seed": config.seed,
+        # The draws are in order already, see MaskedDraws.
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "logging_steps": min(10, config.eval_steps),
+        "eval_strategy": "steps",
+        "eval_steps": config.eval_steps,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": config.keep_checkpoints,
+        "report_to": config.report_to.split(","),
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+    }
+    try:
+        return TrainingArguments(**(settings | config.arguments))
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
+
+
+def _check(arguments: dict[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for name in arguments:
+        if name in _RESERVED:
+            raise ConfigError(f"--set {name}: use {_RESERVED[name]}")
+        if name not in known:
+            raise ConfigError(f"--set {name}: transformers' TrainingArguments has no such field")
+
+
+def choose_precision(precision: str) -> str:
+    """`bf16`, `fp16` or `fp32`; `auto` is bf16 where the machine computes in it natively.
+
+    Emulated bf16 is many times slower than fp32, so a CPU counts only with bf16 instructions.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("precision='fp16' needs a GPU; use auto, bf16 or fp32")
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    native = any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    return "bf16" if native else "fp32"

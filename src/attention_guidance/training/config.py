@@ -1,0 +1,228 @@
+"""The settings of a run: one typed record, layered from preset, YAML file and flags, and written back in full."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.training.presets import get_preset
+
+CONFIG_FILE = "run.yaml"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a pre-training run computes. Defaults are those of the preset `mini`.
+
+    Attributes:
+        corpus: text files and folders; empty means the text that comes with the package.
+        validation: files to validate on; empty means documents split off the corpus.
+        validation_share: share of the documents that are split off.
+        max_validation_tokens: at most this many tokens are validated on, so that validation stays cheap.
+        text_field: field of JSONL and column of Parquet files that holds the text.
+        documents: what a document of a plain text file is: `auto`, `line`, `blank` (line between), `file`.
+        errors: `strict`, or `replace` invalid UTF-8 and go on.
+        tokenizer: folder or name of a tokenizer; None trains one on the corpus.
+        vocab_size: vocabulary of the tokenizer to train; None derives it from the size of the text.
+        line_by_line: one document a sequence, padded, instead of packed blocks.
+        preset: where the defaults of the fields below came from.
+        layers, hidden, attention_heads, feed_forward, dropout: the model; see `ModelSize`.
+        block_size: tokens in a sequence.
+        batch_size: sequences in an optimisation step, over all accumulation steps and processes.
+        accumulation: forward and backward passes that make up an optimisation step.
+        max_steps: optimisation steps.
+        learning_rate: its peak; it warms up, then falls linearly to 0.
+        warmup_share: share of the steps that warm up.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to this norm; 0 leaves them.
+        masking_rate: share of the tokens to predict.
+        precision: `auto` (bf16 where the machine computes in it, else fp32), `bf16`, `fp16` or `fp32`.
+        heads: the guided heads; empty trains without guidance.
+        weight: pull on each guided head.
+        loss: guidance loss, `squared_error` or `log_mass`.
+        normalization: `query` or `elementwise`.
+        schedule: how the weight changes: `constant`, `linear`, `hold-then-linear`, `cosine`.
+        hold, end: when it begins to fall and when it is 0: steps (integer) or share of the run (0.0 to 1.0).
+        token_classes: classes of tokens of one's own for `heads`: name to list of tokens.
+        seed: of initial weights, order, masks, dropout and the validation split.
+        eval_every: steps between validations; None takes a thirtieth of the run.
+        save_every: steps between checkpoints; None takes a tenth of the run, 1,000 at most.
+        keep_checkpoints: how many of the newest are kept.
+        report_to: where transformers' Trainer reports to, e.g. tensorboard, wandb, none.
+        arguments: any other field of transformers' TrainingArguments.
+    """
+
+    corpus: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    validation_share: float = 0.02
+    max_validation_tokens: int = 32_768
+    text_field: str = "text"
+    documents: str = "auto"
+    errors: str = "strict"
+    tokenizer: str | None = None
+    vocab_size: int | None = None
+    line_by_line: bool = False
+    preset: str = "mini"
+    layers: int = 4
+    hidden: int = 256
+    attention_heads: int = 8
+    feed_forward: int = 1024
+    dropout: float = 0.0
+    block_size: int = 128
+    batch_size: int = 32
+    accumulation: int = 1
+    max_steps: int = 1500
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.06
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    masking_rate: float = 0.15
+    precision: str = "auto"
+    heads: str = "next:1 previous:1 first:0.25"
+    weight: float = 0.1
+    loss: str = "squared_error"
+    normalization: str = "query"
+    schedule: str = "hold-then-linear"
+    hold: int | float = 0.2
+    end: int | float = 1.0
+    token_classes: dict[str, list[str]] = field(default_factory=dict)
+    seed: int = 1
+    eval_every: int | None = None
+    save_every: int | None = None
+    keep_checkpoints: int = 2
+    report_to: str = "tensorboard"
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "attention_heads", "feed_forward", "accumulation", "max_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("validation_share", "masking_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+        for name in ("dropout", "warmup_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        for name in ("learning_rate", "eval_every", "save_every", "keep_checkpoints", "max_validation_tokens"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name}={value} must be above 0")
+        for name in ("weight", "weight_decay", "max_grad_norm", "seed"):
+            if not 0 <= getattr(self, name) < 2**63:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more")
+        if self.block_size < 8:
+            raise ConfigError(f"block_size={self.block_size} is too short; 8 tokens are the least, 128 a good start")
+        if self.hidden % self.attention_heads:
+            raise ConfigError(f"hidden={self.hidden} must be a multiple of attention_heads={self.attention_heads}")
+        if self.batch_size % self.accumulation:
+            raise ConfigError(f"batch_size={self.batch_size} must be a multiple of accumulation={self.accumulation}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
+
+    @property
+    def eval_steps(self) -> int:
+        """Steps between validations."""
+        return self.eval_every or max(1, self.max_steps // 30)
+
+    @property
+    def save_steps(self) -> int:
+        """Steps between checkpoints."""
+        return self.save_every or max(1, min(1000, self.max_steps // 10))
+
+
+_CHOICES = {
+    "documents": ("auto", "line", "blank", "file"),
+    "errors": ("strict", "replace"),
+    "precision": ("auto", "bf16", "fp16", "fp32"),
+}
+_FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
+_TYPES = typing.get_type_hints(RunConfig)
+
+
+def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None) -> RunConfig:
+    """Layer settings: defaults, then the preset's, then the YAML file's, then the flags'.
+
+    Args:
+        flags: field to value; None stands for a flag that was not given.
+        config_file: a YAML file of fields.
+
+    Returns:
+        The whole configuration.
+
+    Raises:
+        ConfigError: an unknown field, a value of the wrong kind, an unknown preset.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    from_file = read_yaml(config_file) if config_file else {}
+    preset = given.get("preset", from_file.get("preset", "mini"))
+    layered = {"preset": preset} | get_preset(preset).settings() | from_file | given
+    if config_file and "arguments" in given:
+        layered["arguments"] = from_file.get("arguments", {}) | given["arguments"]
+    return RunConfig(**{name: _checked(name, value, config_file) for name, value in layered.items()})
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read the fields of a run from a YAML file.
+
+    Raises:
+        ConfigError: missing, not YAML, not a mapping, or with a field that does not exist.
+    """
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read --config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"--config {path} must hold fields such as 'max_steps: 1000', one a line")
+    if unknown := sorted(str(name) for name in loaded if name not in _FIELDS):
+        raise ConfigError(f"--config {path}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    return loaded
+
+
+def write_yaml(config: RunConfig, path: Path) -> None:
+    """Write a configuration in full, so that `--config` with it makes the same run."""
+    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def check_same_run(config: RunConfig, saved: Path) -> None:
+    """Make sure that a run to be resumed is the one that was begun.
+
+    Raises:
+        RunError: some setting differs; names it with both values.
+    """
+    before = dataclasses.asdict(make_config(read_yaml(saved)))
+    for name, value in dataclasses.asdict(config).items():
+        if before[name] != value:
+            raise RunError(
+                f"{saved.parent} holds a run with {name}={before[name]!r}, not {value!r}: resume it with the same "
+                "settings, or give another --output"
+            )
+
+
+def _checked(name: str, value: Any, source: str | Path | None) -> Any:
+    """A value of the field's type: YAML writes 1e-3 as text and 1 for 1.0."""
+    expected = _TYPES[name]
+    kinds = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
+    plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    if isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain):
+        return value
+    if float in plain and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if list in plain and isinstance(value, str):
+        return [value]
+    where = f" in {source}" if source else ""
+    wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
+    raise ConfigError(f"{name}={value!r}{where} must be {wanted}")

@@ -1,0 +1,87 @@
+"""Peak memory of a few training steps, measured in a process of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from attention_guidance.training.config import RunConfig, make_config
+
+_STEPS = 3
+
+
+def peak_memory(config: RunConfig, tokenizer: Path) -> float:
+    """Measure what training takes at its peak, beyond the bare interpreter with its libraries.
+
+    Args:
+        config: the run; `heads` empty measures it without guidance.
+        tokenizer: the folder of its tokenizer.
+
+    Returns:
+        MiB: of the process on a CPU, of the allocator on a GPU.
+
+    Raises:
+        RuntimeError: the measuring process failed; carries its last words.
+    """
+    request = json.dumps({"config": dataclasses.asdict(config), "tokenizer": str(tokenizer)})
+    process = subprocess.run([sys.executable, "-m", __name__], input=request, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"measuring peak memory failed: {process.stderr.strip().splitlines()[-1:]}")
+    return float(process.stdout.strip().splitlines()[-1])
+
+
+def _measure(config: RunConfig, tokenizer_folder: str) -> float:
+    import torch
+    from transformers import set_seed
+
+    from attention_guidance.data.tokenizers import load_tokenizer
+    from attention_guidance.objectives.masked_head import MaskedHead
+    from attention_guidance.training.arguments import choose_precision
+    from attention_guidance.training.run import guide_as_configured, random_model
+
+    on_gpu = torch.cuda.is_available()
+    set_seed(0)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    vocabulary = len(tokenizer)
+    before = _resident_mib()
+    model = random_model(config, vocabulary).train()
+    if on_gpu:
+        model = model.cuda()
+    MaskedHead(model)
+    if config.heads:
+        guide_as_configured(model, config, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    size = (config.batch_size // config.accumulation, config.block_size)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(config.precision))
+    for _ in range(_STEPS):
+        ids_BT = torch.randint(5, vocabulary, size, device=model.device)
+        labels_BT = ids_BT.masked_fill(torch.rand(size, device=model.device) > config.masking_rate, -100)
+        with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
+            loss = model(input_ids=ids_BT, labels=labels_BT).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _peak_mib() - before
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _resident_mib() -> float:
+    """Memory held now; where the system does not tell, the peak so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return _peak_mib()
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    print(_measure(make_config(asked["config"]), asked["tokenizer"]))

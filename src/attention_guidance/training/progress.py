@@ -1,0 +1,68 @@
+"""What a person sees while a run trains: a bar with loss, guidance and time left, or plain lines in a log file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+_SHOWN = {"loss": "loss {:.3f}", "guidance": "guidance {:.3f}", "eval_loss": "validation {:.3f}"}
+
+
+def progress_bars(console: Console, quiet: bool) -> Progress:
+    """The bars of one or several runs; nothing is drawn when quiet or when the output is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Moves a run's bar; prints a line a validation where there is no terminal.
+
+    Args:
+        bars: the bars to add to.
+        label: what the run is called.
+        quiet: print nothing.
+    """
+
+    def __init__(self, bars: Progress, label: str, quiet: bool) -> None:
+        self.bars = bars
+        self.label = label
+        self.lines = bars.console if bars.disable and not quiet else None
+        self.figures: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the bar, where the run stands."""
+        self.task = self.bars.add_task(self.label, total=state.max_steps, completed=state.global_step, figures="")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar."""
+        self.bars.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the newest figures."""
+        logs = logs or {}
+        self.figures.update({name: logs[name] for name in _SHOWN if name in logs})
+        shown = "  ".join(_SHOWN[name].format(value) for name, value in self.figures.items())
+        self.bars.update(self.task, figures=shown)
+        if self.lines is not None and "eval_loss" in logs:
+            self.lines.print(f"{self.label}  step {state.global_step}/{state.max_steps}  {shown}", highlight=False)
