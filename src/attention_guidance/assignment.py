@@ -22,7 +22,7 @@ Amount = int | float | Sequence[int]
 LayerHeads = str | Mapping["str | Pattern", Amount]
 Heads = LayerHeads | Mapping["int | str", LayerHeads]
 
-_LAYERS = re.compile(r"\d+(\s*-\s*\d*)?(\s*,\s*\d+(\s*-\s*\d*)?)*")
+_LAYERS = re.compile(r"\d+(?:\s*-\s*\d*)?(?:\s*,\s*\d+(?:\s*-\s*\d*)?)*")
 _LAYER_PREFIX = re.compile(rf"\s*({_LAYERS.pattern})\s*:\s+(.*)", re.DOTALL)
 
 

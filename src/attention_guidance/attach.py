@@ -100,7 +100,7 @@ def guide(
 def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The model's attention modules in the order of its layers, one a layer."""
     name = type(model).__name__
-    if not isinstance(model, nn.Module) or not hasattr(model, "set_attn_implementation"):
+    if not hasattr(model, "set_attn_implementation"):
         raise AttachError(f"{name} is not a model of transformers; guide() needs a PreTrainedModel")
     modules = list(attention.attention_modules(model))
     if any(attention.OBSERVER in module.__dict__ for module in modules):
@@ -178,14 +178,17 @@ class Guidance:
         ]
 
     def remove(self) -> None:
-        """Give the model back as it was: its attention implementation, its hooks, its modules. Idempotent."""
+        """Give the model back as it was: its attention implementation, its hooks, its modules. Idempotent.
+
+        What was measured can still be read from the handle.
+        """
         for hook in self._hooks:
             hook.remove()
         if self._hooks:
             self.model.set_attn_implementation(self._base)
         for module in self._layers:
             module.__dict__.pop(attention.OBSERVER, None)
-        self._hooks, self._layers = [], {}
+        self._hooks = []
 
     # One forward pass
 

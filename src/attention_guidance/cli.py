@@ -120,8 +120,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that every training command shares: the fields of `RunConfig`, and where and how to run."""
     add = parser.add_argument
-    add("corpus", nargs="*", metavar="CORPUS", default=None, action=_Given,
-        help="text files (plain, .jsonl, .parquet; also .gz, .zst) and folders; without any, the World English Bible")  # fmt: skip
+    add("corpus", nargs="*", metavar="CORPUS", action=_Given,
+        help="text files (plain, .jsonl, .parquet; .gz, .zst too) and folders; default: the World English Bible")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
     add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
     add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")
@@ -211,14 +211,16 @@ class _Assign(argparse.Action):
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
 
 
 def _steps_or_share(text: str) -> int | float:
-    return float(text) if "." in text or "e" in text.lower() else int(text)
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be steps (200) or a share of the run (0.2)") from None
 
 
 if __name__ == "__main__":

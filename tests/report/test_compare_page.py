@@ -12,6 +12,8 @@ import pytest
 
 from attention_guidance.report import figures
 from attention_guidance.report.compare_page import guidance_grid, write_compare_page
+from attention_guidance.report.svg import PALETTE, save_png, to_svg
+from attention_guidance.report.tokens import shown_tokens
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 
@@ -128,15 +130,15 @@ def test_text_never_becomes_markup(render, compare, maps):
 
 
 def test_tokens_are_shown_literally(maps):
-    svg = figures.to_svg(figures.labelled_map(maps, "guided", 0, 0))
+    svg = to_svg(figures.labelled_map(maps, "guided", 0, 0))
     shown = [node.text for node in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
     assert shown[::2] == ["<s>", "In", "</script><i…", "$x_1$", '"&', "שלום", "U+0000U+202E", "longlonglon…"]
     assert shown[::2] == shown[1::2]
 
 
 def test_byte_level_tokens_become_text():
-    assert figures.shown_tokens(["Ġthe", "Ã©t", "Ġ", "ä", "▁x"]) == ["the", "ét", "␣", "\\xe4", "x"]
-    assert figures.shown_tokens(["Ã©", "##ing", "\n", "\ud800"]) == ["Ã©", "##ing", "⏎", "U+D800"]
+    assert shown_tokens(["Ġthe", "Ã©t", "Ġ", "ä", "▁x"]) == ["the", "ét", "␣", "\\xe4", "x"]
+    assert shown_tokens(["Ã©", "##ing", "\n", "\ud800"]) == ["Ã©", "##ing", "⏎", "U+D800"]
 
 
 def test_guided_never_matches(render, compare):
@@ -209,19 +211,19 @@ def test_mean_needs_every_seed(compare):
 
 def test_match_is_marked_only_when_every_seed_matches(compare):
     assert figures.match_point(compare) == (81.5, pytest.approx(6.3))
-    assert "step 82" in figures.to_svg(figures.loss_curves(compare))
+    assert "step 82" in to_svg(figures.loss_curves(compare))
     compare["seeds"][0]["steps_to_match"] = None
     assert figures.match_point(compare) is None
-    assert "is where" not in figures.to_svg(figures.loss_curves(compare))
+    assert "is where" not in to_svg(figures.loss_curves(compare))
 
 
 def test_colours_follow_the_theme_and_text_stays(compare):
-    compare_svg = figures.to_svg(figures.loss_curves(compare))
-    for role, colour in figures.PALETTE.items():
+    compare_svg = to_svg(figures.loss_curves(compare))
+    for role, colour in PALETTE.items():
         assert compare_svg.count(colour) == compare_svg.count(f"var(--{role}, {colour})") > 0
     curious = figures.loss_curves(compare)
     curious.text(0, 0, 'a #0069a8 id="b"', parse_math=False)
-    assert 'a #0069a8 id="b"' in figures.to_svg(curious)
+    assert 'a #0069a8 id="b"' in to_svg(curious)
 
 
 def test_png_and_full_figure(maps, tmp_path):
@@ -230,10 +232,10 @@ def test_png_and_full_figure(maps, tmp_path):
     broken = maps["snapshots"][1]["maps"][0] | {"weights": [[math.nan] * 8] * 8}
     maps["snapshots"][1]["maps"] = [broken, *maps["snapshots"][1]["maps"][1:]]
     fig = figures.attention_maps(maps)
-    svg = figures.to_svg(fig)
+    svg = to_svg(fig)
     assert "not recorded" in svg
     assert "diverged" in svg
-    figures.save_png(figures.labelled_map(maps, "unguided", 1, 2), tmp_path / "map.png")
+    save_png(figures.labelled_map(maps, "unguided", 1, 2), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"\[\(9, 9\)\]"):
         figures.attention_maps(maps, [(9, 9)])

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from attention_guidance.report import figures
 from attention_guidance.report.figures import ARMS, final_loss, finite, mean
+from attention_guidance.report.svg import PALETTE, to_svg
 
 DIVERGED = "diverged"
 
@@ -77,7 +78,7 @@ def percent(value: object, digits: int = 1) -> str:
 
 
 def _variables() -> str:
-    return " ".join(f"--{role}: {colour};" for role, colour in figures.PALETTE.items())
+    return " ".join(f"--{role}: {colour};" for role, colour in PALETTE.items())
 
 
 def _script_hash(source: str) -> str:
@@ -224,7 +225,7 @@ def _curves(compare: Mapping[str, Any]) -> dict[str, Any]:
     readout = {"steps": steps, **{arm: [means[arm].get(step) for step in steps] for arm in ARMS}}
     axes = wide.axes[0]
     readout |= {"x": list(map(float, axes.get_xlim())), "y": list(map(float, axes.get_ylim()))}
-    drawings = {"wide": Markup(figures.to_svg(wide)), "narrow": Markup(figures.to_svg(narrow))}
+    drawings = {"wide": Markup(to_svg(wide)), "narrow": Markup(to_svg(narrow))}
     return {"curves": drawings, "readout": readout, "rows": rows}
 
 
@@ -245,4 +246,4 @@ def _maps(maps: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _svg(fig: Any) -> Markup:
     """Markup without escaping: to_svg has escaped every text that it shows."""
-    return Markup(figures.to_svg(fig))
+    return Markup(to_svg(fig))

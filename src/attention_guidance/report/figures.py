@@ -1,21 +1,15 @@
 """Figures of a comparison: loss curves and attention maps.
 
-Every function returns a matplotlib ``Figure`` built without pyplot, so nothing global changes. Colours come
-from :data:`PALETTE`; :func:`to_svg` turns each of them into a CSS variable with that colour as its fallback, so
-one figure is right on paper, in a PNG, and on a page with a light and a dark theme.
+Every function returns a matplotlib ``Figure`` built without pyplot, so nothing global changes. Colours come from
+:data:`~attention_guidance.report.svg.PALETTE`; ``to_svg`` there makes each of them a CSS variable with that colour as
+its fallback, so one figure is right on paper, in a PNG, and on a page with a light and a dark theme.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import textwrap
-import unicodedata
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -24,22 +18,12 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from attention_guidance.report.svg import PALETTE
+from attention_guidance.report.tokens import printable, shown_token, shown_tokens
+
 ARMS = ("guided", "unguided")
 
-#: Colour of each role on a light page (blue and vermilion: apart in every common colour blindness). The keys
-#: are the CSS variables of the page; no two roles share a value, because to_svg tells them apart by it.
-PALETTE = {
-    "ink": "#1b1f24",
-    "muted": "#5a626d",
-    "rule": "#d8dde3",
-    "surface": "#fefefe",
-    "guided": "#0069a8",
-    "unguided": "#c04f00",
-}
-
 _NOT_MATH = {"parse_math": False}  # "$" in a corpus is a dollar sign
-_BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-_LONGEST_TOKEN = 12
 
 
 def finite(value: object) -> float | None:
@@ -246,7 +230,7 @@ def attention_maps(maps: Mapping[str, Any], heads: Sequence[tuple[int, int]] | N
     if not single:
         write(left - 0.1, 0.6, "training", ha="right", fontsize=9)
         text = textwrap.shorten(str(maps.get("text") or ""), int(width * 13), placeholder=" …")
-        write(left, height - 0.2, _printable(text), fontsize=8.5, va="center", fontfamily=_families())
+        write(left, height - 0.2, printable(text), fontsize=8.5, va="center", fontfamily=_families())
     return fig
 
 
@@ -319,34 +303,6 @@ def _note(ax: Any, text: str) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, **style)
 
 
-def shown_tokens(tokens: Sequence[str]) -> list[str]:
-    """Tokens as people read them; a byte-level vocabulary (seen by its Ġ) is turned back into text."""
-    byte_level = any("Ġ" in token for token in tokens)
-    return [shown_token(_from_bytes(token) if byte_level else token) for token in tokens]
-
-
-def shown_token(token: str) -> str:
-    """One token: without the mark of a leading space, printable, at most 12 characters."""
-    text = _printable(token.removeprefix("▁").strip(" ") or "␣")
-    return text if len(text) <= _LONGEST_TOKEN else text[: _LONGEST_TOKEN - 1] + "…"
-
-
-def _printable(text: str) -> str:
-    """Characters that XML forbids, or that would turn the text after them around, become their number."""
-    odd = [c for c in set(text) if unicodedata.category(c) in ("Cc", "Cs", "Cn") or ord(c) in _BIDI_CONTROLS]
-    return text.translate({ord(c): "⏎" if c == "\n" else f"U+{ord(c):04X}" for c in odd})
-
-
-def _from_bytes(token: str) -> str:
-    """Undo GPT-2's printable stand-ins for bytes; a token that is no whole character shows its bytes."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    table = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
-    if not all(character in table for character in token):
-        return token
-    return bytes(table[character] for character in token).decode("utf-8", "backslashreplace")
-
-
 def _families() -> list[str]:
     """The fonts for corpus text: DejaVu, then whatever is installed for scripts that it lacks."""
     from matplotlib.font_manager import fontManager
@@ -354,39 +310,3 @@ def _families() -> list[str]:
     wanted = ("Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans CJK JP")
     installed = {font.name for font in fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in wanted if name in installed)]
-
-
-def to_svg(fig: Figure) -> str:
-    """The figure as an ``<svg>`` element to put into a page: text stays text, colours follow the page's theme.
-
-    The same figure gives the same string. The figure's label becomes the accessible name.
-    """
-    label = str(fig.get_label())
-    salt = f"{label} {fig.get_size_inches()}"  # ids of different figures on a page must differ
-    buffer = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "image.composite_image": False}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
-        fig.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
-    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)
-    name = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round" '
-    return _themed(svg).replace("<svg ", name, 1)
-
-
-def _themed(svg: str) -> str:
-    """Palette colours as CSS variables, the page's font, no unused ids: in markup only, never in shown text."""
-    fallback = {colour: f"var(--{role}, {colour})" for role, colour in PALETTE.items()}
-    used = set(re.findall(r'(?:url\(#|href="#)([\w-]+)', svg))
-
-    def theme(tag: re.Match[str]) -> str:
-        text = re.sub("|".join(fallback), lambda found: fallback[found.group()], tag.group())
-        text = re.sub(r"(font: [^;\"]*?px|font-family:) [^;\"]*", r"\1 var(--sans, sans-serif)", text)
-        text = re.sub(r' id="ag-([\w-]+)"', r' data-part="\1"', text)
-        return re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
-
-    return re.sub(r"<[a-z][^>]*>", theme, svg)
-
-
-def save_png(fig: Figure, path: Path) -> None:
-    """Write the figure as a PNG on white, 160 dots an inch, without a date."""
-    fig.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})

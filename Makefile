@@ -1,0 +1,39 @@
+# Two commands from a bare checkout, with nothing but Python 3.11+ and pip:
+#   make demo   trains with and without guidance on the embedded text and shows the difference
+#   make test   runs the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# transformers warns on import where it finds no network; nothing here needs one after the install.
+export HF_HUB_OFFLINE ?= 1
+SEED ?= 1
+SEEDS ?= 1
+DEMO ?= demo/seed-$(SEED)
+
+.PHONY: demo test lint clean
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@echo "== making a virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	@echo "== installing torch (the CPU build where the platform has one) and everything else, pinned by constraints.txt"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/ready
+	@echo "== training two small encoders in turn, with and without guidance (about five minutes on two cores)"
+	$(BIN)/attention-guidance compare --preset tiny --seed $(SEED) --seeds $(SEEDS) --output $(DEMO) --resume
+	@echo "== open $(DEMO)/compare.html"
+
+test: $(VENV)/ready
+	@echo "== running the tests"
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	@echo "== linter, formatter, type checker"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

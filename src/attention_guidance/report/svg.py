@@ -1,0 +1,59 @@
+"""Figures as SVG that follows a page's theme, and as PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from html import escape
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+#: Colour of each role on a light page (blue and vermilion: apart in every common colour blindness). The keys
+#: are the CSS variables of the page; no two roles share a value, because to_svg tells them apart by it.
+PALETTE = {
+    "ink": "#1b1f24",
+    "muted": "#5a626d",
+    "rule": "#d8dde3",
+    "surface": "#fefefe",
+    "guided": "#0069a8",
+    "unguided": "#c04f00",
+}
+
+
+def to_svg(fig: Figure) -> str:
+    """The figure as an ``<svg>`` element to put into a page: text stays text, colours follow the page's theme.
+
+    The same figure gives the same string. The figure's label becomes the accessible name.
+    """
+    label = str(fig.get_label())
+    salt = f"{label} {fig.get_size_inches()}"  # ids of different figures on a page must differ
+    buffer = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "image.composite_image": False}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
+        fig.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
+    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)
+    name = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round" '
+    return _themed(svg).replace("<svg ", name, 1)
+
+
+def _themed(svg: str) -> str:
+    """Palette colours as CSS variables, the page's font, no unused ids: in markup only, never in shown text."""
+    fallback = {colour: f"var(--{role}, {colour})" for role, colour in PALETTE.items()}
+    used = set(re.findall(r'(?:url\(#|href="#)([\w-]+)', svg))
+
+    def theme(tag: re.Match[str]) -> str:
+        text = re.sub("|".join(fallback), lambda found: fallback[found.group()], tag.group())
+        text = re.sub(r"(font: [^;\"]*?px|font-family:) [^;\"]*", r"\1 var(--sans, sans-serif)", text)
+        text = re.sub(r' id="ag-([\w-]+)"', r' data-part="\1"', text)
+        return re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
+
+    return re.sub(r"<[a-z][^>]*>", theme, svg)
+
+
+def save_png(fig: Figure, path: Path) -> None:
+    """Write the figure as a PNG on white, 160 dots an inch, without a date."""
+    fig.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})

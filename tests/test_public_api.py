@@ -1,0 +1,41 @@
+"""The public surface, pinned: a name comes or goes only together with this list."""
+
+import inspect
+
+import attention_guidance
+
+
+def test_public_names():
+    assert sorted(attention_guidance.__all__) == [
+        "Guidance",
+        "GuidanceError",
+        "GuidedHead",
+        "HeadGuidance",
+        "Pattern",
+        "Schedule",
+        "Sequences",
+        "__version__",
+        "get_pattern",
+        "guide",
+    ]
+    for name in attention_guidance.__all__:
+        assert getattr(attention_guidance, name) is not None
+
+
+def test_public_members_of_the_handle():
+    members = {name for name in vars(attention_guidance.Guidance) if not name.startswith("_")}
+    assert members == {"remove", "loss", "current_weight", "step", "callback", "heads", "per_head", "measure"}
+
+
+def test_arguments_of_guide():
+    assert list(inspect.signature(attention_guidance.guide).parameters) == [
+        "model", "heads", "weight", "loss", "normalization", "schedule", "total_steps", "tokenizer", "token_classes",
+        "patterns",
+    ]  # fmt: skip
+
+
+def test_every_public_name_is_documented():
+    for name in attention_guidance.__all__:
+        thing = getattr(attention_guidance, name)
+        if not isinstance(thing, str):
+            assert inspect.getdoc(thing), name
