@@ -283,3 +283,29 @@ def test_checkpointing_gives_the_same_gradients(make_model, batch):
     assert torch.equal(output.loss, checkpointed_output.loss)
     for name in gradients:
         torch.testing.assert_close(gradients[name], checkpointed_gradients[name])
+
+
+def test_checkpointing_counts_once(make_model, batch):
+    """Recomputation in the backward pass leaves what the forward pass has counted."""
+    model = make_model()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    handle = guide(model, HEADS)
+    loss = model(**batch).loss
+    counted = [id(layer.loss) for layer in handle._last.layers.values()]
+    loss.backward()
+    assert [id(layer.loss) for layer in handle._last.layers.values()] == counted
+
+
+def test_measuring_leaves_the_evaluation_loss_alone(make_model, batch):
+    model = make_model().eval()
+    objective = model(**batch).loss
+    handle = guide(model, HEADS, weight=1.0)
+    with handle.measure(), torch.no_grad():
+        assert torch.equal(model(**batch).loss, objective)
+        assert torch.equal(model(**batch).loss, objective)
+        twice = handle.per_head()
+    other = {name: tensor[:2] for name, tensor in batch.items()}
+    model(**other)
+    assert handle.per_head() == twice, "a pass in evaluation mode outside of measure() does not count"
+    model.train()(**other)
+    assert handle.per_head() != twice, "a training pass does"

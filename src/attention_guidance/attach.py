@@ -196,7 +196,8 @@ class Guidance:
         if getattr(self.model, "_is_replica", False):
             raise AttachError("nn.DataParallel cannot be guided; use DistributedDataParallel (torchrun)")
         active = self.model.training or self._measuring
-        current = ForwardPass.of_inputs(inputs) if active else None
+        weighted = self.model.training and self.current_weight > 0
+        current = ForwardPass.of_inputs(inputs, weighted) if active else None
         for layer in self._layers.values():
             layer.current, layer.recording = current, active
 
@@ -214,7 +215,9 @@ class Guidance:
                 f"set_attn_implementation was called after guide() (now {self.model.config._attn_implementation!r})"
             )
         self._last = current
-        if self._measuring:
+        if not self._measuring:
+            self._measured = None
+        else:
             self._measured = self._head_means() + (0 if self._measured is None else self._measured)
             self._n_passes_measured += 1
         return self._with_guidance(inputs, output) if self.model.training else output
@@ -277,7 +280,7 @@ class Guidance:
         return tuple(head for layer in self._layers.values() for head in layer.heads)
 
     def per_head(self) -> list[HeadGuidance]:
-        """How far each guided head was from its pattern, in the last guided pass or over all of the last `measure`.
+        """How far each guided head was from its pattern: in the last training pass or, after `measure`, over all of it.
 
         Raises:
             AttachError: no guided pass has been made yet.

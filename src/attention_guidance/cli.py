@@ -121,7 +121,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that every training command shares: the fields of `RunConfig`, and where and how to run."""
     add = parser.add_argument
     add("corpus", nargs="*", metavar="CORPUS", action=_Given,
-        help="text files (plain, .jsonl, .parquet; .gz, .zst too) and folders; default: the World English Bible")  # fmt: skip
+        help="text files (plain, .jsonl, .parquet; .gz, .zst), folders; default: the World English Bible")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
     add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
     add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")

@@ -35,15 +35,17 @@ class ForwardPass:
     Attributes:
         sequences: the batch, where the model was given ids or a mask; else found at the first attention call.
         with_gradient: whether the pass was begun with gradients on.
+        weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
         layers: what the guided layers have added so far.
     """
 
     sequences: Sequences | None
     with_gradient: bool
+    weighted: bool
     layers: dict[int, LayerLoss] = field(default_factory=dict)
 
     @classmethod
-    def of_inputs(cls, inputs: Mapping[str, Any]) -> ForwardPass:
+    def of_inputs(cls, inputs: Mapping[str, Any], weighted: bool) -> ForwardPass:
         """Begin a pass from the arguments of the model's forward, by name."""
         ids_BT, mask_BT = inputs.get("input_ids"), inputs.get("attention_mask")
         sequences = None
@@ -51,7 +53,7 @@ class ForwardPass:
             sequences = Sequences(mask_BT.bool(), ids_BT)
         elif ids_BT is not None:
             sequences = Sequences(torch.ones_like(ids_BT, dtype=torch.bool), ids_BT)
-        return cls(sequences, torch.is_grad_enabled())
+        return cls(sequences, torch.is_grad_enabled(), weighted)
 
 
 class GuidedLayer:
@@ -97,7 +99,8 @@ class GuidedLayer:
             )
         # Recomputation under checkpointing comes here again, in the backward pass: it must do the same work, so that
         # the same tensors are saved, but is not counted a second time.
-        loss = self._layer_loss(current, query_BHQD, key_BHKD, mask, scale)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and current.weighted):
+            loss = self._layer_loss(current, query_BHQD, key_BHKD, mask, scale)
         if self.recording:
             current.layers[self.layer] = loss
 

@@ -98,6 +98,11 @@ def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows that a model's table of embeddings needs: one more than the highest id, since a vocabulary may have gaps."""
+    return 1 + int(max(tokenizer.get_vocab().values()))
+
+
 def _special(token: str) -> object:
     from tokenizers import AddedToken
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attention_guidance.data.tokenizers import vocabulary_size
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +42,7 @@ class Masking:
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, rate: float = 0.15) -> Masking:
         """Masking with a tokenizer's mask and special tokens."""
-        return cls(rate, tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids), len(tokenizer))
+        return cls(rate, tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids), vocabulary_size(tokenizer))
 
     def __call__(
         self, ids_T: NDArray[np.integer], length: int, generator: np.random.Generator

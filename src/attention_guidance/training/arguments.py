@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import typing
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from attention_guidance.errors import ConfigError
 from attention_guidance.training.config import RunConfig
@@ -33,6 +35,12 @@ _RESERVED = {
     "report_to": "--report-to",
     "max_grad_norm": "--max-grad-norm",
     "weight_decay": "--weight-decay",
+    "auto_find_batch_size": "--batch-size",
+    "train_sampling_strategy": "the run's own order, which a resume relies on",
+    "ignore_data_skip": "the run's own order, which a resume relies on",
+    "remove_unused_columns": "the run's own batches",
+    "label_smoothing_factor": "the masked-LM objective as it is",
+    "load_best_model_at_end": "the last weights, or a checkpoint",
 }
 
 
@@ -42,8 +50,9 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
     Raises:
         ConfigError: `config.arguments` names an argument that does not exist or that a setting of the run decides.
     """
-    _check(config.arguments)
-    if "tensorboard" in config.report_to:
+    given = {name: _checked(name, value) for name, value in config.arguments.items()}
+    report_to = _reporters(config.report_to)
+    if "tensorboard" in report_to or "all" in report_to:
         # The Trainer's own place for event files is this variable.
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.logs)
     precision = choose_precision(config.precision)
@@ -67,29 +76,50 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "logging_steps": min(10, config.eval_steps),
+        "logging_nan_inf_filter": False,  # it would show a diverged run with a loss of 0
         "eval_strategy": "steps",
         "eval_steps": config.eval_steps,
         "eval_on_start": True,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
         "save_total_limit": config.keep_checkpoints,
-        "report_to": config.report_to.split(","),
+        "report_to": report_to,
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     }
     try:
-        return TrainingArguments(**(settings | config.arguments))
-    except (ValueError, TypeError, ImportError) as error:
+        return TrainingArguments(**(settings | given))
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
 
 
-def _check(arguments: dict[str, Any]) -> None:
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    for name in arguments:
-        if name in _RESERVED:
-            raise ConfigError(f"--set {name}: use {_RESERVED[name]}")
+def _checked(name: str, value: Any) -> Any:
+    """The value of an argument, of the kind that transformers declares where that is a number or a switch."""
+    if name in _RESERVED:
+        raise ConfigError(f"--set {name}: use {_RESERVED[name]}")
+    if name not in {field.name for field in dataclasses.fields(TrainingArguments)}:
+        raise ConfigError(f"--set {name}: transformers' TrainingArguments has no such field")
+    hint = typing.get_type_hints(TrainingArguments)[name]
+    kinds = set(typing.get_args(hint) or (hint,))
+    if not kinds <= {int, float, bool, type(None)} or type(value) in kinds:
+        return value
+    if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-6 as text
+        except ValueError:
+            pass
+    wanted = " or ".join(sorted(kind.__name__ for kind in kinds - {type(None)}))
+    raise ConfigError(f"--set {name}={value!r} must be {wanted}")
+
+
+def _reporters(names: str) -> list[str]:
+    """Where the Trainer reports to, each known and installed."""
+    wanted = [name.strip() for name in names.split(",")]
+    known = ["none", "all", *get_available_reporting_integrations()]
+    for name in wanted:
         if name not in known:
-            raise ConfigError(f"--set {name}: transformers' TrainingArguments has no such field")
+            raise ConfigError(f"report_to={name!r} is unknown or not installed; expected one of {', '.join(known)}")
+    return wanted
 
 
 def choose_precision(precision: str) -> str:

@@ -61,7 +61,10 @@ def damage(checkpoint: Path) -> str | None:
         seal = json.loads((checkpoint / SEAL).read_text())
     except (OSError, ValueError):
         return f"{SEAL} is missing or unreadable"
-    for name, digest in seal["sha256"].items():
+    digests = seal.get("sha256") if isinstance(seal, dict) else None
+    if not isinstance(digests, dict):
+        return f"{SEAL} is not as it was written"
+    for name, digest in digests.items():
         try:
             if _digest(checkpoint / name) != digest:
                 return f"{name} is not as it was written"
@@ -92,10 +95,19 @@ def last_good(folder: Path) -> Path | None:
     return None
 
 
-def keep_newest(folder: Path, n_kept: int) -> None:
-    """Delete all but the newest checkpoints."""
-    for checkpoint in checkpoints(folder)[:-n_kept]:
-        shutil.rmtree(checkpoint)
+def keep_newest(folder: Path, newest: Path, n_kept: int) -> None:
+    """Delete all but the newest checkpoints.
+
+    Args:
+        folder: where they are.
+        newest: the one just written. Those of later steps are damaged ones that a resume has passed over, or it would
+            not have come back to this step; they go as well, lest they push out a good one.
+        n_kept: how many stay.
+    """
+    up_to_now = [path for path in checkpoints(folder) if step_of(path) <= step_of(newest)]
+    for checkpoint in checkpoints(folder):
+        if checkpoint not in up_to_now[-n_kept:]:
+            shutil.rmtree(checkpoint)
 
 
 def _seal(folder: Path) -> None:

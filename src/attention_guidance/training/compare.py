@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from rich.table import Table
 from attention_guidance import results
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.report.compare_page import write_compare_page
-from attention_guidance.training.config import CONFIG_FILE, RunConfig, check_same_run, write_yaml
+from attention_guidance.training.checks import check_heads, check_settings, guided_heads
+from attention_guidance.training.config import RunConfig
 from attention_guidance.training.in_turn import GiveTurn, train_in_turn
 from attention_guidance.training.peak_memory import peak_memory
 from attention_guidance.training.prepare import PreparedData, prepare_data
-from attention_guidance.training.pretrain import Stopped
+from attention_guidance.training.pretrain import Stopped, figure
 from attention_guidance.training.progress import ProgressCallback, progress_bars
 from attention_guidance.training.run import Run, RunFolder
 from attention_guidance.training.signals import StopOnRequest, StopRequest
@@ -52,48 +54,35 @@ def compare(
     """
     if not config.heads:
         raise ConfigError("compare needs heads to guide; heads='' leaves nothing to compare")
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     console = Console(quiet=quiet)
-    _claim(config, output, resume)
-    tokenizer_folder = output / "tokenizer"
-    data = prepare_data(config, console.print, tokenizer_folder)
+    folder = RunFolder(output)
+    if folder.data.exists():
+        raise RunError(f"--output {output} holds a run of pretrain, not a comparison; give another folder")
+    folder.claim(config, resume)
+    check_settings(config, folder)
+    data = prepare_data(config, console.print, folder.tokenizer)
+    check_heads(config, data.tokenizer)
+    pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}") for seeded in configs]
+    # Nothing is written before all that can be wrong with the input has been looked at.
+    folder.begin(config, data.tokenizer)
     stop = StopRequest()
-    pairs: list[dict[str, dict[str, Any]]] = []
-    snapshots: dict[str, Any] | None = None
-    with progress_bars(console, quiet) as bars:
-        for seed in seeds:
-            pair = _Pair(dataclasses.replace(config, seed=seed), data, output / f"seed-{seed}")
+    with progress_bars(console, quiet) as bars, stop.listening():
+        for pair, seed in zip(pairs, seeds, strict=True):
 
             def watchers(arm: str, label: str = f"seed {seed} ") -> list[Any]:
                 return [ProgressCallback(bars, f"{label}{arm:9}", quiet), StopOnRequest(stop)]
 
-            pair.make_runs(watchers)
-            if not tokenizer_folder.exists():
-                # Nothing is written before all that can be wrong with the input has been looked at.
-                output.mkdir(parents=True, exist_ok=True)
-                write_yaml(config, output / CONFIG_FILE)
-                data.tokenizer.save_pretrained(tokenizer_folder)
-            with stop.listening():
-                pairs.append(pair.train(stop))
-            snapshots = snapshots or pair.attention_maps()
+            pair.train(watchers, stop)
     console.print("measuring peak memory")
-    memory = _memory(config, tokenizer_folder)
-    comparison = _comparison(config, data, list(seeds), pairs, memory)
-    if snapshots is not None:
-        results.write_json(output / MAPS_FILE, snapshots)
+    memory = _memory(config, folder.tokenizer, console)
+    comparison = _comparison(config, data, list(seeds), [pair.results() for pair in pairs], memory)
+    snapshots = pairs[0].attention_maps()
+    results.write_json(output / MAPS_FILE, snapshots)
     results.write_json(output / COMPARE_FILE, comparison)
     write_compare_page(comparison, snapshots, output / PAGE_FILE)
     _report(console, comparison, output)
     return comparison
-
-
-def _claim(config: RunConfig, output: Path, resume: bool) -> None:
-    """Make sure that the folder is free, or holds this comparison to be resumed (perhaps with more seeds)."""
-    if (output / CONFIG_FILE).exists():
-        if not resume:
-            raise RunError(f"--output {output} holds a run already: go on with --resume, or give another folder")
-        check_same_run(config, output / CONFIG_FILE)
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise RunError(f"--output {output} is not an empty folder and holds no comparison; give another")
 
 
 class _Pair:
@@ -103,44 +92,42 @@ class _Pair:
         self.data = data
         self.configs = {"guided": config, "unguided": dataclasses.replace(config, heads="")}
         self.folders = {arm: RunFolder(folder / arm) for arm in ARMS}
-        self.runs: dict[str, Run] = {}
-        self.snapshots: dict[str, AttentionSnapshots] = {}
-
-    def make_runs(self, watchers: Callable[[str], list[Any]]) -> None:
-        """Prepare the runs that have not ended yet."""
-        shown: list[dict[str, Any]] = []
         for arm in ARMS:
-            config, folder = self.configs[arm], self.folders[arm]
-            folder.claim(config, resume=True)
-            if folder.finished is not None:
-                continue
-            run = self.runs[arm] = Run(config, self.data, folder, watchers(arm))
-            if run.guidance is not None:
-                shown = chosen_heads(run.guidance.heads, config.layers, config.attention_heads)
-        for arm, run in self.runs.items():
-            pictures = AttentionSnapshots(
-                self.folders[arm].path / "attention",
-                self.data.sample,
-                self.data.tokenizer,
-                shown,
-                run.config.max_steps,
-            )
-            self.snapshots[arm] = pictures
-            run.trainer.add_callback(pictures)
-            run.trainer.add_callback(GiveTurn(_STRETCH))
+            self.folders[arm].claim(self.configs[arm], resume=True)
+            self.folders[arm].check_text(data)
 
-    def train(self, stop: StopRequest) -> dict[str, dict[str, Any]]:
-        """Train what has not ended, and give the results of both arms."""
-        for arm, run in self.runs.items():
-            self.folders[arm].begin(run.config, self.data)
-        ended = train_in_turn(list(self.runs.values()))
+    def train(self, watchers: Callable[[str], list[Any]], stop: StopRequest) -> None:
+        """Train what has not ended yet.
+
+        Args:
+            watchers: makes the callbacks that watch an arm.
+            stop: the callbacks' request to stop.
+
+        Raises:
+            Stopped: a stop was requested.
+        """
+        unfinished = [arm for arm in ARMS if self.folders[arm].finished is None]
+        runs = {arm: Run(self.configs[arm], self.data, self.folders[arm], watchers(arm)) for arm in unfinished}
+        for arm, run in runs.items():
+            run.trainer.add_callback(self._snapshots(arm))
+            run.trainer.add_callback(GiveTurn(_STRETCH))
+        ended = train_in_turn(list(runs.values()))
         if not all(ended):
-            step = min(run.trainer.state.global_step for run in self.runs.values())
-            raise Stopped(step, stop.signal or 15)
-        for run in self.runs.values():
+            step = min(run.trainer.state.global_step for run in runs.values())
+            raise Stopped(step, stop.signal or signal.SIGTERM)
+        for run in runs.values():
             run.finish()
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What the arms, both trained to the end, came to."""
         finished = {arm: self.folders[arm].finished for arm in ARMS}
         return {arm: summary for arm, summary in finished.items() if summary is not None}
+
+    def _snapshots(self, arm: str) -> AttentionSnapshots:
+        config, tokenizer = self.configs[arm], self.data.tokenizer
+        shown = chosen_heads(guided_heads(self.configs["guided"], tokenizer), config.layers, config.attention_heads)
+        folder = self.folders[arm].path / "attention"
+        return AttentionSnapshots(folder, self.data.sample, tokenizer, shown, config.max_steps)
 
     def attention_maps(self) -> dict[str, Any]:
         """The snapshots of both arms, for `attention_maps.json` and the page."""
@@ -157,10 +144,19 @@ class _Pair:
         }
 
 
-def _memory(config: RunConfig, tokenizer: Path) -> dict[str, float]:
-    guided = peak_memory(config, tokenizer)
-    unguided = peak_memory(dataclasses.replace(config, heads=""), tokenizer)
-    return {"guided_mib": guided, "unguided_mib": unguided, "ratio": guided / unguided}
+def _memory(config: RunConfig, tokenizer: Path, console: Console) -> dict[str, float | None]:
+    """Peak memory of each arm; None where it could not be measured, which is no reason to lose the comparison."""
+    arms = {"guided_mib": config, "unguided_mib": dataclasses.replace(config, heads="")}
+    memory: dict[str, float | None] = dict.fromkeys((*arms, "ratio"))
+    try:
+        memory |= {name: peak_memory(arm, tokenizer) for name, arm in arms.items()}
+    except (RuntimeError, OSError) as error:
+        console.print(str(error), markup=False, highlight=False)
+    return memory | {"ratio": _ratio(memory["guided_mib"], memory["unguided_mib"])}
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
 
 
 def _comparison(
@@ -168,7 +164,7 @@ def _comparison(
     data: PreparedData,
     seeds: list[int],
     pairs: list[dict[str, dict[str, Any]]],
-    memory: dict[str, float],
+    memory: dict[str, float | None],
 ) -> dict[str, Any]:
     """The content of `compare.json`; its keys are described in the docs."""
     by_seed = [_compare_pair(seed, pair, config.max_steps) for seed, pair in zip(seeds, pairs, strict=True)]
@@ -199,36 +195,62 @@ def _compare_pair(seed: int, pair: dict[str, dict[str, Any]], max_steps: int) ->
         "guidance",
         "resumed_from",
     )
-    match = next((p for p in guided["curve"] if p["loss"] is not None and p["loss"] <= unguided["final_loss"]), None)
+    goal, end = unguided["final_loss"], guided["final_loss"]
+    reached = (p for p in guided["curve"] if None not in (goal, p["loss"]) and p["loss"] <= goal)
+    match = next(reached, None)
     return {
         "seed": seed,
         **{arm: {key: pair[arm][key] for key in kept} for arm in ARMS},
         "steps_to_match": match["step"] if match else None,
         "steps_ratio": match["step"] / max_steps if match else None,
-        "final_loss_difference": guided["final_loss"] - unguided["final_loss"],
-        "step_time_ratio": guided["step_seconds_p50"] / unguided["step_seconds_p50"],
-        "wall_clock_ratio": match["seconds"] / unguided["train_seconds"] if match else None,
+        "final_loss_difference": None if None in (goal, end) else end - goal,
+        "step_time_ratio": _ratio(guided["step_seconds_p50"], unguided["step_seconds_p50"]),
+        "wall_clock_ratio": _ratio(match["seconds"], unguided["train_seconds"]) if match else None,
     }
 
 
 def verdict(seeds: Sequence[dict[str, Any]], max_steps: int) -> str:
-    """What the comparison shows, in a sentence or two; the same care for all outcomes."""
-    difference = statistics.mean(seed["final_loss_difference"] for seed in seeds)
-    of_seeds = "" if len(seeds) == 1 else f" (mean of {len(seeds)} seeds)"
-    end = (
-        f"At the end its loss is {abs(difference):.2f} nats {'lower' if difference < 0 else 'higher'} than unguided's"
-        f"{of_seeds}."
-    )
-    ratios = [seed["steps_ratio"] for seed in seeds]
-    if all(ratio is None for ratio in ratios):
-        return f"Guided did not reach unguided's final validation loss within {max_steps:,} steps. {end}"
+    """What the comparison shows, in a few sentences; the same care for all outcomes.
+
+    Args:
+        seeds: as in `compare.json`.
+        max_steps: of each run.
+    """
+    comparable = [seed for seed in seeds if seed["unguided"]["final_loss"] is not None]
+    said = [_reached([seed["steps_ratio"] for seed in comparable], max_steps)] if comparable else []
+    differences = [d for seed in seeds if (d := seed["final_loss_difference"]) is not None]
+    if differences:
+        said.append(_end(differences))
+    for arm in ARMS:
+        n_diverged = sum(seed[arm]["final_loss"] is None for seed in seeds)
+        if n_diverged:
+            some = "" if len(seeds) == 1 else f" in {n_diverged} of {len(seeds)} seeds"
+            said.append(f"{arm.capitalize()} training diverged{some}: its final loss is not a number.")
+    return " ".join(said)
+
+
+def _reached(ratios: list[float | None], max_steps: int) -> str:
     reached = [ratio for ratio in ratios if ratio is not None]
-    steps = statistics.mean(reached) * max_steps
+    if not reached:
+        return f"Guided did not reach unguided's final validation loss within {max_steps:,} steps."
+    mean = statistics.mean(reached)
     some = "" if len(reached) == len(ratios) else f" in {len(reached)} of {len(ratios)} seeds"
     return (
-        f"Guided reached unguided's final validation loss{some} after {steps:,.0f} of {max_steps:,} steps "
-        f"({statistics.mean(reached):.2f} of the steps{of_seeds}). {end}"
+        f"Guided reached unguided's final validation loss{some} after {mean * max_steps:,.0f} of {max_steps:,} steps "
+        f"({mean:.2f} of the steps{_mean_of(reached, ', {}')})."
     )
+
+
+def _end(differences: list[float]) -> str:
+    mean = statistics.mean(differences)
+    if abs(mean) < 0.005:
+        return f"At the end the two losses are level{_mean_of(differences)}."
+    direction = "lower" if mean < 0 else "higher"
+    return f"At the end its loss is {abs(mean):.2f} nats {direction} than unguided's{_mean_of(differences)}."
+
+
+def _mean_of(values: list[float], form: str = " ({})") -> str:
+    return "" if len(values) == 1 else form.format(f"mean of {len(values)} seeds")
 
 
 def _report(console: Console, comparison: dict[str, Any], output: Path) -> None:
@@ -236,21 +258,21 @@ def _report(console: Console, comparison: dict[str, Any], output: Path) -> None:
     for heading in ("seed", "unguided", "guided", "difference", "steps ratio", "step time ratio", "wall clock ratio"):
         table.add_column(heading, justify="right")
     for seed in comparison["seeds"]:
+        unmatched = "–" if seed["unguided"]["final_loss"] is None else "never"
         table.add_row(
             str(seed["seed"]),
-            f"{seed['unguided']['final_loss']:.3f}",
-            f"{seed['guided']['final_loss']:.3f}",
-            f"{seed['final_loss_difference']:+.3f}",
-            *(
-                "never" if seed[key] is None else f"{seed[key]:.2f}"
-                for key in ("steps_ratio", "step_time_ratio", "wall_clock_ratio")
-            ),
+            figure(seed["unguided"]["final_loss"], "{:.3f}"),
+            figure(seed["guided"]["final_loss"], "{:.3f}"),
+            figure(seed["final_loss_difference"], "{:+.3f}", "–"),
+            figure(seed["steps_ratio"], "{:.2f}", unmatched),
+            figure(seed["step_time_ratio"], "{:.2f}", "–"),
+            figure(seed["wall_clock_ratio"], "{:.2f}", unmatched),
         )
     console.print(table)
     memory = comparison["peak_memory"]
-    console.print(
-        f"peak memory: guided {memory['guided_mib']:.0f} MiB, unguided {memory['unguided_mib']:.0f} MiB "
-        f"(ratio {memory['ratio']:.2f})",
-        highlight=False,
+    guided, unguided, ratio = (
+        figure(memory[key], form, "not measured")
+        for key, form in (("guided_mib", "{:.0f} MiB"), ("unguided_mib", "{:.0f} MiB"), ("ratio", "{:.2f}"))
     )
+    console.print(f"peak memory: guided {guided}, unguided {unguided} (ratio {ratio})", highlight=False)
     console.print(f"figures {output / COMPARE_FILE}   page {output / PAGE_FILE}", highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from attention_guidance import results
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.training.presets import get_preset
 
@@ -102,6 +104,9 @@ class RunConfig:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name}={value} must be a finite number")
         for name in ("layers", "hidden", "attention_heads", "feed_forward", "accumulation", "max_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
@@ -114,15 +119,22 @@ class RunConfig:
         for name in ("learning_rate", "eval_every", "save_every", "keep_checkpoints", "max_validation_tokens"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name}={value} must be above 0")
-        for name in ("weight", "weight_decay", "max_grad_norm", "seed"):
-            if not 0 <= getattr(self, name) < 2**63:
+        for name in ("weight", "weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed} must be 0 or more and below 2**32")
         if self.block_size < 8:
             raise ConfigError(f"block_size={self.block_size} is too short; 8 tokens are the least, 128 a good start")
         if self.hidden % self.attention_heads:
             raise ConfigError(f"hidden={self.hidden} must be a multiple of attention_heads={self.attention_heads}")
         if self.batch_size % self.accumulation:
             raise ConfigError(f"batch_size={self.batch_size} must be a multiple of accumulation={self.accumulation}")
+        if self.tokenizer is not None and self.vocab_size is not None:
+            raise ConfigError(
+                f"vocab_size={self.vocab_size} is for training a tokenizer, but tokenizer={self.tokenizer!r} is given; "
+                "leave one of them out"
+            )
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
@@ -166,7 +178,8 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     layered = {"preset": preset} | get_preset(preset).settings() | from_file | given
     if config_file and "arguments" in given:
         layered["arguments"] = from_file.get("arguments", {}) | given["arguments"]
-    return RunConfig(**{name: _checked(name, value, config_file) for name, value in layered.items()})
+    sources = {name: config_file for name in from_file if name not in given}
+    return RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -190,8 +203,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def write_yaml(config: RunConfig, path: Path) -> None:
     """Write a configuration in full, so that `--config` with it makes the same run."""
-    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    results.write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
 
 
 def check_same_run(config: RunConfig, saved: Path) -> None:
@@ -214,15 +226,29 @@ def _checked(name: str, value: Any, source: str | Path | None) -> Any:
     expected = _TYPES[name]
     kinds = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    if list in plain and isinstance(value, str):
+        value = [value]
+    where = f" in {source}" if source else ""
     if isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain):
+        if not _holds_text(name, value):
+            raise ConfigError(f"{name}={value!r}{where} must hold text; put it in quotes")
         return value
     if float in plain and not isinstance(value, bool):
         try:
             return float(value)
         except (TypeError, ValueError):
             pass
-    if list in plain and isinstance(value, str):
-        return [value]
-    where = f" in {source}" if source else ""
     wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in plain)
     raise ConfigError(f"{name}={value!r}{where} must be {wanted}")
+
+
+def _holds_text(name: str, value: Any) -> bool:
+    """Whether the members of a list or mapping are what they must be; YAML reads 1 and yes as no text."""
+    if isinstance(value, list):
+        return all(isinstance(member, str) for member in value)
+    if name == "token_classes":
+        lists = [*value.values()]
+        return all(isinstance(name, str) for name in value) and all(
+            isinstance(tokens, list) and _holds_text("", tokens) for tokens in lists
+        )
+    return True

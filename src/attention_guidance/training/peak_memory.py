@@ -30,7 +30,8 @@ def peak_memory(config: RunConfig, tokenizer: Path) -> float:
     request = json.dumps({"config": dataclasses.asdict(config), "tokenizer": str(tokenizer)})
     process = subprocess.run([sys.executable, "-m", __name__], input=request, capture_output=True, text=True)
     if process.returncode:
-        raise RuntimeError(f"measuring peak memory failed: {process.stderr.strip().splitlines()[-1:]}")
+        last_words = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise RuntimeError(f"measuring peak memory failed: {last_words[-1]}")
     return float(process.stdout.strip().splitlines()[-1])
 
 
@@ -38,7 +39,7 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
     import torch
     from transformers import set_seed
 
-    from attention_guidance.data.tokenizers import load_tokenizer
+    from attention_guidance.data.tokenizers import load_tokenizer, vocabulary_size
     from attention_guidance.objectives.masked_head import MaskedHead
     from attention_guidance.training.arguments import choose_precision
     from attention_guidance.training.run import guide_as_configured, random_model
@@ -46,7 +47,7 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
     on_gpu = torch.cuda.is_available()
     set_seed(0)
     tokenizer = load_tokenizer(tokenizer_folder)
-    vocabulary = len(tokenizer)
+    vocabulary = vocabulary_size(tokenizer)
     before = _resident_mib()
     model = random_model(config, vocabulary).train()
     if on_gpu:
@@ -69,6 +70,15 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
 
 
 def _peak_mib() -> float:
+    """Most memory held so far.
+
+    Linux tells it in `VmHWM`; its `ru_maxrss` would begin at the peak of the process that started this one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+    except (OSError, IndexError):
+        pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

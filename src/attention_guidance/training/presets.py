@@ -60,7 +60,7 @@ def _roberta(layers: int) -> Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(ModelSize(4, 128, 4, 512), 128, 16, 400, 2e-3),
+    "tiny": Preset(ModelSize(4, 128, 4, 512), 64, 16, 600, 1e-3),
     "mini": Preset(ModelSize(4, 256, 8, 1024), 128, 32, 1500, 1e-3),
     "small": Preset(ModelSize(6, 512, 8, 2048, 0.1), 256, 64, 20_000, 7e-4),
     "base": Preset(ModelSize(12, 768, 12, 3072, 0.1), 512, 256, 50_000, 6e-4),
@@ -77,6 +77,6 @@ def get_preset(name: str) -> Preset:
     Raises:
         ConfigError: no such preset.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from attention_guidance.errors import RunError
+from attention_guidance.training.checks import check_heads, check_settings
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.prepare import prepare_data
 from attention_guidance.training.progress import ProgressCallback, progress_bars
@@ -50,16 +53,20 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
     """
     console = Console(quiet=quiet)
     folder = RunFolder(output)
+    if any(output.glob("seed-*/*/run.yaml")):
+        raise RunError(f"--output {output} holds a comparison, not a run; give another folder")
     folder.claim(config, resume)
     if (finished := folder.finished) is not None:
         console.print(f"the run in {output} has ended already")
         _report(console, finished, folder)
         return finished
+    check_settings(config, folder)
     data = prepare_data(config, console.print, folder.tokenizer)
+    folder.check_text(data)
+    check_heads(config, data.tokenizer)
     stop = StopRequest()
     with progress_bars(console, quiet) as bars:
         run = Run(config, data, folder, [ProgressCallback(bars, "training", quiet), StopOnRequest(stop)])
-        folder.begin(config, data)
         with stop.listening():
             ended = run.train()
     if not ended:
@@ -71,13 +78,18 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
 
 def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
     table = Table(title=f"Validation after {summary['steps']:,} steps", show_header=False)
-    table.add_row("loss", f"{summary['final_loss']:.3f} nats")
-    table.add_row("perplexity", f"{summary['final_perplexity']:.1f}")
-    table.add_row("masked tokens right", f"{summary['final_accuracy']:.1%}")
+    table.add_row("loss", figure(summary["final_loss"], "{:.3f} nats"))
+    table.add_row("perplexity", figure(summary["final_perplexity"], "{:.1f}"))
+    table.add_row("masked tokens right", figure(summary["final_accuracy"], "{:.1%}"))
     console.print(table)
     if summary["guidance"]:
         console.print(_guidance_table(summary["guidance"]))
     console.print(f"model {folder.path / 'model'}   results {folder.results}", highlight=False)
+
+
+def figure(value: float | None, form: str, missing: str = "diverged") -> str:
+    """A figure as text; the word for what is missing instead of None or a number that is not finite."""
+    return missing if value is None or not math.isfinite(value) else form.format(value)
 
 
 def _guidance_table(guidance: list[dict[str, Any]]) -> Table:
@@ -90,6 +102,7 @@ def _guidance_table(guidance: list[dict[str, Any]]) -> Table:
         cells = []
         for pattern in patterns:
             errors = [h["error"] for h in guidance if h["layer"] == layer and h["pattern"] == pattern]
-            cells.append(f"{sum(errors) / len(errors):.3f}" if errors else "")
+            known = all(error is not None for error in errors)
+            cells.append(figure(sum(errors) / len(errors) if known else None, "{:.3f}") if errors else "")
         table.add_row(str(layer), *cells)
     return table

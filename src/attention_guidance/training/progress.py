@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _SHOWN = {"loss": "loss {:.3f}", "guidance": "guidance {:.3f}", "eval_loss": "validation {:.3f}"}
+# Beside a bar, so that all of it fits into 80 columns.
+_SHORT = {"loss": "loss {:.2f}", "guidance": "guidance {:.2f}", "eval_loss": "val {:.2f}"}
 
 
 def progress_bars(console: Console, quiet: bool) -> Progress:
@@ -16,10 +19,9 @@ def progress_bars(console: Console, quiet: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),  # where room is short, the bar alone gives way
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}"),
         console=console,
         disable=quiet or not console.is_terminal,
@@ -62,7 +64,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """Show the newest figures."""
         logs = logs or {}
         self.figures.update({name: logs[name] for name in _SHOWN if name in logs})
-        shown = "  ".join(_SHOWN[name].format(value) for name, value in self.figures.items())
-        self.bars.update(self.task, figures=shown)
+        self.bars.update(self.task, figures=self._text(_SHORT))
         if self.lines is not None and "eval_loss" in logs:
+            shown = self._text(_SHOWN)
             self.lines.print(f"{self.label}  step {state.global_step}/{state.max_steps}  {shown}", highlight=False)
+
+    def _text(self, forms: dict[str, str]) -> str:
+        return "  ".join(forms[name].format(value) for name, value in self.figures.items())

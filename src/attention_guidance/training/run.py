@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, RobertaConfig, RobertaForMaske
 
 from attention_guidance import results
 from attention_guidance.attach import Guidance, guide
+from attention_guidance.data.tokenizers import vocabulary_size
 from attention_guidance.errors import RunError
 from attention_guidance.objectives.masked_head import MaskedHead
 from attention_guidance.objectives.masked_lm import MaskedDraws, Quality, collate, validate, validation_batches
@@ -20,10 +21,11 @@ from attention_guidance.objectives.masking import Masking
 from attention_guidance.schedules import Schedule
 from attention_guidance.training import checkpoints
 from attention_guidance.training.arguments import training_arguments
+from attention_guidance.training.checks import check_writable
 from attention_guidance.training.config import CONFIG_FILE, RunConfig, check_same_run, write_yaml
 from attention_guidance.training.model_card import model_card
 from attention_guidance.training.prepare import PreparedData, check_unchanged
-from attention_guidance.training.trainer import MaskedLMTrainer
+from attention_guidance.training.trainer import MaskedLMTrainer, saving
 
 RESULTS_FILE = "results.json"
 _DATA_FILE = "data.json"
@@ -49,26 +51,48 @@ class RunFolder:
         """Make sure that the folder is free, or holds this very run to be resumed. Writes nothing.
 
         Raises:
-            RunError: it holds another run, or files of another kind.
+            RunError: it holds another run, or files of another kind, or cannot be written to.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"--output {self.path} is a file; give a folder")
+        check_writable(self.path)
         if self.config.exists():
             if not resume:
                 raise RunError(f"--output {self.path} holds a run already: go on with --resume, or give another folder")
             check_same_run(config, self.config)
-        elif self.path.exists() and any(self.path.iterdir()):
+        # A run that died while it wrote its first file leaves only that file's beginning.
+        elif self.path.exists() and any(not path.name.endswith(".partial") for path in self.path.iterdir()):
             raise RunError(f"--output {self.path} is not empty and holds no run; give another folder")
 
-    def begin(self, config: RunConfig, data: PreparedData) -> None:
-        """Write down what the run is, or check that it is the one that was written down."""
+    def check_text(self, data: PreparedData) -> None:
+        """Make sure that the run, if it has begun, began with this text.
+
+        Raises:
+            CorpusError: it began with another.
+        """
         if self.data.exists():
             check_unchanged(data, json.loads(self.data.read_text())["fingerprint"], self.path)
+
+    def begin(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: PreparedData | None = None) -> None:
+        """Write down what the run is, as far as that has not been done.
+
+        Args:
+            config: its settings.
+            tokenizer: its tokenizer.
+            data: what it trains on; a comparison has none of its own.
+
+        Raises:
+            RunError: the folder cannot be made.
+        """
+        if self.data.exists():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"--output {self.path} cannot be made ({error.strerror}); give another folder") from error
         write_yaml(config, self.config)
-        data.tokenizer.save_pretrained(self.tokenizer)
-        results.write_json(self.data, {"fingerprint": data.fingerprint})
+        if not self.tokenizer.exists():
+            checkpoints.write_whole(self.tokenizer, lambda folder: tokenizer.save_pretrained(folder))
+        if data is not None:
+            results.write_json(self.data, {"fingerprint": data.fingerprint})
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -77,7 +101,7 @@ class RunFolder:
 
 
 class Run:
-    """A run ready to train.
+    """A run ready to train, its folder begun.
 
     Args:
         config: its settings; empty `heads` trains without guidance.
@@ -97,13 +121,14 @@ class Run:
         self.config = config
         self.data = data
         self.folder = folder
-        # Trainer seeds as well, but only after the model has its initial weights.
         set_seed(config.seed)
-        self.model = random_model(config, len(data.tokenizer), **_token_ids(data.tokenizer))
+        self.model = random_model(config, vocabulary_size(data.tokenizer), **_token_ids(data.tokenizer))
         MaskedHead(self.model)
         self.guidance = guide_as_configured(self.model, config, data.tokenizer) if config.heads else None
         self.masking = Masking.for_tokenizer(data.tokenizer, config.masking_rate)
         self.arguments = training_arguments(config, folder)
+        # Trainer makes the folder of checkpoints; what the run is has to be there before.
+        folder.begin(config, data.tokenizer, data)
         self.trainer = MaskedLMTrainer(
             model=self.model,
             args=self.arguments,
@@ -111,6 +136,7 @@ class Run:
             data_collator=collate,
             processing_class=data.tokenizer,
             validate=lambda model: self.validate(),
+            scales_loss=self.guidance is not None,
             callbacks=[*([self.guidance.callback()] if self.guidance else []), *callbacks],
         )
         self.resumed_from: int | None = None
@@ -118,10 +144,11 @@ class Run:
     def validate(self) -> Quality:
         """Quality on the validation text; under guidance, `per_head` then tells of the same text."""
         batches = validation_batches(self.data.validation, self.masking, self.arguments.per_device_eval_batch_size)
+        precision = self.trainer.compute_loss_context_manager()
         if self.guidance is None:
-            return validate(self.model, batches)
+            return validate(self.model, batches, precision)
         with self.guidance.measure():
-            return validate(self.model, batches)
+            return validate(self.model, batches, precision)
 
     def train(self) -> bool:
         """Train, from the last good checkpoint if there is one.
@@ -130,7 +157,12 @@ class Run:
             Whether the run came to its end; False when it was asked to stop before.
         """
         checkpoint = checkpoints.last_good(self.folder.checkpoints)
-        self.resumed_from = checkpoints.step_of(checkpoint) if checkpoint else None
+        # Whatever else has drawn random numbers since this run was made.
+        set_seed(self.config.seed)
+        if checkpoint is not None:
+            self.resumed_from = checkpoints.step_of(checkpoint)
+            self.trainer.timer.load(checkpoint)
+            self.arguments.eval_on_start = False
         self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return bool(self.trainer.state.global_step >= self.config.max_steps)
 
@@ -147,9 +179,9 @@ class Run:
             self.data.tokenizer.save_pretrained(folder)
             (folder / "README.md").write_text(model_card(summary), encoding="utf-8")
 
-        final = self.folder.path / "model"
-        checkpoints.write_whole(final, write)
-        results.write_json(self.folder.results, summary)
+        with saving(f"the model in {self.folder.path}", self.folder.checkpoints):
+            checkpoints.write_whole(self.folder.path / "model", write)
+            results.write_json(self.folder.results, summary)
         return summary
 
     def summary(self) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
     @staticmethod
     def shown_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
         """The ids of the beginning of a text, as they are shown."""
-        return tokenizer(text, truncation=True, max_length=_LONGEST, return_tensors="pt")["input_ids"][0]
+        ids_T: Tensor = tokenizer(text, truncation=True, max_length=_LONGEST, return_tensors="pt")["input_ids"][0]
+        return ids_T
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take the first snapshot."""

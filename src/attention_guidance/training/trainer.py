@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.objectives.masked_lm import Quality
+from attention_guidance.objectives.masking import IGNORED
 from attention_guidance.training import checkpoints
 
 
 class SaveError(RuntimeError):
-    """A checkpoint could not be written; the last good one is still there."""
+    """A checkpoint or the model could not be written; the last good checkpoint is still there."""
+
+
+@contextmanager
+def saving(what: str, folder: Path) -> Iterator[None]:
+    """Turn what the libraries raise on a full disk into one error that names the last good checkpoint.
+
+    Args:
+        what: what is being saved, for the message.
+        folder: where the checkpoints are.
+
+    Raises:
+        SaveError: saving failed.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        kept = checkpoints.checkpoints(folder)
+        left = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
+        raise SaveError(f"could not save {what}: {error}; {left}") from error
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]
     """Measures the time spent in optimisation steps, without validation and saving.
 
     Attributes:
-        seconds: one entry a step of this process.
+        seconds: one entry a step of the run; the steps before a resume come back with its checkpoint.
     """
+
+    _FILE = "step_seconds.npy"
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -39,24 +63,52 @@ class StepTimer(TrainerCallback):  # type: ignore[misc]
         """Stop the clock."""
         self.seconds.append(time.perf_counter() - self._began)
 
+    def save(self, checkpoint: Path) -> None:
+        """Keep the times with a checkpoint."""
+        np.save(checkpoint / self._FILE, np.array(self.seconds, np.float32))
+
+    def load(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint's times."""
+        self.seconds = np.load(checkpoint / self._FILE).tolist()
+
 
 class MaskedLMTrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose validation is a function and whose checkpoints are whole or absent.
 
     Args:
         validate: gives the model's quality on the validation text.
+        scales_loss: whether the model's loss is its share of an accumulated batch already, as a guided model's is.
         **kwargs: everything else, as for `Trainer`.
     """
 
-    def __init__(self, *, validate: Callable[[nn.Module], Quality], **kwargs: Any) -> None:
+    control: TrainerControl
+
+    def __init__(self, *, validate: Callable[[nn.Module], Quality], scales_loss: bool, **kwargs: Any) -> None:
         super().__init__(eval_dataset=[], **kwargs)
         self._validate = validate
+        self._scales_loss = scales_loss
         self.remove_callback(PrinterCallback)
         self.timer = StepTimer()
         # First of the callbacks, so that what the others do between steps is not on the clock.
         self.callback_handler.callbacks.insert(0, self.timer)
         self._checkpoint_folder: Path | None = None
-        self._n_timed = 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """The loss as its share of the accumulated batch.
+
+        Trainer takes a model whose forward has `**kwargs` to see to this; RoBERTa's does not, and its gradients would
+        come out multiplied by the accumulation steps.
+        """
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if num_items_in_batch is not None and not self._scales_loss:
+            loss = loss * ((inputs["labels"] != IGNORED).sum() / num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Validate, and log loss, accuracy and the seconds trained so far under `eval_`."""
@@ -64,16 +116,12 @@ class MaskedLMTrainer(Trainer):  # type: ignore[misc]
         if done and done[-1]["step"] == self.state.global_step:
             # A resumed run begins where it validated before.
             return dict(done[-1])
-        with self.compute_loss_context_manager():
-            quality = self._validate(self.model)
-        before = done[-1]["eval_train_seconds"] if done else 0.0
-        timed = self.timer.seconds
+        quality = self._validate(self.model)
         metrics = {
             f"{metric_key_prefix}_loss": quality.loss,
             f"{metric_key_prefix}_accuracy": quality.accuracy,
-            f"{metric_key_prefix}_train_seconds": before + sum(timed[self._n_timed :]),
+            f"{metric_key_prefix}_train_seconds": sum(self.timer.seconds),
         }
-        self._n_timed = len(timed)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -88,13 +136,11 @@ class MaskedLMTrainer(Trainer):  # type: ignore[misc]
         def write(folder: Path) -> None:
             self._checkpoint_folder = folder.parent
             super(MaskedLMTrainer, self)._save_checkpoint(model, trial)
+            self.timer.save(folder)
 
         try:
-            checkpoints.write_whole(target, write)
-            checkpoints.keep_newest(target.parent, self.args.save_total_limit)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            kept = checkpoints.checkpoints(target.parent)
-            left = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
-            raise SaveError(f"could not save {target.name} in {target.parent}: {error}; {left}") from error
+            with saving(f"{target.name} in {target.parent}", target.parent):
+                checkpoints.write_whole(target, write)
+                checkpoints.keep_newest(target.parent, target, self.args.save_total_limit)
         finally:
             self._checkpoint_folder = None

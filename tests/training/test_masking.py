@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from attention_guidance.data.blocks import Blocks
+from attention_guidance.objectives.masked_head import MaskedHead
+from attention_guidance.objectives.masked_lm import MaskedDraws, collate, validate, validation_batches
+from attention_guidance.objectives.masking import IGNORED, Masking
+
+MASK, VOCABULARY = 4, 1000
+MASKING = Masking(0.15, MASK, frozenset(range(5)), VOCABULARY)
+
+
+def some_blocks(n: int = 7, length: int = 20, padding: int = 0) -> Blocks:
+    ids = np.random.default_rng(0).integers(5, VOCABULARY, (n, length)).astype(np.uint16)
+    lengths = np.full(n, length, np.int32)
+    ids[:, 0] = 0
+    if padding:
+        ids[1, -padding:] = 1
+        lengths[1] -= padding
+    ids[np.arange(n), lengths - 1] = 2
+    return Blocks(ids, lengths)
+
+
+@pytest.mark.parametrize(("length", "chosen"), [(512, 77), (128, 19), (20, 3), (63, 9), (4, 1)])
+def test_a_fixed_share_is_chosen_and_no_special_token(length, chosen):
+    ids_T = np.full(512, 1, np.uint16)
+    ids_T[:length] = np.random.default_rng(length).integers(5, VOCABULARY, length)
+    ids_T[0], ids_T[length - 1] = 0, 2
+    for seed in range(50):
+        inputs_T, labels_T = MASKING(ids_T, length, np.random.default_rng(seed))
+        assert (labels_T != IGNORED).sum() == chosen == max(1, round(0.15 * length))
+        assert (labels_T[[0, length - 1]] == IGNORED).all()
+        assert (labels_T[length:] == IGNORED).all()
+        assert (inputs_T[labels_T == IGNORED] == ids_T[labels_T == IGNORED]).all()
+        assert (labels_T[labels_T != IGNORED] == ids_T[labels_T != IGNORED]).all()
+
+
+def test_80_10_10():
+    ids_T = np.random.default_rng(0).integers(5, VOCABULARY, 40_000)
+    inputs_T, labels_T = MASKING(ids_T, len(ids_T), np.random.default_rng(1))
+    inputs, labels = inputs_T[labels_T != IGNORED], labels_T[labels_T != IGNORED]
+    n = len(labels)
+    masked, kept = inputs == MASK, inputs == labels
+    # Four standard deviations of a binomial count; a random token is the true one once in 995 draws.
+    for count, share in ((masked.sum(), 0.8), (kept.sum(), 0.1 + 0.1 / 995), ((~masked & ~kept).sum(), 0.1)):
+        assert abs(count - share * n) < 4 * (n * share * (1 - share)) ** 0.5
+    drawn = inputs[~masked & ~kept]
+    assert drawn.min() >= 5
+    assert drawn.max() < VOCABULARY
+    assert len(np.unique(drawn)) > 300
+
+
+def test_more_to_choose_than_there_is():
+    inputs_T, labels_T = MASKING(np.array([0, 2]), 2, np.random.default_rng(0))
+    assert inputs_T.tolist() == [0, 2]
+    assert labels_T.tolist() == [IGNORED, IGNORED]
+
+
+def test_a_draw_depends_on_seed_and_number_alone():
+    in_order = MaskedDraws(some_blocks(), MASKING, 21, seed=3)
+    backwards = MaskedDraws(some_blocks(), MASKING, 1000, seed=3)
+    other_seed = MaskedDraws(some_blocks(), MASKING, 21, seed=4)
+    drawn = [in_order[n] for n in range(21)]
+    for n in reversed(range(21)):
+        again = backwards[n]
+        assert all(torch.equal(again[name], drawn[n][name]) for name in ("input_ids", "labels"))
+    assert any(not torch.equal(other_seed[n]["labels"], drawn[n]["labels"]) for n in range(21))
+
+
+def test_each_epoch_draws_every_block_once_in_an_order_of_its_own():
+    blocks = some_blocks(11)
+    draws = MaskedDraws(blocks, MASKING, 33, seed=1)
+
+    def block_of(draw: int) -> int:
+        example = draws[draw]
+        true_T = torch.where(example["labels"] == IGNORED, example["input_ids"], example["labels"])
+        return blocks.ids.tolist().index(true_T.tolist())
+
+    epochs = [[block_of(11 * epoch + place) for place in range(11)] for epoch in range(3)]
+    assert all(sorted(order) == list(range(11)) for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 3
+
+
+def test_the_same_block_is_masked_anew_in_each_epoch():
+    draws = MaskedDraws(some_blocks(1), MASKING, 20, seed=1)
+    assert len({tuple(draws[n]["labels"].tolist()) for n in range(20)}) > 15
+
+
+def test_collate():
+    full, padded = some_blocks(), some_blocks(padding=6)
+    batch = collate([MaskedDraws(full, MASKING, 7, 0)[n] for n in range(7)])
+    assert set(batch) == {"input_ids", "labels"}
+    assert batch["input_ids"].shape == (7, 20)
+    (batch,) = validation_batches(padded, MASKING, 8)
+    assert batch["attention_mask"].sum(1).tolist() == [20, 14, 20, 20, 20, 20, 20]
+    assert (batch["labels"][1, 14:] == IGNORED).all()
+
+
+def test_validation_is_masked_alike_every_time_and_at_every_batch_size(make_model):
+    blocks, model = some_blocks(), make_model(vocab_size=VOCABULARY)
+    assert model.training
+    one, again, other = (validate(model, validation_batches(blocks, MASKING, size)) for size in (7, 7, 3))
+    assert one == again
+    assert one.n_labels == other.n_labels == 7 * 3
+    assert other.loss == pytest.approx(one.loss, rel=1e-5)
+    assert model.training
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_masked_head_gives_the_loss_and_gradients_of_the_full_one(make_model, family, batch, padded):
+    inputs = batch if padded else {name: batch[name][:1] for name in ("input_ids", "labels")}
+    full = make_model(family).double()
+    masked = copy.deepcopy(full)
+    head = MaskedHead(masked)
+    expected, got = full(**inputs), masked(**inputs)
+    labels_BT = inputs["labels"] != IGNORED
+    torch.testing.assert_close(got.loss, expected.loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(got.logits, expected.logits[labels_BT], rtol=1e-12, atol=1e-12)
+    expected.loss.backward()
+    got.loss.backward()
+    for (name, theirs), ours in zip(full.named_parameters(), masked.parameters(), strict=True):
+        assert (theirs.grad is None) == (ours.grad is None), name
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-14, msg=name)
+    without_labels = {name: value for name, value in inputs.items() if name != "labels"}
+    assert masked(**without_labels).logits.shape == expected.logits.shape
+    head.remove()
+    assert torch.equal(masked(**inputs).logits, full(**inputs).logits)
+
+
+def test_remove_right_after_a_pass_with_labels(make_model, batch):
+    model = make_model()
+    hooks = (len(model._forward_pre_hooks), len(model.lm_head._forward_pre_hooks))
+    head = MaskedHead(model)
+    assert model(**batch).logits.dim() == 2
+    head.remove()
+    assert (len(model._forward_pre_hooks), len(model.lm_head._forward_pre_hooks)) == hooks
+    assert model(**batch).logits.dim() == 3

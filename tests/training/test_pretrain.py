@@ -1,0 +1,50 @@
+"""What a pre-training run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+# An import of this package raises ImportError, as if it were not installed.
+PLAIN = """
+import sys
+sys.modules["attention_guidance"] = None
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+model = AutoModelForMaskedLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+text = "abc<mask> def"
+filled = pipeline("fill-mask", model=model, tokenizer=tokenizer)(text)
+assert len(filled) == 5, filled
+assert tokenizer.decode(tokenizer("A b\\u00e9c.\\n x")["input_ids"], skip_special_tokens=True) == "A b\\u00e9c.\\n x"
+print(model.config._attn_implementation, type(model).__name__)
+"""
+
+
+def test_the_model_loads_without_this_package(whole_run: Path):
+    process = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(whole_run / "model")], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == ["sdpa", "RobertaForMaskedLM"]
+
+
+def test_checkpoints_load_as_models_too(whole_run: Path):
+    from transformers import AutoModelForMaskedLM
+
+    newest = max((whole_run / "checkpoints").glob("checkpoint-*"))
+    assert AutoModelForMaskedLM.from_pretrained(newest).config.num_hidden_layers == 1
+
+
+def test_the_run_is_written_down(whole_run: Path, arguments: list[str]):
+    config = yaml.safe_load((whole_run / "run.yaml").read_text())
+    assert config["corpus"] == [arguments[0]]
+    assert config["max_steps"] == 60
+    assert "<mask>" in (whole_run / "tokenizer" / "tokenizer.json").read_text()
+    results = json.loads((whole_run / "results.json").read_text())
+    card = (whole_run / "model" / "README.md").read_text()
+    assert f"{results['final_loss']:.3f} nats" in card
+    assert "`next:1`" in card
