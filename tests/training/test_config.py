@@ -9,8 +9,8 @@ import yaml
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.config import RunConfig, check_same_run, make_config, write_yaml
+from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.presets import PRESETS, get_preset
-from attention_guidance.training.run import RunFolder
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import torch
 
 from attention_guidance.cli import _parser
 from attention_guidance.training.config import RunConfig, make_config
+from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.in_turn import GiveTurn, train_in_turn
 from attention_guidance.training.prepare import PreparedData, prepare_data
-from attention_guidance.training.run import Run, RunFolder
+from attention_guidance.training.run import Run
 
 
 @pytest.fixture

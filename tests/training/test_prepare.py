@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from attention_guidance.training.config import RunConfig, make_config
+from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.prepare import prepare_data
-from attention_guidance.training.run import Run, RunFolder
+from attention_guidance.training.run import Run
 
 
 @pytest.fixture

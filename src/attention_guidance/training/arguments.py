@@ -15,7 +15,7 @@ from attention_guidance.errors import ConfigError
 from attention_guidance.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from attention_guidance.training.run import RunFolder
+    from attention_guidance.training.folder import RunFolder
 
 # What the run itself relies on; each has a setting of the run's own, or must stay as it is.
 _RESERVED = {

@@ -18,7 +18,7 @@ from attention_guidance.training.config import RunConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from attention_guidance.training.run import RunFolder
+    from attention_guidance.training.folder import RunFolder
 
 
 def check_settings(config: RunConfig, folder: RunFolder) -> None:

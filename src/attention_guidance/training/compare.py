@@ -17,12 +17,13 @@ from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.report.compare_page import write_compare_page
 from attention_guidance.training.checks import check_heads, check_settings, guided_heads
 from attention_guidance.training.config import RunConfig
+from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.in_turn import GiveTurn, train_in_turn
 from attention_guidance.training.peak_memory import peak_memory
 from attention_guidance.training.prepare import PreparedData, prepare_data
 from attention_guidance.training.pretrain import Stopped, figure
 from attention_guidance.training.progress import ProgressCallback, progress_bars
-from attention_guidance.training.run import Run, RunFolder
+from attention_guidance.training.run import Run
 from attention_guidance.training.signals import StopOnRequest, StopRequest
 from attention_guidance.training.snapshots import AttentionSnapshots, chosen_heads
 

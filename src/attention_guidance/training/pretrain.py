@@ -13,9 +13,10 @@ from rich.table import Table
 from attention_guidance.errors import RunError
 from attention_guidance.training.checks import check_heads, check_settings
 from attention_guidance.training.config import RunConfig
+from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.prepare import prepare_data
 from attention_guidance.training.progress import ProgressCallback, progress_bars
-from attention_guidance.training.run import Run, RunFolder
+from attention_guidance.training.run import Run
 from attention_guidance.training.signals import StopOnRequest, StopRequest
 
 

@@ -1,103 +1,28 @@
-"""One pre-training run: its folder, its model, its training, what it leaves behind."""
+"""One pre-training run: its training and what it leaves behind."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, RobertaConfig, RobertaForMaskedLM, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from attention_guidance import results
-from attention_guidance.attach import Guidance, guide
 from attention_guidance.data.tokenizers import vocabulary_size
-from attention_guidance.errors import RunError
 from attention_guidance.objectives.masked_head import MaskedHead
 from attention_guidance.objectives.masked_lm import MaskedDraws, Quality, collate, validate, validation_batches
 from attention_guidance.objectives.masking import Masking
-from attention_guidance.schedules import Schedule
 from attention_guidance.training import checkpoints
 from attention_guidance.training.arguments import training_arguments
-from attention_guidance.training.checks import check_writable
-from attention_guidance.training.config import CONFIG_FILE, RunConfig, check_same_run, write_yaml
+from attention_guidance.training.config import RunConfig
+from attention_guidance.training.folder import RunFolder
+from attention_guidance.training.model import guide_as_configured, model_facts, random_model, special_ids
 from attention_guidance.training.model_card import model_card
-from attention_guidance.training.prepare import PreparedData, check_unchanged
+from attention_guidance.training.prepare import PreparedData
 from attention_guidance.training.trainer import MaskedLMTrainer, saving
-
-RESULTS_FILE = "results.json"
-_DATA_FILE = "data.json"
-
-
-class RunFolder:
-    """The folder of a run and the parts in it.
-
-    Args:
-        path: the folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.config = path / CONFIG_FILE
-        self.tokenizer = path / "tokenizer"
-        self.data = path / _DATA_FILE
-        self.checkpoints = path / "checkpoints"
-        self.logs = path / "logs"
-        self.results = path / RESULTS_FILE
-
-    def claim(self, config: RunConfig, resume: bool) -> None:
-        """Make sure that the folder is free, or holds this very run to be resumed. Writes nothing.
-
-        Raises:
-            RunError: it holds another run, or files of another kind, or cannot be written to.
-        """
-        check_writable(self.path)
-        if self.config.exists():
-            if not resume:
-                raise RunError(f"--output {self.path} holds a run already: go on with --resume, or give another folder")
-            check_same_run(config, self.config)
-        # A run that died while it wrote its first file leaves only that file's beginning.
-        elif self.path.exists() and any(not path.name.endswith(".partial") for path in self.path.iterdir()):
-            raise RunError(f"--output {self.path} is not empty and holds no run; give another folder")
-
-    def check_text(self, data: PreparedData) -> None:
-        """Make sure that the run, if it has begun, began with this text.
-
-        Raises:
-            CorpusError: it began with another.
-        """
-        if self.data.exists():
-            check_unchanged(data, json.loads(self.data.read_text())["fingerprint"], self.path)
-
-    def begin(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: PreparedData | None = None) -> None:
-        """Write down what the run is, as far as that has not been done.
-
-        Args:
-            config: its settings.
-            tokenizer: its tokenizer.
-            data: what it trains on; a comparison has none of its own.
-
-        Raises:
-            RunError: the folder cannot be made.
-        """
-        if self.data.exists():
-            return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"--output {self.path} cannot be made ({error.strerror}); give another folder") from error
-        write_yaml(config, self.config)
-        if not self.tokenizer.exists():
-            checkpoints.write_whole(self.tokenizer, lambda folder: tokenizer.save_pretrained(folder))
-        if data is not None:
-            results.write_json(self.data, {"fingerprint": data.fingerprint})
-
-    @property
-    def finished(self) -> dict[str, Any] | None:
-        """The results, if the run has ended."""
-        return json.loads(self.results.read_text()) if self.results.exists() else None
 
 
 class Run:
@@ -122,7 +47,7 @@ class Run:
         self.data = data
         self.folder = folder
         set_seed(config.seed)
-        self.model = random_model(config, vocabulary_size(data.tokenizer), **_token_ids(data.tokenizer))
+        self.model = random_model(config, vocabulary_size(data.tokenizer), **special_ids(data.tokenizer))
         MaskedHead(self.model)
         self.guidance = guide_as_configured(self.model, config, data.tokenizer) if config.heads else None
         self.masking = Masking.for_tokenizer(data.tokenizer, config.masking_rate)
@@ -224,67 +149,3 @@ class Run:
             for entry in self.trainer.state.log_history
             if "eval_loss" in entry
         ]
-
-
-def random_model(config: RunConfig, vocabulary: int, **tokens: int) -> RobertaForMaskedLM:
-    """A RoBERTa of the configured size with random weights (seed them first).
-
-    Args:
-        config: the run.
-        vocabulary: tokens of its tokenizer.
-        **tokens: ids of the tokenizer's special tokens, as in `RobertaConfig`.
-    """
-    tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} | tokens
-    return RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=vocabulary,
-            hidden_size=config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.attention_heads,
-            intermediate_size=config.feed_forward,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            # RoBERTa numbers positions from the padding id + 1 on.
-            max_position_embeddings=config.block_size + tokens["pad_token_id"] + 1,
-            type_vocab_size=1,
-            **tokens,
-        )
-    )
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The special ids a model's config tells; BERT's tokenizers have cls and sep where RoBERTa's have bos and eos."""
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id if start is None else start,
-        "eos_token_id": tokenizer.sep_token_id if end is None else end,
-    }
-
-
-def guide_as_configured(
-    model: RobertaForMaskedLM, config: RunConfig, tokenizer: PreTrainedTokenizerBase | None
-) -> Guidance:
-    """Attach the guidance that a configuration describes."""
-    return guide(
-        model,
-        config.heads,
-        config.weight,
-        loss=config.loss,
-        normalization=config.normalization,
-        schedule=Schedule(config.schedule, config.hold, config.end),
-        total_steps=config.max_steps,
-        tokenizer=tokenizer,
-        token_classes=config.token_classes,
-    )
-
-
-def model_facts(model: RobertaForMaskedLM) -> dict[str, int]:
-    """The size of a model, for results and reports."""
-    return {
-        "layers": model.config.num_hidden_layers,
-        "hidden": model.config.hidden_size,
-        "heads": model.config.num_attention_heads,
-        "parameters": model.num_parameters(),
-        "vocabulary": model.config.vocab_size,
-    }
