@@ -23,7 +23,7 @@ from attention_guidance.schedules import Schedule
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from attention_guidance.training.callback import GuidanceCallback
+    from attention_guidance.callback import GuidanceCallback
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Guidance:
 
     def callback(self) -> GuidanceCallback:
         """A callback for transformers' Trainer: tells the schedule of the steps and adds guidance to the logs."""
-        from attention_guidance.training.callback import GuidanceCallback
+        from attention_guidance.callback import GuidanceCallback
 
         return GuidanceCallback(self)
 
