@@ -309,3 +309,57 @@ def test_measuring_leaves_the_evaluation_loss_alone(make_model, batch):
     assert handle.per_head() == twice, "a pass in evaluation mode outside of measure() does not count"
     model.train()(**other)
     assert handle.per_head() != twice, "a training pass does"
+
+
+def test_masks_with_four_dimensions(make_model, batch):
+    """A mask over pairs says the same as the padding mask: loss, and which queries count."""
+    model = make_model()
+    handle = guide(model, HEADS, weight=1.0)
+    positions = torch.cumsum(batch["attention_mask"], 1) * batch["attention_mask"] + 1
+    by_token = model(**batch, position_ids=positions).loss.item()
+    errors = handle.per_head()
+    pairs = batch["attention_mask"].bool()[:, None, None, :].expand(-1, 1, 12, 12)
+    by_pair = model(**(batch | {"attention_mask": pairs}), position_ids=positions).loss.item()
+    assert by_pair == pytest.approx(by_token, rel=1e-6)
+    assert [h.error for h in handle.per_head()] == pytest.approx([h.error for h in errors], rel=1e-6)
+
+
+def test_positions_that_are_not_those_of_the_inputs():
+    """Audio: the attention mask counts samples, attention counts frames, and the padded ones do not count."""
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    config = Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(8, 8),
+        conv_stride=(5, 4), conv_kernel=(5, 4), num_feat_extract_layers=2, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, mask_time_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Wav2Vec2Model(config).eval()
+    samples = torch.randn(2, 400)
+    mask = torch.ones(2, 400, dtype=torch.long)
+    mask[1, 200:] = 0
+    handle = guide(model, "next:1")
+    with handle.measure(), torch.no_grad():
+        model(samples, attention_mask=mask)
+    measured = [head.error for head in handle.per_head()]
+    handle.remove()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = model(samples, attention_mask=mask, output_attentions=True).attentions
+    lengths = (20, 10)
+    for layer, error in enumerate(measured):
+        rows = []
+        for sequence, length in enumerate(lengths):
+            for i in range(length - 1):
+                row = maps[layer][sequence, 0, i]
+                rows.append((row.square().sum() - 2 * row[i + 1] + 1).item())
+        assert error == pytest.approx(sum(rows) / len(rows), rel=1e-5)
+
+
+def test_biased_scores_are_refused():
+    from transformers import T5Config, T5EncoderModel
+
+    model = T5EncoderModel(T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
+    guide(model, "next:1")
+    with pytest.raises(AttachError, match="position_bias"):
+        model(input_ids=torch.tensor([[5, 6, 7]]))

@@ -46,6 +46,12 @@ def _guided(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         )
         observer: Observer | None = module.__dict__.get(OBSERVER)
         if observer is not None:
+            for name in ("position_bias", "softcap"):
+                if kwargs.get(name) is not None:
+                    raise AttachError(
+                        f"{type(module).__name__} adds a {name} to its attention scores, which guidance does not know "
+                        "of yet; models without one can be guided"
+                    )
             observer.observe(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
         return result
 

@@ -33,13 +33,15 @@ class ForwardPass:
     """One forward pass of a guided model, from its pre-hook to its forward hook.
 
     Attributes:
-        sequences: the batch, where the model was given ids or a mask; else found at the first attention call.
+        input_ids_BT: the token ids that the model was given, or None.
+        mask_BT: its attention mask, 1 for tokens and 0 for padding, or None.
         with_gradient: whether the pass was begun with gradients on.
         weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
         layers: what the guided layers have added so far.
     """
 
-    sequences: Sequences | None
+    input_ids_BT: Tensor | None
+    mask_BT: Tensor | None
     with_gradient: bool
     weighted: bool
     layers: dict[int, LayerLoss] = field(default_factory=dict)
@@ -47,13 +49,30 @@ class ForwardPass:
     @classmethod
     def of_inputs(cls, inputs: Mapping[str, Any], weighted: bool) -> ForwardPass:
         """Begin a pass from the arguments of the model's forward, by name."""
-        ids_BT, mask_BT = inputs.get("input_ids"), inputs.get("attention_mask")
-        sequences = None
-        if mask_BT is not None and mask_BT.dim() == 2:
-            sequences = Sequences(mask_BT.bool(), ids_BT)
-        elif ids_BT is not None:
-            sequences = Sequences(torch.ones_like(ids_BT, dtype=torch.bool), ids_BT)
-        return cls(sequences, torch.is_grad_enabled(), weighted)
+        return cls(inputs.get("input_ids"), inputs.get("attention_mask"), torch.is_grad_enabled(), weighted)
+
+    def sequences(self, size: tuple[int, int], mask: Tensor | None, device: torch.device) -> Sequences:
+        """The batch as patterns see it, in the positions of an attention call.
+
+        A model may count its positions otherwise than its inputs (audio samples and frames, pixels and patches): inputs
+        of another shape are left aside, and what is padding is read off the attention's own mask, as the keys that no
+        query may attend to.
+
+        Args:
+            size: batch, positions.
+            mask: the mask of the attention call, bool or additive, or None.
+            device: where the attention runs.
+        """
+        ids_BT = self.input_ids_BT if _has_shape(self.input_ids_BT, size) else None
+        if _has_shape(self.mask_BT, size):
+            return Sequences(self.mask_BT.bool(), ids_BT)  # type: ignore[union-attr]
+        if mask is not None:
+            return Sequences(_visible(mask).any(-2).expand(size), ids_BT)
+        return Sequences(torch.ones(size, dtype=torch.bool, device=device), ids_BT)
+
+
+def _has_shape(tensor: Tensor | None, shape: tuple[int, int]) -> bool:
+    return tensor is not None and tuple(tensor.shape) == shape
 
 
 class GuidedLayer:
@@ -109,7 +128,7 @@ class GuidedLayer:
     ) -> LayerLoss:
         n_batch, n_heads, n_queries, _ = query_BHQD.shape
         n_keys = key_BHKD.shape[2]
-        sequences = current.sequences or _all_valid(query_BHQD)
+        sequences = current.sequences((n_batch, n_queries), mask, query_BHQD.device)
         queries_BQ = sequences.valid_BT
         allowed_BQK = _allowed(mask, sequences).expand(n_batch, n_queries, n_keys)
         losses, means = [], []
@@ -130,16 +149,13 @@ class GuidedLayer:
         return LayerLoss(torch.stack(losses).sum(), torch.cat(means))
 
 
-def _all_valid(query_BHQD: Tensor) -> Sequences:
-    """A batch of which only the shape is known: every position is a token."""
-    n_batch, _, n_positions, _ = query_BHQD.shape
-    return Sequences(torch.ones(n_batch, n_positions, dtype=torch.bool, device=query_BHQD.device))
-
-
 def _allowed(mask: Tensor | None, sequences: Sequences) -> Tensor:
     """Which keys each query may attend to, bool [B, Q or 1, K], from the mask that the attention function was given."""
-    if mask is None:
-        return sequences.valid_BT[:, None, :]
+    return sequences.valid_BT[:, None, :] if mask is None else _visible(mask)
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """A mask [B or 1, 1, Q or 1, K], bool or additive, as bool [B or 1, Q or 1, K]."""
     if mask.shape[1] != 1:
         raise AttachError(f"cannot guide attention whose mask differs by head (mask of shape {tuple(mask.shape)})")
     # An additive mask hides a key with the dtype's most negative number, or minus infinity.
