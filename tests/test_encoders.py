@@ -1,0 +1,71 @@
+"""Every encoder: guidance and all its gradients equal those of the model's own eager attention maps."""
+
+import encoders
+import pytest
+import torch
+
+from attention_guidance import guide
+from attention_guidance.errors import AttachError
+
+HEADS = "next:1 previous:1 first:1"
+
+
+def from_eager_maps(model, inputs):
+    """The sum over layers and heads of the mean over rows, from the maps that the model gives out."""
+    model.set_attn_implementation("eager")
+    maps = model(**inputs, output_attentions=True).attentions
+    total = 0
+    for map_BHQK in maps:
+        n_batch, _, length, _ = map_BHQK.shape
+        mask = inputs.get("attention_mask")
+        valid = torch.ones(n_batch, length, dtype=torch.bool) if mask is None else mask.bool()
+        allowed = (map_BHQK > 0).any(1)  # softmax gives exact zeros where the mask hides, as outside of a window
+        for head, target in enumerate((1, -1, "first")):
+            rows = []
+            for b in range(n_batch):
+                for i in valid[b].nonzero().flatten().tolist():
+                    key = 0 if target == "first" else i + target
+                    if 0 <= key < length and valid[b, key] and allowed[b, i, key]:
+                        row = map_BHQK[b, head, i]
+                        rows.append(row.square().sum() - 2 * row[key] + 1)
+            total = total + torch.stack(rows).mean()
+    return total
+
+
+@pytest.mark.parametrize("name", encoders.GUIDABLE)
+def test_loss_and_gradients_are_those_of_the_eager_maps(name):
+    guided, inputs = encoders.make(name)
+    handle = guide(guided, HEADS, weight=1.0)
+    guided(**inputs)
+    loss = handle.loss()
+    loss.backward()
+    plain, _ = encoders.make(name)
+    expected = from_eager_maps(plain, inputs)
+    expected.backward()
+    # Some families' eager attention takes its softmax in float32, whatever the model's precision.
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    largest = 0.0
+    for (key, ours), theirs in zip(guided.named_parameters(), plain.parameters(), strict=True):
+        if theirs.grad is None:
+            assert ours.grad is None or not ours.grad.any(), key
+            continue
+        # A key's bias shifts all scores of a row alike: its gradient is zero but for the rounding of their float32.
+        rounding = 1e-7
+        assert (ours.grad - theirs.grad).norm() <= 1e-5 * theirs.grad.norm() + rounding, key
+        largest = max(largest, theirs.grad.abs().max().item())
+    assert largest > 1e-4, "guidance must reach the parameters"
+
+
+@pytest.mark.parametrize("name", encoders.GUIDABLE)
+def test_output_is_untouched(name):
+    guided, inputs = encoders.make(name)
+    plain, _ = encoders.make(name)
+    guide(guided, HEADS)
+    assert torch.equal(guided(**inputs)[0], plain(**inputs)[0])
+
+
+@pytest.mark.parametrize("name", encoders.OUTSIDE)
+def test_encoders_outside_the_interface_say_so(name):
+    model, _ = encoders.make(name)
+    with pytest.raises(AttachError, match=f"{name}Model does not take its attention through"):
+        guide(model, HEADS)
