@@ -219,7 +219,7 @@ def test_as_a_process(corpus, tmp_path):
         [*COMMAND, "pretrain", "no.txt", "-o", "run", "-q"], capture_output=True, text=True, cwd=tmp_path, timeout=120
     )
     assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr == "error: no.txt: cannot be read (No such file or directory); " + (
+    assert process.stderr == f"error: {tmp_path / 'no.txt'}: cannot be read (No such file or directory); " + (
         "give a readable file or folder of text\n"
     )
     reading, writing = os.pipe()

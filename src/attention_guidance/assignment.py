@@ -11,9 +11,11 @@ The language, for every layer or for some::
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from attention_guidance.errors import PatternError
 from attention_guidance.patterns import Pattern
@@ -79,6 +81,8 @@ def _clauses(heads: Heads) -> list[tuple[str | None, LayerHeads]]:
             match = _LAYER_PREFIX.match(clause)
             clauses.append((match[1], match[2]) if match else (None, clause))
         return clauses
+    if not isinstance(heads, Mapping) or not all(isinstance(key, int | str | Pattern) for key in heads):
+        raise PatternError(f"heads={heads!r} must be text such as 'next:1 first:2', or a mapping of patterns or layers")
     by_layer = [isinstance(key, int) or (isinstance(key, str) and bool(_LAYERS.fullmatch(key))) for key in heads]
     if any(by_layer) and not all(by_layer):
         raise PatternError(f"heads={heads!r} mixes layers and patterns as keys; use one kind")
@@ -90,8 +94,25 @@ def _clauses(heads: Heads) -> list[tuple[str | None, LayerHeads]]:
 def _requests(layer_heads: LayerHeads) -> Iterable[tuple[str | Pattern, Amount]]:
     """The patterns of a clause with their counts, shares or indices."""
     if isinstance(layer_heads, Mapping):
+        for pattern, amount in layer_heads.items():
+            _check_amount(pattern, amount)
         return layer_heads.items()
+    if not isinstance(layer_heads, str):
+        raise PatternError(f"cannot read {layer_heads!r} in heads; expected text such as 'next:1' or a mapping")
     return [_parse_item(item) for item in layer_heads.split()]
+
+
+def _check_amount(pattern: str | Pattern, amount: object) -> None:
+    """A count, a share, or a list of heads; numbers of numpy are numbers too."""
+    if not isinstance(pattern, str | Pattern):
+        raise PatternError(f"{pattern!r} in heads must be a pattern or its name")
+    listed = isinstance(amount, Sequence) and not isinstance(amount, str)
+    numbers = amount if listed else [amount]
+    kind = Integral if listed else Real
+    if not all(isinstance(number, kind) and not isinstance(number, bool) for number in numbers):  # type: ignore[attr-defined]
+        raise PatternError(
+            f"{str(pattern)!r}: {amount!r} in heads must be a count (2), a share (0.25) or a list of heads ([2, 3])"
+        )
 
 
 def _parse_item(item: str) -> tuple[str, Amount]:
@@ -161,13 +182,13 @@ def _fill_layer(requests: list[tuple[Pattern, Amount]], layer: int, n_heads: int
 
 
 def _count(pattern: Pattern, amount: int | float, layer: int, n_heads: int) -> int:
-    if isinstance(amount, int):
-        if amount < 0:
+    if isinstance(amount, Integral):
+        if int(amount) < 0:
             raise PatternError(f"{amount} heads for pattern {pattern.name!r}: the count must be 0 or more")
-        return amount
-    if not 0 <= amount <= 1:
+        return int(amount)
+    if not 0 <= float(amount) <= 1:
         raise PatternError(f"share {amount} for pattern {pattern.name!r} must lie between 0 and 1")
-    count = round(amount * n_heads)
+    count = math.floor(float(amount) * n_heads + 0.5)
     if amount and not count:
         raise PatternError(
             f"share {amount} for pattern {pattern.name!r} in layer {layer} is less than half of one head: the model "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from attention_guidance import attention
 from attention_guidance.assignment import GuidedHead, Heads, assign_heads
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.forward_pass import ForwardPass, GuidedLayer
-from attention_guidance.loss.aggregate import check_normalization
+from attention_guidance.loss.aggregate import check_normalization, mean
 from attention_guidance.loss.reference import check_objective
 from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
 from attention_guidance.schedules import Schedule
@@ -80,7 +81,7 @@ def guide(
     """
     check_objective(loss)
     check_normalization(normalization, loss)
-    if not weight >= 0 or weight == float("inf"):
+    if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         raise ConfigError(f"weight={weight!r} must be 0 or a positive number")
     modules = _guidable_modules(model)
     n_heads = model.config.get_text_config().num_attention_heads
@@ -92,6 +93,8 @@ def guide(
         for number in sorted({head.layer for head in guided})
     }
     schedule = Schedule(schedule) if isinstance(schedule, str) else schedule
+    if not isinstance(schedule, Schedule):
+        raise ConfigError(f"schedule={schedule!r} must be a Schedule or the name of its shape")
     guidance = Guidance(model, weight, schedule, total_steps)
     guidance._attach({modules[number]: layer for number, layer in layers.items()})
     return guidance
@@ -147,8 +150,17 @@ class Guidance:
         self._base = "sdpa"
         self._measuring = False
         self._last: ForwardPass | None = None
-        self._n_passes_measured = 0
-        self._measured: Tensor | None = None
+        self._pending: weakref.ref[Tensor] | None = None
+        self._measured: tuple[Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is left of the last pass, so that a guided model can be copied and pickled."""
+        return self.__dict__ | {"_last": None, "_pending": None, "_measured": None, "_measuring": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        attention.register()
+        _ATTACHED.add(self)
 
     # Attaching and removing
 
@@ -164,48 +176,58 @@ class Guidance:
         self.model.set_attn_implementation(attention.GUIDED_NAMES[self._base])
         for module, layer in layers.items():
             setattr(module, attention.OBSERVER, layer)
-        signature = inspect.signature(self.model.forward)
         self._self_normalizing = attention.calls(self.model, "loss_function")
+        # Bound methods, so that a copy of the model gets a copy of its guidance.
         self._hooks = [
-            self.model.register_forward_pre_hook(
-                lambda _, args, kwargs: self._begin(signature.bind_partial(*args, **kwargs).arguments),
-                with_kwargs=True,
-            ),
-            self.model.register_forward_hook(
-                lambda _, args, kwargs, output: self._end(signature.bind_partial(*args, **kwargs).arguments, output),
-                with_kwargs=True,
-            ),
+            self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.model.register_forward_hook(self._end, with_kwargs=True, always_call=True),
         ]
+        _ATTACHED.add(self)
 
     def remove(self) -> None:
         """Give the model back as it was: its attention implementation, its hooks, its modules. Idempotent.
 
         What was measured can still be read from the handle.
         """
+        if not self._hooks:
+            return
         for hook in self._hooks:
             hook.remove()
-        if self._hooks:
-            self.model.set_attn_implementation(self._base)
         for module in self._layers:
             module.__dict__.pop(attention.OBSERVER, None)
         self._hooks = []
+        _ATTACHED.discard(self)
+        # Models can share a config; the attention's name goes back with the last of the guided ones.
+        if not any(other.model.config is self.model.config for other in _ATTACHED):
+            self.model.set_attn_implementation(self._base)
 
     # One forward pass
 
-    def _begin(self, inputs: Mapping[str, Any]) -> None:
-        if getattr(self.model, "_is_replica", False):
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if getattr(model, "_is_replica", False):
             raise AttachError("nn.DataParallel cannot be guided; use DistributedDataParallel (torchrun)")
-        active = self.model.training or self._measuring
-        weighted = self.model.training and self.current_weight > 0
-        current = ForwardPass.of_inputs(inputs, weighted) if active else None
+        active = model.training or self._measuring
         for layer in self._layers.values():
-            layer.current, layer.recording = current, active
+            layer.recording = active
+        if not active:
+            return
+        if model.training and self._pending is not None and self._pending() is not None:
+            raise AttachError(
+                "under gradient checkpointing, guidance needs each training pass's backward() before the next forward "
+                "pass: recomputation would take the targets of the later one"
+            )
+        weighted = model.training and self.current_weight > 0
+        current = ForwardPass.of_inputs(_named_inputs(model, args, kwargs), weighted)
+        for layer in self._layers.values():
+            layer.current = current
 
-    def _end(self, inputs: Mapping[str, Any], output: Any) -> Any:
-        current = next(iter(self._layers.values())).current
+    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        first = next(iter(self._layers.values()))
+        recorded, current = first.recording, first.current
         for layer in self._layers.values():
             layer.recording = False
-        if current is None:
+        # No output: the forward pass has raised.
+        if not recorded or current is None or output is None:
             return output
         missing = [layer.layer for layer in self._layers.values() if layer.layer not in current.layers]
         if missing:
@@ -218,26 +240,35 @@ class Guidance:
         if not self._measuring:
             self._measured = None
         else:
-            self._measured = self._head_means() + (0 if self._measured is None else self._measured)
-            self._n_passes_measured += 1
-        return self._with_guidance(inputs, output) if self.model.training else output
+            sums, counts = self._sums_and_counts()
+            before = self._measured or (torch.zeros_like(sums), torch.zeros_like(counts))
+            self._measured = before[0] + sums, before[1] + counts
+        return self._with_guidance(_named_inputs(model, args, kwargs), output) if model.training else output
 
     def _with_guidance(self, inputs: Mapping[str, Any], output: Any) -> Any:
         """The model's output with guidance added to its loss, if it has one."""
-        has_loss = inputs.get("labels") is not None
-        if not has_loss or output is None:
+        objective = _loss_of(output)
+        if objective is None:
             return output
         share = _share_of_batch(inputs)
-        objective = output[0]
         if share is not None and not self._self_normalizing:
             objective = objective * share
         total = objective
         if self.current_weight:
             total = objective + (1 if share is None else share) * self.loss()
+        if total.requires_grad and _is_checkpointing(self.model):
+            self._pending = weakref.ref(total)
+            total.register_hook(self._settle)  # type: ignore[no-untyped-call]
+        if isinstance(output, Tensor):
+            return total
         if isinstance(output, tuple):
             return (total, *output[1:])
-        output.loss = total
+        output["loss"] = total
         return output
+
+    def _settle(self, gradient: Tensor) -> None:
+        """The backward pass of the last training pass has begun."""
+        self._pending = None
 
     def loss(self) -> Tensor:
         """Weight x guidance of the last forward pass in training mode: what `model(**batch).loss` already holds.
@@ -285,8 +316,7 @@ class Guidance:
         Raises:
             AttachError: no guided pass has been made yet.
         """
-        measured = self._measured
-        values = self._head_means() if measured is None else measured / self._n_passes_measured
+        values = mean(*(self._measured or self._sums_and_counts()))
         errors: list[float] = values.tolist()
         return [
             HeadGuidance(head.layer, head.head, head.pattern.name, error)
@@ -304,16 +334,46 @@ class Guidance:
                     model(**batch)
             guidance.per_head()
         """
-        self._measuring, self._measured, self._n_passes_measured = True, None, 0
+        self._measuring, self._measured, self._last = True, None, None
         try:
             yield self
         finally:
             self._measuring = False
 
-    def _head_means(self) -> Tensor:
+    def _sums_and_counts(self) -> tuple[Tensor, Tensor]:
         if self._last is None:
             raise AttachError("no guided forward pass yet: call the model in training mode, or within measure()")
-        return torch.cat([self._last.layers[layer.layer].head_means for layer in self._layers.values()])
+        layers = [self._last.layers[layer.layer] for layer in self._layers.values()]
+        return torch.cat([layer.sums for layer in layers]), torch.cat([layer.counts for layer in layers])
+
+
+# All handles whose models are guided now; several of these may share a config.
+_ATTACHED: weakref.WeakSet[Guidance] = weakref.WeakSet()
+
+
+def _named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a model's forward by name, those of its ``**kwargs`` among them."""
+    signature = inspect.signature(model.forward)
+    named = dict(signature.bind_partial(*args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= named.pop(parameter.name, {})
+    return named
+
+
+def _is_checkpointing(model: nn.Module) -> bool:
+    """Whether layers will be recomputed in the backward pass; transformers has renamed the property."""
+    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
+    return bool(next((getattr(model, name) for name in names if hasattr(model, name)), False))
+
+
+def _loss_of(output: Any) -> Tensor | None:
+    """The loss in a model's output, whatever it was made of: the key `loss`, or a scalar that comes first or alone."""
+    if isinstance(output, Mapping):
+        loss = output.get("loss")
+        return loss if isinstance(loss, Tensor) else None
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, Tensor) and first.dim() == 0 else None
 
 
 def _share_of_batch(inputs: Mapping[str, Any]) -> Tensor | None:
@@ -322,8 +382,8 @@ def _share_of_batch(inputs: Mapping[str, Any]) -> Tensor | None:
     BERT and RoBERTa take the number and ignore it, while Trainer relies on them to divide by it: without this their
     loss and gradients come out multiplied by the accumulation steps.
     """
-    n_items = inputs.get("kwargs", {}).get("num_items_in_batch")
-    if n_items is None:
+    n_items, labels = inputs.get("num_items_in_batch"), inputs.get("labels")
+    if n_items is None or labels is None:
         return None
-    share: Tensor = (inputs["labels"] != -100).sum() / n_items
+    share: Tensor = (labels != -100).sum() / n_items
     return share

@@ -15,17 +15,24 @@ from torch import Tensor
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
-from attention_guidance.loss.aggregate import elementwise_mean, query_means
+from attention_guidance.loss.aggregate import elementwise_mean, mean, query_sums
 from attention_guidance.loss.reference import row_losses
 from attention_guidance.patterns import Pattern, Sequences
 
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """What one guided layer adds: its term of the loss, and each guided head's mean distance (`GuidedLayer.heads`)."""
+    """What one guided layer adds: its term of the loss, and each guided head's distance (`GuidedLayer.heads`).
+
+    Attributes:
+        loss: a scalar.
+        sums: each guided head's sum over the rows that count.
+        counts: the number of these rows.
+    """
 
     loss: Tensor
-    head_means: Tensor
+    sums: Tensor
+    counts: Tensor
 
 
 @dataclass
@@ -63,16 +70,18 @@ class ForwardPass:
             mask: the mask of the attention call, bool or additive, or None.
             device: where the attention runs.
         """
-        ids_BT = self.input_ids_BT if _has_shape(self.input_ids_BT, size) else None
-        if _has_shape(self.mask_BT, size):
-            return Sequences(self.mask_BT.bool(), ids_BT)  # type: ignore[union-attr]
+        ids_BT, mask_BT = _shaped(self.input_ids_BT, size), _shaped(self.mask_BT, size)
+        if mask_BT is not None:
+            return Sequences(mask_BT.bool(), ids_BT)
         if mask is not None:
             return Sequences(_visible(mask).any(-2).expand(size), ids_BT)
         return Sequences(torch.ones(size, dtype=torch.bool, device=device), ids_BT)
 
 
-def _has_shape(tensor: Tensor | None, shape: tuple[int, int]) -> bool:
-    return tensor is not None and tuple(tensor.shape) == shape
+def _shaped(tensor: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    """An input in the shape of the batch (multiple choice gives [B, choices, T]), None if it is another thing."""
+    fits = tensor is not None and tensor.shape[-1] == size[1] and tensor.numel() == size[0] * size[1]
+    return tensor.reshape(size) if tensor is not None and fits else None
 
 
 class GuidedLayer:
@@ -96,9 +105,13 @@ class GuidedLayer:
         self.current: ForwardPass | None = None
         self.recording = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the pass under way, whose tensors cannot be copied or pickled."""
+        return self.__dict__ | {"current": None, "recording": False}
+
     @property
     def heads(self) -> tuple[GuidedHead, ...]:
-        """The guided heads in the order of `LayerLoss.head_means`."""
+        """The guided heads in the order of `LayerLoss.sums`."""
         return tuple(GuidedHead(self.layer, head, pattern) for pattern, indices in self.groups for head in indices)
 
     def observe(self, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scale: float) -> None:
@@ -108,7 +121,9 @@ class GuidedLayer:
             AttachError: gradients were on when the pass began and are off here, as under reentrant checkpointing,
                 where the guidance would train nothing.
         """
-        current = self.current
+        # Recomputation under checkpointing comes here again, within the backward pass: it must do the same work, so
+        # that the same tensors are saved, but is not counted a second time. Any other call is not of a guided pass.
+        current = self.current if self.recording or torch._C._current_graph_task_id() != -1 else None
         if current is None:
             return
         if current.with_gradient and not torch.is_grad_enabled() and self.recording:
@@ -116,8 +131,6 @@ class GuidedLayer:
                 "gradients are off inside the model's forward pass, so guidance would train nothing; if this is "
                 "gradient checkpointing, use gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
-        # Recomputation under checkpointing comes here again, in the backward pass: it must do the same work, so that
-        # the same tensors are saved, but is not counted a second time.
         with torch.set_grad_enabled(torch.is_grad_enabled() and current.weighted):
             loss = self._layer_loss(current, query_BHQD, key_BHKD, mask, scale)
         if self.recording:
@@ -131,7 +144,7 @@ class GuidedLayer:
         sequences = current.sequences((n_batch, n_queries), mask, query_BHQD.device)
         queries_BQ = sequences.valid_BT
         allowed_BQK = _allowed(mask, sequences).expand(n_batch, n_queries, n_keys)
-        losses, means = [], []
+        losses, sums, counts = [], [], []
         for pattern, indices in self.groups:
             targets_BQK = (pattern.targets(sequences) & allowed_BQK).expand(n_batch, n_queries, n_keys)
             rows_BHQ = row_losses(
@@ -142,11 +155,14 @@ class GuidedLayer:
                 scale,
                 self.objective,
             )
-            means_H = query_means(rows_BHQ, targets_BQK, queries_BQ)
+            sums_H, count = query_sums(rows_BHQ, targets_BQK, queries_BQ)
             by_element = self.normalization == "elementwise"
-            losses.append(elementwise_mean(rows_BHQ, allowed_BQK, queries_BQ) if by_element else means_H.sum())
-            means.append(means_H.detach())
-        return LayerLoss(torch.stack(losses).sum(), torch.cat(means))
+            losses.append(
+                elementwise_mean(rows_BHQ, allowed_BQK, queries_BQ) if by_element else mean(sums_H, count).sum()
+            )
+            sums.append(sums_H.detach())
+            counts.append(count.expand_as(sums_H))
+        return LayerLoss(torch.stack(losses).sum(), torch.cat(sums), torch.cat(counts))
 
 
 def _allowed(mask: Tensor | None, sequences: Sequences) -> Tensor:
@@ -158,5 +174,5 @@ def _visible(mask: Tensor) -> Tensor:
     """A mask [B or 1, 1, Q or 1, K], bool or additive, as bool [B or 1, Q or 1, K]."""
     if mask.shape[1] != 1:
         raise AttachError(f"cannot guide attention whose mask differs by head (mask of shape {tuple(mask.shape)})")
-    # An additive mask hides a key with the dtype's most negative number, or minus infinity.
-    return mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
+    # An additive mask hides a key with minus infinity, the dtype's most negative number, or -10,000 as BERT's own did.
+    return mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > -1e4

@@ -190,6 +190,8 @@ def get_pattern(
         parts = [get_pattern(part.strip(), tokenizer, token_classes, patterns) for part in name.split("|")]
         return Union(tuple(member for part in parts for member in _members(part)))
     if patterns and name in patterns:
+        if not isinstance(patterns[name], Pattern):
+            raise PatternError(f"patterns[{name!r}] is no Pattern; wrap a function as Custom({name!r}, function)")
         return patterns[name]
     if name in NAMED:
         return NAMED[name]
@@ -197,8 +199,9 @@ def get_pattern(
         return Offset(int(match[1]))
     if name in TOKEN_CLASSES or (token_classes and name in token_classes):
         return TokenClass(name, _token_ids(name, tokenizer, token_classes or {}))
-    known = [*NAMED, *TOKEN_CLASSES, "offset:k", *(token_classes or ()), *(patterns or ())]
-    raise PatternError(f"unknown pattern {name!r}; expected one of {', '.join(known)}")
+    # A class of one's own may bear the name of a built-in one.
+    known = dict.fromkeys([*NAMED, *TOKEN_CLASSES, "offset:k", *(token_classes or ()), *(patterns or ())])
+    raise PatternError(f"unknown pattern {name!r}; expected one of {', '.join(known)}, or a token class of yours")
 
 
 def _token_ids(name: str, tokenizer: PreTrainedTokenizerBase | None, token_classes: TokenClasses) -> tuple[int, ...]:

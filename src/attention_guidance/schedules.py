@@ -38,6 +38,16 @@ class Schedule:
                     f"schedule {name}={value!r} must be steps (an integer) or a share of the run (0.0 to 1.0)"
                 )
 
+        if isinstance(self.hold, int) == isinstance(self.end, int):
+            self._check_order(self.hold, self.end)
+
+    def _check_order(self, hold: float, end: float) -> None:
+        if self.shape not in ("constant", "linear") and end < hold:
+            raise ConfigError(
+                f"schedule end={self.end!r} comes before hold={self.hold!r}; integers are steps, shares of the run are "
+                "written with a point (1.0 is its end)"
+            )
+
     @property
     def needs_total(self) -> bool:
         """Whether the factor can be told only when the run's length is known."""
@@ -59,6 +69,7 @@ class Schedule:
             return 1.0
         hold = 0.0 if self.shape == "linear" else _steps(self.hold, total_steps)
         end = _steps(self.end, total_steps)
+        self._check_order(hold, end)
         if step < hold:
             return 1.0
         if step >= end:

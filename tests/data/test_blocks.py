@@ -174,7 +174,7 @@ def test_split_depends_on_seed_and_order_alone() -> None:
 
 
 def test_split_refusals() -> None:
-    with pytest.raises(CorpusError, match=r"1 document \(a.txt:1\): .* 'line' .* --validation"):
+    with pytest.raises(CorpusError, match=r"1 document \(a.txt:1\): .*--documents line.*--validation"):
         split_validation(documents(1), share=0.1, seed=0)
     with pytest.raises(CorpusError, match="0 documents"):
         split_validation([], share=0.1, seed=0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attention_guidance.errors import ConfigError
-from attention_guidance.loss.aggregate import check_normalization, elementwise_mean, query_means
+from attention_guidance.loss.aggregate import check_normalization, elementwise_mean, mean, query_sums
 from attention_guidance.loss.reference import row_losses
 from attention_guidance.patterns import First, Offset, Sequences, TokenClass
 
@@ -119,8 +119,8 @@ def test_query_means_count_only_rows_with_a_token_and_a_target():
     targets = torch.eye(4, dtype=torch.bool).roll(1, -1)[None].clone()
     targets[0, 1] = False
     queries = torch.tensor([[True, True, True, False]])
-    assert query_means(rows, targets, queries).tolist() == [2.5]
-    assert query_means(rows, targets & False, queries).tolist() == [0.0]
+    assert mean(*query_sums(rows, targets, queries)).tolist() == [2.5]
+    assert mean(*query_sums(rows, targets & False, queries)).tolist() == [0.0]
 
 
 def test_elementwise_needs_squared_error():

@@ -48,3 +48,24 @@ def test_the_run_is_written_down(whole_run: Path, arguments: list[str]):
     card = (whole_run / "model" / "README.md").read_text()
     assert f"{results['final_loss']:.3f} nats" in card
     assert "`next:1`" in card
+
+
+def test_guidance_is_in_the_logs_and_on_tensorboard(arguments: list[str], cli, tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    short = [*arguments, "--max-steps", "4", "--report-to", "tensorboard", "--eval-every", "2"]
+    assert cli("pretrain", *short, "-o", tmp_path / "run", "-q") == 0
+    events = EventAccumulator(str(tmp_path / "run" / "logs"))
+    events.Reload()
+    assert {"train/loss", "train/guidance", "train/guidance_weight", "eval/loss"} <= set(events.Tags()["scalars"])
+    state = json.loads((tmp_path / "run/checkpoints/checkpoint-4/trainer_state.json").read_text())
+    assert all("guidance" in entry for entry in state["log_history"] if "loss" in entry)
+
+
+def test_a_run_is_resumed_from_another_folder(arguments: list[str], cli, tmp_path: Path, monkeypatch):
+    corpus = Path(arguments[0])
+    rest = [*arguments[1:], "--max-steps", "4", "-o", str(tmp_path / "run"), "-q", "--resume"]
+    monkeypatch.chdir(corpus.parent)
+    assert cli("pretrain", corpus.name, *rest) == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli("pretrain", corpus, *rest) == 0

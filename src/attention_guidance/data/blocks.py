@@ -69,8 +69,8 @@ def split_validation(documents: list[Document], *, share: float, seed: int, max_
     if n < 2:
         read = f"1 document ({documents[0].source})" if n else "0 documents"
         raise CorpusError(
-            f"{read}: a validation split needs 2 or more; cut the text smaller (split 'line' or 'blank'), "
-            "give more text, or name a separate --validation file"
+            f"{read}: a validation split needs 2 or more; have every line or paragraph be one "
+            "(--documents line or blank), give more text, or name a separate --validation file"
         )
     n_validation = min(max(1, round(share * n)), max_documents, n - 1)
     # A hash and not a generator: the choice must not move with a version of numpy or of Python.

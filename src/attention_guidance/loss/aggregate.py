@@ -12,11 +12,11 @@ from attention_guidance.errors import ConfigError
 NORMALIZATIONS = ("query", "elementwise")
 
 
-def query_means(rows_BHQ: Tensor, targets_BQK: Tensor, queries_BQ: Tensor) -> Tensor:
-    """Each head's mean over the rows that count: the query is a token and has a target.
+def query_sums(rows_BHQ: Tensor, targets_BQK: Tensor, queries_BQ: Tensor) -> tuple[Tensor, Tensor]:
+    """Each head's sum over the rows that count, and their number: the query is a token and has a target.
 
-    The sum of these over all guided heads is the guidance loss under `query` normalization: a weight is then the pull
-    on each head and means the same at every sequence length, batch size and depth.
+    The quotient is the head's mean. The sum of the means over all guided heads is the guidance loss under `query`
+    normalization: a weight is then the pull on each head and means the same at every length, batch size and depth.
 
     Args:
         rows_BHQ: losses of the rows.
@@ -24,11 +24,15 @@ def query_means(rows_BHQ: Tensor, targets_BQK: Tensor, queries_BQ: Tensor) -> Te
         queries_BQ: bool, the queries that are tokens.
 
     Returns:
-        [H]; 0 for heads none of whose rows counts.
+        Sums [H], and the number of rows, a scalar.
     """
     counted_BQ = queries_BQ & targets_BQK.any(-1)
-    total_H = rows_BHQ.where(counted_BQ[:, None], 0.0).sum((0, 2))
-    return total_H / counted_BQ.sum().clamp(min=1)
+    return rows_BHQ.where(counted_BQ[:, None], 0.0).sum((0, 2)), counted_BQ.sum()
+
+
+def mean(total: Tensor, count: Tensor) -> Tensor:
+    """A mean that is 0 where nothing counts."""
+    return total / count.clamp(min=1)
 
 
 def elementwise_mean(rows_BHQ: Tensor, allowed_BQK: Tensor, queries_BQ: Tensor) -> Tensor:

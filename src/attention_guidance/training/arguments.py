@@ -40,6 +40,10 @@ _RESERVED = {
     "ignore_data_skip": "the run's own order, which a resume relies on",
     "remove_unused_columns": "the run's own batches",
     "label_smoothing_factor": "the masked-LM objective as it is",
+    "save_only_model": "whole checkpoints, which a resume relies on",
+    "resume_from_checkpoint": "--resume",
+    "eval_strategy": "--eval-every",
+    "save_strategy": "--save-every",
     "load_best_model_at_end": "the last weights, or a checkpoint",
 }
 
@@ -101,6 +105,8 @@ def _checked(name: str, value: Any) -> Any:
         raise ConfigError(f"--set {name}: transformers' TrainingArguments has no such field")
     hint = typing.get_type_hints(TrainingArguments)[name]
     kinds = set(typing.get_args(hint) or (hint,))
+    if value is False and bool not in kinds:
+        return "no"  # what YAML reads as a switch is a word where no switch is wanted
     if not kinds <= {int, float, bool, type(None)} or type(value) in kinds:
         return value
     if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):

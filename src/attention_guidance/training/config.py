@@ -178,8 +178,19 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     layered = {"preset": preset} | get_preset(preset).settings() | from_file | given
     if config_file and "arguments" in given:
         layered["arguments"] = from_file.get("arguments", {}) | given["arguments"]
+    # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.
+    layered |= {
+        name: [str(Path(path).absolute()) for path in layered[name]] for name in _PATHS if _is_texts(layered.get(name))
+    }
     sources = {name: config_file for name in from_file if name not in given}
     return RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
+
+
+_PATHS = ("corpus", "validation")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(path, str) and path for path in value)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

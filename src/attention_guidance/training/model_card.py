@@ -9,7 +9,9 @@ from typing import Any
 def model_card(summary: Mapping[str, Any]) -> str:
     """A model card in the form of the Hugging Face hub, from the results of a run."""
     model, config = summary["model"], summary["config"]
-    guided = f"`{config['heads']}` at weight {config['weight']:g}" if config["heads"] else "none"
+    # A bar would end the cell of the table.
+    heads = config["heads"].replace("|", "\\|")
+    guided = f"`{heads}` at weight {config['weight']:g}" if config["heads"] else "none"
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask

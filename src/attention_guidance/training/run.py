@@ -62,8 +62,11 @@ class Run:
             processing_class=data.tokenizer,
             validate=lambda model: self.validate(),
             scales_loss=self.guidance is not None,
-            callbacks=[*([self.guidance.callback()] if self.guidance else []), *callbacks],
+            callbacks=[*callbacks],
         )
+        if self.guidance is not None:
+            # Before the reporters, so that they report the guidance too.
+            self.trainer.callback_handler.callbacks.insert(0, self.guidance.callback())
         self.resumed_from: int | None = None
 
     def validate(self) -> Quality:
