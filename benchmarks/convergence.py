@@ -2,10 +2,11 @@
 
     python benchmarks/convergence.py english                 about an hour on 2 cores
     python benchmarks/convergence.py swahili --seeds 3
+    python benchmarks/convergence.py --keep demo/seed-1      keep the figures of a comparison already made
     python benchmarks/convergence.py --show                  the table of all results kept so far
 
 Reads the text of ../shared/data, which is not part of the project. Goes on where it was stopped. What it finds is
-appended to results/convergence.jsonl, one line a comparison: device, versions, date, command and every seed's figures.
+appended to results/convergence.jsonl, one line a comparison: device, versions, date, settings and every seed's figures.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
 RESULTS = HERE / "results" / "convergence.jsonl"
+_SETTINGS = ("preset", "block_size", "batch_size", "max_steps", "learning_rate", "heads", "weight", "schedule")
 _KEPT = ("final_loss", "final_accuracy", "train_seconds", "step_seconds_p50", "curve")
 
 
@@ -28,14 +30,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs", help="where the runs are kept")
+    parser.add_argument("--keep", type=Path, nargs="+", default=[], help="folders that `compare` wrote")
     parser.add_argument("--show", action="store_true", help="print the table of the results kept so far")
     arguments = parser.parse_args()
     if arguments.text:
         keep(run(DATA / arguments.text, arguments.preset, arguments.seeds, arguments.runs))
-    if arguments.show or arguments.text:
+    for folder in arguments.keep:
+        keep(json.loads((folder / "compare.json").read_text(encoding="utf-8")))
+    if arguments.show or arguments.text or arguments.keep:
         print(table())
     else:
-        parser.error("name a text, or --show")
+        parser.error("name a text, --keep or --show")
 
 
 def run(text: Path, preset: str, n_seeds: int, runs: Path) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def run(text: Path, preset: str, n_seeds: int, runs: Path) -> dict[str, Any]:
 def keep(comparison: dict[str, Any]) -> None:
     """Append the figures of a comparison to the results file."""
     kept = {key: comparison[key] for key in comparison if key not in ("config", "seeds", "command")}
-    kept["command"] = f"python benchmarks/convergence.py {' '.join(sys.argv[1:])}"
+    kept["settings"] = {key: comparison["config"][key] for key in _SETTINGS}
     kept["seeds"] = [
         seed | {arm: {key: seed[arm][key] for key in _KEPT} for arm in ("guided", "unguided")}
         for seed in comparison["seeds"]
