@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "results"},
     {"patterns", "schedules"},
     {"assignment", "loss", "data"},
-    {"forward_pass", "attention", "objectives"},
+    {"forward_pass", "attention", "inputs_outputs", "objectives"},
     {"attach", "callback", "analysis", "report"},
     {"training"},
     {"cli"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from attention_guidance import attention
 from attention_guidance.assignment import GuidedHead, Heads, assign_heads
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.forward_pass import ForwardPass, GuidedLayer
+from attention_guidance.inputs_outputs import is_checkpointing, loss_of, named_inputs, share_of_batch
 from attention_guidance.loss.aggregate import check_normalization, mean
 from attention_guidance.loss.reference import check_objective
 from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
@@ -217,7 +217,7 @@ class Guidance:
                 "pass: recomputation would take the targets of the later one"
             )
         weighted = model.training and self.current_weight > 0
-        current = ForwardPass.of_inputs(_named_inputs(model, args, kwargs), weighted)
+        current = ForwardPass.of_inputs(named_inputs(model, args, kwargs), weighted)
         for layer in self._layers.values():
             layer.current = current
 
@@ -243,20 +243,20 @@ class Guidance:
             sums, counts = self._sums_and_counts()
             before = self._measured or (torch.zeros_like(sums), torch.zeros_like(counts))
             self._measured = before[0] + sums, before[1] + counts
-        return self._with_guidance(_named_inputs(model, args, kwargs), output) if model.training else output
+        return self._with_guidance(named_inputs(model, args, kwargs), output) if model.training else output
 
     def _with_guidance(self, inputs: Mapping[str, Any], output: Any) -> Any:
         """The model's output with guidance added to its loss, if it has one."""
-        objective = _loss_of(output)
+        objective = loss_of(output)
         if objective is None:
             return output
-        share = _share_of_batch(inputs)
+        share = share_of_batch(inputs)
         if share is not None and not self._self_normalizing:
             objective = objective * share
         total = objective
         if self.current_weight:
             total = objective + (1 if share is None else share) * self.loss()
-        if total.requires_grad and _is_checkpointing(self.model):
+        if total.requires_grad and is_checkpointing(self.model):
             self._pending = weakref.ref(total)
             total.register_hook(self._settle)  # type: ignore[no-untyped-call]
         if isinstance(output, Tensor):
@@ -349,41 +349,3 @@ class Guidance:
 
 # All handles whose models are guided now; several of these may share a config.
 _ATTACHED: weakref.WeakSet[Guidance] = weakref.WeakSet()
-
-
-def _named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a model's forward by name, those of its ``**kwargs`` among them."""
-    signature = inspect.signature(model.forward)
-    named = dict(signature.bind_partial(*args, **kwargs).arguments)
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            named |= named.pop(parameter.name, {})
-    return named
-
-
-def _is_checkpointing(model: nn.Module) -> bool:
-    """Whether layers will be recomputed in the backward pass; transformers has renamed the property."""
-    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
-    return bool(next((getattr(model, name) for name in names if hasattr(model, name)), False))
-
-
-def _loss_of(output: Any) -> Tensor | None:
-    """The loss in a model's output, whatever it was made of: the key `loss`, or a scalar that comes first or alone."""
-    if isinstance(output, Mapping):
-        loss = output.get("loss")
-        return loss if isinstance(loss, Tensor) else None
-    first = output[0] if isinstance(output, tuple) and output else output
-    return first if isinstance(first, Tensor) and first.dim() == 0 else None
-
-
-def _share_of_batch(inputs: Mapping[str, Any]) -> Tensor | None:
-    """This micro-batch's share of the labels of the whole accumulated batch, where Trainer tells their number.
-
-    BERT and RoBERTa take the number and ignore it, while Trainer relies on them to divide by it: without this their
-    loss and gradients come out multiplied by the accumulation steps.
-    """
-    n_items, labels = inputs.get("num_items_in_batch"), inputs.get("labels")
-    if n_items is None or labels is None:
-        return None
-    share: Tensor = (labels != -100).sum() / n_items
-    return share
