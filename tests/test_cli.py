@@ -229,3 +229,8 @@ def test_as_a_process(corpus, tmp_path):
     os.close(writing)
     assert process.returncode == 1
     assert process.stderr == ""
+
+
+def test_a_schedule_that_ends_before_it_begins(corpus, refusal):
+    """In steps against a share it shows only with the run's length, and still before anything is written."""
+    assert "comes before hold" in refusal(corpus, *TINY, "--max-steps", "40", "--end", "1")

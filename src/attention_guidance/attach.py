@@ -111,7 +111,7 @@ def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
     if not modules:
         raise AttachError(
             f"{name} does not take its attention through transformers' attention interface, so it cannot be guided; "
-            "BERT and RoBERTa families can"
+            "BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
         )
     n_layers = model.config.get_text_config().num_hidden_layers
     causal = getattr(model.config, "is_decoder", False) or any(getattr(m, "is_causal", False) for m in modules)
@@ -160,7 +160,8 @@ class Guidance:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         attention.register()
-        _ATTACHED.add(self)
+        if self._hooks:
+            _ATTACHED.add(self)
 
     # Attaching and removing
 

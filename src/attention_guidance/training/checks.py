@@ -31,7 +31,8 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     check_heads(config)
     check_objective(config.loss)
     check_normalization(config.normalization, config.loss)
-    Schedule(config.schedule, config.hold, config.end)
+    # Steps and shares can be compared only now that the length of the run is known.
+    Schedule(config.schedule, config.hold, config.end).factor(0, config.max_steps)
     training_arguments(config, folder)
     check_apart(folder.path, [*config.corpus, *config.validation])
 
