@@ -24,7 +24,7 @@ _AUDIO = _SIZE | {
 _NO_DROPOUT = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "hidden_dropout",
     "embedding_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "activation_dropout", "layerdrop",
-    "feat_proj_dropout",
+    "feat_proj_dropout", "dropout_rate", "classifier_dropout_prob",
 )  # fmt: skip
 
 # name of the configuration class without "Config", its sizes, kind of input
@@ -34,10 +34,12 @@ TEXT = {
     "XLMRoberta": _LONG,
     "Camembert": _LONG,
     "Electra": _TEXT | {"embedding_size": 32},
+    "Albert": _TEXT | {"embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2},
     "DistilBert": {"vocab_size": 64, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "ModernBert": _TEXT | {"cls_token_id": 0, "sep_token_id": 2, "num_hidden_layers": 4, "local_attention": 4},
     "Esm": _LONG | {"mask_token_id": 4, "position_embedding_type": "rotary", "token_dropout": False},
     "NomicBert": _TEXT,
+    "T5": {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 1},
     "EuroBert": _TEXT | {"num_key_value_heads": 2, "mask_token_id": 4},
 }
 IMAGE = {"ViT": _IMAGE, "DeiT": _IMAGE, "ViTMAE": _IMAGE}
@@ -54,10 +56,12 @@ def make(name: str, seed: int = 0) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(getattr(config, field, None), float):
             setattr(config, field, 0.0)
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{name}Model")(config).double().train()
+    model = getattr(transformers, {"T5": "T5EncoderModel"}.get(name, f"{name}Model"))(config).double().train()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if parameter.dim() == 2 and any(part in key for part in ("query", "key", "q_", "k_", "q_proj", "Wqkv")):
+            if parameter.dim() == 2 and any(
+                part in key for part in ("query", "key", "q_", "k_", "q_proj", "Wqkv", ".q.", ".k.")
+            ):
                 parameter.mul_(8)
     if name in IMAGE:
         inputs = {"pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64)}

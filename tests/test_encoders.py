@@ -32,10 +32,11 @@ def from_eager_maps(model, inputs):
     return total
 
 
+@pytest.mark.parametrize("backend", ["reference", "auto"])
 @pytest.mark.parametrize("name", encoders.GUIDABLE)
-def test_loss_and_gradients_are_those_of_the_eager_maps(name):
+def test_loss_and_gradients_are_those_of_the_eager_maps(name, backend):
     guided, inputs = encoders.make(name)
-    handle = guide(guided, HEADS, weight=1.0)
+    handle = guide(guided, HEADS, weight=1.0, backend=backend)
     guided(**inputs)
     loss = handle.loss()
     loss.backward()
@@ -60,8 +61,24 @@ def test_loss_and_gradients_are_those_of_the_eager_maps(name):
 def test_output_is_untouched(name):
     guided, inputs = encoders.make(name)
     plain, _ = encoders.make(name)
-    guide(guided, HEADS)
-    assert torch.equal(guided(**inputs)[0], plain(**inputs)[0])
+    expected = plain(**inputs)[0]
+    handle = guide(guided, HEADS)
+    # Another order of sums than torch's own attention has.
+    torch.testing.assert_close(guided(**inputs)[0], expected, rtol=1e-9, atol=1e-9)
+    handle.weight = 0.0
+    assert torch.equal(guided(**inputs)[0], expected)
+    handle.remove()
+    guide(guided, HEADS, backend="reference")
+    assert torch.equal(guided(**inputs)[0], expected)
+    assert torch.equal(guided.eval()(**inputs)[0], plain.eval()(**inputs)[0])
+
+
+@pytest.mark.parametrize("name", encoders.GUIDABLE)
+def test_auto_takes_the_fast_backend_where_it_can_serve(name):
+    model, inputs = encoders.make(name)
+    handle = guide(model, HEADS)
+    model(**inputs)
+    assert handle.explain_backend().startswith("auto -> " + ("reference" if name == "T5" else "blocked"))
 
 
 @pytest.mark.parametrize("name", encoders.OUTSIDE)

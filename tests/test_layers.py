@@ -12,8 +12,11 @@ LAYERS = [
     {"errors", "results"},
     {"patterns", "schedules"},
     {"assignment", "loss", "data"},
-    {"forward_pass", "attention", "inputs_outputs", "objectives"},
-    {"attach", "callback", "analysis", "report"},
+    {"inputs_outputs", "split_heads", "objectives"},
+    {"forward_pass", "hosts"},
+    {"guided_layer"},
+    {"handle", "callback"},
+    {"attach", "analysis", "report"},
     {"training"},
     {"cli"},
 ]

@@ -14,6 +14,7 @@ def test_public_names():
         "Pattern",
         "Schedule",
         "Sequences",
+        "Targets",
         "__version__",
         "get_pattern",
         "guide",
@@ -24,12 +25,15 @@ def test_public_names():
 
 def test_public_members_of_the_handle():
     members = {name for name in vars(attention_guidance.Guidance) if not name.startswith("_")}
-    assert members == {"remove", "loss", "current_weight", "step", "callback", "heads", "per_head", "measure"}
+    assert members == {
+        "remove", "loss", "current_weight", "step", "callback", "heads", "per_head", "measure",
+        "explain_backend",
+    }  # fmt: skip
 
 
 def test_arguments_of_guide():
     assert list(inspect.signature(attention_guidance.guide).parameters) == [
-        "model", "heads", "weight", "loss", "normalization", "schedule", "total_steps", "tokenizer", "token_classes",
+        "model", "heads", "weight", "loss", "normalization", "backend", "schedule", "total_steps", "tokenizer", "token_classes",
         "patterns",
     ]  # fmt: skip
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from attention_guidance.assignment import GuidedHead as GuidedHead
-    from attention_guidance.attach import Guidance as Guidance
-    from attention_guidance.attach import HeadGuidance as HeadGuidance
     from attention_guidance.attach import guide as guide
     from attention_guidance.errors import GuidanceError as GuidanceError
+    from attention_guidance.handle import Guidance as Guidance
+    from attention_guidance.handle import HeadGuidance as HeadGuidance
     from attention_guidance.patterns import Pattern as Pattern
     from attention_guidance.patterns import Sequences as Sequences
+    from attention_guidance.patterns import Targets as Targets
     from attention_guidance.patterns import get_pattern as get_pattern
     from attention_guidance.schedules import Schedule as Schedule
 
@@ -22,12 +23,13 @@ __version__ = "0.1.0"
 # for torch.
 _HOMES = {
     "guide": "attach",
-    "Guidance": "attach",
-    "HeadGuidance": "attach",
+    "Guidance": "handle",
+    "HeadGuidance": "handle",
     "GuidedHead": "assignment",
     "GuidanceError": "errors",
     "Pattern": "patterns",
     "Sequences": "patterns",
+    "Targets": "patterns",
     "get_pattern": "patterns",
     "Schedule": "schedules",
 }

@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
-    from attention_guidance.attach import Guidance
+    from attention_guidance.handle import Guidance
 
 
 class GuidanceCallback(TrainerCallback):  # type: ignore[misc]

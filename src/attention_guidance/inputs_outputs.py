@@ -1,4 +1,4 @@
-"""Reading what any model of transformers is given and gives out: arguments by name, the loss, the share of a batch."""
+"""Reading what any model of transformers is given and gives out: arguments by name, documents, patches, the loss."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,6 +18,33 @@ def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         if parameter.kind is parameter.VAR_KEYWORD:
             named |= named.pop(parameter.name, {})
     return named
+
+
+def document_numbers(position_ids: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    """The number of each position's document, long [B, T], where several are packed into one sequence.
+
+    A document begins wherever the position ids do not go up by one; None for a model that is not told positions.
+    """
+    if position_ids is None or position_ids.dim() != 2 or position_ids.shape[-1] != size[1]:
+        return None
+    borders_BT = torch.diff(position_ids, prepend=position_ids[:, :1] - 1, dim=-1) != 1
+    return borders_BT.long().cumsum(-1).expand(size)
+
+
+def patch_grid(inputs: Mapping[str, Any], patch_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of an image in patches, None for a model that is not given images."""
+    pixels = inputs.get("pixel_values")
+    if patch_size is None or not isinstance(pixels, Tensor) or pixels.dim() != 4:
+        return None
+    return pixels.shape[2] // patch_size[0], pixels.shape[3] // patch_size[1]
+
+
+def patch_size_of(config: Any) -> tuple[int, int] | None:
+    """Height and width of the patches that a model cuts images into."""
+    size = getattr(config, "patch_size", None)
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
 def is_checkpointing(model: nn.Module) -> bool:

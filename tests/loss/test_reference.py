@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from attention_guidance.errors import ConfigError
-from attention_guidance.loss.aggregate import check_normalization, elementwise_mean, mean, query_sums
-from attention_guidance.loss.reference import row_losses
-from attention_guidance.patterns import First, Offset, Sequences, TokenClass
+from attention_guidance.loss import reference
+from attention_guidance.loss.aggregate import check_normalization, count_pairs, elementwise_mean, mean, query_sums
+from attention_guidance.loss.statistics import GuidedAttention, row_losses
+from attention_guidance.patterns import First, Offset, Sequences, Targets, TokenClass
 
 
 def softmax_rows(q, k, scale, allowed):
@@ -27,6 +28,12 @@ def make(n_batch, n_heads, length, channels=6, seed=0, dtype=torch.float64):
     return q.requires_grad_(), k.requires_grad_()
 
 
+def rows_of(q, k, mask, targets, scale, objective="squared_error"):
+    """The rows of all heads toward one pattern."""
+    call = GuidedAttention(q, k, k, ((targets, q.shape[1]),), scale, mask, log_mass=objective == "log_mass")
+    return row_losses(reference.statistics(call), objective)
+
+
 PATTERNS = [Offset(1), Offset(-1), Offset(3), First(), TokenClass("c", (3, 4)), Offset(1) | Offset(-1)]
 
 
@@ -38,8 +45,9 @@ def test_rows_against_the_definition(pattern, objective):
     valid[1, 5:] = False
     ids = torch.tensor([[3, 5, 4, 5, 5, 3, 5], [5, 5, 5, 5, 5, 3, 4]])  # the second has no visible member of the class
     allowed = valid[:, None, :].expand(2, 7, 7)
-    targets = (pattern.targets(Sequences(valid, ids)) & allowed).expand(2, 7, 7)
-    rows = row_losses(q, k, allowed, targets, 0.4, objective)
+    targets = pattern.targets(Sequences(valid, ids))
+    rows = rows_of(q, k, allowed[:, None], targets, 0.4, objective)
+    targets = targets.dense().expand(2, 7, 7) & allowed
     for b in range(2):
         for h in range(3):
             attention = softmax_rows(q[b, h], k[b, h], 0.4, allowed[b].tolist())
@@ -59,8 +67,8 @@ def test_gradients_by_finite_differences(objective):
     allowed = torch.ones(1, 5, 5, dtype=torch.bool)
     allowed[0, :, 4] = False
     allowed[0, 3] = False  # a row that may attend to nothing
-    targets = Offset(1).targets(Sequences(torch.ones(1, 5, dtype=torch.bool))) & allowed
-    assert torch.autograd.gradcheck(lambda q, k: row_losses(q, k, allowed, targets, 0.5, objective), (q, k))
+    targets = Offset(1).targets(Sequences(torch.ones(1, 5, dtype=torch.bool)))
+    assert torch.autograd.gradcheck(lambda q, k: rows_of(q, k, allowed[:, None], targets, 0.5, objective), (q, k))
 
 
 @pytest.mark.parametrize("objective", ["squared_error", "log_mass"])
@@ -68,7 +76,7 @@ def test_a_row_without_keys_is_zero_and_finite(objective):
     q, k = make(1, 1, 3)
     allowed = torch.zeros(1, 3, 3, dtype=torch.bool)
     allowed[0, 0] = True
-    rows = row_losses(q, k, allowed, allowed & torch.eye(3, dtype=torch.bool), 1.0, objective)
+    rows = rows_of(q, k, allowed[:, None], Targets(map_BQK=torch.eye(3, dtype=torch.bool)[None]), 1.0, objective)
     rows.sum().backward()
     assert rows[0, 0, 1:].tolist() == [0, 0]
     assert torch.isfinite(q.grad).all()
@@ -100,13 +108,12 @@ def test_elementwise_is_the_authors_number_in_fp32(n_batch, length, groups):
     expected = authors_loss(q, k, groups, 0.25)
     expected_grads = torch.autograd.grad(expected, (q, k))
     sequences = Sequences(torch.ones(n_batch, length, dtype=torch.bool))
-    allowed = torch.ones(n_batch, length, length, dtype=torch.bool)
     total, start = 0, 0
     for offset, count in groups:
         pattern = First() if offset == "first" else Offset(offset)
-        targets = pattern.targets(sequences).expand(n_batch, length, length)
-        rows = row_losses(q[:, start : start + count], k[:, start : start + count], allowed, targets, 0.25)
-        total = total + elementwise_mean(rows, allowed, sequences.valid_BT)
+        group = slice(start, start + count)
+        rows = rows_of(q[:, group], k[:, group], None, pattern.targets(sequences), 0.25)
+        total = total + elementwise_mean(rows, sequences.valid_BT, count_pairs(sequences.valid_BT, None))
         start += count
     grads = torch.autograd.grad(total, (q, k))
     assert abs(total - expected) <= 1e-6 * abs(expected)
@@ -116,11 +123,16 @@ def test_elementwise_is_the_authors_number_in_fp32(n_batch, length, groups):
 
 def test_query_means_count_only_rows_with_a_token_and_a_target():
     rows = torch.tensor([[[1.0, 2.0, 4.0, 100.0]]])
-    targets = torch.eye(4, dtype=torch.bool).roll(1, -1)[None].clone()
-    targets[0, 1] = False
-    queries = torch.tensor([[True, True, True, False]])
-    assert mean(*query_sums(rows, targets, queries)).tolist() == [2.5]
-    assert mean(*query_sums(rows, targets & False, queries)).tolist() == [0.0]
+    counted = torch.tensor([[[True, False, True, False]]])
+    assert mean(*query_sums(rows, counted)).tolist() == [2.5]
+    assert mean(*query_sums(rows, counted & False)).tolist() == [0.0]
+
+
+def test_pairs_are_of_tokens_and_keys_they_see():
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+    assert count_pairs(valid, None) == 4 + 9
+    assert count_pairs(valid, valid[:, None, None, :]) == 4 + 9
+    assert count_pairs(valid, torch.eye(3, dtype=torch.bool)[None, None]) == 2 + 3
 
 
 def test_elementwise_needs_squared_error():

@@ -1,6 +1,6 @@
 """From the losses of rows to the losses of heads and of a group of heads.
 
-Shape suffixes: B batch, H (guided) heads of one pattern in one layer, Q queries, K keys.
+Shape suffixes: B batch, H (guided) heads, Q queries, K keys, T positions (Q = K = T in an encoder).
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ from attention_guidance.errors import ConfigError
 NORMALIZATIONS = ("query", "elementwise")
 
 
-def query_sums(rows_BHQ: Tensor, targets_BQK: Tensor, queries_BQ: Tensor) -> tuple[Tensor, Tensor]:
-    """Each head's sum over the rows that count, and their number: the query is a token and has a target.
+def query_sums(rows_BHQ: Tensor, counted_BHQ: Tensor) -> tuple[Tensor, Tensor]:
+    """Each head's sum over the rows that count, and their number.
 
     The quotient is the head's mean. The sum of the means over all guided heads is the guidance loss under `query`
     normalization: a weight is then the pull on each head and means the same at every length, batch size and depth.
 
     Args:
         rows_BHQ: losses of the rows.
-        targets_BQK: bool, the pattern's targets among the keys a query may attend to.
-        queries_BQ: bool, the queries that are tokens.
+        counted_BHQ: bool, the rows whose query is a token and has a target.
 
     Returns:
-        Sums [H], and the number of rows, a scalar.
+        Sums and numbers of rows, [H] each.
     """
-    counted_BQ = queries_BQ & targets_BQK.any(-1)
-    return rows_BHQ.where(counted_BQ[:, None], 0.0).sum((0, 2)), counted_BQ.sum()
+    return rows_BHQ.where(counted_BHQ, 0.0).sum((0, 2)), counted_BHQ.sum((0, 2))
 
 
 def mean(total: Tensor, count: Tensor) -> Tensor:
@@ -35,21 +33,33 @@ def mean(total: Tensor, count: Tensor) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def elementwise_mean(rows_BHQ: Tensor, allowed_BQK: Tensor, queries_BQ: Tensor) -> Tensor:
+def elementwise_mean(rows_BHQ: Tensor, queries_BQ: Tensor, n_pairs: Tensor) -> Tensor:
     """The authors' number for a group of heads: ``MSELoss`` over (B, H, Q, K), rows without a target at target zero.
 
     With padding (which the authors' code ignores) the mean is over the pairs of tokens.
 
     Args:
         rows_BHQ: squared errors of the rows.
-        allowed_BQK: bool, the keys that a query may attend to.
         queries_BQ: bool, the queries that are tokens.
+        n_pairs: the number of pairs of a token and a key that it may attend to, in the whole batch.
 
     Returns:
         A scalar; the loss is its sum over pattern groups and layers.
     """
-    n_pairs = (allowed_BQK & queries_BQ[..., None]).sum() * rows_BHQ.shape[1]
-    return rows_BHQ.where(queries_BQ[:, None], 0.0).sum() / n_pairs.clamp(min=1)
+    return rows_BHQ.where(queries_BQ[:, None], 0.0).sum() / (n_pairs * rows_BHQ.shape[1]).clamp(min=1)
+
+
+def count_pairs(queries_BT: Tensor, mask: Tensor | None) -> Tensor:
+    """The pairs of a token and a key that it may attend to.
+
+    Args:
+        queries_BT: bool, the positions that are tokens.
+        mask: bool [B or 1, 1, Q or 1, K] of the attention call, or None for all tokens.
+    """
+    if mask is None:
+        return queries_BT.sum(-1).square().sum()
+    n_batch, length = queries_BT.shape
+    return (mask[:, 0].expand(n_batch, length, -1) & queries_BT[..., None]).sum()
 
 
 def check_normalization(normalization: str, objective: str) -> None:

@@ -1,6 +1,6 @@
-"""The guidance loss by its definition, over dense attention maps: any device and precision, the oracle of the rest.
+"""Guided attention by its definition, over dense maps: any device and precision, the oracle of the other backends.
 
-Shape suffixes: B batch, H (guided) heads, Q queries, K keys, D channels of a head.
+Shape suffixes: B batch, H guided heads, Q queries, K keys, D channels of a head.
 """
 
 from __future__ import annotations
@@ -9,60 +9,60 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from attention_guidance.errors import ConfigError
-
-OBJECTIVES = ("squared_error", "log_mass")
-
-
-def row_losses(
-    query_BHQD: Tensor,
-    key_BHKD: Tensor,
-    allowed_BQK: Tensor,
-    targets_BQK: Tensor,
-    scale: float,
-    objective: str = "squared_error",
-) -> Tensor:
-    """The loss of every row of the attention maps.
-
-    With ``A_i = softmax(scale * q_i . k_j)`` over the allowed keys, before dropout, and ``P_i`` uniform over the
-    targets: `squared_error` is ``sum_j (A_ij - P_ij)^2`` (the paper's Frobenius norm, equation 3) and `log_mass` is
-    ``-log sum_{j in S_i} A_ij``.
-
-    Args:
-        query_BHQD: queries of the guided heads.
-        key_BHKD: keys of the same heads.
-        allowed_BQK: bool, the keys that a query may attend to.
-        targets_BQK: bool, the pattern's targets among the allowed keys.
-        scale: factor on the scores, usually ``D ** -0.5``.
-        objective: `squared_error` or `log_mass`.
-
-    Returns:
-        [B, H, Q], in float32 or better. A row without a target has ``sum_j A_ij^2`` as its squared error (P = 0, as in
-        the authors' code) and 0 as its log mass; a row without an allowed key has 0.
-    """
-    check_objective(objective)
-    scores_BHQK = scale * (query_BHQD @ key_BHKD.transpose(-1, -2))
-    scores_BHQK = scores_BHQK.to(torch.promote_types(scores_BHQK.dtype, torch.float32))
-    allowed_B1QK, targets_B1QK = allowed_BQK[:, None], targets_BQK[:, None]
-    attends_B1Q = allowed_B1QK.any(-1)
-    # A row that may attend to nothing would be softmax over nothing, NaN in the gradient too: let it attend to all
-    # keys and leave it out of the result.
-    hidden_B1QK = ~allowed_B1QK & attends_B1Q[..., None]
-    scores_BHQK = scores_BHQK.masked_fill(hidden_B1QK, -math.inf)
-    n_targets_B1Q = targets_B1QK.sum(-1)
-    if objective == "squared_error":
-        target_B1QK = targets_B1QK / n_targets_B1Q.clamp(min=1)[..., None].to(scores_BHQK.dtype)
-        rows_BHQ = (scores_BHQK.softmax(-1) - target_B1QK).square().sum(-1)
-        counted_B1Q = attends_B1Q
-    else:
-        counted_B1Q = n_targets_B1Q > 0
-        misses_B1QK = ~targets_B1QK & counted_B1Q[..., None]
-        rows_BHQ = scores_BHQK.logsumexp(-1) - scores_BHQK.masked_fill(misses_B1QK, -math.inf).logsumexp(-1)
-    return rows_BHQ.where(counted_B1Q, 0.0)
+from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 
 
-def check_objective(objective: str) -> None:
-    """Raise ConfigError for a loss that does not exist."""
-    if objective not in OBJECTIVES:
-        raise ConfigError(f"unknown guidance loss {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
+    """Output [B, H, Q, D] and row statistics, with gradients by autograd."""
+    map_BHQK = _probabilities(call)
+    dropped_BHQK = functional.dropout(map_BHQK, call.dropout).to(call.value_BHKD.dtype)
+    return dropped_BHQK @ call.value_BHKD, _statistics(call, map_BHQK)
+
+
+def statistics(call: GuidedAttention) -> RowStatistics:
+    """The row statistics alone."""
+    return _statistics(call, _probabilities(call))
+
+
+def _scores(call: GuidedAttention) -> Tensor:
+    """Scores in float32 or better; minus infinity where the mask hides a key, 0 all along a row that sees none."""
+    if call.query_BHQD.dtype == torch.float16:
+        # A product of such numbers may be out of their range.
+        call = call.in_full_precision()
+    scores_BHQK = call.query_BHQD @ call.key_BHKD.transpose(-1, -2)
+    scores_BHQK = call.scale * scores_BHQK.to(torch.promote_types(scores_BHQK.dtype, torch.float32))
+    if call.bias is not None:
+        scores_BHQK = scores_BHQK + call.bias
+    if call.mask is None:
+        return scores_BHQK
+    sees_B1Q1 = call.mask.any(-1, keepdim=True)
+    # A softmax over nothing would be NaN, in the gradient too.
+    return scores_BHQK.masked_fill(~call.mask & sees_B1Q1, -math.inf).masked_fill(~sees_B1Q1, 0.0)
+
+
+def _probabilities(call: GuidedAttention) -> Tensor:
+    map_BHQK = _scores(call).softmax(-1)
+    return map_BHQK if call.mask is None else map_BHQK.masked_fill(~call.mask.any(-1, keepdim=True), 0.0)
+
+
+def _statistics(call: GuidedAttention, map_BHQK: Tensor) -> RowStatistics:
+    masses, counts = [], []
+    for targets, heads in call.slices():
+        n_batch, n_heads, n_queries, n_keys = map_BHQK[:, heads].shape
+        targets_B1QK = targets.dense()[:, None]
+        if call.mask is not None:
+            targets_B1QK = targets_B1QK & call.mask
+        n_targets_B1Q = targets_B1QK.expand(-1, -1, n_queries, n_keys).sum(-1)
+        if call.log_mass:
+            # From the scores: a mass too small for its precision still has a logarithm, and a gradient.
+            counted_B1Q1 = (n_targets_B1Q > 0)[..., None]
+            scores_BHQK = _scores(call)[:, heads]
+            hit_BHQK = scores_BHQK.masked_fill(~targets_B1QK & counted_B1Q1, -math.inf)
+            log_BHQ = hit_BHQK.logsumexp(-1) - scores_BHQK.logsumexp(-1)
+            masses.append(torch.where(counted_B1Q1[..., 0], log_BHQ, 0.0))
+        else:
+            masses.append(map_BHQK[:, heads].masked_fill(~targets_B1QK, 0.0).sum(-1))
+        counts.append(n_targets_B1Q.expand(n_batch, n_heads, n_queries).to(map_BHQK.dtype))
+    return RowStatistics(map_BHQK.square().sum(-1), torch.cat(masses, 1), torch.cat(counts, 1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from attention_guidance.assignment import GuidedHead, assign_heads
 from attention_guidance.errors import RunError
 from attention_guidance.loss.aggregate import check_normalization
-from attention_guidance.loss.reference import check_objective
+from attention_guidance.loss.statistics import check_objective
 from attention_guidance.patterns import TOKEN_CLASSES, TokenClasses, get_pattern
 from attention_guidance.schedules import Schedule
 from attention_guidance.training.arguments import training_arguments

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from attention_guidance.attach import Guidance, guide
+from attention_guidance.attach import guide
+from attention_guidance.handle import Guidance
 from attention_guidance.schedules import Schedule
 from attention_guidance.training.config import RunConfig
 

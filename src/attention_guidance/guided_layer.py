@@ -1,0 +1,193 @@
+"""What sits on the attention of one guided layer: computes it, and keeps how far its heads are from their patterns.
+
+Shape suffixes: B batch, H heads (G those of keys, where they are shared), Q queries, K keys, T positions, D channels of
+a head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attention_guidance.assignment import GuidedHead
+from attention_guidance.errors import AttachError
+from attention_guidance.forward_pass import ForwardPass, LayerLoss
+from attention_guidance.hosts.call import AttentionCall, Result
+from attention_guidance.loss.aggregate import count_pairs, elementwise_mean, mean, query_sums
+from attention_guidance.loss.backends import Backend, BackendChoice, Case
+from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
+from attention_guidance.patterns import Pattern
+from attention_guidance.split_heads import join_heads, split_heads, take_heads
+
+
+class GuidedLayer:
+    """Answers the calls of one attention layer.
+
+    Args:
+        layer: the layer's number.
+        heads: its guided heads.
+        objective: `squared_error` or `log_mass`.
+        normalization: `query` or `elementwise`.
+        backend: what computes the guided heads.
+    """
+
+    def __init__(
+        self, layer: int, heads: Iterable[GuidedHead], objective: str, normalization: str, backend: BackendChoice
+    ) -> None:
+        self.layer = layer
+        self.objective = objective
+        self.normalization = normalization
+        self.backend = backend
+        groups: dict[Pattern, list[int]] = defaultdict(list)
+        for guided in heads:
+            groups[guided.pattern].append(guided.head)
+        self.groups = tuple((pattern, tuple(indices)) for pattern, indices in groups.items())
+        self.guided = [head for _, indices in self.groups for head in indices]
+        self.current: ForwardPass | None = None
+        self.recording = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the pass under way, whose tensors cannot be copied or pickled."""
+        return self.__dict__ | {"current": None, "recording": False}
+
+    @property
+    def heads(self) -> tuple[GuidedHead, ...]:
+        """The guided heads in the order of `LayerLoss.sums`."""
+        return tuple(GuidedHead(self.layer, head, pattern) for pattern, indices in self.groups for head in indices)
+
+    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+        """Answer a call of the layer's attention, and add its guidance to the current pass.
+
+        Raises:
+            AttachError: gradients were on when the pass began and are off here, as under reentrant checkpointing,
+                where the guidance would train nothing; or the backend asked for cannot serve.
+        """
+        # Recomputation under checkpointing comes here again, within the backward pass: it must do the same work, so
+        # that the same tensors are saved, but is not counted a second time. Any other call is not of a guided pass.
+        current = self.current if self.recording or torch._C._current_graph_task_id() != -1 else None
+        if current is None:
+            return unguided()
+        if current.with_gradient and not torch.is_grad_enabled() and self.recording:
+            raise AttachError(
+                "gradients are off inside the model's forward pass, so guidance would train nothing; if this is "
+                "gradient checkpointing, use gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
+        with_gradient = torch.is_grad_enabled() and current.weighted
+        mask, bias = _mask_and_bias(call)
+        size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
+        patterns = [pattern for pattern, _ in self.groups]
+        valid_BT, targets = current.targets(patterns, size, mask, call.query_BHQD.device)
+        query, key, value = _as_computed(call)
+        # Of all heads until the backend is known: those that are guided are taken out in the way it wants.
+        guided = GuidedAttention(
+            query,
+            key,
+            value,
+            tuple((of_pattern, len(heads)) for of_pattern, (_, heads) in zip(targets, self.groups, strict=True)),
+            call.scale,
+            mask,
+            bias,
+            call.dropout,
+            self.objective == "log_mass",
+        )
+        backend = self._backend(call, guided)
+        if backend.beside or not with_gradient:
+            # The model's own numbers to the last bit, where guidance does not train.
+            result = unguided()
+            with torch.set_grad_enabled(with_gradient):
+                statistics = backend.statistics(self._guided_heads(guided))
+        else:
+            result, statistics = self._attend_apart(guided, backend)
+        loss = self._layer_loss(statistics, guided, valid_BT)
+        if self.recording:
+            current.layers[self.layer] = loss
+        return result
+
+    def _backend(self, call: AttentionCall, all_heads: GuidedAttention) -> Backend:
+        mapped = tuple(
+            pattern.name
+            for (pattern, _), (targets, _) in zip(self.groups, all_heads.groups, strict=True)
+            if targets.map_BQK is not None
+        )
+        query = all_heads.query_BHQD
+        case = Case(
+            query.device.type, query.dtype, all_heads.key_BHKD.shape[2], call.attention, call.dropout,
+            all_heads.bias is not None, mapped,
+        )  # fmt: skip
+        return self.backend.of(case)
+
+    def _guided_heads(self, all_heads: GuidedAttention) -> GuidedAttention:
+        """The guided heads taken out of a call."""
+        shared = all_heads.query_BHQD.shape[1] // all_heads.key_BHKD.shape[1]
+        key_heads = [head // shared for head in self.guided]
+        bias = all_heads.bias
+        return dataclasses.replace(
+            all_heads,
+            query_BHQD=take_heads(all_heads.query_BHQD, self.guided),
+            key_BHKD=take_heads(all_heads.key_BHKD, key_heads),
+            value_BHKD=take_heads(all_heads.value_BHKD, key_heads),
+            bias=bias if bias is None or bias.shape[1] == 1 else take_heads(bias, self.guided),
+        )
+
+    def _attend_apart(self, all_heads: GuidedAttention, backend: Backend) -> tuple[Result, RowStatistics]:
+        """The guided heads by the backend, the others as torch computes them."""
+        n_heads = all_heads.query_BHQD.shape[1]
+        others = [head for head in range(n_heads) if head not in self.guided]
+        if not others:
+            out_BHQD, statistics = backend.attend(self._guided_heads(all_heads))
+            return (out_BHQD.transpose(1, 2).contiguous(), None), statistics
+        query, key, value = all_heads.query_BHQD, all_heads.key_BHKD, all_heads.value_BHKD
+        shared = n_heads // key.shape[1]
+        if shared > 1:
+            key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+        query, query_rest = split_heads(query, self.guided, others)
+        key, key_rest = split_heads(key, self.guided, others)
+        value, value_rest = split_heads(value, self.guided, others)
+        out_BHQD, statistics = backend.attend(
+            dataclasses.replace(all_heads, query_BHQD=query, key_BHKD=key, value_BHKD=value)
+        )
+        rest_BHQD = functional.scaled_dot_product_attention(
+            query_rest, key_rest, value_rest, all_heads.mask, all_heads.dropout, scale=all_heads.scale
+        )
+        return (join_heads(out_BHQD, rest_BHQD, self.guided, others), None), statistics
+
+    def _layer_loss(self, statistics: RowStatistics, guided: GuidedAttention, valid_BT: Tensor) -> LayerLoss:
+        rows_BHQ = row_losses(statistics, self.objective)
+        sums_H, counts_H = query_sums(rows_BHQ, (statistics.n_targets_BHQ > 0) & valid_BT[:, None])
+        if self.normalization == "query":
+            loss = mean(sums_H, counts_H).sum()
+        else:
+            n_pairs = count_pairs(valid_BT, guided.mask)
+            terms = [elementwise_mean(rows_BHQ[:, heads], valid_BT, n_pairs) for _, heads in guided.slices()]
+            loss = torch.stack(terms).sum()
+        return LayerLoss(loss, sums_H.detach(), counts_H)
+
+
+def _as_computed(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values in the precision that autocast would have attention in."""
+    tensors = call.query_BHQD, call.key_BGKD, call.value_BGKD
+    device = call.query_BHQD.device.type
+    if not torch.is_autocast_enabled(device) or call.query_BHQD.dtype == torch.float64:
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tensors[0].to(dtype), tensors[1].to(dtype), tensors[2].to(dtype)
+
+
+def _mask_and_bias(call: AttentionCall) -> tuple[Tensor | None, Tensor | None]:
+    """Which keys each query may attend to, bool [B or 1, 1, Q or 1, K], and what is added to the scores."""
+    mask, bias = call.mask, call.bias
+    if mask is None or mask.dtype == torch.bool:
+        shown = mask
+    else:
+        # An additive mask hides a key with minus infinity, the dtype's most negative number, or -10,000 as BERT's own.
+        shown = mask > -1e4
+        bias = mask if bias is None else bias + mask
+    if shown is not None and shown.shape[1] != 1:
+        raise AttachError(f"cannot guide attention whose mask differs by head (mask of shape {tuple(shown.shape)})")
+    return shown, bias

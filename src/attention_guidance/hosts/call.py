@@ -1,0 +1,98 @@
+"""A call of attention, and what answers it in a guided model.
+
+Shape suffixes: B batch, H heads, G heads of keys and values (H, or fewer where they are shared), Q queries, K keys, D
+channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from attention_guidance.errors import AttachError
+
+Result = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of a module's attention, all heads of it.
+
+    Attributes:
+        query_BHQD, key_BGKD, value_BGKD: G is H, or fewer heads that are shared.
+        mask: bool or additive, [B or 1, 1, Q or 1, K], or None.
+        bias: added to the scores, [B or 1, H, Q, K], or None.
+        scale: factor on the scores.
+        dropout: share of the probabilities that is dropped.
+        attention: what the model runs without guidance, `sdpa` or `eager`.
+    """
+
+    query_BHQD: Tensor
+    key_BGKD: Tensor
+    value_BGKD: Tensor
+    mask: Tensor | None
+    bias: Tensor | None
+    scale: float
+    dropout: float
+    attention: str
+
+
+class Guide(Protocol):
+    """What sits on an attention module and answers its calls."""
+
+    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+        """Output [B, Q, H, D] and weights, if any, of a call; `unguided` gives those of the model's own attention."""
+
+
+class Host(Protocol):
+    """A kind of model that can be guided: where its attention is, and how guides get there.
+
+    Attributes:
+        model: the model, whose forward pass is one pass of guidance.
+        n_layers, n_heads: its size.
+        patch_size: height and width of the patches that it cuts images into, or None.
+        self_normalizing: whether it divides its loss by the number of labels that Trainer tells it.
+        hint: what may be wrong when a layer's attention was not called.
+    """
+
+    model: nn.Module
+    n_layers: int
+    n_heads: int
+    patch_size: tuple[int, int] | None
+    self_normalizing: bool
+
+    @property
+    def hint(self) -> str: ...  # noqa: D102
+
+    def attach(self, guides: Mapping[int, Guide]) -> None:
+        """Have guides answer the calls of these layers' attention."""
+
+    def detach(self) -> None:
+        """Leave the model as it was."""
+
+    def begin_pass(self) -> None:
+        """The model's forward pass begins."""
+
+
+class CallOrder:
+    """The guide of modules that serve several layers, as ALBERT's do: the n-th call of a pass is layer n."""
+
+    def __init__(self, guides: Mapping[int, Guide]) -> None:
+        self.guides = guides
+        self.next_layer = 0
+
+    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+        """Hand the call to the guide of its layer, if it has one.
+
+        Raises:
+            AttachError: layers are recomputed in the backward pass, in another order.
+        """
+        if torch._C._current_graph_task_id() != -1:
+            raise AttachError("gradient checkpointing of a model whose layers share their weights cannot be guided")
+        guide = self.guides.get(self.next_layer)
+        self.next_layer += 1
+        return unguided() if guide is None else guide.attend(call, unguided)

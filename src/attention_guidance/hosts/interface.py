@@ -1,0 +1,204 @@
+"""Models of transformers, guided through its attention interface: the functions it calls instead of a model's own.
+
+Each call goes to the guide that sits on the attention module, with the attention that the model had before at hand. A
+module without a guide is left alone, so a model that shares its config with a guided one goes on as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from attention_guidance.errors import AttachError
+from attention_guidance.hosts.call import AttentionCall, CallOrder, Guide, Result
+from attention_guidance.inputs_outputs import patch_size_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What guided models run under, by the attention they had. No name may contain `sdpa` or `flash` or begin with `paged|`:
+# transformers dispatches on these.
+GUIDED_NAMES = {"sdpa": "attention_guidance", "eager": "attention_guidance_eager"}
+GUIDE = "_attention_guidance"
+
+
+def _guided(base: str) -> Callable[..., Result]:
+    def attention_forward(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> Result:
+        def unguided() -> Result:
+            attend = base_attention(module, base)
+            return attend(  # type: ignore[no-any-return]
+                module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+            )
+
+        guide: Guide | None = module.__dict__.get(GUIDE)
+        if guide is None:
+            return unguided()
+        if kwargs.get("softcap") is not None:
+            raise AttachError(
+                f"{type(module).__name__} caps its attention scores (softcap), which guidance does not know of; "
+                "models without it can be guided"
+            )
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        bias = kwargs.get("position_bias")
+        call = AttentionCall(query, key, value, attention_mask, bias, scale, dropout, base)
+        return guide.attend(call, unguided)
+
+    return attention_forward
+
+
+class InterfaceHost:
+    """A model of transformers; see `attention_guidance.hosts.call.Host`.
+
+    Raises:
+        AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
+            transformers' attention interface.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.modules = _guidable_modules(model)
+        config = model.config.get_text_config()
+        # ALBERT's few modules serve its many layers in turn.
+        self.n_layers: int = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+        self.n_heads: int = config.num_attention_heads
+        self.patch_size = patch_size_of(model.config)
+        self.self_normalizing = _calls(model, "loss_function")
+        self.base = "sdpa"
+        self.order: CallOrder | None = None
+        self.attached = False
+
+    @property
+    def hint(self) -> str:
+        """See `Host`."""
+        return (
+            "its attention does not go through transformers' attention interface, or set_attn_implementation was "
+            f"called after guide() (now {self.model.config._attn_implementation!r})"
+        )
+
+    def attach(self, guides: Mapping[int, Guide]) -> None:
+        """See `Host`."""
+        register()
+        current = self.model.config._attn_implementation
+        # A model whose config is shared with a guided one bears the guided name already.
+        self.base = {name: base for base, name in GUIDED_NAMES.items()}.get(current, current)
+        for module in self.modules:
+            base_attention(module, self.base)
+        self.model.set_attn_implementation(GUIDED_NAMES[self.base])
+        if len(self.modules) < self.n_layers:
+            self.order = CallOrder(guides)
+            guides = dict.fromkeys(range(len(self.modules)), self.order)
+        for layer, guide in guides.items():
+            setattr(self.modules[layer], GUIDE, guide)
+        self.attached = True
+        _ATTACHED.add(self)
+
+    def detach(self) -> None:
+        """See `Host`."""
+        for module in self.modules:
+            module.__dict__.pop(GUIDE, None)
+        self.attached = False
+        _ATTACHED.discard(self)
+        # Models can share a config; the attention's name goes back with the last of the guided ones.
+        if not any(other.model.config is self.model.config for other in _ATTACHED):
+            self.model.set_attn_implementation(self.base)
+
+    def begin_pass(self) -> None:
+        """See `Host`."""
+        if self.order is not None:
+            self.order.next_layer = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        register()
+        if self.attached:
+            _ATTACHED.add(self)
+
+
+# The guided models; several of these may share a config.
+_ATTACHED: weakref.WeakSet[InterfaceHost] = weakref.WeakSet()
+
+
+def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The model's attention modules in the order of its layers: one a layer, or fewer that are called in turn."""
+    name = type(model).__name__
+    modules = list(attention_modules(model))
+    if any(GUIDE in module.__dict__ for module in modules):
+        raise AttachError(f"this {name} is guided already; call remove() on its guidance first")
+    if not modules:
+        raise AttachError(
+            f"{name} does not take its attention through transformers' attention interface, so it cannot be guided; "
+            "BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
+        )
+    config = model.config.get_text_config()
+    n_layers = config.num_hidden_layers
+    n_modules = n_layers
+    if hasattr(config, "num_hidden_groups"):
+        n_modules = config.num_hidden_groups * config.inner_group_num
+    causal = getattr(model.config, "is_decoder", False) or any(getattr(m, "is_causal", False) for m in modules)
+    if causal or len(modules) != n_modules:
+        what = "it is a decoder" if causal else f"it has {len(modules)} attention modules for {n_layers} layers"
+        raise AttachError(f"{name} cannot be guided: {what}; guidance is for bidirectional encoders")
+    if model.config._attn_implementation not in {*GUIDED_NAMES, *GUIDED_NAMES.values()}:
+        raise AttachError(
+            f"{name} runs with attn_implementation={model.config._attn_implementation!r}; guidance stands beside "
+            f"{' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
+        )
+    return modules
+
+
+def base_attention(module: nn.Module, base: str) -> Callable[..., Any]:
+    """The attention function that a module would call without guidance.
+
+    `eager` is not in transformers' registry: each modelling file has its own, in the globals of the module's forward.
+    """
+    if base == "eager":
+        function = _forward_of(module).__globals__.get("eager_attention_forward")
+        if function is None:
+            raise AttachError(
+                f"{type(module).__name__} has no eager_attention_forward to stand beside guidance; "
+                "load the model with attn_implementation='sdpa'"
+            )
+        return function  # type: ignore[no-any-return]
+    return ALL_ATTENTION_FUNCTIONS[base]  # type: ignore[no-any-return]
+
+
+def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules, in the model's order, whose forward looks its attention function up in transformers' registry."""
+    for module in model.modules():
+        forward = _forward_of(module)
+        if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
+            yield module
+
+
+def _calls(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward mentions a name (a global, or an attribute of self)."""
+    return name in _forward_of(module).__code__.co_names
+
+
+def _forward_of(module: nn.Module) -> Any:
+    """The class's own forward function beneath its decorators."""
+    return inspect.unwrap(type(module).forward)
+
+
+def register() -> None:
+    """Make the guided attention functions, and the masks they expect, known to transformers. Idempotent."""
+    masks = AttentionMaskInterface()
+    for base, name in GUIDED_NAMES.items():
+        AttentionInterface.register(name, _guided(base))
+        # Without a mask function of the same name transformers drops the padding mask in silence.
+        AttentionMaskInterface.register(name, masks[base])

@@ -1,0 +1,176 @@
+"""The backends by name, what each can serve, and which one `auto` takes.
+
+A backend computes the attention of guided heads together with the statistics of its rows. `reference` is the definition
+in dense maps; the others are there to be fast on some device. Asking for one that cannot serve a case is an error: no
+backend stands in for another in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attention_guidance.errors import AttachError, ConfigError
+from attention_guidance.loss import blocked, flash, flex, reference
+from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What decides whether a backend can serve.
+
+    Attributes:
+        device: its type, such as `cpu` or `cuda`.
+        dtype: of queries, keys and values.
+        length: number of keys.
+        attention: what the model runs without guidance, `sdpa` or `eager`.
+        dropout: of the attention.
+        bias: whether something is added to the scores.
+        mapped: patterns that are neither offsets nor classes of keys, by name.
+    """
+
+    device: str
+    dtype: torch.dtype
+    length: int
+    attention: str = "sdpa"
+    dropout: float = 0.0
+    bias: bool = False
+    mapped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute guided attention.
+
+    Attributes:
+        name: what it is asked for by.
+        attend: output and row statistics in one go, with gradients.
+        statistics: the row statistics alone.
+        refuses: why it cannot serve a case, or None if it can.
+        beside: whether the model's own attention runs for all heads, and the statistics are made beside it.
+    """
+
+    name: str
+    attend: Callable[[GuidedAttention], tuple[Tensor, RowStatistics]]
+    statistics: Callable[[GuidedAttention], RowStatistics]
+    refuses: Callable[[Case], str | None]
+    beside: bool = False
+
+
+def _refuses_all(case: Case) -> str | None:
+    """What no backend but the reference serves."""
+    if case.attention != "sdpa":
+        return f"the model runs {case.attention} attention, whose weights it may give out"
+    if case.bias:
+        return "the model adds a bias to its attention scores"
+    return None
+
+
+def _blocked_refuses(case: Case) -> str | None:
+    return f"it is for CPUs, not {case.device}" if case.device != "cpu" else _refuses_all(case)
+
+
+def _kernels_refuse(case: Case, devices: tuple[str, ...]) -> str | None:
+    if case.device not in devices:
+        return f"it is for {' and '.join(devices)}, not {case.device}"
+    if case.dropout:
+        return f"it has no attention dropout (the model's is {case.dropout})"
+    if case.mapped:
+        return f"the targets of {', '.join(case.mapped)} are a map and no list of few keys"
+    return _refuses_all(case)
+
+
+def _flash_refuses(case: Case) -> str | None:
+    if case.device == "cuda" and case.dtype == torch.float64:
+        return "its kernels have no float64"
+    return _kernels_refuse(case, ("cpu", "cuda"))
+
+
+def _flex_refuses(case: Case) -> str | None:
+    if case.device == "cpu":
+        return "FlexAttention has no backward pass on CPUs"
+    return _kernels_refuse(case, ("cuda",))
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("reference", reference.attend, reference.statistics, lambda case: None, beside=True),
+        Backend("blocked", blocked.attend, blocked.statistics, _blocked_refuses),
+        Backend("flash", flash.attend, flash.statistics, _flash_refuses),
+        Backend("flex", flex.attend, flex.statistics, _flex_refuses),
+    )
+}
+NAMES = tuple(BACKENDS)
+# What `auto` tries, by device, best first; `reference` comes after all.
+_PREFERRED = {"cpu": ("blocked",), "cuda": ("flash",)}
+
+
+def able(case: Case) -> list[str]:
+    """The backends that can serve a case."""
+    return [name for name, backend in BACKENDS.items() if backend.refuses(case) is None]
+
+
+class BackendChoice:
+    """The backend that a user has asked for, or `auto`.
+
+    Args:
+        name: one of `NAMES`, or `auto`.
+
+    Raises:
+        ConfigError: no such backend.
+    """
+
+    def __init__(self, name: str = "auto") -> None:
+        if name != "auto" and name not in BACKENDS:
+            raise ConfigError(f"unknown backend {name!r}; expected auto or one of {', '.join(NAMES)}")
+        self.name = name
+        self.last: Case | None = None
+
+    def of(self, case: Case) -> Backend:
+        """The backend for a case.
+
+        Raises:
+            AttachError: the one asked for cannot serve it.
+        """
+        if self.name == "auto":
+            chosen = _automatic(case)
+        else:
+            chosen = BACKENDS[self.name]
+            reason = chosen.refuses(case)
+            if reason is not None:
+                raise AttachError(
+                    f"backend {self.name!r} cannot guide this attention: {reason}; {', '.join(able(case))} can"
+                )
+        if not torch.compiler.is_compiling():
+            if self.last is None:
+                logger.info("guidance runs on backend %r (%s, %s)", chosen.name, case.device, case.dtype)
+            self.last = case
+        return chosen
+
+    def explain(self) -> str:
+        """A line for each backend: which one the last pass took, and why not the others."""
+        if self.last is None:
+            return f"backend {self.name!r}: no guided forward pass yet"
+        case, chosen = self.last, self.of(self.last)
+        lines = [f"{self.name} -> {chosen.name} ({case.device}, {case.dtype}, {case.length} keys)"]
+        for name, backend in BACKENDS.items():
+            reason = backend.refuses(case)
+            if name == chosen.name:
+                lines.append(f"  {name}: taken" + (" (asked for)" if self.name == name else ""))
+            else:
+                lines.append(f"  {name}: " + ("could serve" if reason is None else f"cannot serve: {reason}"))
+        return "\n".join(lines)
+
+
+def _automatic(case: Case) -> Backend:
+    for name in _PREFERRED.get(case.device, ()):
+        if BACKENDS[name].refuses(case) is None:
+            return BACKENDS[name]
+    return BACKENDS["reference"]

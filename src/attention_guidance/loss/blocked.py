@@ -1,0 +1,227 @@
+"""Guided attention for CPUs: exact, in blocks of queries, with no T x T map kept.
+
+The scores of a block are made once and serve output and statistics; the backward pass makes them again. The gradients
+of both losses are elementwise in A, so guidance adds no matrix product to those of plain attention: the gradient with
+respect to A gets ``2 g_r A`` and, at the targets, ``g_m``, and goes through the softmax with the rest.
+
+Shape suffixes: B batch, H guided heads, Q queries, K keys, D channels; b sequences and q queries of a block, C keys
+listed for a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention_guidance.loss.blocks import Buffers, blocks
+from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.patterns import Targets
+
+_FIELDS = ("picks_BQP", "key_classes_BK", "query_classes_BQ", "map_BQK")
+
+
+def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
+    """Output [B, H, Q, D] and row statistics, with gradients."""
+    # Drawn outside of the operator, so that the default generator decides and recomputation draws the same.
+    seed = torch.randint(2**62, ()) if call.dropout else None
+    out_BQHD, *rows = _attend(
+        call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *_flat(call), call.scale, call.dropout, seed,
+        call.log_mass,
+    )  # fmt: skip
+    return out_BQHD.transpose(1, 2), RowStatistics(*rows)
+
+
+def statistics(call: GuidedAttention) -> RowStatistics:
+    """The row statistics alone, without gradient."""
+    query, key = call.query_BHQD.detach(), call.key_BHKD.detach()
+    _, *rows = _attend(query, key, None, call.mask, *_flat(call), call.scale, 0.0, None, call.log_mass)
+    return RowStatistics(*rows)
+
+
+# The computation is an operator of torch, so that torch.compile takes it as it is. An operator takes tensors, numbers
+# and lists of these: targets travel as a flat list of tensors, one without dimensions for a field that is None.
+
+
+def _flat(call: GuidedAttention) -> tuple[list[Tensor], list[int]]:
+    fields = [getattr(targets, field) for targets, _ in call.groups for field in _FIELDS]
+    nothing = torch.empty((), dtype=torch.long)
+    return [nothing if field is None else field for field in fields], [n_heads for _, n_heads in call.groups]
+
+
+def _groups(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[tuple[Targets, int]]:
+    fields = [tensor if tensor.dim() else None for tensor in tensors]
+    of_patterns = [fields[start : start + len(_FIELDS)] for start in range(0, len(fields), len(_FIELDS))]
+    return [
+        (Targets(**dict(zip(_FIELDS, of_pattern, strict=True))), n_heads)  # type: ignore[arg-type]
+        for of_pattern, n_heads in zip(of_patterns, sizes, strict=True)
+    ]
+
+
+@torch.library.custom_op("attention_guidance::blocked", mutates_args=())
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    mask: Tensor | None,
+    targets: Sequence[Tensor],
+    sizes: Sequence[int],
+    scale: float,
+    dropout: float,
+    seed: Tensor | None,
+    log_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output [B, Q, H, D]; squares, mass (or its logarithm) and number of targets [B, H, Q]."""
+    call = _Call(query, key, value, mask, _groups(targets, sizes), scale, dropout, seed, log_mass)
+    with torch.autocast("cpu", enabled=False):
+        return _forward(call)
+
+
+@torch.library.custom_op("attention_guidance::blocked_backward", mutates_args=())
+def _attend_backward(
+    grad_out: Tensor,
+    grad_squares: Tensor,
+    grad_mass: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    targets: Sequence[Tensor],
+    sizes: Sequence[int],
+    scale: float,
+    dropout: float,
+    seed: Tensor | None,
+    log_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to query, key and value."""
+    call = _Call(query, key, value, mask, _groups(targets, sizes), scale, dropout, seed, log_mass)
+    with torch.autocast("cpu", enabled=False):
+        return _backward(call, grad_out, grad_squares, grad_mass)
+
+
+@_attend.register_fake
+def _(query, key, value, *rest):  # type: ignore[no-untyped-def]
+    return _empty_results(query, value)
+
+
+@_attend_backward.register_fake
+def _(grad_out, grad_squares, grad_mass, query, key, value, *rest):  # type: ignore[no-untyped-def]
+    return _empty_by_position(query), _empty_by_position(key), _empty_by_position(value)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key, value, mask, targets, ctx.sizes, ctx.scale, ctx.dropout, seed, ctx.log_mass = inputs
+    ctx.save_for_backward(query, key, value, mask, seed, *targets)
+    ctx.mark_non_differentiable(output[3])
+
+
+def _gradients(ctx: Any, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor, _: Any) -> tuple[Any, ...]:
+    query, key, value, mask, seed, *targets = ctx.saved_tensors
+    gradients = _attend_backward(
+        grad_out, grad_squares, grad_mass, query, key, value, mask, targets, ctx.sizes, ctx.scale, ctx.dropout, seed,
+        ctx.log_mass,
+    )  # fmt: skip
+    return *gradients, None, [None] * len(targets), None, None, None, None, None
+
+
+_attend.register_autograd(_gradients, setup_context=_setup)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """`GuidedAttention` as it comes out of an operator; `value` is None where only the statistics are wanted."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor | None
+    mask: Tensor | None
+    groups: list[tuple[Targets, int]]
+    scale: float
+    dropout: float
+    seed: Tensor | None
+    log_mass: bool
+
+
+def _forward(call: _Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    query, key, value = call.query, call.key, call.value
+    out, squares, mass, counts = _empty_results(query, value)
+    buffers = Buffers()
+    for block in blocks(query, key, call.mask, call.groups):
+        for head in range(query.shape[1]):
+            rows, listed = (block.batch, head, block.queries), block.targets[head]
+            scores_bqK = block.scores(query, key, head, call.scale, buffers)
+            if call.log_mass:
+                log_bq = listed.log_sum(scores_bqK) - scores_bqK.logsumexp(-1)
+                mass[rows] = log_bq.masked_fill(listed.count_bq == 0, 0.0)
+            map_bqK = block.softmax_(scores_bqK)
+            squares[rows] = torch.linalg.vector_norm(map_bqK, dim=-1)
+            if not call.log_mass:
+                mass[rows] = listed.sum(map_bqK)
+            counts[rows] = listed.count_bq
+            if value is not None:
+                if call.seed is not None:
+                    map_bqK *= block.dropout(map_bqK, call.dropout, call.seed, head)
+                out_bqD = buffers.bmm("out", map_bqK.to(value.dtype), value[block.batch, head])
+                out[block.batch, block.queries, head] = out_bqD
+    return out, squares.square_(), mass, counts
+
+
+def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = call.query, call.key, call.value
+    assert value is not None
+    grad_query, grad_key, grad_value = (_empty_by_position(tensor) for tensor in (query, key, value))
+    buffers = Buffers()
+    twice_squares = 2 * grad_squares
+    for block in blocks(query, key, call.mask, call.groups):
+        first = block.queries.start == 0
+        for head in range(query.shape[1]):
+            rows, keys, listed = (block.batch, head, block.queries), (block.batch, head), block.targets[head]
+            scores_bqK = block.scores(query, key, head, call.scale, buffers)
+            among_targets = listed.softmax(scores_bqK) if call.log_mass else None
+            map_bqK = block.softmax_(scores_bqK)
+            grad_out_bqD = grad_out[block.batch, block.queries, head]
+            grad_bqK = buffers.bmm("grad", grad_out_bqD, value[keys].transpose(1, 2)).to(map_bqK.dtype)
+            dropped_bqK = map_bqK
+            if call.seed is not None:
+                kept_bqK = block.dropout(map_bqK, call.dropout, call.seed, head)
+                dropped_bqK = map_bqK * kept_bqK
+                grad_bqK *= kept_bqK
+            _put(grad_value, keys, buffers.bmm("key", dropped_bqK.to(value.dtype).mT, grad_out_bqD), first)
+            grad_bqK.addcmul_(map_bqK, twice_squares[rows][..., None])
+            if among_targets is None:
+                listed.add_(grad_bqK, grad_mass[rows][..., None])
+            grad_bqK = torch._softmax_backward_data(grad_bqK, map_bqK, -1, map_bqK.dtype, grad_input=grad_bqK)
+            if among_targets is not None:
+                # d log m / ds = softmax over the targets - A: right also where m is too small for its precision.
+                grad_log_bq1 = grad_mass[rows].masked_fill(listed.count_bq == 0, 0.0)[..., None]
+                grad_bqK.addcmul_(map_bqK, grad_log_bq1, value=-1)
+                listed.add_(grad_bqK, grad_log_bq1 * among_targets)
+            grad_bqK = grad_bqK.to(query.dtype)
+            grad_query[rows] = buffers.bmm("out", grad_bqK, key[keys]).mul_(call.scale)
+            _put(grad_key, keys, buffers.bmm("key", grad_bqK.mT, query[rows]).mul_(call.scale), first)
+    return grad_query, grad_key, grad_value
+
+
+def _put(gradient: Tensor, at: tuple[Any, ...], part: Tensor, first: bool) -> None:
+    """Set what the first block of queries gives, add what the others give."""
+    if first:
+        gradient[at] = part
+    else:
+        gradient[at] += part
+
+
+def _empty_results(query: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n_batch, n_heads, n_queries, _ = query.shape
+    precise = torch.promote_types(query.dtype, torch.float32)
+    squares, mass, counts = (query.new_empty(n_batch, n_heads, n_queries, dtype=precise) for _ in range(3))
+    out = query.new_empty(n_batch, n_queries, n_heads, 0 if value is None else value.shape[-1])
+    return out, squares, mass, counts
+
+
+def _empty_by_position(like_BHTD: Tensor) -> Tensor:
+    """[B, H, T, D], laid out as the projections that made queries, keys and values want their gradients."""
+    n_batch, n_heads, length, n_channels = like_BHTD.shape
+    return like_BHTD.new_empty(n_batch, length, n_heads, n_channels).transpose(1, 2)

@@ -1,0 +1,30 @@
+"""Named patterns of attention: for every query, the keys a guided head should look at.
+
+A pattern is a small object that turns what is known of a batch (`Sequences`) into the targets of every query
+(`Targets`). The same objects train heads, measure heads and draw heads. They compose: ``Offset(-1) | Offset(1)``,
+``Offset(1).where(rows)``.
+"""
+
+from attention_guidance.patterns.base import Pattern, Sequences, Union, Where
+from attention_guidance.patterns.kinds import GIVEN, Custom, First, Given, GridOffset, Offset, TokenClass
+from attention_guidance.patterns.lookup import NAMED, TOKEN_CLASSES, TokenClasses, get_pattern
+from attention_guidance.patterns.targets import Targets
+
+__all__ = [
+    "GIVEN",
+    "NAMED",
+    "TOKEN_CLASSES",
+    "Custom",
+    "First",
+    "Given",
+    "GridOffset",
+    "Offset",
+    "Pattern",
+    "Sequences",
+    "Targets",
+    "TokenClass",
+    "TokenClasses",
+    "Union",
+    "Where",
+    "get_pattern",
+]

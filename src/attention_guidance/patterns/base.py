@@ -1,0 +1,115 @@
+"""What a pattern is, what it may look at, and how patterns compose.
+
+Shape suffixes: B batch, T positions, Q queries, K keys (Q = K = T in an encoder).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from attention_guidance.patterns.targets import Targets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Listing
+
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What a pattern may look at: one batch of sequences.
+
+    Attributes:
+        valid_BT: bool, True where there is a token and False where there is padding.
+        input_ids_BT: token ids as the model sees them (masked tokens are masks), or None for models fed otherwise.
+        documents_BT: the number of each token's document where several are packed into a sequence, else None; no
+            target of a named pattern lies in another document.
+        grid: height and width of the patches that end the sequence of an image, else None.
+        given: what the batch holds under `guidance_targets`.
+    """
+
+    valid_BT: Tensor
+    input_ids_BT: Tensor | None = None
+    documents_BT: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    given: Tensor | Mapping[str, Tensor] | None = None
+
+
+Rows = Callable[[Sequences], Tensor]
+
+
+class Pattern(ABC):
+    """For every query position, the set of key positions that the head should attend to (S_i, paper section 3).
+
+    A subclass has a `name` and gives `targets`. Keys that the model's mask hides are removed later, by the loss.
+    """
+
+    name: str
+
+    @abstractmethod
+    def targets(self, sequences: Sequences) -> Targets:
+        """The target keys of every query."""
+
+    def __or__(self, other: Pattern) -> Union:
+        """The union: a query's targets are those of either pattern."""
+        return Union((*members(self), *members(other)))
+
+    def where(self, rows: Rows, name: str = "") -> Where:
+        """The same pattern for some queries only; the others have no target and do not count.
+
+        Args:
+            rows: a function from `Sequences` to bool [B, Q].
+            name: what to call the result; `NAME[where]` without.
+        """
+        return Where(self, rows, name or f"{self.name}[where]")
+
+    def describe(self, text: str | Listing[str], tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+        """Draw the pattern on a sentence, as text; see `attention_guidance.patterns.drawing.describe`."""
+        from attention_guidance.patterns.drawing import describe
+
+        return describe(self, text, tokenizer)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Union(Pattern):
+    """Targets of any of its members."""
+
+    members: tuple[Pattern, ...]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The members' names joined by `|`."""
+        return "|".join(member.name for member in self.members)
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """The union of the members' targets."""
+        result = self.members[0].targets(sequences)
+        for member in self.members[1:]:
+            result = result | member.targets(sequences)
+        return result
+
+
+@dataclass(frozen=True)
+class Where(Pattern):
+    """A pattern for some queries only."""
+
+    pattern: Pattern
+    rows: Rows
+    name: str
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """The pattern's targets, none for the queries left out."""
+        return self.pattern.targets(sequences).where(self.rows(sequences))
+
+
+def members(pattern: Pattern) -> tuple[Pattern, ...]:
+    """The patterns that a union is made of; any other pattern is its own only member."""
+    return pattern.members if isinstance(pattern, Union) else (pattern,)

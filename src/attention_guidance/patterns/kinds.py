@@ -1,0 +1,200 @@
+"""The kinds of patterns: offsets in a text or an image, the first token, classes of tokens, targets from the batch.
+
+Shape suffixes: B batch, T positions, Q queries, K keys (Q = K = T in an encoder), P single keys of a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attention_guidance.errors import PatternError
+from attention_guidance.patterns.base import Pattern, Sequences
+from attention_guidance.patterns.targets import Targets
+
+GIVEN = "guidance_targets"
+
+
+@dataclass(frozen=True)
+class Offset(Pattern):
+    """Query i looks at key i + offset: `next` is 1, `previous` -1, `same` 0.
+
+    A query whose key would be padding, in another document or outside the sequence has no target.
+    """
+
+    offset: int
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """`next`, `previous`, `same`, or `offset:k`."""
+        return {1: "next", -1: "previous", 0: "same"}.get(self.offset, f"offset:{self.offset}")
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """One key for every query."""
+        valid_BT, documents_BT = sequences.valid_BT, sequences.documents_BT
+        length = valid_BT.shape[-1]
+        key_T = torch.arange(length, device=valid_BT.device) + self.offset
+        inside_T = (key_T >= 0) & (key_T < length)
+        at_T = key_T.clamp(0, length - 1)
+        reached_BT = inside_T & valid_BT[:, at_T]
+        if documents_BT is not None:
+            reached_BT = reached_BT & (documents_BT[:, at_T] == documents_BT)
+        return Targets(torch.where(reached_BT, key_T, -1)[..., None])
+
+
+@dataclass(frozen=True)
+class GridOffset(Pattern):
+    """A patch of an image looks at the patch `down` rows below and `right` columns to the right of it.
+
+    Tokens that are no patches (class, distillation, registers; they come first) and patches at the border have no
+    target.
+    """
+
+    name: str
+    down: int
+    right: int
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """One key for every patch.
+
+        Raises:
+            PatternError: the model was not given an image whose patches are all there.
+        """
+        length = sequences.valid_BT.shape[-1]
+        height, width = sequences.grid or (0, 0)
+        if not 0 < height * width <= length:
+            has = f"a grid of {height} x {width} patches and {length} positions" if sequences.grid else "no grid"
+            raise PatternError(f"pattern {self.name!r} looks at the patches of an image, but the model has {has}")
+        n_before = length - height * width
+        position_T = torch.arange(length, device=sequences.valid_BT.device)
+        row_T = (position_T - n_before).div(width, rounding_mode="floor") + self.down
+        column_T = (position_T - n_before) % width + self.right
+        inside_T = (row_T >= 0) & (row_T < height) & (column_T >= 0) & (column_T < width) & (position_T >= n_before)
+        return Targets(torch.where(inside_T, n_before + row_T * width + column_T, -1)[None, :, None])
+
+
+@dataclass(frozen=True)
+class First(Pattern):
+    """Every query looks at the first token of its document that is not padding; for images, the class token."""
+
+    name: str = "first"
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """A class of one key for each document."""
+        valid_BT, documents_BT = sequences.valid_BT, sequences.documents_BT
+        count_BT = valid_BT.long().cumsum(-1)
+        if documents_BT is not None:
+            # Count anew from each border: documents are stretches of the sequence.
+            border_BT = torch.ones_like(valid_BT)
+            border_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+            count_BT = count_BT - torch.where(border_BT, count_BT - valid_BT.long(), 0).cummax(-1).values
+        return Targets.of_class(valid_BT & (count_BT == 1), documents_BT)
+
+
+@dataclass(frozen=True)
+class TokenClass(Pattern):
+    """Every query looks at all tokens of a class in its document, such as the delimiters or the full stops.
+
+    Attributes:
+        name: what the class is called.
+        token_ids: the ids of its members in the model's vocabulary.
+    """
+
+    name: str
+    token_ids: tuple[int, ...]
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """The tokens of the class.
+
+        Raises:
+            PatternError: the model was not called with ``input_ids``.
+        """
+        return Targets.of_class(self.members_of(sequences), sequences.documents_BT)
+
+    def members_of(self, sequences: Sequences) -> Tensor:
+        """Which tokens belong to the class: bool [B, T]; also of use as the rows of `Pattern.where`."""
+        if sequences.input_ids_BT is None:
+            raise PatternError(
+                f"pattern {self.name!r} looks at tokens, but the model was called without input_ids; "
+                "give input_ids or use position patterns (next, previous, first, same, offset:k)"
+            )
+        members = torch.tensor(self.token_ids, device=sequences.input_ids_BT.device)
+        return torch.isin(sequences.input_ids_BT, members) & sequences.valid_BT
+
+
+@dataclass(frozen=True)
+class Given(Pattern):
+    """Targets of each example from the batch, under `guidance_targets`: a parse, an alignment.
+
+    The batch holds long [B, T] (each query's key, negative for none), long [B, T, P] (several keys), or bool [B, T, T]
+    (a map); or a mapping from names to such tensors, for the patterns `given.NAME`.
+    """
+
+    key: str = ""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """`given`, or `given.KEY`."""
+        return f"given.{self.key}" if self.key else "given"
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """What the batch gives, without padding.
+
+        Raises:
+            PatternError: the batch has none, or of another shape.
+        """
+        given, (n_batch, length) = sequences.given, sequences.valid_BT.shape
+        if isinstance(given, Mapping):
+            given = given.get(self.key)
+        elif self.key:
+            given = None
+        place = f"{GIVEN}[{self.key!r}]" if self.key else GIVEN
+        if given is None:
+            raise PatternError(f"pattern {self.name!r} needs {place} in each batch: long [{n_batch}, {length}]")
+        is_map = given.dtype == torch.bool and given.shape == (n_batch, length, length)
+        is_list = not given.is_floating_point() and given.dtype != torch.bool and given.dim() in (2, 3)
+        if not is_map and not (is_list and given.shape[:2] == (n_batch, length)):
+            raise PatternError(
+                f"{place} is {given.dtype} of shape {tuple(given.shape)}; expected long [{n_batch}, {length}] or "
+                f"[{n_batch}, {length}, P], or bool [{n_batch}, {length}, {length}]"
+            )
+        if is_map:
+            return Targets(map_BQK=given & sequences.valid_BT[:, None])
+        picks_BQP = given.reshape(n_batch, length, -1).long()
+        key_BQP = picks_BQP.clamp(0, length - 1)
+        valid_BQP = sequences.valid_BT[:, None].expand(-1, length, -1).gather(-1, key_BQP)
+        # A key beyond the sequence has been cut off with it.
+        picks_BQP = torch.where(valid_BQP & (picks_BQP == key_BQP), picks_BQP, -1)
+        return Targets(picks_BQP).listed_once()
+
+
+@dataclass(frozen=True)
+class Custom(Pattern):
+    """A pattern of one's own: a name and a function from `Sequences` to a bool tensor [B, Q, K], or to `Targets`.
+
+    A tensor [B, K], or [B, 1, K], stands for keys that every query looks at; that form and `Targets` keep memory
+    linear.
+    """
+
+    name: str
+    function: Callable[[Sequences], Tensor | Targets]
+
+    def targets(self, sequences: Sequences) -> Targets:
+        """What the function returns, as `Targets`.
+
+        Raises:
+            PatternError: it returned something else.
+        """
+        result = self.function(sequences)
+        if isinstance(result, Targets):
+            return result
+        if not isinstance(result, Tensor) or result.dtype != torch.bool or result.dim() not in (2, 3):
+            kind = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            raise PatternError(f"pattern {self.name!r} returned {kind}; expected a bool tensor [B, Q, K] or [B, K]")
+        if result.dim() == 2 or result.shape[1] == 1:
+            members_BK = result.reshape(result.shape[0], -1) & sequences.valid_BT
+            return Targets.of_class(members_BK)
+        return Targets(map_BQK=result & sequences.valid_BT[:, None])

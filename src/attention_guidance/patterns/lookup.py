@@ -1,0 +1,105 @@
+"""Patterns by name: `next`, `first`, `period`, `offset:-2`, `left`, `previous|next`, and those of the user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+from attention_guidance.errors import PatternError
+from attention_guidance.patterns.base import Pattern, Union, members
+from attention_guidance.patterns.kinds import First, Given, GridOffset, Offset, TokenClass
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Sentence-final stops, one of which most scripts use; the "period" class of the paper (section 3) beyond English.
+FULL_STOPS = frozenset(".。．｡།॥።።۔။۔༎")
+
+TokenClasses = Mapping[str, "Collection[str] | Collection[int] | Callable[[str], bool]"]
+
+NAMED: dict[str, Pattern] = {
+    "next": Offset(1),
+    "previous": Offset(-1),
+    "same": Offset(0),
+    "first": First(),
+    "left": GridOffset("left", 0, -1),
+    "right": GridOffset("right", 0, 1),
+    "up": GridOffset("up", -1, 0),
+    "down": GridOffset("down", 1, 0),
+    "class_token": First("class_token"),
+}
+TOKEN_CLASSES = ("delimiter", "period")
+
+
+def get_pattern(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    token_classes: TokenClasses | None = None,
+    patterns: Mapping[str, Pattern] | None = None,
+) -> Pattern:
+    """Look a pattern up by its name.
+
+    Args:
+        name: `next`, `previous`, `same`, `first`, `delimiter`, `period`, `offset:k`; for images `left`, `right`, `up`,
+            `down`, `class_token`; `given` or `given.KEY` for targets from the batch; a class or pattern of the user's;
+            or several of these joined by `|`.
+        tokenizer: tells which ids belong to a token class; needed for those only.
+        token_classes: the user's own classes: a name and its tokens (as text, without surrounding space), its ids, or
+            a function that says of a token's text whether it belongs.
+        patterns: the user's own patterns by name.
+
+    Returns:
+        The pattern.
+
+    Raises:
+        PatternError: no such pattern, or a token class without a tokenizer or without members.
+    """
+    if "|" in name:
+        parts = [get_pattern(part.strip(), tokenizer, token_classes, patterns) for part in name.split("|")]
+        return Union(tuple(member for part in parts for member in members(part)))
+    if patterns and name in patterns:
+        if not isinstance(patterns[name], Pattern):
+            raise PatternError(f"patterns[{name!r}] is no Pattern; wrap a function as Custom({name!r}, function)")
+        return patterns[name]
+    if name in NAMED:
+        return NAMED[name]
+    if match := re.fullmatch(r"offset:([+-]?\d+)", name):
+        return Offset(int(match[1]))
+    if match := re.fullmatch(r"given(?:\.(.+))?", name):
+        return Given(match[1] or "")
+    if name in TOKEN_CLASSES or (token_classes and name in token_classes):
+        return TokenClass(name, _token_ids(name, tokenizer, token_classes or {}))
+    # A class of one's own may bear the name of a built-in one.
+    known = dict.fromkeys([*NAMED, *TOKEN_CLASSES, "offset:k", "given", *(token_classes or ()), *(patterns or ())])
+    raise PatternError(f"unknown pattern {name!r}; expected one of {', '.join(known)}, or a token class of yours")
+
+
+def _token_ids(name: str, tokenizer: PreTrainedTokenizerBase | None, token_classes: TokenClasses) -> tuple[int, ...]:
+    """The ids of a class's members, sorted."""
+    wanted = token_classes.get(name)
+    if isinstance(wanted, Collection) and wanted and all(isinstance(member, int) for member in wanted):
+        return tuple(sorted(int(member) for member in wanted))
+    if tokenizer is None:
+        raise PatternError(f"pattern {name!r} is a class of tokens: give tokenizer= so that its ids can be found")
+    if wanted is None and name == "delimiter":
+        ids = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
+    elif wanted is None:
+        ids = _ids_by_text(tokenizer, FULL_STOPS.__contains__)
+    elif callable(wanted):
+        ids = _ids_by_text(tokenizer, wanted)
+    else:
+        ids = _ids_by_text(tokenizer, set(wanted).__contains__)
+    if not ids:
+        raise PatternError(f"pattern {name!r}: no token of the tokenizer's {len(tokenizer)} belongs to this class")
+    return tuple(sorted(ids))
+
+
+def _ids_by_text(tokenizer: PreTrainedTokenizerBase, belongs: Callable[[str], bool]) -> set[int]:
+    """The ids of all tokens whose text, without word-boundary marks and space, belongs."""
+    ids = set()
+    for token, index in tokenizer.get_vocab().items():
+        text = tokenizer.convert_tokens_to_string([token]).strip().removeprefix("##")
+        if text and belongs(text):
+            ids.add(index)
+    return ids

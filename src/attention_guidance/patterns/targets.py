@@ -1,0 +1,151 @@
+"""Which keys every query should look at, in a form whose size grows with the text and not with its square.
+
+Shape suffixes: B batch (or 1, the same for all), Q queries, K keys, P single keys listed for a query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+# The low bits of a class code tell classes, the others the document.
+MAX_CLASSES = 16
+CLASS_BITS = (1 << MAX_CLASSES) - 1
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The target keys of every query, each listed once: single keys, classes of keys, or a whole map.
+
+    A query's targets are the keys in its row of `picks_BQP`, and the keys that share a class and the document with it:
+    a class code has a bit for each class and, above these, the number of the document where several are packed into
+    one sequence. A pattern of no such form has a `map_BQK`, which costs memory with the square of the length.
+
+    Attributes:
+        picks_BQP: long, positions of single keys; -1 for none.
+        key_classes_BK: long, the class code of each key.
+        query_classes_BQ: long, the code of the classes that each query looks at.
+        map_BQK: bool, all targets, for patterns of no simpler form; the other fields are None then.
+        n_classes: how many bits of the codes are in use.
+    """
+
+    picks_BQP: Tensor | None = None
+    key_classes_BK: Tensor | None = None
+    query_classes_BQ: Tensor | None = None
+    map_BQK: Tensor | None = None
+    n_classes: int = 0
+
+    @classmethod
+    def of_class(cls, members_BK: Tensor, documents_BT: Tensor | None = None) -> Targets:
+        """Every query looks at all members, bool [B, K], of its document."""
+        key_BK, query_BQ = members_BK.long(), torch.ones_like(members_BK, dtype=torch.long)
+        if documents_BT is not None:
+            code_BT = documents_BT << MAX_CLASSES
+            key_BK, query_BQ = key_BK | code_BT, query_BQ | code_BT
+        return cls(None, key_BK, query_BQ, n_classes=1)
+
+    def where(self, rows_BQ: Tensor) -> Targets:
+        """The same targets for the queries that are True in `rows_BQ`, none for the others."""
+        if self.map_BQK is not None:
+            return Targets(map_BQK=self.map_BQK & rows_BQ[..., None])
+        picks_BQP, classes_BQ = self.picks_BQP, self.query_classes_BQ
+        return replace(
+            self,
+            picks_BQP=None if picks_BQP is None else torch.where(rows_BQ[..., None], picks_BQP, -1),
+            query_classes_BQ=None if classes_BQ is None else torch.where(rows_BQ, classes_BQ, classes_BQ & ~CLASS_BITS),
+        )
+
+    def __or__(self, other: Targets) -> Targets:
+        """The union; a key that is a target in both is one target."""
+        n_classes = self.n_classes + other.n_classes
+        if self.map_BQK is not None or other.map_BQK is not None or n_classes > MAX_CLASSES:
+            return Targets(map_BQK=self.dense() | other.dense())
+        picks = [targets.picks_BQP for targets in (self, other) if targets.picks_BQP is not None]
+        n_batch = max((picks_BQP.shape[0] for picks_BQP in picks), default=1)
+        return Targets(
+            torch.cat([picks_BQP.expand(n_batch, -1, -1) for picks_BQP in picks], -1) if picks else None,
+            _joined(self.key_classes_BK, other.key_classes_BK, self.n_classes),
+            _joined(self.query_classes_BQ, other.query_classes_BQ, self.n_classes),
+            n_classes=n_classes,
+        ).listed_once()
+
+    def listed_once(self) -> Targets:
+        """Without single keys that an earlier column or a class has already."""
+        if self.picks_BQP is None:
+            return self
+        columns: list[Tensor] = []
+        for pick_BQ in self.picks_BQP.unbind(-1):
+            again_BQ = torch.zeros_like(pick_BQ, dtype=torch.bool)
+            for earlier_BQ in columns:
+                again_BQ = again_BQ | (pick_BQ == earlier_BQ)
+            if self.key_classes_BK is not None:
+                again_BQ = again_BQ | self.shares_class(pick_BQ.clamp(min=0)[..., None])[..., 0]
+            columns.append(torch.where(again_BQ, -1, pick_BQ))
+        n_batch = max(column.shape[0] for column in columns)
+        return replace(self, picks_BQP=torch.stack([column.expand(n_batch, -1) for column in columns], -1))
+
+    def shares_class(self, keys_BQP: Tensor) -> Tensor:
+        """Whether listed keys, long [B, Q, P], share a class with their query: bool [B, Q, P]."""
+        assert self.key_classes_BK is not None
+        assert self.query_classes_BQ is not None
+        n_batch = max(self.key_classes_BK.shape[0], keys_BQP.shape[0])
+        keys_BQP = keys_BQP.expand(n_batch, -1, -1)
+        codes_BQP = self.key_classes_BK[:, None].expand(n_batch, keys_BQP.shape[1], -1).gather(-1, keys_BQP)
+        return _share(codes_BQP, self.query_classes_BQ[..., None])
+
+    def class_columns(self) -> Tensor | None:
+        """The keys that are of any class: long [B, C], filled up with keys of none; None without classes."""
+        if self.key_classes_BK is None:
+            return None
+        member_BK = (self.key_classes_BK & CLASS_BITS) != 0
+        n_columns = int(member_BK.sum(-1).max())
+        return member_BK.byte().argsort(dim=-1, descending=True, stable=True)[:, :n_columns]
+
+    def rows(self, batch: slice, queries: slice) -> Targets:
+        """The targets of some queries of some sequences."""
+
+        def part(tensor: Tensor | None, dim: int, place: slice) -> Tensor | None:
+            if tensor is None or tensor.shape[dim] == 1:
+                return tensor
+            return tensor[place] if dim == 0 else tensor[:, place]
+
+        return Targets(
+            part(part(self.picks_BQP, 0, batch), 1, queries),
+            part(self.key_classes_BK, 0, batch),
+            part(part(self.query_classes_BQ, 0, batch), 1, queries),
+            part(part(self.map_BQK, 0, batch), 1, queries),
+            self.n_classes,
+        )
+
+    def dense(self, n_keys: int | None = None) -> Tensor:
+        """All targets as a map: bool [B, Q, K].
+
+        Args:
+            n_keys: K, where it is not the number of queries and there are only single keys to tell it.
+        """
+        if self.map_BQK is not None:
+            return self.map_BQK
+        maps_BQK: list[Tensor] = []
+        if self.key_classes_BK is not None and self.query_classes_BQ is not None:
+            maps_BQK.append(_share(self.key_classes_BK[:, None], self.query_classes_BQ[..., None]))
+        if self.picks_BQP is not None:
+            keys_K = torch.arange(n_keys or self.picks_BQP.shape[1], device=self.picks_BQP.device)
+            maps_BQK += [pick_BQ[..., None] == keys_K for pick_BQ in self.picks_BQP.unbind(-1)]
+        result = maps_BQK[0]
+        for map_BQK in maps_BQK[1:]:
+            result = result | map_BQK
+        return result
+
+
+def _share(key_codes: Tensor, query_codes: Tensor) -> Tensor:
+    """Whether codes have a class in common and the same document."""
+    return ((key_codes & query_codes & CLASS_BITS) != 0) & ((key_codes ^ query_codes) >> MAX_CLASSES == 0)
+
+
+def _joined(first: Tensor | None, second: Tensor | None, n_first: int) -> Tensor | None:
+    """The classes of two sets of codes side by side; the documents are the same."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first | (second & ~CLASS_BITS) | ((second & CLASS_BITS) << n_first)

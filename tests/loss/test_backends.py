@@ -1,0 +1,167 @@
+"""Every backend against the reference: output, rows of the loss and all gradients; and who can serve what."""
+
+import logging
+
+import pytest
+import torch
+from calls import MAPPED, MASKS, PATTERNS, evaluate, make_call
+
+from attention_guidance.errors import AttachError, ConfigError
+from attention_guidance.loss import blocked, blocks, flash, flex, reference
+from attention_guidance.loss.backends import BACKENDS, NAMES, BackendChoice, Case, able
+
+CPU = Case("cpu", torch.float32, 128)
+EAGER = Case("cpu", torch.float32, 128, "eager")
+GPU = Case("cuda", torch.bfloat16, 128)
+
+
+def assert_same(ours, theirs, tolerance=1e-11):
+    for name, expected in theirs.items():
+        assert torch.isfinite(ours[name]).all(), name
+        assert (ours[name] - expected).norm() <= tolerance * (1 + expected.norm()), name
+
+
+@pytest.mark.parametrize("log_mass", [False, True], ids=["squared_error", "log_mass"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("length", [1, 2, 9, 63])
+def test_blocked_is_the_reference(length, mask, log_mass):
+    call = make_call([*PATTERNS, MAPPED], mask, length=length, log_mass=log_mass)
+    assert_same(evaluate(blocked, call), evaluate(reference, call))
+
+
+@pytest.mark.parametrize("block", [1, 40, 9 * 9, 2 * 9 * 9 + 5, 10**6])
+@pytest.mark.parametrize("log_mass", [False, True], ids=["squared_error", "log_mass"])
+def test_blocks_of_any_size_give_the_same(block, log_mass, monkeypatch):
+    """Less than a row, some rows, a sequence, two and a bit, everything."""
+    call = make_call([*PATTERNS, MAPPED], "pairs", n_batch=5, log_mass=log_mass)
+    expected = evaluate(reference, call)
+    monkeypatch.setattr(blocks, "BLOCK", block)
+    assert_same(evaluate(blocked, call), expected)
+
+
+@pytest.mark.parametrize("log_mass", [False, True], ids=["squared_error", "log_mass"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("length", [1, 2, 9, 63])
+def test_flash_is_the_reference(length, mask, log_mass):
+    call = make_call(PATTERNS, mask, length=length, log_mass=log_mass)
+    assert_same(evaluate(flash, call), evaluate(reference, call))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_flex_is_the_reference(mask, monkeypatch):
+    """FlexAttention refuses gradients on CPUs; its uncompiled form has them all the same."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
+    call = make_call(PATTERNS[:6], mask, length=16, channels=16)
+    assert_same(evaluate(flex, call), evaluate(reference, call), 1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_statistics_alone_are_those_of_attend(name):
+    if name == "flex":
+        pytest.skip("has no gradient on CPUs, see test_flex_is_the_reference")
+    call = make_call(PATTERNS, "pairs")
+    _, expected = BACKENDS[name].attend(call)
+    with torch.no_grad():
+        statistics = BACKENDS[name].statistics(call)
+    for field in ("squares_BHQ", "mass_BHQ", "n_targets_BHQ"):
+        torch.testing.assert_close(getattr(statistics, field), getattr(expected, field))
+
+
+class TestDropout:
+    """Of the output alone: the loss is that of the probabilities before it."""
+
+    def rows(self, seed, dropout=0.4):
+        torch.manual_seed(seed)
+        return blocked.attend(make_call(PATTERNS, "keys", length=30, dropout=dropout))
+
+    def test_rows_are_those_without(self):
+        _, plain = self.rows(0, dropout=0.0)
+        _, dropped = self.rows(0)
+        assert torch.equal(plain.squares_BHQ, dropped.squares_BHQ)
+        assert torch.equal(plain.mass_BHQ, dropped.mass_BHQ)
+
+    def test_output_is_random_and_right_on_average(self):
+        expected, _ = self.rows(0, dropout=0.0)
+        outputs = torch.stack([self.rows(seed)[0] for seed in range(200)])
+        assert torch.equal(outputs[0], self.rows(0)[0]), "the generator decides"
+        assert not torch.equal(outputs[0], outputs[1])
+        spread = outputs.std(0) / 200**0.5
+        assert ((outputs.mean(0) - expected).abs() <= 5 * spread + 1e-9).all()
+
+    @pytest.mark.parametrize("block", [70, 10**6])
+    def test_gradients_by_finite_differences(self, block, monkeypatch):
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        call = make_call(PATTERNS[:3], "keys", length=7, channels=4, dropout=0.5)
+
+        def outputs(*tensors):
+            torch.manual_seed(3)
+            names = ("query_BHQD", "key_BHKD", "value_BHKD")
+            for name, tensor in zip(names, tensors, strict=True):
+                object.__setattr__(call, name, tensor)
+            out, statistics = blocked.attend(call)
+            return out, statistics.squares_BHQ, statistics.mass_BHQ
+
+        assert torch.autograd.gradcheck(outputs, (call.query_BHQD, call.key_BHKD, call.value_BHKD))
+
+
+def test_log_mass_survives_a_mass_that_underflows():
+    """A target 200 nats below the maximum: e^-200 is 0 in float32, its logarithm is not."""
+    for backend in (reference, blocked, flash):
+        call = make_call(PATTERNS[:1], length=4, dtype=torch.float32, log_mass=True)
+        with torch.no_grad():
+            call.query_BHQD[:] = 0
+            call.query_BHQD[..., 0] = 20
+            call.key_BHKD[:] = 0
+            call.key_BHKD[:, :, 1, 0] = -20
+        found = evaluate(backend, call)
+        expected = 200 * 2 * 8**-0.5 + torch.tensor(3.0).log()
+        assert found["rows"][1, 0, 0].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert torch.isfinite(found["query"]).all()
+        assert found["query"].abs().max() > 1
+
+
+class TestWhoServesWhat:
+    def test_auto_prefers_the_fast_one(self):
+        assert BackendChoice().of(CPU).name == "blocked"
+        assert BackendChoice().of(EAGER).name == "reference"
+        assert BackendChoice().of(GPU).name == "flash"
+        assert BackendChoice().of(Case("cuda", torch.float64, 9)).name == "reference"
+        assert BackendChoice().of(Case("mps", torch.float32, 9)).name == "reference"
+
+    @pytest.mark.parametrize(
+        ("name", "case", "reason"),
+        [
+            ("blocked", GPU, r"it is for CPUs, not cuda; reference, flash, flex can"),
+            ("blocked", EAGER, r"runs eager attention.*; reference can"),
+            ("blocked", Case("cpu", torch.float32, 9, bias=True), r"adds a bias to its attention scores; reference can"),
+            ("flash", Case("cpu", torch.float32, 9, dropout=0.1), r"no attention dropout .*0\.1.*; reference, blocked can"),
+            ("flash", Case("cpu", torch.float32, 9, mapped=("tree",)), r"targets of tree are a map.*; reference, blocked"),
+            ("flash", Case("cuda", torch.float64, 9), r"no float64; reference"),
+            ("flex", CPU, r"no backward pass on CPUs; reference, blocked, flash can"),
+        ],
+    )  # fmt: skip
+    def test_an_error_names_those_that_can(self, name, case, reason):
+        with pytest.raises(AttachError, match=rf"backend '{name}' cannot guide this attention: .*{reason}"):
+            BackendChoice(name).of(case)
+
+    def test_reference_serves_all(self):
+        for case in (CPU, EAGER, GPU, Case("mps", torch.float16, 1, "eager", 0.1, True, ("tree",))):
+            assert "reference" in able(case)
+
+    def test_unknown(self):
+        with pytest.raises(ConfigError, match=r"unknown backend 'fast'; expected auto or one of reference, blocked"):
+            BackendChoice("fast")
+
+    def test_the_choice_is_logged_once_and_explained(self, caplog):
+        choice = BackendChoice()
+        assert "no guided forward pass yet" in choice.explain()
+        with caplog.at_level(logging.INFO, logger="attention_guidance"):
+            choice.of(CPU)
+            choice.of(CPU)
+        assert [record.getMessage() for record in caplog.records] == [
+            "guidance runs on backend 'blocked' (cpu, torch.float32)"
+        ]
+        lines = choice.explain().splitlines()
+        assert lines[0] == "auto -> blocked (cpu, torch.float32, 128 keys)"
+        assert "  reference: could serve" in lines
+        assert "  flex: cannot serve: FlexAttention has no backward pass on CPUs" in lines
