@@ -10,8 +10,9 @@ from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss import blocked, blocks, flash, flex, reference
 from attention_guidance.loss.backends import BACKENDS, NAMES, BackendChoice, Case, able
 
-CPU = Case("cpu", torch.float32, 128)
-EAGER = Case("cpu", torch.float32, 128, "eager")
+F32 = torch.float32
+CPU = Case("cpu", F32, 128)
+EAGER = Case("cpu", F32, 128, "eager")
 GPU = Case("cuda", torch.bfloat16, 128)
 
 
@@ -133,9 +134,9 @@ class TestWhoServesWhat:
         [
             ("blocked", GPU, r"it is for CPUs, not cuda; reference, flash, flex can"),
             ("blocked", EAGER, r"runs eager attention.*; reference can"),
-            ("blocked", Case("cpu", torch.float32, 9, bias=True), r"adds a bias to its attention scores; reference can"),
-            ("flash", Case("cpu", torch.float32, 9, dropout=0.1), r"no attention dropout .*0\.1.*; reference, blocked can"),
-            ("flash", Case("cpu", torch.float32, 9, mapped=("tree",)), r"targets of tree are a map.*; reference, blocked"),
+            ("blocked", Case("cpu", F32, 9, bias=True), r"adds a bias to its attention scores; reference can"),
+            ("flash", Case("cpu", F32, 9, dropout=0.1), r"no attention dropout .*0\.1.*; reference, blocked can"),
+            ("flash", Case("cpu", F32, 9, mapped=("tree",)), r"targets of tree are a map.*; reference, blocked"),
             ("flash", Case("cuda", torch.float64, 9), r"no float64; reference"),
             ("flex", CPU, r"no backward pass on CPUs; reference, blocked, flash can"),
         ],
