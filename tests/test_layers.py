@@ -17,6 +17,7 @@ LAYERS = [
     {"guided_layer"},
     {"handle", "callback"},
     {"attach", "analysis", "report"},
+    {"matching"},
     {"training"},
     {"cli"},
 ]

@@ -11,6 +11,7 @@ def test_public_names():
         "GuidanceError",
         "GuidedHead",
         "HeadGuidance",
+        "HeadMatching",
         "Pattern",
         "Schedule",
         "Sequences",
@@ -18,6 +19,7 @@ def test_public_names():
         "__version__",
         "get_pattern",
         "guide",
+        "match_heads",
     ]
     for name in attention_guidance.__all__:
         assert getattr(attention_guidance, name) is not None
@@ -27,7 +29,7 @@ def test_public_members_of_the_handle():
     members = {name for name in vars(attention_guidance.Guidance) if not name.startswith("_")}
     assert members == {
         "remove", "loss", "current_weight", "step", "callback", "heads", "per_head", "measure",
-        "explain_backend",
+        "explain_backend", "rows_per_head",
     }  # fmt: skip
 
 
@@ -35,6 +37,12 @@ def test_arguments_of_guide():
     assert list(inspect.signature(attention_guidance.guide).parameters) == [
         "model", "heads", "weight", "loss", "normalization", "backend", "schedule", "total_steps", "tokenizer",
         "token_classes", "patterns",
+    ]  # fmt: skip
+
+
+def test_arguments_of_match_heads():
+    assert list(inspect.signature(attention_guidance.match_heads).parameters) == [
+        "model", "heads", "batches", "across_layers", "loss", "tokenizer", "token_classes", "patterns",
     ]  # fmt: skip
 
 

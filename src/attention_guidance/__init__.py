@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from attention_guidance.errors import GuidanceError as GuidanceError
     from attention_guidance.handle import Guidance as Guidance
     from attention_guidance.handle import HeadGuidance as HeadGuidance
+    from attention_guidance.matching import HeadMatching as HeadMatching
+    from attention_guidance.matching import match_heads as match_heads
     from attention_guidance.patterns import Pattern as Pattern
     from attention_guidance.patterns import Sequences as Sequences
     from attention_guidance.patterns import Targets as Targets
@@ -27,6 +29,8 @@ _HOMES = {
     "HeadGuidance": "handle",
     "GuidedHead": "assignment",
     "GuidanceError": "errors",
+    "HeadMatching": "matching",
+    "match_heads": "matching",
     "Pattern": "patterns",
     "Sequences": "patterns",
     "Targets": "patterns",

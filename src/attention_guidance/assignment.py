@@ -73,6 +73,23 @@ def assign_heads(
     return result
 
 
+def explicit_places(heads: Heads, n_layers: int) -> set[tuple[int, int]]:
+    """The (layer, head) of all heads that an assignment gives by their number (``next@3``), not by count or share.
+
+    Args:
+        heads: an assignment that `assign_heads` has found to fit.
+        n_layers: attention layers of the model.
+    """
+    return {
+        (layer, int(head))
+        for layers, layer_heads in _clauses(heads)
+        for layer in _layer_range(layers, n_layers)
+        for _, amount in _requests(layer_heads)
+        if isinstance(amount, Sequence)
+        for head in amount
+    }
+
+
 def _clauses(heads: Heads) -> list[tuple[str | None, LayerHeads]]:
     """Split an assignment into (layers, heads of these layers); None stands for every layer."""
     if isinstance(heads, str):

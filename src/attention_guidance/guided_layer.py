@@ -51,10 +51,11 @@ class GuidedLayer:
         self.guided = [head for _, indices in self.groups for head in indices]
         self.current: ForwardPass | None = None
         self.recording = False
+        self.paused = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the pass under way, whose tensors cannot be copied or pickled."""
-        return self.__dict__ | {"current": None, "recording": False}
+        return self.__dict__ | {"current": None, "recording": False, "paused": False}
 
     @property
     def heads(self) -> tuple[GuidedHead, ...]:
@@ -68,6 +69,8 @@ class GuidedLayer:
             AttachError: gradients were on when the pass began and are off here, as under reentrant checkpointing,
                 where the guidance would train nothing; or the backend asked for cannot serve.
         """
+        if self.paused:
+            return unguided()
         # Recomputation under checkpointing comes here again, within the backward pass: it must do the same work, so
         # that the same tensors are saved, but is not counted a second time. Any other call is not of a guided pass.
         current = self.current if self.recording or torch._C._current_graph_task_id() != -1 else None

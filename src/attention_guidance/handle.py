@@ -103,7 +103,7 @@ class Guidance:
         self._host.begin_pass()
         active = model.training or self._measuring
         for layer in self._layers:
-            layer.recording = active
+            layer.recording, layer.paused = active, not active
         if not active:
             return args, model_kwargs
         if model.training and self._pending is not None and self._pending() is not None:
@@ -121,7 +121,7 @@ class Guidance:
     def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         recorded, current = self._layers[0].recording, self._layers[0].current
         for layer in self._layers:
-            layer.recording = False
+            layer.recording = layer.paused = False
         # No output: the forward pass has raised.
         if not recorded or current is None or output is None:
             return output
@@ -217,6 +217,17 @@ class Guidance:
             HeadGuidance(head.layer, head.head, head.pattern.name, error)
             for head, error in zip(self.heads, errors, strict=True)
         ]
+
+    def rows_per_head(self) -> list[int]:
+        """How many rows counted for each of `per_head`: the query is a token and has a target.
+
+        Where none did, the error is 0 and says nothing.
+
+        Raises:
+            AttachError: no guided pass has been made yet.
+        """
+        rows: list[int] = (self._measured or self._sums_and_counts())[1].tolist()
+        return rows
 
     def explain_backend(self) -> str:
         """Which backend computed the guided heads of the last pass, and why not the others: a few lines of text."""

@@ -24,7 +24,7 @@ def header(kind: str) -> dict[str, Any]:
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
-        else f"{_processor()}, {torch.get_num_threads()} threads"
+        else f"{processor()}, {torch.get_num_threads()} threads"
     )
     packages = ("attention-guidance", "torch", "transformers", "tokenizers", "accelerate")
     return {
@@ -66,7 +66,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

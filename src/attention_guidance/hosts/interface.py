@@ -87,7 +87,8 @@ class InterfaceHost:
         """See `Host`."""
         return (
             "its attention does not go through transformers' attention interface, or set_attn_implementation was "
-            f"called after guide() (now {self.model.config._attn_implementation!r})"
+            f"called after guide() (now {self.model.config._attn_implementation!r}), or the model was compiled before "
+            "guide() (call torch.compiler.reset())"
         )
 
     def attach(self, guides: Mapping[int, Guide]) -> None:

@@ -48,7 +48,7 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
     set_seed(0)
     tokenizer = load_tokenizer(tokenizer_folder)
     vocabulary = vocabulary_size(tokenizer)
-    before = _resident_mib()
+    before = resident_mib()
     model = random_model(config, vocabulary).train()
     if on_gpu:
         model = model.cuda()
@@ -66,10 +66,10 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _peak_mib() - before
+    return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_mib() - before
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """Most memory held so far.
 
     Linux tells it in `VmHWM`; its `ru_maxrss` would begin at the peak of the process that started this one.
@@ -83,12 +83,12 @@ def _peak_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _resident_mib() -> float:
+def resident_mib() -> float:
     """Memory held now; where the system does not tell, the peak so far."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        return _peak_mib()
+        return peak_mib()
     return pages * resource.getpagesize() / 2**20
 
 
