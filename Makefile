@@ -31,8 +31,8 @@ test: $(VENV)/ready
 
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checker"
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
 clean:

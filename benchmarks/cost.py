@@ -11,7 +11,7 @@ the authors' way. All stand in one process and take turns, in an order drawn ane
 arm's time over unguided's of the same round: the median over rounds, with a bootstrap 95 % interval. *Memory* is an
 arm's peak over unguided's, each taken in a process of its own, beyond the bare interpreter. *Growth* is an arm's peak
 at the greater length over its peak at the smaller, and its ratio to unguided's. Targets are held against the backend
-`auto` where it is an arm, else against the one with the fastest step (growth: with the least).
+that `auto` takes.
 
 What it finds is appended to results/cost.jsonl, one line a length and dtype, as soon as it is known.
 """
@@ -36,7 +36,7 @@ from cost_arms import CANNOT_SERVE, LABELLED, NAIVE, SEED, UNGUIDED, WEIGHT, Arm
 from cost_tables import markdown, report
 
 from attention_guidance.loss import backends
-from attention_guidance.results import processor, header
+from attention_guidance.results import header, processor
 from attention_guidance.training.arguments import choose_precision
 
 RESULTS = Path(__file__).parent / "results" / "cost.jsonl"
@@ -166,9 +166,15 @@ def _record(kind: str, setting: Setting, arms: dict[str, dict[str, Any]], skippe
         "dtype": setting.dtype,
         "bf16_emulated": _is_emulated(setting),
         "settings": {key: value for key, value in settings.items() if key not in ("dtype", "length", "threads")},
+        "auto": _taken_by_auto(setting),
         "arms": arms,
         "skipped": skipped,
     }
+
+
+def _taken_by_auto(setting: Setting) -> str:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.dtype]
+    return backends.automatic(backends.Case(setting.device, dtype, setting.length)).name
 
 
 def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cost_arms import NAIVE, UNGUIDED
-
 # The most that guidance may cost, over unguided: step time by length, memory, growth of memory.
 TARGETS: Mapping[str, Mapping[str | int, float]] = {
     "cpu": {128: 1.02, 512: 1.03, "memory": 1.03, "growth": 1.1},
@@ -52,14 +50,11 @@ def _where(kept: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _table(kept: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Head and rows, the targets held against one backend."""
-    is_growth, arms = kept["kind"] == "cost growth", kept["arms"]
-    figure = "growth_ratio" if is_growth else "ratio"
-    guided = [name for name in arms if name not in (UNGUIDED, NAIVE)]
-    best = "auto" if "auto" in guided else min(guided, key=lambda name: float(arms[name][figure]), default=None)
+    """Head and rows, the targets held against the backend that `auto` takes."""
+    is_growth = kept["kind"] == "cost growth"
     rows = []
-    for name, arm in arms.items():
-        verdicts = _verdicts(kept, arm) if name == best else ""
+    for name, arm in kept["arms"].items():
+        verdicts = _verdicts(kept, arm) if name == kept["auto"] else ""
         rows.append((name, *(_growth_cells(arm) if is_growth else _step_cells(arm)), verdicts))
     return (_GROWTH if is_growth else _STEPS), rows
 

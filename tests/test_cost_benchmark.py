@@ -19,7 +19,7 @@ TOY = "--layers 1 --hidden 64 --heads 4 --vocabulary 64 --tokens 64 --device cpu
 STEP_FIGURES = {"first_loss", "p20_ms", "p50_ms", "p80_ms", "ratio", "ratio_low", "ratio_high", "step_ms"}
 SHARED_KEYS = {
     "schema_version", "kind", "date", "versions", "device", "processor", "threads", "dtype", "bf16_emulated",
-    "settings", "arms", "skipped",
+    "settings", "auto", "arms", "skipped",
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_steps(run, capsys):
         assert (kept["kind"], kept["dtype"], kept["rounds"]) == ("cost", "fp32", 2)
         arms = kept["arms"]
         assert arms.keys() | kept["skipped"].keys() == {"unguided", "naive", *backends.NAMES}
-        assert {"unguided", "reference", "naive"} <= arms.keys()
+        assert {"unguided", "reference", "blocked", "flash", "naive"} <= arms.keys()
         assert all(arm.keys() == STEP_FIGURES for arm in arms.values())
         assert all(arm["ratio_low"] <= arm["ratio"] <= arm["ratio_high"] for arm in arms.values())
         assert arms["unguided"]["ratio"] == 1
@@ -95,14 +95,14 @@ def test_peak_memory_and_its_growth(run, cost, toy, monkeypatch, capsys):
             cost.peak_memory("unguided", toy)
     peaks = {("unguided", 16): 100, ("unguided", 64): 110, ("reference", 16): 120, ("reference", 64): 264}
     monkeypatch.setattr(cost, "peak_memory", lambda name, setting: peaks[name, setting.length])
-    (kept,) = run(f"growth {TOY} --lengths 16 64 --dtypes fp32 --backends reference")
+    (kept,) = run(f"growth {TOY} --lengths 16 64 --dtypes fp32 --backends blocked")
     assert kept.keys() == SHARED_KEYS | {"lengths"}
     assert kept["lengths"] == [16, 64]
-    assert kept["arms"]["reference"] == {"peak_mib": [120, 264], "growth": 2.2, "growth_ratio": pytest.approx(2.0)}
+    assert kept["arms"]["blocked"] == {"peak_mib": [120, 264], "growth": 2.2, "growth_ratio": pytest.approx(2.0)}
     assert "growth <= 1.10 missed by 0.900" in capsys.readouterr().out
     peaks |= {("naive", 16): 150}
-    _, kept = run(f"{TOY} --lengths 16 --dtypes fp32 --backends reference --repeats 2")
-    assert kept["arms"]["reference"]["memory_ratio"] == pytest.approx(1.2)
+    _, kept = run(f"{TOY} --lengths 16 --dtypes fp32 --backends blocked --repeats 2")
+    assert kept["arms"]["blocked"]["memory_ratio"] == pytest.approx(1.2)
     assert "memory <= 1.03 missed by 0.170" in capsys.readouterr().out
 
 

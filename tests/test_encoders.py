@@ -78,7 +78,7 @@ def test_auto_takes_the_fast_backend_where_it_can_serve(name):
     model, inputs = encoders.make(name)
     handle = guide(model, HEADS)
     model(**inputs)
-    assert handle.explain_backend().startswith("auto -> " + ("reference" if name == "T5" else "blocked"))
+    assert handle.explain_backend().startswith(f"auto -> {encoders.AUTO.get(name, 'blocked')} ")
 
 
 @pytest.mark.parametrize("name", encoders.OUTSIDE)

@@ -156,9 +156,7 @@ def _batches(batches: Iterable[Batch]) -> list[Batch]:
     return kept
 
 
-def _errors(
-    model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: str, size: tuple[int, int]
-) -> Tensor:
+def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: str, size: tuple[int, int]) -> Tensor:
     """Every head's error for one pattern: float64 [layers, heads], NaN where no row counts."""
     errors = torch.full(size, math.nan, dtype=torch.float64)
     every_head: dict[str | Pattern, float] = {pattern: 1.0}

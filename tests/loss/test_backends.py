@@ -1,5 +1,6 @@
 """Every backend against the reference: output, rows of the loss and all gradients; and who can serve what."""
 
+import dataclasses
 import logging
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from calls import MAPPED, MASKS, PATTERNS, evaluate, make_call
 
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.loss import blocked, blocks, flash, flex, reference
+from attention_guidance.loss import backends, blocked, blocks, flash, flex, reference
 from attention_guidance.loss.backends import BACKENDS, NAMES, BackendChoice, Case, able
+from attention_guidance.loss.statistics import GuidedAttention
+from attention_guidance.patterns import Targets
 
 F32 = torch.float32
 CPU = Case("cpu", F32, 128)
@@ -54,6 +57,23 @@ def test_flex_is_the_reference(mask, monkeypatch):
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *tensors: None)
     call = make_call(PATTERNS[:6], mask, length=16, channels=16)
     assert_same(evaluate(flex, call), evaluate(reference, call), 1e-9)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_flash_calls_the_kernels_of_gpus_with_what_they_take(mask):
+    """On the meta device, which checks arguments and shapes and computes nothing."""
+    call = make_call(PATTERNS[:4], mask, length=100, channels=64, dtype=torch.bfloat16)
+    groups = tuple((Targets(targets.picks_BQP.to("meta")), n_heads) for targets, n_heads in call.groups[:3])
+    query, key, value = (
+        tensor.detach()[:, :3].to("meta").requires_grad_()
+        for tensor in (call.query_BHQD, call.key_BHKD, call.value_BHKD)
+    )
+    mask = None if call.mask is None else call.mask.to("meta")
+    out, statistics = flash.attend(GuidedAttention(query, key, value, groups, call.scale, mask))
+    assert out.shape == query.shape
+    assert statistics.squares_BHQ.shape == query.shape[:3]
+    (out.sum() + statistics.squares_BHQ.sum() + statistics.mass_BHQ.sum()).backward()
+    assert query.grad.shape == query.shape
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,9 +145,32 @@ class TestWhoServesWhat:
     def test_auto_prefers_the_fast_one(self):
         assert BackendChoice().of(CPU).name == "blocked"
         assert BackendChoice().of(EAGER).name == "reference"
-        assert BackendChoice().of(GPU).name == "flash"
         assert BackendChoice().of(Case("cuda", torch.float64, 9)).name == "reference"
         assert BackendChoice().of(Case("mps", torch.float32, 9)).name == "reference"
+
+    def test_auto_takes_kernels_of_a_gpu_only_where_they_agree(self, monkeypatch):
+        for answer, name in ((True, "flash"), (False, "reference")):
+            monkeypatch.setattr(backends, "agrees", lambda *case, answer=answer: answer)
+            assert BackendChoice().of(GPU).name == name
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("name", ["blocked", "flash"])
+    def test_they_agree_on_a_cpu(self, name, dtype):
+        assert backends.agrees(name, "cpu", dtype)
+
+    @pytest.mark.parametrize("field", ["attend", "raises"])
+    def test_disagreement_is_seen_and_told(self, field, monkeypatch, caplog):
+        def attend(call):
+            if field == "raises":
+                raise RuntimeError("no such kernel")
+            out, statistics = reference.attend(call)
+            return out, dataclasses.replace(statistics, mass_BHQ=statistics.mass_BHQ.detach())
+
+        monkeypatch.setitem(BACKENDS, "flash", dataclasses.replace(BACKENDS["flash"], attend=attend))
+        backends.agrees.cache_clear()
+        assert not backends.agrees("flash", "cpu", torch.float32)
+        backends.agrees.cache_clear()
+        assert ("no such kernel" if field == "raises" else "is off by") in caplog.text
 
     @pytest.mark.parametrize(
         ("name", "case", "reason"),

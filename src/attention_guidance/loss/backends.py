@@ -7,6 +7,7 @@ backend stands in for another in silence.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss import blocked, flash, flex, reference
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.patterns import Offset, Sequences
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ class BackendChoice:
             AttachError: the one asked for cannot serve it.
         """
         if self.name == "auto":
-            chosen = _automatic(case)
+            chosen = automatic(case)
         else:
             chosen = BACKENDS[self.name]
             reason = chosen.refuses(case)
@@ -169,8 +171,46 @@ class BackendChoice:
         return "\n".join(lines)
 
 
-def _automatic(case: Case) -> Backend:
+def automatic(case: Case) -> Backend:
+    """The backend that `auto` takes."""
     for name in _PREFERRED.get(case.device, ()):
-        if BACKENDS[name].refuses(case) is None:
+        if BACKENDS[name].refuses(case) is None and (case.device == "cpu" or agrees(name, case.device, case.dtype)):
             return BACKENDS[name]
     return BACKENDS["reference"]
+
+
+@functools.cache
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def agrees(name: str, device: str, dtype: torch.dtype) -> bool:
+    """Whether a backend gives on a device what the reference gives: asked once, on a small case.
+
+    The stock kernels of a device are not ours, and `auto` must be right before it is fast: one that disagrees, or does
+    not run, is passed over with a warning.
+    """
+    try:
+        ours, theirs = (_try_out(BACKENDS[which], device, dtype) for which in (name, "reference"))
+        difference = max(float((a - b).norm() / (b.norm() + 1e-9)) for a, b in zip(ours, theirs, strict=True))
+    except Exception as error:  # whatever a kernel may raise
+        logger.warning("guidance backend %r does not run on %s in %s: %s", name, device, dtype, error)
+        return False
+    # Half precision gives the reference errors of its own.
+    if not difference < (1e-3 if dtype in (torch.float32, torch.float64) else 0.1):
+        logger.warning("guidance backend %r is off by %.1g on %s in %s", name, difference, device, dtype)
+        return False
+    return True
+
+
+def _try_out(backend: Backend, device: str, dtype: torch.dtype) -> list[Tensor]:
+    """Output, statistics and gradients of a small attention, padding included."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast(device, enabled=False):
+        torch.manual_seed(0)
+        query, key, value = (torch.randn(2, 2, 40, 32).to(device, dtype).requires_grad_() for _ in range(3))
+        valid = torch.ones(2, 40, dtype=torch.bool, device=device)
+        valid[0, 30:] = False
+        targets = Offset(1).targets(Sequences(valid))
+        call = GuidedAttention(query, key, value, ((targets, 2),), 32**-0.5, valid[:, None, None])
+        out, rows = backend.attend(call)
+        results = [out, rows.squares_BHQ, rows.mass_BHQ]
+        total = torch.stack([result.float().square().sum() for result in results]).sum()
+        gradients = torch.autograd.grad(total, (query, key, value))
+    return [result.detach().float() for result in (*results, *gradients)]
