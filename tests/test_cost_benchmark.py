@@ -93,7 +93,7 @@ def test_peak_memory_and_its_growth(run, cost, toy, monkeypatch, capsys):
         patch.setattr(sys, "executable", shutil.which("false"))
         with pytest.raises(RuntimeError, match="exit code 1"):
             cost.peak_memory("unguided", toy)
-    peaks = {("unguided", 16): 100, ("unguided", 64): 110, ("reference", 16): 120, ("reference", 64): 264}
+    peaks = {("unguided", 16): 100, ("unguided", 64): 110, ("blocked", 16): 120, ("blocked", 64): 264}
     monkeypatch.setattr(cost, "peak_memory", lambda name, setting: peaks[name, setting.length])
     (kept,) = run(f"growth {TOY} --lengths 16 64 --dtypes fp32 --backends blocked")
     assert kept.keys() == SHARED_KEYS | {"lengths"}
