@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention_guidance.loss.blocks import Buffers, blocks
+from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 from attention_guidance.patterns import Targets
 
@@ -148,11 +148,12 @@ class _Call:
 def _forward(call: _Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     query, key, value = call.query, call.key, call.value
     out, squares, mass, counts = _empty_results(query, value)
+    scaled, rest = scaled_queries(query, call.scale)
     buffers = Buffers()
     for block in blocks(query, key, call.mask, call.groups):
         for head in range(query.shape[1]):
             rows, listed = (block.batch, head, block.queries), block.targets[head]
-            scores_bqK = block.scores(query, key, head, call.scale, buffers)
+            scores_bqK = block.scores(scaled, key, head, rest, buffers)
             if call.log_mass:
                 log_bq = listed.log_sum(scores_bqK) - scores_bqK.logsumexp(-1)
                 mass[rows] = log_bq.masked_fill(listed.count_bq == 0, 0.0)
@@ -173,13 +174,14 @@ def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Te
     query, key, value = call.query, call.key, call.value
     assert value is not None
     grad_query, grad_key, grad_value = (_empty_by_position(tensor) for tensor in (query, key, value))
+    scaled, rest = scaled_queries(query, call.scale)
     buffers = Buffers()
     twice_squares = 2 * grad_squares
     for block in blocks(query, key, call.mask, call.groups):
         first = block.queries.start == 0
         for head in range(query.shape[1]):
             rows, keys, listed = (block.batch, head, block.queries), (block.batch, head), block.targets[head]
-            scores_bqK = block.scores(query, key, head, call.scale, buffers)
+            scores_bqK = block.scores(scaled, key, head, rest, buffers)
             among_targets = listed.softmax(scores_bqK) if call.log_mass else None
             map_bqK = block.softmax_(scores_bqK)
             grad_out_bqD = grad_out[block.batch, block.queries, head]
@@ -200,9 +202,9 @@ def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Te
                 grad_bqK.addcmul_(map_bqK, grad_log_bq1, value=-1)
                 listed.add_(grad_bqK, grad_log_bq1 * among_targets)
             grad_bqK = grad_bqK.to(query.dtype)
-            grad_query[rows] = buffers.bmm("out", grad_bqK, key[keys]).mul_(call.scale)
-            _put(grad_key, keys, buffers.bmm("key", grad_bqK.mT, query[rows]).mul_(call.scale), first)
-    return grad_query, grad_key, grad_value
+            grad_query[rows] = buffers.bmm("out", grad_bqK, key[keys])
+            _put(grad_key, keys, buffers.bmm("key", grad_bqK.mT, query[rows]), first)
+    return grad_query.mul_(call.scale), grad_key.mul_(call.scale), grad_value
 
 
 def _put(gradient: Tensor, at: tuple[Any, ...], part: Tensor, first: bool) -> None:

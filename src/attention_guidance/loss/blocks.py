@@ -34,6 +34,16 @@ class Buffers:
         return torch.bmm(left, right, out=self.tensors[name])
 
 
+def scaled_queries(query: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Queries times scale, and what remains to be multiplied: they cannot be scaled in bfloat16 without an error.
+
+    Those in float16 come back in float32, as their products with keys may be out of range.
+    """
+    if query.dtype == torch.bfloat16:
+        return query, scale
+    return query.to(torch.promote_types(query.dtype, torch.float32)) * scale, 1.0
+
+
 @dataclass
 class Block:
     """Some queries of some sequences, all keys.
@@ -52,15 +62,12 @@ class Block:
     blind_bq1: Tensor | None
     targets: list[Listed]
 
-    def scores(self, query: Tensor, key: Tensor, head: int, scale: float, buffers: Buffers) -> Tensor:
-        """Scores of one head, in float32 or better."""
-        query_bqD, key_bDK = query[self.batch, head, self.queries], key[self.batch, head].mT
-        if query.dtype == torch.bfloat16:
-            scores_bqK = buffers.bmm("scores", query_bqD, key_bDK).float().mul_(scale)
-        else:
-            # A product of float16 numbers may be out of their range.
-            precise = torch.promote_types(query.dtype, torch.float32)
-            scores_bqK = buffers.bmm("scores", query_bqD.to(precise) * scale, key_bDK.to(precise))
+    def scores(self, scaled: Tensor, key: Tensor, head: int, rest: float, buffers: Buffers) -> Tensor:
+        """Scores of one head, in float32 or better, from what `scaled_queries` gave."""
+        query_bqD, key_bDK = scaled[self.batch, head, self.queries], key[self.batch, head].mT
+        scores_bqK = buffers.bmm("scores", query_bqD, key_bDK.to(scaled.dtype))
+        if scaled.dtype == torch.bfloat16:
+            scores_bqK = scores_bqK.float().mul_(rest)
         return scores_bqK if self.hidden_bqK is None else scores_bqK.masked_fill_(self.hidden_bqK, -math.inf)
 
     def softmax_(self, scores_bqK: Tensor) -> Tensor:

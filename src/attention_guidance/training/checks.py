@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from attention_guidance.assignment import GuidedHead, assign_heads
 from attention_guidance.errors import RunError
 from attention_guidance.loss.aggregate import check_normalization
+from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
 from attention_guidance.patterns import TOKEN_CLASSES, TokenClasses, get_pattern
 from attention_guidance.schedules import Schedule
@@ -31,6 +32,7 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     check_heads(config)
     check_objective(config.loss)
     check_normalization(config.normalization, config.loss)
+    BackendChoice(config.backend)
     # Steps and shares can be compared only now that the length of the run is known.
     Schedule(config.schedule, config.hold, config.end).factor(0, config.max_steps)
     training_arguments(config, folder)

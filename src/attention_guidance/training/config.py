@@ -51,6 +51,7 @@ class RunConfig:
         weight: pull on each guided head.
         loss: guidance loss, `squared_error` or `log_mass`.
         normalization: `query` or `elementwise`.
+        backend: what computes the guided heads, see `attention_guidance.loss.backends`.
         schedule: how the weight changes: `constant`, `linear`, `hold-then-linear`, `cosine`.
         hold, end: when it begins to fall and when it is 0: steps (integer) or share of the run (0.0 to 1.0).
         token_classes: classes of tokens of one's own for `heads`: name to list of tokens.
@@ -92,6 +93,7 @@ class RunConfig:
     weight: float = 0.1
     loss: str = "squared_error"
     normalization: str = "query"
+    backend: str = "auto"
     schedule: str = "hold-then-linear"
     hold: int | float = 0.2
     end: int | float = 1.0

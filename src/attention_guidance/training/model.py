@@ -61,6 +61,7 @@ def guide_as_configured(
         config.weight,
         loss=config.loss,
         normalization=config.normalization,
+        backend=config.backend,
         schedule=Schedule(config.schedule, config.hold, config.end),
         total_steps=config.max_steps,
         tokenizer=tokenizer,
