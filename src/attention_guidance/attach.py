@@ -41,7 +41,8 @@ def guide(
     ``model(**batch).loss`` becomes objective + weight x guidance; in evaluation mode it stays the objective.
 
     Args:
-        model: a bidirectional encoder of transformers with any head on it.
+        model: a bidirectional encoder of transformers with any head on it, or a module that is or holds torch's
+            nn.MultiheadAttention, such as nn.TransformerEncoder.
         heads: which heads follow which pattern, e.g. ``"next:1 previous:1 first:4"`` for every layer; see
             `attention_guidance.assignment`.
         weight: factor on the guidance loss; with `query` normalization, the pull on each guided head.
@@ -62,7 +63,7 @@ def guide(
 
     Raises:
         AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
-            transformers' attention interface.
+            transformers' attention interface or nn.MultiheadAttention.
         PatternError: the assignment does not fit the model.
         ConfigError: unknown loss, normalization, backend or schedule; negative weight.
     """

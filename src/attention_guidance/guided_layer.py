@@ -51,16 +51,27 @@ class GuidedLayer:
         self.guided = [head for _, indices in self.groups for head in indices]
         self.current: ForwardPass | None = None
         self.recording = False
-        self.paused = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the pass under way, whose tensors cannot be copied or pickled."""
-        return self.__dict__ | {"current": None, "recording": False, "paused": False}
+        return self.__dict__ | {"current": None, "recording": False}
 
     @property
     def heads(self) -> tuple[GuidedHead, ...]:
         """The guided heads in the order of `LayerLoss.sums`."""
         return tuple(GuidedHead(self.layer, head, pattern) for pattern, indices in self.groups for head in indices)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no guided pass is under way: the model evaluates, or a part of it was called on its own."""
+        return self._pass() is None
+
+    def _pass(self) -> ForwardPass | None:
+        # Recomputation under checkpointing comes here again, within the backward pass: it must do the same work, so
+        # that the same tensors are saved, but is not counted a second time. Any other call is not of a guided pass.
+        # torch.compile recomputes without coming here, and cannot ask whether there is a backward pass.
+        recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        return self.current if self.recording or recomputing else None
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
         """Answer a call of the layer's attention, and add its guidance to the current pass.
@@ -69,11 +80,7 @@ class GuidedLayer:
             AttachError: gradients were on when the pass began and are off here, as under reentrant checkpointing,
                 where the guidance would train nothing; or the backend asked for cannot serve.
         """
-        if self.paused:
-            return unguided()
-        # Recomputation under checkpointing comes here again, within the backward pass: it must do the same work, so
-        # that the same tensors are saved, but is not counted a second time. Any other call is not of a guided pass.
-        current = self.current if self.recording or torch._C._current_graph_task_id() != -1 else None
+        current = self._pass()
         if current is None:
             return unguided()
         if current.with_gradient and not torch.is_grad_enabled() and self.recording:

@@ -103,7 +103,7 @@ class Guidance:
         self._host.begin_pass()
         active = model.training or self._measuring
         for layer in self._layers:
-            layer.recording, layer.paused = active, not active
+            layer.recording = active
         if not active:
             return args, model_kwargs
         if model.training and self._pending is not None and self._pending() is not None:
@@ -121,7 +121,7 @@ class Guidance:
     def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         recorded, current = self._layers[0].recording, self._layers[0].current
         for layer in self._layers:
-            layer.recording = layer.paused = False
+            layer.recording = False
         # No output: the forward pass has raised.
         if not recorded or current is None or output is None:
             return output

@@ -42,7 +42,14 @@ class AttentionCall:
 
 
 class Guide(Protocol):
-    """What sits on an attention module and answers its calls."""
+    """What sits on an attention module and answers its calls.
+
+    Attributes:
+        idle: whether the next call is none of guidance's, and all that `attend` would do is to call `unguided`.
+    """
+
+    @property
+    def idle(self) -> bool: ...  # noqa: D102
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
         """Output [B, Q, H, D] and weights, if any, of a call; `unguided` gives those of the model's own attention."""
@@ -84,6 +91,11 @@ class CallOrder:
     def __init__(self, guides: Mapping[int, Guide]) -> None:
         self.guides = guides
         self.next_layer = 0
+
+    @property
+    def idle(self) -> bool:
+        """See `Guide`: each call counts."""
+        return False
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
         """Hand the call to the guide of its layer, if it has one.
