@@ -96,7 +96,11 @@ class ForwardPass:
         )
 
 
-def _shaped(tensor: Tensor | None, size: tuple[int, ...]) -> Tensor | None:
-    """An input in the shape of the batch (multiple choice gives [B, choices, T]), None if it is another thing."""
-    fits = tensor is not None and tensor.shape[-1] == size[1] and tensor.numel() == size[0] * size[1]
-    return tensor.reshape(size) if tensor is not None and fits else None
+def _shaped(value: Any, size: tuple[int, ...]) -> Tensor | None:
+    """An input in the shape of the batch (multiple choice gives [B, choices, T]), None if it is another thing.
+
+    ModernBERT takes a mapping of masks, one for each kind of layer.
+    """
+    if not isinstance(value, Tensor) or value.shape[-1] != size[1] or value.numel() != size[0] * size[1]:
+        return None
+    return value.reshape(size)

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -52,6 +53,11 @@ def _guided(base: str) -> Callable[..., Result]:
             raise AttachError(
                 f"{type(module).__name__} caps its attention scores (softcap), which guidance does not know of; "
                 "models without it can be guided"
+            )
+        if base == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
+            raise AttachError(
+                "eager attention adds a bool mask to its scores as zeros and ones; give a float mask of 0 and -inf, or "
+                "load the model with attn_implementation='sdpa'"
             )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         bias = kwargs.get("position_bias")

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from attention_guidance.errors import PatternError
 from attention_guidance.patterns.targets import Targets
 
 if TYPE_CHECKING:
@@ -106,10 +108,25 @@ class Where(Pattern):
     name: str
 
     def targets(self, sequences: Sequences) -> Targets:
-        """The pattern's targets, none for the queries left out."""
-        return self.pattern.targets(sequences).where(self.rows(sequences))
+        """The pattern's targets, none for the queries left out.
+
+        Raises:
+            PatternError: `rows` gave something else than bool [B, Q] or [1, Q].
+        """
+        rows_BQ, (n_batch, length) = self.rows(sequences), sequences.valid_BT.shape
+        fits = isinstance(rows_BQ, Tensor) and rows_BQ.shape in {(n_batch, length), (1, length)}
+        if not fits or rows_BQ.dtype != torch.bool:
+            raise PatternError(
+                f"rows of {self.name!r} are {kind_of(rows_BQ)}; expected a bool tensor [{n_batch}, {length}]"
+            )
+        return self.pattern.targets(sequences).where(rows_BQ)
 
 
 def members(pattern: Pattern) -> tuple[Pattern, ...]:
     """The patterns that a union is made of; any other pattern is its own only member."""
     return pattern.members if isinstance(pattern, Union) else (pattern,)
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for a message."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

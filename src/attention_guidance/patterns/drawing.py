@@ -20,7 +20,7 @@ def describe(pattern: Pattern, text: str | Sequence[str], tokenizer: PreTrainedT
 
     Args:
         pattern: the pattern.
-        text: a sentence, split by the tokenizer or, without one, at spaces; or its tokens.
+        text: a sentence, split by the tokenizer or, without one, at spaces; or its tokens (those of the tokenizer).
         tokenizer: also tells a token class its members.
 
     Returns:
@@ -39,12 +39,12 @@ def describe(pattern: Pattern, text: str | Sequence[str], tokenizer: PreTrainedT
     """
     input_ids_BT = None
     if tokenizer is not None:
-        encoded = tokenizer(
-            text if isinstance(text, str) else list(text), is_split_into_words=not isinstance(text, str)
-        )
-        input_ids_BT = torch.tensor([encoded["input_ids"]])
-        tokens = [tokenizer.convert_tokens_to_string([token]).strip() or token
-                  for token in tokenizer.convert_ids_to_tokens(encoded["input_ids"])]  # fmt: skip
+        ids = tokenizer(text)["input_ids"] if isinstance(text, str) else tokenizer.convert_tokens_to_ids(list(text))
+        input_ids_BT = torch.tensor([ids])
+        tokens = [
+            tokenizer.convert_tokens_to_string([token]).strip() or token
+            for token in tokenizer.convert_ids_to_tokens(ids)
+        ]
     else:
         tokens = text.split() if isinstance(text, str) else list(text)
     size = (1, len(tokens))

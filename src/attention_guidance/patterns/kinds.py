@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.errors import PatternError
-from attention_guidance.patterns.base import Pattern, Sequences
+from attention_guidance.patterns.base import Pattern, Sequences, kind_of
 from attention_guidance.patterns.targets import Targets
 
 GIVEN = "guidance_targets"
@@ -146,29 +146,42 @@ class Given(Pattern):
         Raises:
             PatternError: the batch has none, or of another shape.
         """
-        given, (n_batch, length) = sequences.given, sequences.valid_BT.shape
-        if isinstance(given, Mapping):
-            given = given.get(self.key)
-        elif self.key:
-            given = None
-        place = f"{GIVEN}[{self.key!r}]" if self.key else GIVEN
-        if given is None:
-            raise PatternError(f"pattern {self.name!r} needs {place} in each batch: long [{n_batch}, {length}]")
+        n_batch, length = sequences.valid_BT.shape
+        given = self._of_batch(sequences)
         is_map = given.dtype == torch.bool and given.shape == (n_batch, length, length)
         is_list = not given.is_floating_point() and given.dtype != torch.bool and given.dim() in (2, 3)
         if not is_map and not (is_list and given.shape[:2] == (n_batch, length)):
-            raise PatternError(
-                f"{place} is {given.dtype} of shape {tuple(given.shape)}; expected long [{n_batch}, {length}] or "
-                f"[{n_batch}, {length}, P], or bool [{n_batch}, {length}, {length}]"
-            )
+            size = f"[{n_batch}, {length}"
+            expected = f"long {size}] or {size}, P], or bool {size}, {length}]"
+            raise PatternError(f"{self._place} is {kind_of(given)}; expected {expected}")
         if is_map:
             return Targets(map_BQK=given & sequences.valid_BT[:, None])
-        picks_BQP = given.reshape(n_batch, length, -1).long()
+        picks_BQP = given.long() if given.dim() == 3 else given.long()[..., None]
+        if picks_BQP.shape[-1] == 0:
+            picks_BQP = picks_BQP.new_full((n_batch, length, 1), -1)
         key_BQP = picks_BQP.clamp(0, length - 1)
         valid_BQP = sequences.valid_BT[:, None].expand(-1, length, -1).gather(-1, key_BQP)
         # A key beyond the sequence has been cut off with it.
         picks_BQP = torch.where(valid_BQP & (picks_BQP == key_BQP), picks_BQP, -1)
         return Targets(picks_BQP).listed_once()
+
+    @property
+    def _place(self) -> str:
+        return f"{GIVEN}[{self.key!r}]" if self.key else GIVEN
+
+    def _of_batch(self, sequences: Sequences) -> Tensor:
+        given, size = sequences.given, list(sequences.valid_BT.shape)
+        if isinstance(given, Mapping) == bool(self.key):
+            given = given.get(self.key) if isinstance(given, Mapping) else given
+            if isinstance(given, Tensor):
+                return given
+        if isinstance(sequences.given, Mapping):
+            found = f"{GIVEN} holds {', '.join(map(repr, sequences.given)) or 'nothing'}"
+        elif sequences.given is not None:
+            found = f"{GIVEN} is {kind_of(sequences.given)}"
+        else:
+            found = f"{GIVEN} is not there; Trainer drops it unless TrainingArguments has remove_unused_columns=False"
+        raise PatternError(f"pattern {self.name!r} needs {self._place} in each batch, a tensor long {size}: {found}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +189,7 @@ class Custom(Pattern):
     """A pattern of one's own: a name and a function from `Sequences` to a bool tensor [B, Q, K], or to `Targets`.
 
     A tensor [B, K], or [B, 1, K], stands for keys that every query looks at; that form and `Targets` keep memory
-    linear.
+    linear. Where B is 1 it holds for all sequences.
     """
 
     name: str
@@ -190,10 +203,14 @@ class Custom(Pattern):
         """
         result = self.function(sequences)
         if isinstance(result, Targets):
-            return result
-        if not isinstance(result, Tensor) or result.dtype != torch.bool or result.dim() not in (2, 3):
-            kind = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-            raise PatternError(f"pattern {self.name!r} returned {kind}; expected a bool tensor [B, Q, K] or [B, K]")
+            return result.listed_once()
+        n_batch, length = sequences.valid_BT.shape
+        shapes = [(n, *rest) for n in (1, n_batch) for rest in ((length,), (1, length), (length, length))]
+        if not isinstance(result, Tensor) or result.dtype != torch.bool or tuple(result.shape) not in shapes:
+            raise PatternError(
+                f"pattern {self.name!r} returned {kind_of(result)}; expected Targets, or a bool tensor "
+                f"[B, Q, K] = [{n_batch}, {length}, {length}] or [B, K] = [{n_batch}, {length}]"
+            )
         if result.dim() == 2 or result.shape[1] == 1:
             members_BK = result.reshape(result.shape[0], -1) & sequences.valid_BT
             return Targets.of_class(members_BK)

@@ -78,6 +78,8 @@ def get_pattern(
 def _token_ids(name: str, tokenizer: PreTrainedTokenizerBase | None, token_classes: TokenClasses) -> tuple[int, ...]:
     """The ids of a class's members, sorted."""
     wanted = token_classes.get(name)
+    if isinstance(wanted, str):
+        raise PatternError(f"token_classes[{name!r}] is the text {wanted!r}; give a list of tokens: [{wanted!r}]")
     if isinstance(wanted, Collection) and wanted and all(isinstance(member, int) for member in wanted):
         return tuple(sorted(int(member) for member in wanted))
     if tokenizer is None:

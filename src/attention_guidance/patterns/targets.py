@@ -29,6 +29,7 @@ class Targets:
         query_classes_BQ: long, the code of the classes that each query looks at.
         map_BQK: bool, all targets, for patterns of no simpler form; the other fields are None then.
         n_classes: how many bits of the codes are in use.
+        packed: whether the codes hold the numbers of documents.
     """
 
     picks_BQP: Tensor | None = None
@@ -36,6 +37,7 @@ class Targets:
     query_classes_BQ: Tensor | None = None
     map_BQK: Tensor | None = None
     n_classes: int = 0
+    packed: bool = False
 
     @classmethod
     def of_class(cls, members_BK: Tensor, documents_BT: Tensor | None = None) -> Targets:
@@ -44,7 +46,7 @@ class Targets:
         if documents_BT is not None:
             code_BT = documents_BT << MAX_CLASSES
             key_BK, query_BQ = key_BK | code_BT, query_BQ | code_BT
-        return cls(None, key_BK, query_BQ, n_classes=1)
+        return cls(None, key_BK, query_BQ, n_classes=1, packed=documents_BT is not None)
 
     def where(self, rows_BQ: Tensor) -> Targets:
         """The same targets for the queries that are True in `rows_BQ`, none for the others."""
@@ -60,7 +62,9 @@ class Targets:
     def __or__(self, other: Targets) -> Targets:
         """The union; a key that is a target in both is one target."""
         n_classes = self.n_classes + other.n_classes
-        if self.map_BQK is not None or other.map_BQK is not None or n_classes > MAX_CLASSES:
+        # Classes within documents and classes across them have no codes in common.
+        unlike = self.n_classes > 0 and other.n_classes > 0 and self.packed != other.packed
+        if self.map_BQK is not None or other.map_BQK is not None or n_classes > MAX_CLASSES or unlike:
             return Targets(map_BQK=self.dense() | other.dense())
         picks = [targets.picks_BQP for targets in (self, other) if targets.picks_BQP is not None]
         n_batch = max((picks_BQP.shape[0] for picks_BQP in picks), default=1)
@@ -69,6 +73,7 @@ class Targets:
             _joined(self.key_classes_BK, other.key_classes_BK, self.n_classes),
             _joined(self.query_classes_BQ, other.query_classes_BQ, self.n_classes),
             n_classes=n_classes,
+            packed=self.packed or other.packed,
         ).listed_once()
 
     def listed_once(self) -> Targets:
@@ -111,12 +116,12 @@ class Targets:
                 return tensor
             return tensor[place] if dim == 0 else tensor[:, place]
 
-        return Targets(
-            part(part(self.picks_BQP, 0, batch), 1, queries),
-            part(self.key_classes_BK, 0, batch),
-            part(part(self.query_classes_BQ, 0, batch), 1, queries),
-            part(part(self.map_BQK, 0, batch), 1, queries),
-            self.n_classes,
+        return replace(
+            self,
+            picks_BQP=part(part(self.picks_BQP, 0, batch), 1, queries),
+            key_classes_BK=part(self.key_classes_BK, 0, batch),
+            query_classes_BQ=part(part(self.query_classes_BQ, 0, batch), 1, queries),
+            map_BQK=part(part(self.map_BQK, 0, batch), 1, queries),
         )
 
     def dense(self, n_keys: int | None = None) -> Tensor:

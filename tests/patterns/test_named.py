@@ -1,3 +1,5 @@
+"""Patterns by name: offsets, the first token, classes of tokens, those of the user."""
+
 import pytest
 import torch
 
@@ -97,3 +99,11 @@ def test_errors_name_what_was_given(name, message):
 def test_an_empty_class_is_an_error(tokenizer):
     with pytest.raises(PatternError, match=r"'emoji'.*no token"):
         get_pattern("emoji", tokenizer, {"emoji": ["🙂"]})
+
+
+def test_a_class_given_as_text_is_an_error(tokenizer):
+    """A string is a collection of its letters, which nobody means."""
+    with pytest.raises(
+        PatternError, match=r"token_classes\['and'\] is the text 'and'; give a list of tokens: \['and'\]"
+    ):
+        get_pattern("and", tokenizer, {"and": "and"})
