@@ -28,11 +28,11 @@ def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] and row statistics, with gradients."""
     # Drawn outside of the operator, so that the default generator decides and recomputation draws the same.
     seed = torch.randint(2**62, ()) if call.dropout else None
-    out_BQHD, *rows = _attend(
+    out_BHQD, *rows = _attend(
         call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *_flat(call), call.scale, call.dropout, seed,
         call.log_mass,
     )  # fmt: skip
-    return out_BQHD.transpose(1, 2), RowStatistics(*rows)
+    return out_BHQD, RowStatistics(*rows)
 
 
 def statistics(call: GuidedAttention) -> RowStatistics:
@@ -74,7 +74,7 @@ def _attend(
     seed: Tensor | None,
     log_mass: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output [B, Q, H, D]; squares, mass (or its logarithm) and number of targets [B, H, Q]."""
+    """Output [B, H, Q, D]; squares, mass (or its logarithm) and number of targets [B, H, Q]."""
     call = _Call(query, key, value, mask, _groups(targets, sizes), scale, dropout, seed, log_mass)
     with torch.autocast("cpu", enabled=False):
         return _forward(call)
@@ -109,7 +109,7 @@ def _(query, key, value, *rest):  # type: ignore[no-untyped-def]
 
 @_attend_backward.register_fake
 def _(grad_out, grad_squares, grad_mass, query, key, value, *rest):  # type: ignore[no-untyped-def]
-    return _empty_by_position(query), _empty_by_position(key), _empty_by_position(value)
+    return _empty_by_head(query), _empty_by_head(key), _empty_by_head(value)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -165,15 +165,14 @@ def _forward(call: _Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             if value is not None:
                 if call.seed is not None:
                     map_bqK *= block.dropout(map_bqK, call.dropout, call.seed, head)
-                out_bqD = buffers.bmm("out", map_bqK.to(value.dtype), value[block.batch, head])
-                out[block.batch, block.queries, head] = out_bqD
+                torch.bmm(map_bqK.to(value.dtype), value[block.batch, head], out=out[rows])
     return out, squares.square_(), mass, counts
 
 
 def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = call.query, call.key, call.value
     assert value is not None
-    grad_query, grad_key, grad_value = (_empty_by_position(tensor) for tensor in (query, key, value))
+    grad_query, grad_key, grad_value = (_empty_by_head(tensor) for tensor in (query, key, value))
     scaled, rest = scaled_queries(query, call.scale)
     buffers = Buffers()
     twice_squares = 2 * grad_squares
@@ -184,14 +183,14 @@ def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Te
             scores_bqK = block.scores(scaled, key, head, rest, buffers)
             among_targets = listed.softmax(scores_bqK) if call.log_mass else None
             map_bqK = block.softmax_(scores_bqK)
-            grad_out_bqD = grad_out[block.batch, block.queries, head]
+            grad_out_bqD = grad_out[rows]
             grad_bqK = buffers.bmm("grad", grad_out_bqD, value[keys].transpose(1, 2)).to(map_bqK.dtype)
             dropped_bqK = map_bqK
             if call.seed is not None:
                 kept_bqK = block.dropout(map_bqK, call.dropout, call.seed, head)
                 dropped_bqK = map_bqK * kept_bqK
                 grad_bqK *= kept_bqK
-            _put(grad_value, keys, buffers.bmm("key", dropped_bqK.to(value.dtype).mT, grad_out_bqD), first)
+            _add_product(grad_value[keys], dropped_bqK.to(value.dtype).mT, grad_out_bqD, first)
             grad_bqK.addcmul_(map_bqK, twice_squares[rows][..., None])
             if among_targets is None:
                 listed.add_(grad_bqK, grad_mass[rows][..., None])
@@ -202,28 +201,28 @@ def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Te
                 grad_bqK.addcmul_(map_bqK, grad_log_bq1, value=-1)
                 listed.add_(grad_bqK, grad_log_bq1 * among_targets)
             grad_bqK = grad_bqK.to(query.dtype)
-            grad_query[rows] = buffers.bmm("out", grad_bqK, key[keys])
-            _put(grad_key, keys, buffers.bmm("key", grad_bqK.mT, query[rows]), first)
+            torch.bmm(grad_bqK, key[keys], out=grad_query[rows])
+            _add_product(grad_key[keys], grad_bqK.mT, query[rows], first)
     return grad_query.mul_(call.scale), grad_key.mul_(call.scale), grad_value
 
 
-def _put(gradient: Tensor, at: tuple[Any, ...], part: Tensor, first: bool) -> None:
-    """Set what the first block of queries gives, add what the others give."""
+def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
+    """Set a sum of products to its first, or add another."""
     if first:
-        gradient[at] = part
+        torch.bmm(left, right, out=total)
     else:
-        gradient[at] += part
+        total.baddbmm_(left, right)
 
 
 def _empty_results(query: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n_batch, n_heads, n_queries, _ = query.shape
     precise = torch.promote_types(query.dtype, torch.float32)
     squares, mass, counts = (query.new_empty(n_batch, n_heads, n_queries, dtype=precise) for _ in range(3))
-    out = query.new_empty(n_batch, n_queries, n_heads, 0 if value is None else value.shape[-1])
+    out = query.new_empty(n_batch, n_heads, n_queries, 0) if value is None else _empty_by_head(value, n_queries)
     return out, squares, mass, counts
 
 
-def _empty_by_position(like_BHTD: Tensor) -> Tensor:
-    """[B, H, T, D], laid out as the projections that made queries, keys and values want their gradients."""
-    n_batch, n_heads, length, n_channels = like_BHTD.shape
-    return like_BHTD.new_empty(n_batch, length, n_heads, n_channels).transpose(1, 2)
+def _empty_by_head(like_BHTD: Tensor, length: int | None = None) -> Tensor:
+    """[B, H, T, D], heads outermost in memory: a block of one head is contiguous, and a product goes right there."""
+    n_batch, n_heads, own_length, n_channels = like_BHTD.shape
+    return like_BHTD.new_empty(n_heads, n_batch, length or own_length, n_channels).transpose(0, 1)
