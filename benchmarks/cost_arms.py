@@ -6,6 +6,7 @@ Run as a program it makes a few steps of one arm and prints their peak memory, s
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -172,7 +173,9 @@ def peak_memory(name: str, setting: Setting) -> float:
         RuntimeError: the process failed; carries its last words.
     """
     request = json.dumps({"name": name, "setting": asdict(setting)})
-    process = subprocess.run([sys.executable, __file__], input=request, capture_output=True, text=True)
+    # Large blocks go back to the system when they are freed: else the peak is as much the allocator's luck as the arm's.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
+    process = subprocess.run([sys.executable, __file__], input=request, capture_output=True, text=True, env=environment)
     if process.returncode:
         last_words = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         raise RuntimeError(last_words[-1])

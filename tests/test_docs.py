@@ -1,0 +1,24 @@
+"""The pages that are written by commands name what the tests hold, and what the pages link to is there."""
+
+import re
+from pathlib import Path
+
+import encoders
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_support_names_every_encoder():
+    rows = re.findall(
+        r"^\| (\w+) \| (yes|NO)", (ROOT / "docs" / "support.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [name for name, _ in rows] == [*encoders.GUIDABLE, *encoders.OUTSIDE]
+    assert {answer for _, answer in rows} == {"yes"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
