@@ -173,7 +173,7 @@ def peak_memory(name: str, setting: Setting) -> float:
         RuntimeError: the process failed; carries its last words.
     """
     request = json.dumps({"name": name, "setting": asdict(setting)})
-    # Large blocks go back to the system when they are freed: else the peak is as much the allocator's luck as the arm's.
+    # Freed blocks go back to the system: else the peak is as much the allocator's luck as the arm's.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
     process = subprocess.run([sys.executable, __file__], input=request, capture_output=True, text=True, env=environment)
     if process.returncode:
