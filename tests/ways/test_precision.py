@@ -8,6 +8,7 @@ probabilities once more, or sums rows in half precision, does worse.
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 
 from attention_guidance import guide
@@ -160,7 +161,10 @@ def test_accelerate_in_bfloat16(make_model, family, long_batch):
     )
     with autocast(torch.bfloat16):
         loss = same(**long_batch).loss
+    # Accelerate holds one precision for the whole process, and other tests have theirs.
+    AcceleratorState._reset_state(reset_partial_state=True)
     prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    AcceleratorState._reset_state(reset_partial_state=True)
     by_position = [long_batch["input_ids"], long_batch["attention_mask"]]
     for output in (prepared(**long_batch), prepared(*by_position, labels=long_batch["labels"])):
         assert output.loss.item() == pytest.approx(loss.item(), rel=1e-6)
