@@ -7,6 +7,7 @@ Each row names tests; it says `yes` only if all of them passed in this run.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -67,6 +68,7 @@ class Outcomes:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     outcomes = Outcomes()
     files = sorted({test.split("::")[0] for tests, _ in WAYS.values() for test in tests} | {EXACT.split("::")[0]})
     pytest.main(["-q", "-p", "no:cacheprovider", *(str(ROOT / name) for name in files)], plugins=[outcomes])

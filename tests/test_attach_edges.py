@@ -154,13 +154,24 @@ class TestCheckpointing:
 
     def test_two_passes_before_the_backward_pass_are_refused(self, make_model, batch):
         model, other = self.passes(make_model, batch)
-        with pytest.raises(AttachError, match="before the next forward"):
+        with pytest.raises(AttachError, match=r"before the next guided forward"):
             (model(**batch).loss + model(**other).loss).backward()
+
+    def test_two_passes_with_a_loss_of_ones_own_are_refused(self, make_model, batch):
+        model, other = self.passes(make_model, batch)
+        handle = next(iter(model._forward_pre_hooks.values())).__self__
+        losses = []
+        for inputs in (batch, other):
+            model(**{name: tensor for name, tensor in inputs.items() if name != "labels"})
+            losses.append(handle.loss())
+        with pytest.raises(AttachError, match=r"before the next guided forward"):
+            sum(losses).backward()
 
     def test_a_pass_that_is_dropped_is_no_hindrance(self, make_model, batch):
         model, other = self.passes(make_model, batch)
-        model(**batch)
+        dropped = model(**batch).loss
         model(**other).loss.backward()
+        assert dropped.requires_grad
         model(**batch).loss.backward()
 
     def test_evaluation_between_forward_and_backward(self, make_model, batch):

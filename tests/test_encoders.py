@@ -86,3 +86,45 @@ def test_encoders_outside_the_interface_say_so(name):
     model, _ = encoders.make(name)
     with pytest.raises(AttachError, match=f"{name}Model does not take its attention through"):
         guide(model, HEADS)
+
+
+@pytest.mark.parametrize("name", ["Bert", "EuroBert"])
+@pytest.mark.parametrize("heads", ["next@0,2 first@1,3", "next@3,0 first@1 previous@2", "first@2 next@0"])
+@pytest.mark.parametrize("backend", ["blocked", "flash"])
+def test_heads_in_any_order_keep_their_places(name, heads, backend):
+    """All heads guided, their patterns interleaved, keys shared by two heads or not: outputs and gradients."""
+    found = []
+    for which in ("reference", backend):
+        model, inputs = encoders.make(name)
+        handle = guide(model, heads, weight=1.0, backend=which)
+        output = model(**inputs)[0]
+        (output.square().sum() + handle.loss()).backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((output.detach(), gradients))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert (ours - theirs).norm() <= 1e-9 * theirs.norm()
+
+
+def test_causal_attention_is_refused():
+    """CLIP's text encoder asks for it call by call."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = CLIPTextModel(CLIPTextConfig(vocab_size=64, max_position_embeddings=16, **sizes)).train()
+    guide(model, HEADS)
+    with pytest.raises(AttachError, match="attends causally"):
+        model(input_ids=torch.randint(5, 60, (2, 9)))
+
+
+@pytest.mark.parametrize("name", encoders.AUDIO)
+def test_layers_left_out_at_random_add_nothing(name):
+    model, inputs = encoders.make(name)
+    model.config.layerdrop = 0.5
+    handle = guide(model, HEADS, weight=1.0)
+    torch.manual_seed(0)
+    rows = set()
+    for _ in range(12):
+        model(**inputs)
+        handle.loss()
+        rows.add(tuple(count > 0 for count in handle.rows_per_head()))
+    assert len(rows) > 1, "some passes left layers out"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.inputs_outputs import document_numbers, patch_grid
-from attention_guidance.patterns import GIVEN, Pattern, Sequences, Targets
+from attention_guidance.patterns import GIVEN, Pattern, Sequences, Targets, checked_targets
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class ForwardPass:
         with_gradient: whether the pass was begun with gradients on.
         weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
         layers: what the guided layers have added so far.
+        samples: one number of each query of a layer, by which recomputation tells its own pass.
     """
 
     inputs: Mapping[str, Any]
@@ -48,6 +49,7 @@ class ForwardPass:
     with_gradient: bool
     weighted: bool
     layers: dict[int, LayerLoss] = field(default_factory=dict)
+    samples: dict[int, Tensor] = field(default_factory=dict)
     _targets: dict[tuple[Any, ...], tuple[Tensor, list[Targets]]] = field(default_factory=dict)
 
     def targets(
@@ -61,11 +63,11 @@ class ForwardPass:
         by_mask = shown is not None and _shaped(self.inputs.get("attention_mask"), size) is None
         if by_mask or torch.compiler.is_compiling():
             sequences = self.sequences(size, shown, device)
-            return sequences.valid_BT, [pattern.targets(sequences) for pattern in patterns]
+            return sequences.valid_BT, [checked_targets(pattern, sequences) for pattern in patterns]
         key = (*patterns, *size, device)
         if key not in self._targets:
             sequences = self.sequences(size, shown, device)
-            self._targets[key] = sequences.valid_BT, [pattern.targets(sequences) for pattern in patterns]
+            self._targets[key] = sequences.valid_BT, [checked_targets(pattern, sequences) for pattern in patterns]
         return self._targets[key]
 
     def sequences(self, size: tuple[int, int], shown: Tensor | None, device: torch.device) -> Sequences:
@@ -100,7 +102,10 @@ def _shaped(value: Any, size: tuple[int, ...]) -> Tensor | None:
     """An input in the shape of the batch (multiple choice gives [B, choices, T]), None if it is another thing.
 
     ModernBERT takes a mapping of masks, one for each kind of layer.
+    A mask of four dimensions is one of pairs: the mask of the attention call tells what it hides.
     """
-    if not isinstance(value, Tensor) or value.shape[-1] != size[1] or value.numel() != size[0] * size[1]:
+    if not isinstance(value, Tensor) or value.dim() > 3:
+        return None
+    if value.shape[-1] != size[1] or value.numel() != size[0] * size[1]:
         return None
     return value.reshape(size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -88,6 +89,8 @@ class GuidedLayer:
                 "gradients are off inside the model's forward pass, so guidance would train nothing; if this is "
                 "gradient checkpointing, use gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
+        if current.with_gradient and not torch.compiler.is_compiling():
+            self._check_recomputation(current, call.query_BHQD)
         with_gradient = torch.is_grad_enabled() and current.weighted
         mask, bias = _mask_and_bias(call)
         size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
@@ -110,7 +113,7 @@ class GuidedLayer:
         if backend.beside or not with_gradient:
             # The model's own numbers to the last bit, where guidance does not train.
             result = unguided()
-            with torch.set_grad_enabled(with_gradient):
+            with torch.set_grad_enabled(with_gradient), _as_it_is(guided):
                 statistics = backend.statistics(self._guided_heads(guided))
         else:
             result, statistics = self._attend_apart(guided, backend)
@@ -118,6 +121,20 @@ class GuidedLayer:
         if self.recording:
             current.layers[self.layer] = loss
         return result
+
+    def _check_recomputation(self, current: ForwardPass, query_BHQD: Tensor) -> None:
+        """Raise AttachError where a recomputation is not of the current pass, whose targets it would get."""
+        sample_BQ = query_BHQD[:, 0, :, 0].detach()
+        if self.recording:
+            current.samples[self.layer] = sample_BQ.clone()
+            return
+        seen_BQ = current.samples.get(self.layer)
+        # Recomputation need not be exact to the last bit; another batch is far off.
+        if seen_BQ is None or seen_BQ.shape != sample_BQ.shape or not torch.allclose(seen_BQ, sample_BQ, 1e-2, 1e-3):
+            raise AttachError(
+                "under gradient checkpointing, guidance needs each training pass's backward() before the next guided "
+                "forward pass (or measure()): this recomputation would take the targets of the later one"
+            )
 
     def _backend(self, call: AttentionCall, all_heads: GuidedAttention) -> Backend:
         mapped = tuple(
@@ -150,8 +167,10 @@ class GuidedLayer:
         n_heads = all_heads.query_BHQD.shape[1]
         others = [head for head in range(n_heads) if head not in self.guided]
         if not others:
-            out_BHQD, statistics = backend.attend(self._guided_heads(all_heads))
-            return (out_BHQD.transpose(1, 2).contiguous(), None), statistics
+            with _as_it_is(all_heads):
+                out_BHQD, statistics = backend.attend(self._guided_heads(all_heads))
+            in_order = [self.guided.index(head) for head in range(n_heads)]
+            return (take_heads(out_BHQD, in_order).transpose(1, 2).contiguous(), None), statistics
         query, key, value = all_heads.query_BHQD, all_heads.key_BHKD, all_heads.value_BHKD
         shared = n_heads // key.shape[1]
         if shared > 1:
@@ -159,9 +178,9 @@ class GuidedLayer:
         query, query_rest = split_heads(query, self.guided, others)
         key, key_rest = split_heads(key, self.guided, others)
         value, value_rest = split_heads(value, self.guided, others)
-        out_BHQD, statistics = backend.attend(
-            dataclasses.replace(all_heads, query_BHQD=query, key_BHKD=key, value_BHKD=value)
-        )
+        guided = dataclasses.replace(all_heads, query_BHQD=query, key_BHKD=key, value_BHKD=value)
+        with _as_it_is(guided):
+            out_BHQD, statistics = backend.attend(guided)
         rest_BHQD = functional.scaled_dot_product_attention(
             query_rest, key_rest, value_rest, all_heads.mask, all_heads.dropout, scale=all_heads.scale
         )
@@ -187,6 +206,11 @@ def _as_computed(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tensors[0].to(dtype), tensors[1].to(dtype), tensors[2].to(dtype)
+
+
+def _as_it_is(guided: GuidedAttention) -> AbstractContextManager[Any]:
+    """Without autocast: what is to be computed in which precision is the backend's to know."""
+    return torch.autocast(guided.query_BHQD.device.type, enabled=False)
 
 
 def _mask_and_bias(call: AttentionCall) -> tuple[Tensor | None, Tensor | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
-from attention_guidance.forward_pass import ForwardPass
+from attention_guidance.forward_pass import ForwardPass, LayerLoss
 from attention_guidance.guided_layer import GuidedLayer
 from attention_guidance.hosts.call import Host
-from attention_guidance.inputs_outputs import is_checkpointing, loss_of, named_inputs, share_of_batch
+from attention_guidance.inputs_outputs import loss_of, named_inputs, share_of_batch
 from attention_guidance.loss.aggregate import mean
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.patterns import GIVEN
@@ -66,7 +65,6 @@ class Guidance:
         self._backend = backend
         self._measuring = False
         self._last: ForwardPass | None = None
-        self._pending: weakref.ref[Tensor] | None = None
         self._measured: tuple[Tensor, Tensor] | None = None
         host.attach({layer.layer: layer for layer in self._layers})
         # Bound methods, so that a copy of the model gets a copy of its guidance.
@@ -77,7 +75,7 @@ class Guidance:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is left of the last pass, so that a guided model can be copied and pickled."""
-        return self.__dict__ | {"_last": None, "_pending": None, "_measured": None, "_measuring": False}
+        return self.__dict__ | {"_last": None, "_measured": None, "_measuring": False}
 
     def remove(self) -> None:
         """Give the model back as it was: its attention implementation, its hooks, its modules. Idempotent.
@@ -106,11 +104,6 @@ class Guidance:
             layer.recording = active
         if not active:
             return args, model_kwargs
-        if model.training and self._pending is not None and self._pending() is not None:
-            raise AttachError(
-                "under gradient checkpointing, guidance needs each training pass's backward() before the next forward "
-                "pass: recomputation would take the targets of the later one"
-            )
         weighted = model.training and self.current_weight > 0
         inputs = named_inputs(model, args, model_kwargs) | ({GIVEN: kwargs[GIVEN]} if GIVEN in kwargs else {})
         current = ForwardPass(inputs, self._host.patch_size, torch.is_grad_enabled(), weighted)
@@ -126,7 +119,11 @@ class Guidance:
         if not recorded or current is None or output is None:
             return output
         missing = [layer.layer for layer in self._layers if layer.layer not in current.layers]
-        if missing:
+        if missing and self._host.skips_layers and model.training:
+            for layer in self._layers:
+                if layer.layer in missing:
+                    current.layers[layer.layer] = self._skipped(layer)
+        elif missing:
             raise AttachError(
                 f"{type(self.model).__name__} never called the guided attention of layers {missing}: it would train "
                 f"unguided; {self._host.hint}"
@@ -140,6 +137,12 @@ class Guidance:
             self._measured = before[0] + sums, before[1] + counts
         return self._with_guidance(named_inputs(model, args, kwargs), output) if model.training else output
 
+    def _skipped(self, layer: GuidedLayer) -> LayerLoss:
+        """What a layer adds to a pass that leaves it out."""
+        device = next(self.model.parameters()).device
+        sums, counts = torch.zeros(len(layer.guided), device=device), torch.zeros(len(layer.guided), device=device)
+        return LayerLoss(torch.zeros((), device=device), sums, counts.long())
+
     def _with_guidance(self, inputs: Mapping[str, Any], output: Any) -> Any:
         """The model's output with guidance added to its loss, if it has one."""
         objective = loss_of(output)
@@ -151,19 +154,13 @@ class Guidance:
         total = objective
         if self.current_weight:
             total = objective + (1 if share is None else share) * self.loss()
-        if total.requires_grad and is_checkpointing(self.model):
-            self._pending = weakref.ref(total)
-            total.register_hook(self._settle)  # type: ignore[no-untyped-call]
         if isinstance(output, Tensor):
             return total
         if isinstance(output, tuple):
-            return (total, *output[1:])
+            named = hasattr(output, "_make")
+            return type(output)._make((total, *output[1:])) if named else (total, *output[1:])  # type: ignore[attr-defined]
         output["loss"] = total
         return output
-
-    def _settle(self, gradient: Tensor) -> None:
-        """The backward pass of the last training pass has begun."""
-        self._pending = None
 
     def loss(self) -> Tensor:
         """Weight x guidance of the last forward pass in training mode: what `model(**batch).loss` already holds.

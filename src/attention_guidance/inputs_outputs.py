@@ -41,16 +41,13 @@ def patch_grid(inputs: Mapping[str, Any], patch_size: tuple[int, int] | None) ->
 
 def patch_size_of(config: Any) -> tuple[int, int] | None:
     """Height and width of the patches that a model cuts images into."""
+    if getattr(config, "num_detection_tokens", 0):
+        # YOLOS has them after the patches, where patches are looked for.
+        return None
     size = getattr(config, "patch_size", None)
     if isinstance(size, int):
         return size, size
     return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
-
-
-def is_checkpointing(model: nn.Module) -> bool:
-    """Whether layers will be recomputed in the backward pass; transformers has renamed the property."""
-    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
-    return bool(next((getattr(model, name) for name in names if hasattr(model, name)), False))
 
 
 def loss_of(output: Any) -> Tensor | None:

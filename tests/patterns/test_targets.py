@@ -8,7 +8,18 @@ import torch
 
 from attention_guidance.errors import PatternError
 from attention_guidance.inputs_outputs import document_numbers
-from attention_guidance.patterns import Custom, First, Given, Offset, Sequences, Targets, TokenClass, Union
+from attention_guidance.patterns import (
+    Custom,
+    First,
+    Given,
+    Offset,
+    Pattern,
+    Sequences,
+    Targets,
+    TokenClass,
+    Union,
+    checked_targets,
+)
 from attention_guidance.patterns.targets import MAX_CLASSES
 
 N_BATCH, LENGTH, N_IDS = 3, 9, 7
@@ -261,3 +272,36 @@ def test_rows_have_to_be_bool_and_of_the_batch():
     for rows in (torch.ones(3, 4), torch.ones(4, dtype=torch.bool), torch.ones(3, 5, dtype=torch.bool), True):
         with pytest.raises(PatternError, match=r"rows of 'next\[where\]' are .*; expected a bool tensor \[3, 4\]"):
             Offset(1).where(lambda s, rows=rows: rows).targets(sequences)
+
+
+class Listed(Pattern):
+    """A pattern of a user's own class."""
+
+    name = "listed"
+
+    def __init__(self, targets):
+        self.made = targets
+
+    def targets(self, sequences):
+        return self.made
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (Targets(), "without any field"),
+        (Targets(torch.zeros(2, 4)), r"picks_BQP of torch.float32 \(2, 4\); expected torch.int64, \[2 or 1, 4, P\]"),
+        (Targets(torch.zeros(3, 4, 1, dtype=torch.long)), r"expected torch.int64, \[2 or 1, 4, P\]"),
+        (Targets(map_BQK=torch.zeros(2, 4, 4)), r"map_BQK of torch.float32"),
+        (torch.zeros(2, 4), "Tensor; expected Targets"),
+    ],
+)
+def test_a_class_of_ones_own_that_returns_something_else(made, message):
+    with pytest.raises(PatternError, match=f"pattern 'listed' returned .*{message}"):
+        checked_targets(Listed(made), Sequences(torch.ones(2, 4, dtype=torch.bool)))
+
+
+def test_a_class_of_ones_own_may_list_keys_twice_and_beyond_the_end():
+    picks = torch.tensor([[[1, 1], [0, 9], [-7, 2], [3, 3]]])
+    found = checked_targets(Listed(Targets(picks)), Sequences(torch.ones(2, 4, dtype=torch.bool)))
+    assert found.picks_BQP.tolist() == [[[1, -1], [0, -1], [-1, 2], [3, -1]]]

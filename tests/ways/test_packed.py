@@ -240,3 +240,20 @@ def test_eager_attention_with_a_bool_mask_is_refused():
     guide(model, HEADS.replace("delimiter:1", "same:1"))
     with pytest.raises(AttachError, match="eager attention adds a bool mask"):
         model(input_ids=packed["input_ids"], attention_mask=mask, position_ids=packed["position_ids"])
+
+
+@pytest.mark.parametrize("shape", ["keys", "pairs"])
+def test_an_additive_mask_of_four_dimensions_is_no_mask_of_tokens(shape):
+    """Zeros show and minus infinity hides; as [1, 1, T, T] it has as many numbers as a batch of T sequences of T."""
+    model, _ = make("Bert")
+    ids = torch.randint(5, 60, (LENGTH, LENGTH), generator=torch.Generator().manual_seed(1))
+    hidden = torch.zeros(LENGTH, 1, 1, LENGTH, dtype=torch.bool)
+    hidden[1, ..., 9:] = True
+    if shape == "pairs":
+        hidden = torch.zeros(1, 1, LENGTH, LENGTH, dtype=torch.bool)
+        hidden[..., 9:] = True
+    mask = torch.zeros(hidden.shape, dtype=torch.float64).masked_fill(hidden, -float("inf"))
+    handle = guide(model, "next:1", weight=1.0)
+    model(input_ids=ids, attention_mask=mask)
+    rows = [8] * LENGTH if shape == "pairs" else [LENGTH - 1] * (LENGTH - 1) + [8]
+    assert set(handle.rows_per_head()) == {sum(rows)}

@@ -18,6 +18,8 @@ def host_of(model: nn.Module) -> Host:
     Raises:
         AttachError: it is none.
     """
+    # What torch.compile returns stands for the model within it.
+    model = getattr(model, "_orig_mod", model)
     if hasattr(model, "set_attn_implementation"):
         return InterfaceHost(model)
     kind = type(model).__name__

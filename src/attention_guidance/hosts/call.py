@@ -63,6 +63,7 @@ class Host(Protocol):
         n_layers, n_heads: its size.
         patch_size: height and width of the patches that it cuts images into, or None.
         self_normalizing: whether it divides its loss by the number of labels that Trainer tells it.
+        skips_layers: whether layers are left out at random while it trains (LayerDrop).
         hint: what may be wrong when a layer's attention was not called.
     """
 
@@ -71,6 +72,7 @@ class Host(Protocol):
     n_heads: int
     patch_size: tuple[int, int] | None
     self_normalizing: bool
+    skips_layers: bool
 
     @property
     def hint(self) -> str: ...  # noqa: D102

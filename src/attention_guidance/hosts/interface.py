@@ -49,10 +49,18 @@ def _guided(base: str) -> Callable[..., Result]:
         guide: Guide | None = module.__dict__.get(GUIDE)
         if guide is None:
             return unguided()
-        if kwargs.get("softcap") is not None:
+        for name in ("softcap", "s_aux", "sinks"):
+            if kwargs.get(name) is not None:
+                raise AttachError(
+                    f"{type(module).__name__} gives its attention {name}, which guidance does not know of; models "
+                    "without it can be guided"
+                )
+        # As sdpa reads it: a module that says nothing is causal where there is no mask.
+        asked = kwargs.get("is_causal")
+        if asked or (asked is None and attention_mask is None and getattr(module, "is_causal", True)):
             raise AttachError(
-                f"{type(module).__name__} caps its attention scores (softcap), which guidance does not know of; "
-                "models without it can be guided"
+                f"{type(module).__name__} attends causally, and guidance is for bidirectional encoders; guide the part "
+                "of the model that is one"
             )
         if base == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
             raise AttachError(
@@ -82,6 +90,8 @@ class InterfaceHost:
         # ALBERT's few modules serve its many layers in turn.
         self.n_layers: int = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
         self.n_heads: int = config.num_attention_heads
+        # Audio encoders leave layers out at random while they train.
+        self.skips_layers = bool(getattr(config, "layerdrop", 0))
         self.patch_size = patch_size_of(model.config)
         self.self_normalizing = _calls(model, "loss_function")
         self.base = "sdpa"
@@ -153,6 +163,11 @@ def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
         )
     config = model.config.get_text_config()
     n_layers = config.num_hidden_layers
+    if not isinstance(config.num_attention_heads, int):
+        raise AttachError(
+            f"{name} cannot be guided: its layers have {config.num_attention_heads} heads; guidance needs the same "
+            "number in all layers"
+        )
     n_modules = n_layers
     if hasattr(config, "num_hidden_groups"):
         n_modules = config.num_hidden_groups * config.inner_group_num

@@ -32,6 +32,7 @@ class MultiheadHost:
     """
 
     self_normalizing = False
+    skips_layers = False
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
+from attention_guidance.loss.blocks import Buffers, are_many, blocks, scaled_queries
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 from attention_guidance.patterns import Targets
 
@@ -172,7 +172,9 @@ def _forward(call: _Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = call.query, call.key, call.value
     assert value is not None
-    grad_query, grad_key, grad_value = (_empty_by_head(tensor) for tensor in (query, key, value))
+    # A sum over several blocks would lose digits in half precision.
+    sums = torch.promote_types(key.dtype, torch.float32) if are_many(query, key) else key.dtype
+    grad_query, grad_key, grad_value = _empty_by_head(query), _empty_by_head(key, sums), _empty_by_head(value, sums)
     scaled, rest = scaled_queries(query, call.scale)
     buffers = Buffers()
     twice_squares = 2 * grad_squares
@@ -203,12 +205,15 @@ def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Te
             grad_bqK = grad_bqK.to(query.dtype)
             torch.bmm(grad_bqK, key[keys], out=grad_query[rows])
             _add_product(grad_key[keys], grad_bqK.mT, query[rows], first)
-    return grad_query.mul_(call.scale), grad_key.mul_(call.scale), grad_value
+    return grad_query.mul_(call.scale), grad_key.mul_(call.scale).to(key.dtype), grad_value.to(value.dtype)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
     """Set a sum of products to its first, or add another."""
-    if first:
+    if total.dtype != left.dtype:
+        product = torch.bmm(left, right)
+        total.copy_(product) if first else total.add_(product)
+    elif first:
         torch.bmm(left, right, out=total)
     else:
         total.baddbmm_(left, right)
@@ -218,11 +223,12 @@ def _empty_results(query: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor,
     n_batch, n_heads, n_queries, _ = query.shape
     precise = torch.promote_types(query.dtype, torch.float32)
     squares, mass, counts = (query.new_empty(n_batch, n_heads, n_queries, dtype=precise) for _ in range(3))
-    out = query.new_empty(n_batch, n_heads, n_queries, 0) if value is None else _empty_by_head(value, n_queries)
+    out = query.new_empty(n_batch, n_heads, n_queries, 0) if value is None else _empty_by_head(value, length=n_queries)
     return out, squares, mass, counts
 
 
-def _empty_by_head(like_BHTD: Tensor, length: int | None = None) -> Tensor:
+def _empty_by_head(like_BHTD: Tensor, dtype: torch.dtype | None = None, length: int | None = None) -> Tensor:
     """[B, H, T, D], heads outermost in memory: a block of one head is contiguous, and a product goes right there."""
     n_batch, n_heads, own_length, n_channels = like_BHTD.shape
-    return like_BHTD.new_empty(n_heads, n_batch, length or own_length, n_channels).transpose(0, 1)
+    size = n_heads, n_batch, own_length if length is None else length, n_channels
+    return like_BHTD.new_empty(size, dtype=dtype).transpose(0, 1)

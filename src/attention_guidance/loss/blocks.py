@@ -79,7 +79,16 @@ class Block:
         """What to multiply the probabilities by: 0 for a share of them; the same whenever it is asked for."""
         place = hash((int(seed), head, self.batch.start, self.queries.start)) % 2**63
         generator = torch.Generator().manual_seed(place)
-        return torch.empty_like(map_bqK).bernoulli_(1 - share, generator=generator).div_(1 - share)
+        return (
+            torch.empty_like(map_bqK)
+            .bernoulli_(1 - share, generator=generator)
+            .mul_(1 / (1 - share) if share < 1 else 0)
+        )
+
+
+def are_many(query: Tensor, key: Tensor) -> bool:
+    """Whether a head's queries of one sequence are split over blocks."""
+    return query.shape[2] * key.shape[2] > BLOCK
 
 
 def blocks(query: Tensor, key: Tensor, mask: Tensor | None, groups: Sequence[tuple[Targets, int]]) -> Iterator[Block]:

@@ -5,7 +5,7 @@ A pattern is a small object that turns what is known of a batch (`Sequences`) in
 ``Offset(1).where(rows)``.
 """
 
-from attention_guidance.patterns.base import Pattern, Sequences, Union, Where
+from attention_guidance.patterns.base import Pattern, Sequences, Union, Where, checked_targets
 from attention_guidance.patterns.kinds import GIVEN, Custom, First, Given, GridOffset, Offset, TokenClass
 from attention_guidance.patterns.lookup import NAMED, TOKEN_CLASSES, TokenClasses, get_pattern
 from attention_guidance.patterns.targets import Targets
@@ -26,5 +26,6 @@ __all__ = [
     "TokenClasses",
     "Union",
     "Where",
+    "checked_targets",
     "get_pattern",
 ]

@@ -130,3 +130,19 @@ def members(pattern: Pattern) -> tuple[Pattern, ...]:
 def kind_of(value: object) -> str:
     """What a value is, for a message."""
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def checked_targets(pattern: Pattern, sequences: Sequences) -> Targets:
+    """A pattern's targets; those of a class of the user's are looked at first, and their keys listed once.
+
+    Raises:
+        PatternError: they are no `Targets`, or do not fit the batch.
+    """
+    targets = pattern.targets(sequences)
+    if type(pattern).__module__.startswith(__package__):
+        return targets
+    n_batch, length = sequences.valid_BT.shape
+    name = getattr(pattern, "name", type(pattern).__name__)
+    if not isinstance(targets, Targets):
+        raise PatternError(f"pattern {name!r} returned {type(targets).__name__}; expected Targets")
+    return targets.checked(name, n_batch, length)

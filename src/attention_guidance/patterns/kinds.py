@@ -203,7 +203,7 @@ class Custom(Pattern):
         """
         result = self.function(sequences)
         if isinstance(result, Targets):
-            return result.listed_once()
+            return result.checked(self.name, *sequences.valid_BT.shape)
         n_batch, length = sequences.valid_BT.shape
         shapes = [(n, *rest) for n in (1, n_batch) for rest in ((length,), (1, length), (length, length))]
         if not isinstance(result, Tensor) or result.dtype != torch.bool or tuple(result.shape) not in shapes:

@@ -64,7 +64,7 @@ def get_pattern(
         return patterns[name]
     if name in NAMED:
         return NAMED[name]
-    if match := re.fullmatch(r"offset:([+-]?\d+)", name):
+    if match := re.fullmatch(r"offset:([+-]?\d{1,9})", name):
         return Offset(int(match[1]))
     if match := re.fullmatch(r"given(?:\.(.+))?", name):
         return Given(match[1] or "")

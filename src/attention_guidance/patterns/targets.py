@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attention_guidance.errors import PatternError
+
 # The low bits of a class code tell classes, the others the document.
 MAX_CLASSES = 16
 CLASS_BITS = (1 << MAX_CLASSES) - 1
@@ -90,6 +92,42 @@ class Targets:
             columns.append(torch.where(again_BQ, -1, pick_BQ))
         n_batch = max(column.shape[0] for column in columns)
         return replace(self, picks_BQP=torch.stack([column.expand(n_batch, -1) for column in columns], -1))
+
+    def checked(self, name: str, n_batch: int, length: int) -> Targets:
+        """The same with each key listed once and none beyond the sequence.
+
+        Args:
+            name: of the pattern, for the error.
+            n_batch: B; a field may have 1 instead.
+            length: T.
+
+        Raises:
+            PatternError: a field is of the wrong kind or shape, or there is none.
+        """
+        fields = {
+            "picks_BQP": (self.picks_BQP, 3, (length,)),
+            "key_classes_BK": (self.key_classes_BK, 2, (length,)),
+            "query_classes_BQ": (self.query_classes_BQ, 2, (length,)),
+            "map_BQK": (self.map_BQK, 3, (length, length)),
+        }
+        if all(field is None for field, _, _ in fields.values()):
+            raise PatternError(f"pattern {name!r} returned Targets without any field")
+        for field_name, (field, n_dims, lengths) in fields.items():
+            wanted = torch.bool if field_name == "map_BQK" else torch.long
+            if field is None:
+                continue
+            fits = field.dtype == wanted and field.dim() == n_dims and field.shape[0] in (1, n_batch)
+            if not fits or field.shape[1 : 1 + len(lengths)] != lengths:
+                raise PatternError(
+                    f"pattern {name!r} returned {field_name} of {field.dtype} {tuple(field.shape)}; expected {wanted}, "
+                    f"[{n_batch} or 1, {', '.join(map(str, lengths))}{', P' if field_name == 'picks_BQP' else ''}]"
+                )
+        if self.picks_BQP is None:
+            return self
+        if not self.picks_BQP.shape[-1]:
+            return replace(self, picks_BQP=self.picks_BQP.new_full((*self.picks_BQP.shape[:2], 1), -1))
+        inside = (self.picks_BQP >= 0) & (self.picks_BQP < length)
+        return replace(self, picks_BQP=torch.where(inside, self.picks_BQP, -1)).listed_once()
 
     def shares_class(self, keys_BQP: Tensor) -> Tensor:
         """Whether listed keys, long [B, Q, P], share a class with their query: bool [B, Q, P]."""
