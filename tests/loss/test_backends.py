@@ -95,6 +95,16 @@ class TestDropout:
         torch.manual_seed(seed)
         return blocked.attend(make_call(PATTERNS, "keys", length=30, dropout=dropout))
 
+    def test_heads_and_sequences_are_dropped_apart(self):
+        torch.manual_seed(0)
+        call = make_call(PATTERNS[:1], length=30, dropout=0.4, heads_each=2)
+        with torch.no_grad():
+            for tensor in (call.query_BHQD, call.key_BHKD, call.value_BHKD):
+                tensor.copy_(tensor[:1, :1].expand_as(tensor))
+        out, _ = blocked.attend(call)
+        assert not torch.equal(out[0, 0], out[0, 1])
+        assert not torch.equal(out[0, 0], out[1, 0])
+
     def test_rows_are_those_without(self):
         _, plain = self.rows(0, dropout=0.0)
         _, dropped = self.rows(0)

@@ -7,7 +7,7 @@ import torch
 from calls import PATTERNS, evaluate, make_call
 from numerics import assert_as_good_as
 
-from attention_guidance.loss import blocked, reference
+from attention_guidance.loss import blocked, blocks, reference
 from attention_guidance.loss.statistics import RowStatistics
 
 
@@ -66,6 +66,15 @@ def test_no_worse_than_twice_eager_maps(backend, dtype, length, mask, sharpness)
     call = sharpened(make_call(patterns, mask, length=length, channels=64, dtype=dtype), sharpness)
     truth = evaluate(reference, in_double(call))
     assert_as_good_as(evaluate(backend, call), evaluate(Eager, call), truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+def test_sums_over_many_blocks_lose_nothing(dtype, monkeypatch):
+    call = make_call([PATTERNS[0], PATTERNS[3]], length=256, channels=64, dtype=dtype)
+    truth = evaluate(reference, in_double(call))
+    eager = evaluate(Eager, call)
+    monkeypatch.setattr(blocks, "BLOCK", 4 * 256)
+    assert_as_good_as(evaluate(blocked, call), eager, truth)
 
 
 @pytest.mark.parametrize("backend", [reference, blocked], ids=["reference", "blocked"])
