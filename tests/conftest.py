@@ -69,3 +69,16 @@ def batch() -> dict[str, torch.Tensor]:
     ids[mask == 0] = 1
     labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) < 0.6, -100).masked_fill(mask == 0, -100)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@pytest.fixture
+def examples() -> list[dict[str, torch.Tensor]]:
+    """32 sequences of 16 tokens, each with 5 labels."""
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    for _ in range(32):
+        ids = torch.randint(5, 64, (16,), generator=generator)
+        hidden = torch.ones(16, dtype=torch.bool)
+        hidden[torch.randperm(16, generator=generator)[:5]] = False
+        made.append({"input_ids": ids, "labels": ids.masked_fill(hidden, -100)})
+    return made

@@ -10,19 +10,6 @@ from attention_guidance import Schedule, guide
 HEADS = "next:1 previous:1 first:1"
 
 
-@pytest.fixture
-def examples():
-    """32 sequences of 16 tokens, each with 5 labels."""
-    generator = torch.Generator().manual_seed(3)
-    made = []
-    for _ in range(32):
-        ids = torch.randint(5, 64, (16,), generator=generator)
-        hidden = torch.ones(16, dtype=torch.bool)
-        hidden[torch.randperm(16, generator=generator)[:5]] = False
-        made.append({"input_ids": ids, "labels": ids.masked_fill(hidden, -100)})
-    return made
-
-
 def stack(examples):
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 

@@ -46,19 +46,6 @@ def mean_error(guidance):
 
 
 @pytest.fixture
-def examples():
-    """32 sequences of 16 tokens, each with 5 labels: four steps an epoch."""
-    generator = torch.Generator().manual_seed(3)
-    made = []
-    for _ in range(32):
-        ids = torch.randint(5, 64, (16,), generator=generator)
-        hidden = torch.ones(16, dtype=torch.bool)
-        hidden[torch.randperm(16, generator=generator)[:5]] = False
-        made.append({"input_ids": ids, "labels": ids.masked_fill(hidden, -100)})
-    return made
-
-
-@pytest.fixture
 def fit(tmp_path, examples):
     """Train a module on CPU and give the Trainer back."""
 

@@ -28,13 +28,14 @@ def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
     # The gradients of the passes nearly cancel where a head follows its pattern: half precision would leave noise.
     dtype, call = call.value_BHKD.dtype, call.in_full_precision()
     query, key, value = call.query_BHQD, call.key_BHKD, call.value_BHKD
-    bias = None if call.mask is None else _additive(all_seeing(call.mask)[0], query)
+    shown, sees_B1Q = (None, None) if call.mask is None else all_seeing(call.mask)
+    bias = None if shown is None else _additive(shown, query)
     out_BHQD, all_BHQ = _Kernel.apply(query, key, value, bias, call.scale)  # type: ignore[no-untyped-call]
     # The second pass is wanted for its logsumexp alone. Of a mask, the double is the same.
     nothing = torch.zeros_like(value)
     _, doubled_BHQ = _Kernel.apply(query, key, nothing, bias, 2 * call.scale)  # type: ignore[no-untyped-call]
-    if call.mask is not None:
-        out_BHQD = torch.where(all_seeing(call.mask)[1][..., None], out_BHQD, 0.0)
+    if sees_B1Q is not None:
+        out_BHQD = torch.where(sees_B1Q[..., None], out_BHQD, 0.0)
     return out_BHQD.to(dtype), from_logsumexps(call, all_BHQ, doubled_BHQ)
 
 
