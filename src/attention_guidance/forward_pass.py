@@ -42,6 +42,7 @@ class ForwardPass:
         weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
         layers: what the guided layers have added so far.
         samples: one number of each query of a layer, by which recomputation tells its own pass.
+        shared: what backends made of targets and masks, for the layers that have the same.
     """
 
     inputs: Mapping[str, Any]
@@ -50,6 +51,7 @@ class ForwardPass:
     weighted: bool
     layers: dict[int, LayerLoss] = field(default_factory=dict)
     samples: dict[int, Tensor] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
     _targets: dict[tuple[Any, ...], tuple[Tensor, list[Targets]]] = field(default_factory=dict)
 
     def targets(

@@ -108,6 +108,7 @@ class GuidedLayer:
             bias,
             call.dropout,
             self.objective == "log_mass",
+            shared=None if torch.compiler.is_compiling() else current.shared,
         )
         backend = self._backend(call, guided)
         if backend.beside or not with_gradient:
@@ -115,6 +116,11 @@ class GuidedLayer:
             result = unguided()
             with torch.set_grad_enabled(with_gradient), _as_it_is(guided):
                 statistics = backend.statistics(self._guided_heads(guided))
+        elif backend.among:
+            with _as_it_is(guided):
+                among = dataclasses.replace(guided, heads=tuple(self.guided))
+                out_BHQD, statistics = backend.attend(among)
+            result = out_BHQD.transpose(1, 2).contiguous(), None
         else:
             result, statistics = self._attend_apart(guided, backend)
         loss = self._layer_loss(statistics, guided, valid_BT)
@@ -145,7 +151,7 @@ class GuidedLayer:
         query = all_heads.query_BHQD
         case = Case(
             query.device.type, query.dtype, all_heads.key_BHKD.shape[2], call.attention, call.dropout,
-            all_heads.bias is not None, mapped,
+            all_heads.bias is not None, mapped, query.shape[3],
         )  # fmt: skip
         return self.backend.of(case)
 

@@ -80,6 +80,8 @@ def test_flash_calls_the_kernels_of_gpus_with_what_they_take(mask):
 def test_statistics_alone_are_those_of_attend(name):
     if name == "flex":
         pytest.skip("has no gradient on CPUs, see test_flex_is_the_reference")
+    if name == "triton":
+        pytest.skip("has no float64, see tests/loss/triton")
     call = make_call(PATTERNS, "pairs")
     _, expected = BACKENDS[name].attend(call)
     with torch.no_grad():
@@ -152,6 +154,11 @@ def test_log_mass_survives_a_mass_that_underflows():
 
 
 class TestWhoServesWhat:
+    @pytest.fixture(autouse=True)
+    def as_for_users(self, monkeypatch):
+        """Without the interpreter of Triton, with which its kernels run anywhere."""
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
     def test_auto_prefers_the_fast_one(self):
         assert BackendChoice().of(CPU).name == "blocked"
         assert BackendChoice().of(EAGER).name == "reference"
@@ -159,7 +166,7 @@ class TestWhoServesWhat:
         assert BackendChoice().of(Case("mps", torch.float32, 9)).name == "reference"
 
     def test_auto_takes_kernels_of_a_gpu_only_where_they_agree(self, monkeypatch):
-        for answer, name in ((True, "flash"), (False, "reference")):
+        for answer, name in ((True, "triton"), (False, "reference")):
             monkeypatch.setattr(backends, "agrees", lambda *case, answer=answer: answer)
             assert BackendChoice().of(GPU).name == name
 
@@ -185,13 +192,18 @@ class TestWhoServesWhat:
     @pytest.mark.parametrize(
         ("name", "case", "reason"),
         [
-            ("blocked", GPU, r"it is for CPUs, not cuda; reference, flash, flex can"),
+            ("blocked", GPU, r"it is for CPUs, not cuda; reference, flash, flex, triton can"),
             ("blocked", EAGER, r"runs eager attention.*; reference can"),
             ("blocked", Case("cpu", F32, 9, bias=True), r"adds a bias to its attention scores; reference can"),
             ("flash", Case("cpu", F32, 9, dropout=0.1), r"no attention dropout .*0\.1.*; reference, blocked can"),
             ("flash", Case("cpu", F32, 9, mapped=("tree",)), r"targets of tree are a map.*; reference, blocked"),
             ("flash", Case("cuda", torch.float64, 9), r"no float64; reference"),
             ("flex", CPU, r"no backward pass on CPUs; reference, blocked, flash can"),
+            ("triton", CPU, r"it is for cuda, not cpu; reference, blocked, flash can"),
+            ("triton", Case("cuda", torch.float64, 9), r"kernels have no float64; reference"),
+            ("triton", Case("cuda", F32, 9, channels=160), r"at most 128 channels \(the model's have 160\); reference"),
+            ("triton", Case("cuda", F32, 9, mapped=("tree",)), r"targets of tree are a map.*; reference can"),
+            ("triton", Case("cuda", F32, 9, bias=True), r"adds a bias.*; reference can"),
         ],
     )  # fmt: skip
     def test_an_error_names_those_that_can(self, name, case, reason):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.loss import blocked, flash, flex, reference
+from attention_guidance.loss import blocked, flash, flex, reference, triton
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 from attention_guidance.patterns import Offset, Sequences
 
@@ -35,6 +35,7 @@ class Case:
         dropout: of the attention.
         bias: whether something is added to the scores.
         mapped: patterns that are neither offsets nor classes of keys, by name.
+        channels: of a head.
     """
 
     device: str
@@ -44,6 +45,7 @@ class Case:
     dropout: float = 0.0
     bias: bool = False
     mapped: tuple[str, ...] = ()
+    channels: int = 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Backend:
         statistics: the row statistics alone.
         refuses: why it cannot serve a case, or None if it can.
         beside: whether the model's own attention runs for all heads, and the statistics are made beside it.
+        among: whether it computes all heads in one go, with the guided ones among them (`GuidedAttention.heads`).
     """
 
     name: str
@@ -63,6 +66,7 @@ class Backend:
     statistics: Callable[[GuidedAttention], RowStatistics]
     refuses: Callable[[Case], str | None]
     beside: bool = False
+    among: bool = False
 
 
 def _refuses_all(case: Case) -> str | None:
@@ -83,15 +87,31 @@ def _kernels_refuse(case: Case, devices: tuple[str, ...]) -> str | None:
         return f"it is for {' and '.join(devices)}, not {case.device}"
     if case.dropout:
         return f"it has no attention dropout (the model's is {case.dropout})"
+    return _refuses_maps(case) or _refuses_all(case)
+
+
+def _refuses_maps(case: Case) -> str | None:
     if case.mapped:
         return f"the targets of {', '.join(case.mapped)} are a map and no list of few keys"
-    return _refuses_all(case)
+    return None
 
 
 def _flash_refuses(case: Case) -> str | None:
     if case.device == "cuda" and case.dtype == torch.float64:
         return "its kernels have no float64"
     return _kernels_refuse(case, ("cpu", "cuda"))
+
+
+def _triton_refuses(case: Case) -> str | None:
+    if not triton.installed():
+        return "Triton is not installed (pip install triton)"
+    if case.device != "cuda" and not triton.interpreted():
+        return f"it is for cuda, not {case.device}"
+    if case.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"its kernels have no {str(case.dtype).removeprefix('torch.')}"
+    if case.channels > triton.MAX_CHANNELS:
+        return f"its kernels take heads of at most {triton.MAX_CHANNELS} channels (the model's have {case.channels})"
+    return _refuses_maps(case) or _refuses_all(case)
 
 
 def _flex_refuses(case: Case) -> str | None:
@@ -107,11 +127,12 @@ BACKENDS = {
         Backend("blocked", blocked.attend, blocked.statistics, _blocked_refuses),
         Backend("flash", flash.attend, flash.statistics, _flash_refuses),
         Backend("flex", flex.attend, flex.statistics, _flex_refuses),
+        Backend("triton", triton.attend, triton.statistics, _triton_refuses, among=True),
     )
 }
 NAMES = tuple(BACKENDS)
 # What `auto` tries, by device, best first; `reference` comes after all.
-_PREFERRED = {"cpu": ("blocked",), "cuda": ("flash",)}
+_PREFERRED = {"cpu": ("blocked",), "cuda": ("triton", "flash")}
 
 
 def able(case: Case) -> list[str]:
@@ -174,21 +195,23 @@ class BackendChoice:
 def automatic(case: Case) -> Backend:
     """The backend that `auto` takes."""
     for name in _PREFERRED.get(case.device, ()):
-        if BACKENDS[name].refuses(case) is None and (case.device == "cpu" or agrees(name, case.device, case.dtype)):
+        if BACKENDS[name].refuses(case) is not None:
+            continue
+        if case.device == "cpu" or agrees(name, case.device, case.dtype, case.channels):
             return BACKENDS[name]
     return BACKENDS["reference"]
 
 
 @functools.cache
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def agrees(name: str, device: str, dtype: torch.dtype) -> bool:
+def agrees(name: str, device: str, dtype: torch.dtype, channels: int = 64) -> bool:
     """Whether a backend gives on a device what the reference gives: asked once, on a small case.
 
-    The stock kernels of a device are not ours, and `auto` must be right before it is fast: one that disagrees, or does
-    not run, is passed over with a warning.
+    Kernels meet devices, drivers and compilers that they were never tried on, and `auto` must be right before it is
+    fast: one that disagrees, or does not run, is passed over with a warning.
     """
     try:
-        ours, theirs = (_try_out(BACKENDS[which], device, dtype) for which in (name, "reference"))
+        ours, theirs = (_try_out(BACKENDS[which], device, dtype, channels) for which in (name, "reference"))
         difference = max(float((a - b).norm() / (b.norm() + 1e-9)) for a, b in zip(ours, theirs, strict=True))
     except Exception as error:  # whatever a kernel may raise
         logger.warning("guidance backend %r does not run on %s in %s: %s", name, device, dtype, error)
@@ -200,17 +223,17 @@ def agrees(name: str, device: str, dtype: torch.dtype) -> bool:
     return True
 
 
-def _try_out(backend: Backend, device: str, dtype: torch.dtype) -> list[Tensor]:
-    """Output, statistics and gradients of a small attention, padding included."""
+def _try_out(backend: Backend, device: str, dtype: torch.dtype, channels: int) -> list[Tensor]:
+    """Output, statistics and gradients of a small attention of several tiles, padding included."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast(device, enabled=False):
         torch.manual_seed(0)
-        query, key, value = (torch.randn(2, 2, 40, 32).to(device, dtype).requires_grad_() for _ in range(3))
-        valid = torch.ones(2, 40, dtype=torch.bool, device=device)
-        valid[0, 30:] = False
+        query, key, value = (torch.randn(2, 2, 200, channels).to(device, dtype).requires_grad_() for _ in range(3))
+        valid = torch.ones(2, 200, dtype=torch.bool, device=device)
+        valid[0, 150:] = False
         targets = Offset(1).targets(Sequences(valid))
-        call = GuidedAttention(query, key, value, ((targets, 2),), 32**-0.5, valid[:, None, None])
+        call = GuidedAttention(query, key, value, ((targets, 2),), channels**-0.5, valid[:, None, None])
         out, rows = backend.attend(call)
-        results = [out, rows.squares_BHQ, rows.mass_BHQ]
-        total = torch.stack([result.float().square().sum() for result in results]).sum()
-        gradients = torch.autograd.grad(total, (query, key, value))
-    return [result.detach().float() for result in (*results, *gradients)]
+        of_output = torch.autograd.grad(out.float().square().sum(), (query, key, value), retain_graph=True)
+        of_rows = torch.autograd.grad((rows.squares_BHQ + rows.mass_BHQ).square().sum(), (query, key))
+    results = out, rows.squares_BHQ, rows.mass_BHQ, *of_output, *of_rows
+    return [result.detach().float() for result in results]

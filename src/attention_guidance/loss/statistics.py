@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ class GuidedAttention:
         bias: added to the scores, [B or 1, H or 1, Q, K], or None.
         dropout: the share of A that is dropped on the way into the output.
         log_mass: whether the logarithm of the mass is wanted instead of the mass.
+        heads: which heads the groups are of, where the tensors have all heads of a layer; None for all in order.
+            For backends that compute all heads, whose keys and values may be of fewer heads that are shared.
+        shared: a place where a backend keeps what other layers of the same pass can use, or None.
     """
 
     query_BHQD: Tensor
@@ -45,6 +49,8 @@ class GuidedAttention:
     bias: Tensor | None = None
     dropout: float = 0.0
     log_mass: bool = False
+    heads: tuple[int, ...] | None = None
+    shared: dict[Any, Any] | None = None
 
     def in_full_precision(self) -> GuidedAttention:
         """The same in float32 or better."""

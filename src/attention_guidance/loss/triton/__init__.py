@@ -1,0 +1,72 @@
+"""Guided attention in Triton kernels of our own: flash attention that has the row statistics in its pass.
+
+All heads of a layer go into one launch, guided or not. docs/kernel.md has the derivation and the tiling.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.loss.triton.geometry import MAX_CHANNELS, geometry_of
+from attention_guidance.loss.triton.operator import fused
+from attention_guidance.loss.triton.tiles import Prepared, prepare
+
+__all__ = ["MAX_CHANNELS", "attend", "installed", "interpreted", "statistics"]
+
+
+@functools.cache
+def installed() -> bool:
+    """Whether Triton is."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on any device and slowly: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
+    """Output [B, H, Q, D] of all heads of a call and row statistics of the guided ones, with gradients."""
+    seed = None
+    if call.dropout:
+        # Drawn outside of the operator, so that the device's generator decides and recomputation draws the same.
+        seed = torch.randint(2**62, (1,), device=call.query_BHQD.device)
+    out_BHQD, *rows = _fused(call, seed, with_output=True)
+    return out_BHQD, RowStatistics(*rows[:3])
+
+
+def statistics(call: GuidedAttention) -> RowStatistics:
+    """The row statistics alone, without gradient."""
+    tensors = {name: getattr(call, name).detach() for name in ("query_BHQD", "key_BHKD", "value_BHKD")}
+    _, *rows = _fused(replace(call, dropout=0.0, **tensors), None, with_output=False)
+    return RowStatistics(*rows[:3])
+
+
+def _fused(call: GuidedAttention, seed: Tensor | None, with_output: bool) -> tuple[Tensor, ...]:
+    heads = range(call.query_BHQD.shape[1]) if call.heads is None else call.heads
+    results: tuple[Tensor, ...] = fused(
+        call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, _prepared(call).flat(), list(heads),
+        [n_heads for _, n_heads in call.groups], call.scale, call.dropout, seed, call.log_mass, with_output,
+    )  # fmt: skip
+    return results
+
+
+def _prepared(call: GuidedAttention) -> Prepared:
+    """What the kernels need of targets and mask, made once for all layers of a pass that share these."""
+    tiles = geometry_of(call.query_BHQD.shape[3], call.query_BHQD.dtype)
+    if call.shared is None:
+        return prepare(call, tiles)
+    targets = [of_pattern for of_pattern, _ in call.groups]
+    key = (tiles, id(call.mask), *map(id, targets))
+    if key not in call.shared:
+        # Kept beside what they were made of, whose ids are good only as long.
+        call.shared[key] = prepare(call, tiles), call.mask, targets
+    prepared: Prepared = call.shared[key][0]
+    return prepared

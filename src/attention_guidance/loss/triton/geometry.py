@@ -1,0 +1,72 @@
+"""How scores are cut into tiles, and how a GPU works on one.
+
+A kernel holds one tile of [queries, keys] at a time. Larger tiles read less memory for each product and need more of
+the fast memory; smaller ones leave fewer tiles that hold targets or the edge of a mask, which take longer.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The tile of one kernel.
+
+    Attributes:
+        queries, keys: its sizes, powers of two, at least 16.
+        warps: groups of 32 threads that work on it.
+        stages: tiles that are on their way from memory at a time.
+    """
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The tiles of the three kernels.
+
+    Attributes:
+        forward: goes through the keys for some queries.
+        for_queries: the same, for the gradient of queries.
+        for_keys: goes through the queries for some keys, for the gradients of keys and values.
+    """
+
+    forward: Tile
+    for_queries: Tile
+    for_keys: Tile
+
+
+MAX_CHANNELS = 128
+# By the bytes of a channel and the most channels: what is held of queries, keys, values and their gradients grows with
+# both. Starting points, none of them timed yet: each compiles into less than the 99 KiB of shared memory that the
+# smaller GPUs have, with few registers spilled (docs/kernel.md).
+_GEOMETRIES = {
+    (2, 64): Geometry(Tile(128, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 3)),
+    (2, 128): Geometry(Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(32, 128, 8, 2)),
+    (4, 64): Geometry(Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2)),
+    (4, 128): Geometry(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
+}
+
+
+@functools.cache
+def geometry_of(channels: int, dtype: torch.dtype) -> Geometry:
+    """The tiles for heads of a size.
+
+    Args:
+        channels: of a head, at most `MAX_CHANNELS`.
+        dtype: of queries, keys and values: float16, bfloat16 or float32.
+    """
+    fits = ((size, most) for size, most in _GEOMETRIES if size == dtype.itemsize and channels <= most)
+    return _GEOMETRIES[next(fits)]
+
+
+def padded_channels(channels: int) -> int:
+    """The power of two, at least 16, that a kernel calculates with."""
+    return max(16, 1 << (channels - 1).bit_length())

@@ -1,0 +1,126 @@
+"""Guided attention as one operator of torch, so that torch.compile takes it whole.
+
+An operator takes tensors, numbers and lists of these. What it returns beyond output and statistics is for its backward
+pass.
+
+Shape suffixes: B batch, H heads, G guided heads, Q queries, K keys, D channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention_guidance.loss.triton.tiles import Prepared
+
+
+@torch.library.custom_op("attention_guidance::fused", mutates_args=())
+def fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    prepared: Sequence[Tensor],
+    heads: Sequence[int],
+    sizes: Sequence[int],
+    scale: float,
+    dropout: float,
+    seed: Tensor | None,
+    log_mass: bool,
+    with_output: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output [B, H, Q, D]; squares, mass (or its logarithm) and number of targets [B, G, Q]; what `backward` needs.
+
+    Args:
+        query: [B, H, Q, D].
+        key: [B, H or fewer, K, D], as `value`.
+        value: of the output.
+        mask: bool [B or 1, 1, Q or 1, K], or None.
+        prepared: `Prepared.flat()`.
+        heads: guided heads, those of one pattern side by side.
+        sizes: number of heads of each pattern.
+        scale: factor on the scores.
+        dropout: share of the probabilities that is dropped on the way into the output.
+        seed: of the dropout, int64 [1].
+        log_mass: whether the logarithm of the mass is wanted.
+        with_output: whether the output is wanted; an empty one is returned otherwise.
+    """
+    # Triton is looked for when a kernel is to run, not before.
+    from attention_guidance.loss.triton.launch import Launch
+
+    launch = Launch(
+        query, key, value, mask, Prepared.of_flat(list(prepared)), heads, sizes, scale, dropout, seed, log_mass
+    )
+    return launch.forward(with_output)
+
+
+@torch.library.custom_op("attention_guidance::fused_backward", mutates_args=())
+def fused_backward(
+    grad_out: Tensor,
+    grad_squares: Tensor,
+    grad_mass: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    prepared: Sequence[Tensor],
+    results: Sequence[Tensor],
+    heads: Sequence[int],
+    sizes: Sequence[int],
+    scale: float,
+    dropout: float,
+    seed: Tensor | None,
+    log_mass: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to query, key and value; `results` is what `fused` returned."""
+    from attention_guidance.loss.triton.launch import Launch
+
+    launch = Launch(
+        query, key, value, mask, Prepared.of_flat(list(prepared)), heads, sizes, scale, dropout, seed, log_mass
+    )
+    return launch.backward(results, grad_out, grad_squares, grad_mass)
+
+
+@fused.register_fake
+def _(  # type: ignore[no-untyped-def]
+    query, key, value, mask, prepared, heads, sizes, scale, dropout, seed, log_mass, with_output
+):
+    n_batch, n_heads, n_queries, _ = query.shape
+    n_saved, n_logarithms = n_heads if with_output else 0, len(heads) if log_mass else 0
+    counts = (len(heads), len(heads), len(heads), n_saved, n_saved, n_logarithms, n_logarithms)
+    out = like_projection(query) if with_output else query.new_empty(0)
+    return out, *(query.new_empty(n_batch, n, n_queries, dtype=torch.float32) for n in counts)
+
+
+@fused_backward.register_fake
+def _(grad_out, grad_squares, grad_mass, query, key, value, *rest):  # type: ignore[no-untyped-def]
+    return like_projection(query), like_projection(key), like_projection(value)
+
+
+def like_projection(like_BHTD: Tensor, n_heads: int | None = None) -> Tensor:
+    """[B, H, T, D], empty, in the memory of [B, T, H, D], as projections make them and want their gradients."""
+    n_batch, own_heads, length, n_channels = like_BHTD.shape
+    return like_BHTD.new_empty(n_batch, length, n_heads or own_heads, n_channels).transpose(1, 2)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key, value, mask, prepared, ctx.heads, ctx.sizes, ctx.scale, ctx.dropout, seed, ctx.log_mass, _ = inputs
+    ctx.n_prepared = len(prepared)
+    ctx.save_for_backward(query, key, value, mask, seed, *prepared, *output)
+    ctx.mark_non_differentiable(*output[3:])
+
+
+def _gradients(ctx: Any, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor, *_: Any) -> tuple[Any, ...]:
+    query, key, value, mask, seed, *rest = ctx.saved_tensors
+    prepared, results = rest[: ctx.n_prepared], rest[ctx.n_prepared :]
+    gradients = fused_backward(
+        grad_out, grad_squares, grad_mass, query, key, value, mask, prepared, results, ctx.heads, ctx.sizes, ctx.scale,
+        ctx.dropout, seed, ctx.log_mass,
+    )  # fmt: skip
+    return *gradients, None, [None] * len(prepared), *[None] * 7
+
+
+fused.register_autograd(_gradients, setup_context=_setup)

@@ -1,0 +1,175 @@
+"""What is prepared for the kernels: targets side by side, and for every row of tiles which are worth going through.
+
+A tile is plain if every query sees every key of it and none is a target; special if it has hidden keys or targets; and
+left out if all its keys are hidden. Most tiles of most patterns are plain, and run as in flash attention.
+
+Shape suffixes: B batch (or 1), G patterns (0 for unguided heads, then those of the call), P single keys listed for a
+query, Q queries, K keys; q and k tiles of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attention_guidance.loss.statistics import GuidedAttention
+from attention_guidance.loss.triton.geometry import Geometry, Tile
+from attention_guidance.patterns import Targets
+from attention_guidance.patterns.targets import CLASS_BITS, MAX_CLASSES
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Targets and lists of tiles.
+
+    Attributes:
+        picks_BGPQ: int, positions of single keys, -1 for none. Without the unguided heads' pattern, as the codes.
+        query_codes_BGQ, key_codes_BGK: int, class codes; G is 0 if no pattern has classes.
+        forward, for_queries, for_keys: lists of tiles of the three kernels, by tiles of queries in the first two and by
+            tiles of keys in the last.
+    """
+
+    picks_BGPQ: Tensor
+    query_codes_BGQ: Tensor
+    key_codes_BGK: Tensor
+    forward: Lists
+    for_queries: Lists
+    for_keys: Lists
+
+    def flat(self) -> list[Tensor]:
+        """As a list, which an operator can take."""
+        lists = [tensor for of in (self.forward, self.for_queries, self.for_keys) for tensor in (of.order, of.stops)]
+        return [self.picks_BGPQ, self.query_codes_BGQ, self.key_codes_BGK, *lists]
+
+    @classmethod
+    def of_flat(cls, tensors: list[Tensor]) -> Prepared:
+        """The opposite of `flat`."""
+        forward, for_queries, for_keys = (Lists(*tensors[start : start + 2]) for start in (3, 5, 7))
+        return cls(tensors[0], tensors[1], tensors[2], forward, for_queries, for_keys)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """For each row of tiles those of the other side, plain ones first, then special ones.
+
+    Attributes:
+        order: int32 [B, G, q, k] (or [B, G, k, q]), numbers of tiles; beyond `stops` those to leave out.
+        stops: int32 [B, G, q, 2], how many are plain, and how many are plain or special.
+    """
+
+    order: Tensor
+    stops: Tensor
+
+
+def prepare(call: GuidedAttention, geometry: Geometry) -> Prepared:
+    """What the kernels need of a call's targets and mask; the layers of a pass that share these can share it."""
+    n_queries, n_keys = call.query_BHQD.shape[2], call.key_BHKD.shape[2]
+    groups = [targets for targets, _ in call.groups]
+    device = call.query_BHQD.device
+    picks_BGPQ = _picks(groups, n_queries, device)
+    query_codes_BGQ, key_codes_BGK = _codes(groups, n_queries, n_keys, device)
+
+    def kinds(tile: Tile) -> Tensor:
+        return _kinds(call.mask, picks_BGPQ, key_codes_BGK, n_queries, n_keys, tile)
+
+    return Prepared(
+        picks_BGPQ,
+        query_codes_BGQ,
+        key_codes_BGK,
+        _lists(kinds(geometry.forward)),
+        _lists(kinds(geometry.for_queries)),
+        _lists(kinds(geometry.for_keys).transpose(2, 3)),
+    )
+
+
+def _picks(groups: list[Targets], n_queries: int, device: torch.device) -> Tensor:
+    """The single keys of all patterns, filled up with -1: int32 [B, G, P, Q]."""
+    listed = [targets.picks_BQP for targets in groups if targets.picks_BQP is not None]
+    n_batch = max((picks_BQP.shape[0] for picks_BQP in listed), default=1)
+    n_picks = max((picks_BQP.shape[2] for picks_BQP in listed), default=0)
+    result = torch.full((n_batch, len(groups), n_picks, n_queries), -1, dtype=torch.int32, device=device)
+    for group, targets in enumerate(groups):
+        if targets.picks_BQP is not None:
+            result[:, group, : targets.picks_BQP.shape[2]] = targets.picks_BQP.transpose(1, 2)
+    return result
+
+
+def _codes(groups: list[Targets], n_queries: int, n_keys: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The class codes of all patterns, [B, G, Q] and [B, G, K]; 0 for patterns without classes."""
+    codes = [
+        (group, targets.query_classes_BQ, targets.key_classes_BK)
+        for group, targets in enumerate(groups)
+        if targets.query_classes_BQ is not None and targets.key_classes_BK is not None
+    ]
+    n_batch = max((code.shape[0] for _, *pair in codes for code in pair), default=1)
+    n_groups = len(groups) if codes else 0
+    # Above the bits of the classes is the number of a document, of which there are no more than positions.
+    dtype = torch.int32 if max(n_queries, n_keys) < 1 << (31 - MAX_CLASSES) else torch.int64
+    queries = torch.zeros(n_batch, n_groups, n_queries, dtype=dtype, device=device)
+    keys = torch.zeros(n_batch, n_groups, n_keys, dtype=dtype, device=device)
+    for group, of_queries, of_keys in codes:
+        queries[:, group], keys[:, group] = of_queries, of_keys
+    return queries, keys
+
+
+def is_of_keys(mask: Tensor) -> bool:
+    """Whether a mask hides the same keys from every query: [B, 1, 1, K], or one that repeats itself."""
+    return mask.shape[2] == 1 or mask.stride(2) == 0
+
+
+# Kinds of tiles, in the order in which they are listed.
+_PLAIN, _SPECIAL, _LEFT_OUT = 0, 1, 2
+
+
+def _kinds(
+    mask: Tensor | None, picks_BGPQ: Tensor, key_codes_BGK: Tensor, n_queries: int, n_keys: int, tile: Tile
+) -> Tensor:
+    """The kind of every tile, [B, G, q, k]."""
+    if mask is None:
+        mask = torch.ones(1, 1, 1, n_keys, dtype=torch.bool, device=picks_BGPQ.device)
+    shown_BQK = mask[:, 0, :1] if is_of_keys(mask) else mask[:, 0]
+    # A key beyond the sequence is a hidden one, a query beyond it is none.
+    by_tile_BQkK = _tiled(shown_BQK, 2, tile.keys, False)
+    some_Bqk, all_Bqk = by_tile_BQkK.any(3), by_tile_BQkK.all(3)
+    if shown_BQK.shape[1] > 1:
+        some_Bqk = _tiled(some_Bqk, 1, tile.queries, False).any(2)
+        all_Bqk = _tiled(all_Bqk, 1, tile.queries, True).all(2)
+    n_q, n_k = -(-n_queries // tile.queries), some_Bqk.shape[2]
+    hold_BGqk = _hold_picks(picks_BGPQ, n_k, tile)
+    if key_codes_BGK.shape[1]:
+        members_BGK = (key_codes_BGK & CLASS_BITS) != 0
+        hold_BGqk = hold_BGqk | _tiled(members_BGK, 2, tile.keys, False).any(3)[:, :, None]
+    # Unguided heads have no targets.
+    hold_BGqk = functional.pad(hold_BGqk, (0, 0, 0, 0, 1, 0))
+    kinds_BGqk = torch.where(hold_BGqk | ~all_Bqk[:, None], _SPECIAL, _PLAIN)
+    return torch.where(some_Bqk[:, None], kinds_BGqk, _LEFT_OUT).expand(-1, -1, n_q, -1)
+
+
+def _hold_picks(picks_BGPQ: Tensor, n_k: int, tile: Tile) -> Tensor:
+    """The tiles that hold a single key of one of their queries: bool [B, G, q, k]."""
+    tiles_BGPQ = picks_BGPQ.div(tile.keys, rounding_mode="floor").long()
+    tiles_BGPqQ = _tiled(torch.where(picks_BGPQ < 0, n_k, tiles_BGPQ), 3, tile.queries, n_k)
+    tiles_BGqP = tiles_BGPqQ.transpose(2, 3).flatten(3)
+    # Those of no key come into a column of their own.
+    hold = torch.zeros(*tiles_BGqP.shape[:3], n_k + 1, dtype=torch.bool, device=picks_BGPQ.device)
+    return hold.scatter(3, tiles_BGqP, True)[..., :n_k]
+
+
+def _tiled(tensor: Tensor, dim: int, size: int, fill: float) -> Tensor:
+    """A dimension cut into tiles, [..., tiles, size, ...], filled up at its end."""
+    length = tensor.shape[dim]
+    n_tiles = -(-length // size)
+    beyond = (0, 0) * (tensor.dim() - 1 - dim) + (0, n_tiles * size - length)
+    shape = *tensor.shape[:dim], n_tiles, size, *tensor.shape[dim + 1 :]
+    return functional.pad(tensor, beyond, value=fill).reshape(shape)
+
+
+def _lists(kinds_BGqk: Tensor) -> Lists:
+    """The tiles of each row in the order plain, special, left out."""
+    order = kinds_BGqk.argsort(dim=-1, stable=True).int()
+    n_plain = (kinds_BGqk == _PLAIN).sum(-1)
+    n_special = (kinds_BGqk == _SPECIAL).sum(-1)
+    return Lists(order.contiguous(), torch.stack([n_plain, n_plain + n_special], -1).int())
