@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -58,8 +60,11 @@ def make_call(patterns, mask="none", n_batch=2, length=9, channels=8, dtype=torc
     return GuidedAttention(query, key, value, groups, channels**-0.5, make_mask(mask, sequences), **more)
 
 
-def evaluate(backend, call: GuidedAttention) -> dict[str, Tensor]:
-    """Output, rows of the loss, numbers of targets, and the gradients of a random function of output and rows."""
+def evaluate(backend, call: GuidedAttention, of: str = "output rows") -> dict[str, Tensor]:
+    """Output, rows of the loss, numbers of targets, and the gradients of a random function of output or rows or both.
+
+    Of rows alone, there is no gradient of the values.
+    """
     generator = torch.Generator().manual_seed(2)
     for tensor in (call.query_BHQD, call.key_BHKD, call.value_BHKD):
         tensor.grad = None
@@ -67,8 +72,9 @@ def evaluate(backend, call: GuidedAttention) -> dict[str, Tensor]:
     rows = row_losses(statistics, "log_mass" if call.log_mass else "squared_error")
     weights = torch.randn(out.shape, generator=generator, dtype=torch.float64)
     pulls = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
-    ((out.double() * weights).sum() + (rows.double() * pulls).sum()).backward()
-    return {
+    terms = {"output": (out.double() * weights).sum(), "rows": (rows.double() * pulls).sum()}
+    sum(term for name, term in terms.items() if name in of).backward()
+    found = {
         "output": out.detach(),
         "rows": rows.detach(),
         "targets": statistics.n_targets_BHQ,
@@ -76,3 +82,24 @@ def evaluate(backend, call: GuidedAttention) -> dict[str, Tensor]:
         "key": call.key_BHKD.grad,
         "value": call.value_BHKD.grad,
     }
+    return {name: value for name, value in found.items() if "output" in of or name not in ("output", "value")}
+
+
+def in_double(call):
+    tensors = {
+        name: getattr(call, name).detach().double().requires_grad_()
+        for name in ("query_BHQD", "key_BHKD", "value_BHKD")
+    }
+    return dataclasses.replace(call, **tensors)
+
+
+def sharpened(call, sharpness):
+    """Attention that is nearly uniform, peaked, or nearly all on the next token."""
+    with torch.no_grad():
+        if sharpness == "on target":
+            query = torch.nn.functional.normalize(call.query_BHQD.double(), dim=-1) * 12
+            call.query_BHQD.copy_(query)
+            call.key_BHKD.copy_(query.roll(1, 2) + 0.1 * call.key_BHKD)
+        else:
+            call.query_BHQD.mul_(sharpness)
+    return call

@@ -1,10 +1,8 @@
 """Low precision: every backend is as near to float64 as eager maps in the same precision are."""
 
-import dataclasses
-
 import pytest
 import torch
-from calls import PATTERNS, evaluate, make_call
+from calls import PATTERNS, evaluate, in_double, make_call, sharpened
 from numerics import assert_as_good_as
 
 from attention_guidance.loss import blocked, blocks, reference
@@ -34,26 +32,6 @@ class Eager:
         rows = torch.cat(rows, 1)
         to_target = torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0)
         return maps @ call.value_BHKD, RowStatistics(rows - to_target, torch.zeros_like(rows), counts)
-
-
-def in_double(call):
-    tensors = {
-        name: getattr(call, name).detach().double().requires_grad_()
-        for name in ("query_BHQD", "key_BHKD", "value_BHKD")
-    }
-    return dataclasses.replace(call, **tensors)
-
-
-def sharpened(call, sharpness):
-    """Attention that is nearly uniform, peaked, or nearly all on the next token."""
-    with torch.no_grad():
-        if sharpness == "on target":
-            query = torch.nn.functional.normalize(call.query_BHQD.double(), dim=-1) * 12
-            call.query_BHQD.copy_(query)
-            call.key_BHKD.copy_(query.roll(1, 2) + 0.1 * call.key_BHKD)
-        else:
-            call.query_BHQD.mul_(sharpness)
-    return call
 
 
 @pytest.mark.parametrize("backend", [reference, blocked], ids=["reference", "blocked"])

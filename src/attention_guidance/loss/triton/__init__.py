@@ -5,7 +5,6 @@ All heads of a layer go into one launch, guided or not. docs/kernel.md has the d
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from dataclasses import replace
@@ -21,10 +20,13 @@ from attention_guidance.loss.triton.tiles import Prepared, prepare
 __all__ = ["MAX_CHANNELS", "attend", "installed", "interpreted", "statistics"]
 
 
-@functools.cache
+# torch.compile cannot look for packages.
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
 def installed() -> bool:
     """Whether Triton is."""
-    return importlib.util.find_spec("triton") is not None
+    return _INSTALLED
 
 
 def interpreted() -> bool:

@@ -76,7 +76,8 @@ def _gradients(
     if GUIDED:
         products += 2 * grad_squares * probabilities
         if SPECIAL:
-            targets = shown & are_targets(
+            # Hidden ones among these have no probability, and no gradient.
+            targets = are_targets(
                 picks_ptr, query_codes_ptr, key_codes_ptr, queries, keys, n_queries, n_keys, N_PICKS, CLASSES
             )
             if not LOG_MASS:

@@ -6,7 +6,6 @@ the fast memory; smaller ones leave fewer tiles that hold targets or the edge of
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +54,6 @@ _GEOMETRIES = {
 }
 
 
-@functools.cache
 def geometry_of(channels: int, dtype: torch.dtype) -> Geometry:
     """The tiles for heads of a size.
 
@@ -63,8 +61,7 @@ def geometry_of(channels: int, dtype: torch.dtype) -> Geometry:
         channels: of a head, at most `MAX_CHANNELS`.
         dtype: of queries, keys and values: float16, bfloat16 or float32.
     """
-    fits = ((size, most) for size, most in _GEOMETRIES if size == dtype.itemsize and channels <= most)
-    return _GEOMETRIES[next(fits)]
+    return next(tiles for (size, most), tiles in _GEOMETRIES.items() if size == dtype.itemsize and channels <= most)
 
 
 def padded_channels(channels: int) -> int:

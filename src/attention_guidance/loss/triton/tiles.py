@@ -88,8 +88,8 @@ def prepare(call: GuidedAttention, geometry: Geometry) -> Prepared:
 def _picks(groups: list[Targets], n_queries: int, device: torch.device) -> Tensor:
     """The single keys of all patterns, filled up with -1: int32 [B, G, P, Q]."""
     listed = [targets.picks_BQP for targets in groups if targets.picks_BQP is not None]
-    n_batch = max((picks_BQP.shape[0] for picks_BQP in listed), default=1)
-    n_picks = max((picks_BQP.shape[2] for picks_BQP in listed), default=0)
+    n_batch = max([1, *(picks_BQP.shape[0] for picks_BQP in listed)])
+    n_picks = max([0, *(picks_BQP.shape[2] for picks_BQP in listed)])
     result = torch.full((n_batch, len(groups), n_picks, n_queries), -1, dtype=torch.int32, device=device)
     for group, targets in enumerate(groups):
         if targets.picks_BQP is not None:
@@ -104,7 +104,7 @@ def _codes(groups: list[Targets], n_queries: int, n_keys: int, device: torch.dev
         for group, targets in enumerate(groups)
         if targets.query_classes_BQ is not None and targets.key_classes_BK is not None
     ]
-    n_batch = max((code.shape[0] for _, *pair in codes for code in pair), default=1)
+    n_batch = max([1, *(code.shape[0] for _, *pair in codes for code in pair)])
     n_groups = len(groups) if codes else 0
     # Above the bits of the classes is the number of a document, of which there are no more than positions.
     dtype = torch.int32 if max(n_queries, n_keys) < 1 << (31 - MAX_CLASSES) else torch.int64
