@@ -1,6 +1,8 @@
 # Two commands from a bare checkout, with nothing but Python 3.11+ and pip:
 #   make demo   trains with and without guidance on the embedded text and shows the difference
 #   make test   runs the tests
+# On a machine with an NVIDIA GPU and its own torch, transformers and pytest, nothing is installed:
+#   make test-gpu   runs the tests that need one
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ SEED ?= 1
 SEEDS ?= 1
 DEMO ?= demo/seed-$(SEED)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-gpu lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "== making a virtual environment in $(VENV)"
@@ -28,6 +30,10 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	@echo "== running the tests"
 	$(BIN)/python -m pytest
+
+test-gpu:
+	@echo "== running the tests that need a GPU, on what $(PYTHON) has installed"
+	PYTHONPATH=src $(PYTHON) -m pytest -p no:cacheprovider tests/loss/test_gpu.py
 
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checker"
