@@ -22,10 +22,8 @@ import argparse
 import gc
 import json
 import os
-import random
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ import numpy as np
 import torch
 from cost_arms import CANNOT_SERVE, LABELLED, NAIVE, SEED, UNGUIDED, WEIGHT, Arm, Setting, in_one_line, peak_memory
 from cost_tables import markdown, report
+from turns import append, step_time, take_turns
 
 from attention_guidance.loss import backends
 from attention_guidance.results import header, processor
@@ -43,13 +42,12 @@ RESULTS = Path(__file__).parent / "results" / "cost.jsonl"
 _WARM_UP = 2
 _ROUNDS = {"cpu": 40, "cuda": 200}
 _EMULATED_ROUNDS = 5
-_RESAMPLES = 2000
 
 
 def main() -> None:
     arguments = _arguments()
     for path in arguments.keep:
-        _append(arguments.results, map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+        append(arguments.results, map(json.loads, path.read_text(encoding="utf-8").splitlines()))
     if arguments.keep or arguments.show:
         if not arguments.results.exists():
             sys.exit(f"error: no results are kept in {arguments.results} yet")
@@ -57,7 +55,7 @@ def main() -> None:
         return
     for setting in _settings(arguments):
         kept = growth(setting, arguments) if arguments.what == "growth" else steps(setting, arguments)
-        _append(arguments.results, [kept])
+        append(arguments.results, [kept])
         print(f"\n{report(kept)}", flush=True)
 
 
@@ -98,28 +96,6 @@ def growth(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     for arm in figures.values():
         arm["growth_ratio"] = arm["growth"] / figures[UNGUIDED]["growth"]
     return _record("cost growth", setting, figures, skipped) | {"lengths": [short, long]}
-
-
-def take_turns(arms: Mapping[str, Arm], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of every arm's step in every round; ends early, but with two rounds, when the time is up."""
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    order, chance, begin = list(arms), random.Random(SEED), time.monotonic()
-    for done in range(rounds):
-        if done >= 2 and time.monotonic() - begin > seconds:
-            print(f"stopped after {done} of {rounds} rounds: {seconds:.0f} seconds are over", flush=True)
-            break
-        chance.shuffle(order)
-        for name in order:
-            times[name].append(arms[name].step())
-    return times
-
-
-def step_time(seconds: Sequence[float], unguided: Sequence[float]) -> dict[str, float]:
-    """The median over rounds of an arm's time over unguided's, with a bootstrap 95 % interval."""
-    ratios = np.array(seconds) / np.array(unguided)
-    resampled = np.random.default_rng(SEED).choice(ratios, (_RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(resampled, axis=1), (2.5, 97.5))
-    return {"ratio": float(np.median(ratios)), "ratio_low": float(low), "ratio_high": float(high)}
 
 
 def _warmed_up(
@@ -175,12 +151,6 @@ def _record(kind: str, setting: Setting, arms: dict[str, dict[str, Any]], skippe
 def _taken_by_auto(setting: Setting) -> str:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.dtype]
     return backends.automatic(backends.Case(setting.device, dtype, setting.length)).name
-
-
-def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(f"{json.dumps(record)}\n" for record in records)
 
 
 def _is_emulated(setting: Setting) -> bool:

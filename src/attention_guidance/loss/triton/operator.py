@@ -120,7 +120,9 @@ def _gradients(ctx: Any, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tens
         grad_out, grad_squares, grad_mass, query, key, value, mask, prepared, results, ctx.heads, ctx.sizes, ctx.scale,
         ctx.dropout, seed, ctx.log_mass,
     )  # fmt: skip
-    return *gradients, None, [None] * len(prepared), *[None] * 7
+    # An empty list wants one back.
+    none_of_lists: list[Any] = [None if given else [] for given in (ctx.heads, ctx.sizes)]
+    return *gradients, None, [None] * len(prepared), *none_of_lists, *[None] * 5
 
 
 fused.register_autograd(_gradients, setup_context=_setup)

@@ -1,0 +1,51 @@
+"""What benchmarks share: arms that take turns, the ratio of two, results that are kept as soon as they are known."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+_SEED = 1
+_RESAMPLES = 2000
+
+
+class Arm(Protocol):
+    """One of the things that are compared."""
+
+    def step(self) -> float:
+        """Do it once; the seconds it took."""
+
+
+def take_turns(arms: Mapping[str, Arm], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of every arm's step in every round; ends early, but with two rounds, when the time is up."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    order, chance, begin = list(arms), random.Random(_SEED), time.monotonic()
+    for done in range(rounds):
+        if done >= 2 and time.monotonic() - begin > seconds:
+            print(f"stopped after {done} of {rounds} rounds: {seconds:.0f} seconds are over", flush=True)
+            break
+        chance.shuffle(order)
+        for name in order:
+            times[name].append(arms[name].step())
+    return times
+
+
+def step_time(seconds: Sequence[float], unguided: Sequence[float]) -> dict[str, float]:
+    """The median over rounds of an arm's time over unguided's, with a bootstrap 95 % interval."""
+    ratios = np.array(seconds) / np.array(unguided)
+    resampled = np.random.default_rng(_SEED).choice(ratios, (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(resampled, axis=1), (2.5, 97.5))
+    return {"ratio": float(np.median(ratios)), "ratio_low": float(low), "ratio_high": float(high)}
+
+
+def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Add results to a file, a line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in records)
