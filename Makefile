@@ -3,6 +3,7 @@
 #   make test   runs the tests
 # On a machine with an NVIDIA GPU and its own torch, transformers and pytest, nothing is installed:
 #   make test-gpu   runs the tests that need one
+#   make gpu        these, then attention alone and a whole training step of a RoBERTa-base; results go to $(OUT)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,8 +12,9 @@ export HF_HUB_OFFLINE ?= 1
 SEED ?= 1
 SEEDS ?= 1
 DEMO ?= demo/seed-$(SEED)
+OUT ?= gpu
 
-.PHONY: demo test test-gpu lint clean
+.PHONY: demo test test-gpu gpu lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "== making a virtual environment in $(VENV)"
@@ -35,6 +37,14 @@ test-gpu:
 	@echo "== running the tests that need a GPU, on what $(PYTHON) has installed"
 	PYTHONPATH=src $(PYTHON) -m pytest -p no:cacheprovider tests/loss/test_gpu.py
 
+gpu: export PYTHONPATH = src
+gpu:
+	mkdir -p $(OUT)
+	-$(PYTHON) -m pytest -p no:cacheprovider tests/loss/test_gpu.py 2>&1 | tail -n 40 | tee $(OUT)/tests.txt
+	-$(PYTHON) benchmarks/kernel.py --budget 150 --seconds 15 --results $(OUT)/kernel.jsonl
+	-$(PYTHON) benchmarks/cost.py --layers 12 --vocabulary 50265 --tokens 16384 --lengths 512 128 --dtypes bf16 \
+		--seconds 60 --results $(OUT)/cost.jsonl
+
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checker"
 	$(BIN)/ruff check src tests benchmarks docs
@@ -42,4 +52,4 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo gpu .pytest_cache .mypy_cache .ruff_cache

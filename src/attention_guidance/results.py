@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,18 @@ def header(kind: str) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "device": device,
         "command": shlex.join(["attention-guidance", *sys.argv[1:]]),
     }
+
+
+def _version(package: str) -> str | None:
+    """A package's version; None where it runs from its source without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
