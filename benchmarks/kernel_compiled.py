@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "kernel_compiled.jsonl"
 # Bytes a program may have, by architecture. GPUs of sm_86 and sm_89 run what is compiled for sm_80 with 99 KiB.
 SHARED_MEMORY = {80: 99 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-CASES = ("unguided", "guided", "classes", "pairs", "log_mass", "dropout")
+CASES = ("unguided", "guided", "classes", "pairs", "log_mass", "dropout", "ones")
 MATRIX_KERNELS = ("attend", "of_queries", "of_keys")
 _BATCH, _HEADS, _LENGTH = 2, 4, 512
 
@@ -135,12 +135,15 @@ def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[di
 
 def _call(dtype: torch.dtype, channels: int, case: str) -> tuple[GuidedAttention, list[int]]:
     """A call with half of the heads guided, or none, and which these are."""
-    ids = torch.arange(_LENGTH).expand(_BATCH, -1) % 20
-    sequences = Sequences(torch.ones(_BATCH, _LENGTH, dtype=torch.bool), ids)
-    pattern = TokenClass("stop", (5,)) if case == "classes" else Offset(1)
-    groups = () if case == "unguided" else ((pattern.targets(sequences), 1), (First().targets(sequences), 1))
-    tensor = torch.empty(_BATCH, _LENGTH, _HEADS, channels, dtype=dtype).transpose(1, 2)
-    mask = torch.ones(_BATCH, 1, _LENGTH, _LENGTH, dtype=torch.bool) if case == "pairs" else None
+    # Sizes of one become constants of the program.
+    batch, n_heads, length = (1, 1, 1) if case == "ones" else (_BATCH, _HEADS, _LENGTH)
+    sequences = Sequences(torch.ones(batch, length, dtype=torch.bool), torch.arange(length).expand(batch, -1) % 20)
+    patterns = [TokenClass("stop", (5,)) if case == "classes" else Offset(1), First()]
+    guided = 0 if case == "unguided" else min(2, n_heads)
+    groups = tuple((pattern.targets(sequences), 1) for pattern in patterns[:guided])
+    tensor = torch.empty(batch, length, n_heads, channels, dtype=dtype).transpose(1, 2)
+    masked = case in ("pairs", "ones")
+    mask = torch.ones(batch, 1, length, length, dtype=torch.bool) if masked else None
     dropout = 0.1 if case == "dropout" else 0.0
     heads = list(range(len(groups)))
     return (

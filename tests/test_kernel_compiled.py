@@ -26,11 +26,11 @@ def run(results, *arguments, before=""):
 
 def test_they_use_tensor_cores_and_fetch_ahead(tmp_path):
     results = tmp_path / "results.jsonl"
-    done = run(results, "--channels", "64", "--cases", "guided", "pairs")
+    done = run(results, "--channels", "64", "--cases", "guided", "pairs", "ones")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in results.read_text().splitlines()]
     assert {(record["architecture"], record["case"]) for record in records} == {
-        (architecture, case) for architecture in (80, 90) for case in ("guided", "pairs")
+        (architecture, case) for architecture in (80, 90) for case in ("guided", "pairs", "ones")
     }
     for record in records:
         kernels = {kernel["kernel"]: kernel for kernel in record["kernels"]}

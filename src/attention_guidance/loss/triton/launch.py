@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -60,10 +61,11 @@ class Launch:
         squares, mass, count, maximum, inverse, top, inverse_mass = rows
         tile = self.tiles.forward
         n_tiles = -(-self.n_queries // tile.queries)
-        forward.attend[(n_tiles * self.n_batch * self.n_heads,)](
-            self.query, self.key, self.value, out, maximum, inverse, squares, mass, count, top, inverse_mass,
-            **self._common(self.prepared.forward, tile), VALUES=with_output,
-        )  # fmt: skip
+        with _on(self.query.device):
+            forward.attend[(n_tiles * self.n_batch * self.n_heads,)](
+                self.query, self.key, self.value, out, maximum, inverse, squares, mass, count, top, inverse_mass,
+                **self._common(self.prepared.forward, tile), VALUES=with_output,
+            )  # fmt: skip
         return out, squares, mass, count, maximum, inverse, top, inverse_mass
 
     def backward(
@@ -74,29 +76,28 @@ class Launch:
         # The memory of [B, Q, H, D], as that of the output.
         grad_out = grad_out.transpose(1, 2).contiguous().transpose(1, 2)
         grad_squares, grad_mass = grad_squares.contiguous(), grad_mass.contiguous()
-        rows = self.n_batch * self.n_heads
         delta = self._rows(self.n_heads)
-        channels = {"N_CHANNELS": self.n_channels, "CHANNELS": padded_channels(self.n_channels)}
-        tile = self.tiles.for_queries
-        n_tiles = -(-self.n_queries // tile.queries)
-        backward.deltas[(n_tiles * rows,)](
-            out, grad_out, delta, squares, mass, count, grad_squares, grad_mass, self.patterns_H, self.places_H,
-            self.n_heads, self.n_guided, self.n_queries, LOG_MASS=self.log_mass, QUERIES=tile.queries, **channels,
-        )  # fmt: skip
         of_rows = (maximum, inverse, delta, grad_squares, grad_mass, top, inverse_mass)
         grad_query = like_projection(self.query)
-        backward.of_queries[(n_tiles * rows,)](
-            self.query, self.key, self.value, grad_out, grad_query, *of_rows,
-            **self._common(self.prepared.for_queries, tile),
-        )  # fmt: skip
         # Heads that share keys and values have gradients of their own, added up below.
         grad_key, grad_value = like_projection(self.key, self.n_heads), like_projection(self.value, self.n_heads)
-        tile = self.tiles.for_keys
-        n_tiles = -(-self.n_keys // tile.keys)
-        backward.of_keys[(n_tiles * rows,)](
-            self.query, self.key, self.value, grad_out, grad_key, grad_value, *of_rows,
-            **self._common(self.prepared.for_keys, tile),
-        )  # fmt: skip
+        rows, for_queries, for_keys = self.n_batch * self.n_heads, self.tiles.for_queries, self.tiles.for_keys
+        over_queries = (-(-self.n_queries // for_queries.queries) * rows,)
+        over_keys = (-(-self.n_keys // for_keys.keys) * rows,)
+        with _on(self.query.device):
+            backward.deltas[over_queries](
+                out, grad_out, delta, squares, mass, count, grad_squares, grad_mass, self.patterns_H, self.places_H,
+                self.n_heads, self.n_guided, self.n_queries, LOG_MASS=self.log_mass, QUERIES=for_queries.queries,
+                N_CHANNELS=self.n_channels, CHANNELS=padded_channels(self.n_channels),
+            )  # fmt: skip
+            backward.of_queries[over_queries](
+                self.query, self.key, self.value, grad_out, grad_query, *of_rows,
+                **self._common(self.prepared.for_queries, for_queries),
+            )  # fmt: skip
+            backward.of_keys[over_keys](
+                self.query, self.key, self.value, grad_out, grad_key, grad_value, *of_rows,
+                **self._common(self.prepared.for_keys, for_keys),
+            )  # fmt: skip
         return grad_query, self._of_shared(grad_key), self._of_shared(grad_value)
 
     def _common(self, lists: Lists, tile: Tile) -> dict[str, Any]:
@@ -158,6 +159,11 @@ class Launch:
         n_batch, _, length, n_channels = gradient_BHTD.shape
         shape = n_batch, length, self.key.shape[1], n_shared, n_channels
         return gradient_BHTD.transpose(1, 2).reshape(shape).sum(3).transpose(1, 2)
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current GPU, which need not be that of the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _rows_of_channels(tensor_BHTD: Tensor) -> Tensor:
