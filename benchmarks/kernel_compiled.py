@@ -118,8 +118,7 @@ def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[di
         for (module, name), original in zip(kernels, originals, strict=True):
             setattr(module, name, Compiling(original))
         call, heads = _call(DTYPES[dtype], channels, case)
-        flat = prepare(call, geometry_of(channels, DTYPES[dtype])).flat()
-        prepared = Prepared.of_flat([_elsewhere(tensor) for tensor in flat])
+        prepared = Prepared(*map(_elsewhere, prepare(call, geometry_of(channels, DTYPES[dtype]))))
         query, key, value = (_elsewhere(t) for t in (call.query_BHQD, call.key_BHKD, call.value_BHKD))
         mask = None if call.mask is None else _elsewhere(call.mask)
         seed = _elsewhere(torch.zeros(1, dtype=torch.long)) if call.dropout else None

@@ -23,9 +23,9 @@ def test_registration(log_mass, with_output):
     """Schema, shapes and strides of the fake, autograd, and tracing of both passes."""
     call = make_call(PATTERNS[:2], "keys", length=20, dtype=torch.float32, log_mass=log_mass)
     tensors = [tensor.requires_grad_(with_output) for tensor in (call.query_BHQD, call.key_BHKD, call.value_BHKD)]
-    prepared = prepare(call, geometry_of(8, torch.float32)).flat()
+    prepared = prepare(call, geometry_of(8, torch.float32))
     seed = torch.tensor([5])
-    given = (*tensors, call.mask, prepared, [1, 0], [1, 1], call.scale, 0.1, seed, log_mass, with_output)
+    given = (*tensors, call.mask, *prepared, [1, 0], [1, 1], call.scale, 0.1, seed, log_mass, with_output)
     torch.library.opcheck(fused, given)
 
 

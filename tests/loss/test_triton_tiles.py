@@ -5,7 +5,7 @@ import torch
 from calls import MASKS, PATTERNS, make_call
 
 from attention_guidance.loss.triton.geometry import Geometry, Tile
-from attention_guidance.loss.triton.tiles import Prepared, prepare
+from attention_guidance.loss.triton.tiles import prepare
 
 TILES = Geometry(Tile(16, 32, 1, 1), Tile(32, 16, 1, 1), Tile(16, 16, 1, 1))
 
@@ -31,8 +31,8 @@ def kinds(call, tile):
 
 
 def listed(lists, n_batch):
-    """The same from lists, whose stops say where one kind ends."""
-    order, stops = (tensor.expand(n_batch, -1, -1, -1) for tensor in (lists.order, lists.stops))
+    """The same from lists, whose first two numbers say where one kind ends."""
+    stops, order = lists.expand(n_batch, -1, -1, -1).split([2, lists.shape[-1] - 2], -1)
     result = torch.empty_like(order)
     for row in torch.cartesian_prod(*(torch.arange(size) for size in order.shape[:3])).tolist():
         n_plain, n_all = stops[tuple(row)].tolist()
@@ -62,8 +62,8 @@ def test_every_tile_is_of_its_kind(length, mask):
 
 def test_most_tiles_of_a_long_sequence_are_plain():
     prepared = prepare(make_call(PATTERNS[:4], length=160), TILES)
-    n_plain, n_all = prepared.forward.stops.unbind(-1)
-    n_tiles = prepared.forward.order.shape[-1]
+    n_plain, n_all = prepared.forward[..., :2].unbind(-1)
+    n_tiles = prepared.forward.shape[-1] - 2
     assert (n_all == n_tiles).all()
     assert (n_plain[:, 0] == n_tiles).all(), "all tiles of unguided heads"
     assert (n_plain[:, 1:] >= n_tiles - 2).all()
@@ -82,10 +82,3 @@ def test_codes_hold_as_many_documents_as_there_are_positions():
         object.__setattr__(call, name, value)
     codes = prepare(call, Geometry(*[Tile(4096, 4096, 1, 1)] * 3)).key_codes_BGK
     assert torch.equal(codes[0, 0] >> 16, documents[0])
-
-
-def test_flat_and_back():
-    prepared = prepare(make_call(PATTERNS, length=40), TILES)
-    again = Prepared.of_flat(prepared.flat())
-    assert all(ours is theirs for ours, theirs in zip(prepared.flat(), again.flat(), strict=True))
-    assert again.for_keys.stops is prepared.for_keys.stops

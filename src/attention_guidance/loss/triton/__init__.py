@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 from attention_guidance.loss.triton.geometry import MAX_CHANNELS, geometry_of
-from attention_guidance.loss.triton.operator import fused
+from attention_guidance.loss.triton.operator import attention
 from attention_guidance.loss.triton.tiles import Prepared, prepare
 
 __all__ = ["MAX_CHANNELS", "attend", "installed", "interpreted", "statistics"]
@@ -53,11 +53,10 @@ def statistics(call: GuidedAttention) -> RowStatistics:
 
 def _fused(call: GuidedAttention, seed: Tensor | None, with_output: bool) -> tuple[Tensor, ...]:
     heads = range(call.query_BHQD.shape[1]) if call.heads is None else call.heads
-    results: tuple[Tensor, ...] = fused(
-        call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, _prepared(call).flat(), list(heads),
+    return attention(
+        call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *_prepared(call), list(heads),
         [n_heads for _, n_heads in call.groups], call.scale, call.dropout, seed, call.log_mass, with_output,
     )  # fmt: skip
-    return results
 
 
 def _prepared(call: GuidedAttention) -> Prepared:

@@ -171,7 +171,7 @@ def _walk_queries(
 def of_queries(
     query_ptr, key_ptr, value_ptr, grad_out_ptr, grad_query_ptr, maximum_ptr, inverse_ptr, delta_ptr,
     grad_squares_ptr, grad_mass_ptr, top_ptr, inverse_mass_ptr,
-    mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, order_ptr, stops_ptr, patterns_ptr, places_ptr, seed_ptr,
+    mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, lists_ptr, patterns_ptr, places_ptr, seed_ptr,
     query_stride_b, query_stride_h, query_stride_t, key_stride_b, key_stride_h, key_stride_t,
     value_stride_b, value_stride_h, value_stride_t,
     mask_stride_b, picks_stride_b, codes_stride_b, tiles_stride_b,
@@ -201,8 +201,8 @@ def of_queries(
     inverse = tl.load(inverse_ptr + row * n_queries + queries, mask=inside, other=0.0)
     delta = tl.load(delta_ptr + row * n_queries + queries, mask=inside, other=0.0)
     listed = sequence * tiles_stride_b + pattern * n_query_tiles + tile
-    order_ptr += listed * n_tiles
-    n_plain, n_all = tl.load(stops_ptr + 2 * listed), tl.load(stops_ptr + 2 * listed + 1)
+    lists_ptr += listed * (2 + n_tiles)
+    n_plain, n_all, order_ptr = tl.load(lists_ptr), tl.load(lists_ptr + 1), lists_ptr + 2
     seed = 0
     if DROPOUT:
         seed = tl.load(seed_ptr) + row
@@ -246,7 +246,7 @@ def of_queries(
 def of_keys(
     query_ptr, key_ptr, value_ptr, grad_out_ptr, grad_key_ptr, grad_value_ptr, maximum_ptr, inverse_ptr, delta_ptr,
     grad_squares_ptr, grad_mass_ptr, top_ptr, inverse_mass_ptr,
-    mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, order_ptr, stops_ptr, patterns_ptr, places_ptr, seed_ptr,
+    mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, lists_ptr, patterns_ptr, places_ptr, seed_ptr,
     query_stride_b, query_stride_h, query_stride_t, key_stride_b, key_stride_h, key_stride_t,
     value_stride_b, value_stride_h, value_stride_t,
     mask_stride_b, picks_stride_b, codes_stride_b, tiles_stride_b,
@@ -275,8 +275,8 @@ def of_keys(
     inverse_ptr += row * n_queries
     delta_ptr += row * n_queries
     listed = sequence * tiles_stride_b + pattern * n_key_tiles + tile
-    order_ptr += listed * n_tiles
-    n_plain, n_all = tl.load(stops_ptr + 2 * listed), tl.load(stops_ptr + 2 * listed + 1)
+    lists_ptr += listed * (2 + n_tiles)
+    n_plain, n_all, order_ptr = tl.load(lists_ptr), tl.load(lists_ptr + 1), lists_ptr + 2
     seed = 0
     if DROPOUT:
         seed = tl.load(seed_ptr) + row

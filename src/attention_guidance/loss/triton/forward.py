@@ -81,7 +81,7 @@ def _walk(
 def attend(
     query_ptr, key_ptr, value_ptr, out_ptr, maximum_ptr, inverse_ptr,
     squares_ptr, mass_ptr, count_ptr, top_ptr, inverse_mass_ptr,
-    mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, order_ptr, stops_ptr, patterns_ptr, places_ptr, seed_ptr,
+    mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, lists_ptr, patterns_ptr, places_ptr, seed_ptr,
     query_stride_b, query_stride_h, query_stride_t, key_stride_b, key_stride_h, key_stride_t,
     value_stride_b, value_stride_h, value_stride_t,
     mask_stride_b, picks_stride_b, codes_stride_b, tiles_stride_b,
@@ -104,8 +104,8 @@ def attend(
     query = load_rows(query_ptr, queries, query_stride_t, n_queries, N_CHANNELS, CHANNELS)
     mask_ptr += far * mask_stride_b
     listed = sequence * tiles_stride_b + pattern * n_query_tiles + tile
-    order_ptr += listed * n_tiles
-    n_plain, n_all = tl.load(stops_ptr + 2 * listed), tl.load(stops_ptr + 2 * listed + 1)
+    lists_ptr += listed * (2 + n_tiles)
+    n_plain, n_all, order_ptr = tl.load(lists_ptr), tl.load(lists_ptr + 1), lists_ptr + 2
     seed = 0
     if DROPOUT:
         seed = tl.load(seed_ptr) + row

@@ -17,13 +17,13 @@ from torch import Tensor
 from attention_guidance.loss.triton import backward, forward
 from attention_guidance.loss.triton.geometry import Tile, geometry_of, padded_channels
 from attention_guidance.loss.triton.operator import like_projection
-from attention_guidance.loss.triton.tiles import Lists, Prepared, is_of_keys
+from attention_guidance.loss.triton.tiles import Prepared, is_of_keys
 
 _LOG2_E = math.log2(math.e)
 
 
 class Launch:
-    """One call of the operator, see `operator.fused` for the arguments."""
+    """One call of the operator, see `operator.py` for the arguments."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Launch:
         self.tiles = geometry_of(self.n_channels, query.dtype)
 
     def forward(self, with_output: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """See `operator.fused`."""
+        """See `operator._forward`."""
         saved = self.n_heads if with_output else 0
         of_logarithms = self.n_guided if self.log_mass else 0
         out = like_projection(self.query) if with_output else self.query.new_empty(0)
@@ -71,7 +71,7 @@ class Launch:
     def backward(
         self, results: Sequence[Tensor], grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `operator.fused_backward`."""
+        """See `operator._backward`."""
         out, squares, mass, count, maximum, inverse, top, inverse_mass = results
         # The memory of [B, Q, H, D], as that of the output.
         grad_out = grad_out.transpose(1, 2).contiguous().transpose(1, 2)
@@ -100,7 +100,7 @@ class Launch:
             )  # fmt: skip
         return grad_query, self._of_shared(grad_key), self._of_shared(grad_value)
 
-    def _common(self, lists: Lists, tile: Tile) -> dict[str, Any]:
+    def _common(self, lists: Tensor, tile: Tile) -> dict[str, Any]:
         """What all kernels over tiles take, by name; strides are in elements, those of lists in rows of a list."""
         query, key, value, prepared = self.query, self.key, self.value, self.prepared
         nothing = self.patterns_H
@@ -113,8 +113,7 @@ class Launch:
             "picks_ptr": prepared.picks_BGPQ,
             "query_codes_ptr": prepared.query_codes_BGQ,
             "key_codes_ptr": prepared.key_codes_BGK,
-            "order_ptr": lists.order,
-            "stops_ptr": lists.stops,
+            "lists_ptr": lists,
             "patterns_ptr": self.patterns_H,
             "places_ptr": self.places_H,
             "seed_ptr": nothing if self.seed is None else self.seed,
@@ -124,11 +123,11 @@ class Launch:
             "mask_stride_b": 0 if self.mask is None else step(self.mask) * self.mask.stride(0),
             "picks_stride_b": step(prepared.picks_BGPQ) * prepared.picks_BGPQ.shape[1],
             "codes_stride_b": step(prepared.key_codes_BGK) * prepared.key_codes_BGK.shape[1],
-            "tiles_stride_b": step(lists.order) * lists.order.shape[1] * lists.order.shape[2],
+            "tiles_stride_b": step(lists) * lists.shape[1] * lists.shape[2],
             "n_heads": self.n_heads,
             "n_shared": self.n_heads // key.shape[1],
             "n_guided": self.n_guided,
-            "n_tiles": lists.order.shape[3],
+            "n_tiles": lists.shape[3] - 2,
             "n_queries": self.n_queries,
             "n_keys": self.n_keys,
             "scale": self.scale * _LOG2_E,

@@ -1,7 +1,8 @@
 """Guided attention as one operator of torch, so that torch.compile takes it whole.
 
 An operator takes tensors, numbers and lists of these. What it returns beyond output and statistics is for its backward
-pass.
+pass. To call an operator takes several times as long as to launch its kernels: where nothing is compiled, `attention`
+goes around it.
 
 Shape suffixes: B batch, H heads, G guided heads, Q queries, K keys, D channels of a head.
 """
@@ -17,13 +18,17 @@ from torch import Tensor
 from attention_guidance.loss.triton.tiles import Prepared
 
 
-@torch.library.custom_op("attention_guidance::fused", mutates_args=())
-def fused(
+def _forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    prepared: Sequence[Tensor],
+    picks: Tensor,
+    query_codes: Tensor,
+    key_codes: Tensor,
+    forward: Tensor,
+    for_queries: Tensor,
+    for_keys: Tensor,
     heads: Sequence[int],
     sizes: Sequence[int],
     scale: float,
@@ -39,7 +44,12 @@ def fused(
         key: [B, H or fewer, K, D], as `value`.
         value: of the output.
         mask: bool [B or 1, 1, Q or 1, K], or None.
-        prepared: `Prepared.flat()`.
+        picks: with the five that follow, the fields of `Prepared`; a list of tensors would make the operator slower.
+        query_codes: see there.
+        key_codes: see there.
+        forward: see there.
+        for_queries: see there.
+        for_keys: see there.
         heads: guided heads, those of one pattern side by side.
         sizes: number of heads of each pattern.
         scale: factor on the scores.
@@ -51,14 +61,12 @@ def fused(
     # Triton is looked for when a kernel is to run, not before.
     from attention_guidance.loss.triton.launch import Launch
 
-    launch = Launch(
-        query, key, value, mask, Prepared.of_flat(list(prepared)), heads, sizes, scale, dropout, seed, log_mass
-    )
+    prepared = Prepared(picks, query_codes, key_codes, forward, for_queries, for_keys)
+    launch = Launch(query, key, value, mask, prepared, heads, sizes, scale, dropout, seed, log_mass)
     return launch.forward(with_output)
 
 
-@torch.library.custom_op("attention_guidance::fused_backward", mutates_args=())
-def fused_backward(
+def _backward(
     grad_out: Tensor,
     grad_squares: Tensor,
     grad_mass: Tensor,
@@ -75,19 +83,22 @@ def fused_backward(
     seed: Tensor | None,
     log_mass: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to query, key and value; `results` is what `fused` returned."""
+    """Gradients with respect to query, key and value; `results` is what `_forward` returned."""
     from attention_guidance.loss.triton.launch import Launch
 
-    launch = Launch(
-        query, key, value, mask, Prepared.of_flat(list(prepared)), heads, sizes, scale, dropout, seed, log_mass
-    )
+    launch = Launch(query, key, value, mask, Prepared(*prepared), heads, sizes, scale, dropout, seed, log_mass)
     return launch.backward(results, grad_out, grad_squares, grad_mass)
+
+
+fused = torch.library.custom_op("attention_guidance::fused", _forward, mutates_args=())
+fused_backward = torch.library.custom_op("attention_guidance::fused_backward", _backward, mutates_args=())
 
 
 @fused.register_fake
 def _(  # type: ignore[no-untyped-def]
-    query, key, value, mask, prepared, heads, sizes, scale, dropout, seed, log_mass, with_output
-):
+    query, key, value, mask, picks, query_codes, key_codes, forward, for_queries, for_keys, heads, sizes, scale,
+    dropout, seed, log_mass, with_output,
+):  # fmt: skip
     n_batch, n_heads, n_queries, _ = query.shape
     n_saved, n_logarithms = n_heads if with_output else 0, len(heads) if log_mass else 0
     counts = (len(heads), len(heads), len(heads), n_saved, n_saved, n_logarithms, n_logarithms)
@@ -106,23 +117,50 @@ def like_projection(like_BHTD: Tensor, n_heads: int | None = None) -> Tensor:
     return like_BHTD.new_empty(n_batch, length, n_heads or own_heads, n_channels).transpose(1, 2)
 
 
+_N_PREPARED = len(Prepared._fields)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, value, mask, prepared, ctx.heads, ctx.sizes, ctx.scale, ctx.dropout, seed, ctx.log_mass, _ = inputs
-    ctx.n_prepared = len(prepared)
+    query, key, value, mask, *rest = inputs
+    prepared, (ctx.heads, ctx.sizes, ctx.scale, ctx.dropout, seed, ctx.log_mass, _) = (
+        rest[:_N_PREPARED], rest[_N_PREPARED:],
+    )  # fmt: skip
     ctx.save_for_backward(query, key, value, mask, seed, *prepared, *output)
     ctx.mark_non_differentiable(*output[3:])
 
 
-def _gradients(ctx: Any, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor, *_: Any) -> tuple[Any, ...]:
+def _given_to_backward(ctx: Any, gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:
     query, key, value, mask, seed, *rest = ctx.saved_tensors
-    prepared, results = rest[: ctx.n_prepared], rest[ctx.n_prepared :]
-    gradients = fused_backward(
-        grad_out, grad_squares, grad_mass, query, key, value, mask, prepared, results, ctx.heads, ctx.sizes, ctx.scale,
-        ctx.dropout, seed, ctx.log_mass,
+    prepared, results = rest[:_N_PREPARED], rest[_N_PREPARED:]
+    return (
+        *gradients[:3], query, key, value, mask, prepared, results, ctx.heads, ctx.sizes, ctx.scale, ctx.dropout, seed,
+        ctx.log_mass,
     )  # fmt: skip
-    # An empty list wants one back.
-    none_of_lists: list[Any] = [None if given else [] for given in (ctx.heads, ctx.sizes)]
-    return *gradients, None, [None] * len(prepared), *none_of_lists, *[None] * 5
+
+
+_NO_GRADIENTS = [None] * (8 + _N_PREPARED)
+
+
+def _gradients(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    return *fused_backward(*_given_to_backward(ctx, gradients)), *_NO_GRADIENTS
 
 
 fused.register_autograd(_gradients, setup_context=_setup)
+
+
+class _Direct(torch.autograd.Function):
+    """The same without an operator."""
+
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_setup)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return *_backward(*_given_to_backward(ctx, gradients)), *_NO_GRADIENTS
+
+
+def attention(*given: Any) -> tuple[Tensor, ...]:
+    """What `_forward` gives, with gradients."""
+    results: tuple[Tensor, ...] = fused(*given) if torch.compiler.is_compiling() else _Direct.apply(*given)  # type: ignore[no-untyped-call]
+    return results

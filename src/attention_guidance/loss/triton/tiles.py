@@ -9,7 +9,7 @@ query, Q queries, K keys; q and k tiles of these.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,47 +21,23 @@ from attention_guidance.patterns import Targets
 from attention_guidance.patterns.targets import CLASS_BITS, MAX_CLASSES
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Targets and lists of tiles.
+class Prepared(NamedTuple):
+    """Targets and lists of tiles, as the kernels take them.
 
     Attributes:
-        picks_BGPQ: int, positions of single keys, -1 for none. Without the unguided heads' pattern, as the codes.
-        query_codes_BGQ, key_codes_BGK: int, class codes; G is 0 if no pattern has classes.
-        forward, for_queries, for_keys: lists of tiles of the three kernels, by tiles of queries in the first two and by
-            tiles of keys in the last.
+        picks_BGPQ: int32, positions of single keys, -1 for none. Without the unguided heads' pattern, as the codes.
+        query_codes_BGQ, key_codes_BGK: class codes; G is 0 if no pattern has classes.
+        forward, for_queries: int32 [B, G, q, 2 + k]. For each row of tiles, how many of it are plain, how many plain or
+            special, and their numbers: plain ones, special ones, those left out.
+        for_keys: the same by tiles of keys, [B, G, k, 2 + q].
     """
 
     picks_BGPQ: Tensor
     query_codes_BGQ: Tensor
     key_codes_BGK: Tensor
-    forward: Lists
-    for_queries: Lists
-    for_keys: Lists
-
-    def flat(self) -> list[Tensor]:
-        """As a list, which an operator can take."""
-        lists = [tensor for of in (self.forward, self.for_queries, self.for_keys) for tensor in (of.order, of.stops)]
-        return [self.picks_BGPQ, self.query_codes_BGQ, self.key_codes_BGK, *lists]
-
-    @classmethod
-    def of_flat(cls, tensors: list[Tensor]) -> Prepared:
-        """The opposite of `flat`."""
-        forward, for_queries, for_keys = (Lists(*tensors[start : start + 2]) for start in (3, 5, 7))
-        return cls(tensors[0], tensors[1], tensors[2], forward, for_queries, for_keys)
-
-
-@dataclass(frozen=True)
-class Lists:
-    """For each row of tiles those of the other side, plain ones first, then special ones.
-
-    Attributes:
-        order: int32 [B, G, q, k] (or [B, G, k, q]), numbers of tiles; beyond `stops` those to leave out.
-        stops: int32 [B, G, q, 2], how many are plain, and how many are plain or special.
-    """
-
-    order: Tensor
-    stops: Tensor
+    forward: Tensor
+    for_queries: Tensor
+    for_keys: Tensor
 
 
 def prepare(call: GuidedAttention, geometry: Geometry) -> Prepared:
@@ -167,9 +143,9 @@ def _tiled(tensor: Tensor, dim: int, size: int, fill: float) -> Tensor:
     return functional.pad(tensor, beyond, value=fill).reshape(shape)
 
 
-def _lists(kinds_BGqk: Tensor) -> Lists:
-    """The tiles of each row in the order plain, special, left out."""
-    order = kinds_BGqk.argsort(dim=-1, stable=True).int()
-    n_plain = (kinds_BGqk == _PLAIN).sum(-1)
-    n_special = (kinds_BGqk == _SPECIAL).sum(-1)
-    return Lists(order.contiguous(), torch.stack([n_plain, n_plain + n_special], -1).int())
+def _lists(kinds_BGqk: Tensor) -> Tensor:
+    """The tiles of each row by their kinds, see `Prepared`."""
+    order = kinds_BGqk.argsort(dim=-1, stable=True)
+    n_plain = (kinds_BGqk == _PLAIN).sum(-1, keepdim=True)
+    n_special = (kinds_BGqk == _SPECIAL).sum(-1, keepdim=True)
+    return torch.cat([n_plain, n_plain + n_special, order], -1).int()
