@@ -13,22 +13,8 @@ import torch
 from torch import Tensor
 
 from attention_guidance.inputs_outputs import document_numbers, patch_grid
+from attention_guidance.loss.layers import LayerLoss, LayerRows
 from attention_guidance.patterns import GIVEN, Pattern, Sequences, Targets, checked_targets
-
-
-@dataclass(frozen=True)
-class LayerLoss:
-    """What one guided layer adds: its term of the loss, and each guided head's distance (`GuidedLayer.heads`).
-
-    Attributes:
-        loss: a scalar.
-        sums: each guided head's sum over the rows that count.
-        counts: the numbers of these rows.
-    """
-
-    loss: Tensor
-    sums: Tensor
-    counts: Tensor
 
 
 @dataclass
@@ -40,7 +26,8 @@ class ForwardPass:
         patch_size: height and width of the patches that the model cuts images into, or None.
         with_gradient: whether the pass was begun with gradients on.
         weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
-        layers: what the guided layers have added so far.
+        rows: the rows of the guided layers that were called so far.
+        layers: what the guided layers have added, once the pass has ended.
         samples: one number of each query of a layer, by which recomputation tells its own pass.
         shared: what backends made of targets and masks, for the layers that have the same.
     """
@@ -49,6 +36,7 @@ class ForwardPass:
     patch_size: tuple[int, int] | None
     with_gradient: bool
     weighted: bool
+    rows: dict[int, LayerRows] = field(default_factory=dict)
     layers: dict[int, LayerLoss] = field(default_factory=dict)
     samples: dict[int, Tensor] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)

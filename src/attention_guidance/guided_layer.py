@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
-from attention_guidance.forward_pass import ForwardPass, LayerLoss
+from attention_guidance.forward_pass import ForwardPass
 from attention_guidance.hosts.call import AttentionCall, Result
-from attention_guidance.loss.aggregate import count_pairs, elementwise_mean, mean, query_sums
 from attention_guidance.loss.backends import Backend, BackendChoice, Case
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
+from attention_guidance.loss.layers import LayerRows
+from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 from attention_guidance.patterns import Pattern
 from attention_guidance.split_heads import join_heads, split_heads, take_heads
 
@@ -123,9 +123,9 @@ class GuidedLayer:
             result = out_BHQD.transpose(1, 2).contiguous(), None
         else:
             result, statistics = self._attend_apart(guided, backend)
-        loss = self._layer_loss(statistics, guided, valid_BT)
         if self.recording:
-            current.layers[self.layer] = loss
+            groups = tuple(heads for _, heads in guided.slices())
+            current.rows[self.layer] = LayerRows(statistics, valid_BT, mask, groups)
         return result
 
     def _check_recomputation(self, current: ForwardPass, query_BHQD: Tensor) -> None:
@@ -191,17 +191,6 @@ class GuidedLayer:
             query_rest, key_rest, value_rest, all_heads.mask, all_heads.dropout, scale=all_heads.scale
         )
         return (join_heads(out_BHQD, rest_BHQD, self.guided, others), None), statistics
-
-    def _layer_loss(self, statistics: RowStatistics, guided: GuidedAttention, valid_BT: Tensor) -> LayerLoss:
-        rows_BHQ = row_losses(statistics, self.objective)
-        sums_H, counts_H = query_sums(rows_BHQ, (statistics.n_targets_BHQ > 0) & valid_BT[:, None])
-        if self.normalization == "query":
-            loss = mean(sums_H, counts_H).sum()
-        else:
-            n_pairs = count_pairs(valid_BT, guided.mask)
-            terms = [elementwise_mean(rows_BHQ[:, heads], valid_BT, n_pairs) for _, heads in guided.slices()]
-            loss = torch.stack(terms).sum()
-        return LayerLoss(loss, sums_H.detach(), counts_H)
 
 
 def _as_computed(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:

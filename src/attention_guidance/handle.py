@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
-from attention_guidance.forward_pass import ForwardPass, LayerLoss
+from attention_guidance.forward_pass import ForwardPass
 from attention_guidance.guided_layer import GuidedLayer
 from attention_guidance.hosts.call import Host
 from attention_guidance.inputs_outputs import loss_of, named_inputs, share_of_batch
 from attention_guidance.loss.aggregate import mean
 from attention_guidance.loss.backends import BackendChoice
+from attention_guidance.loss.layers import LayerLoss, layer_losses
 from attention_guidance.patterns import GIVEN
 from attention_guidance.schedules import Schedule
 
@@ -118,6 +119,7 @@ class Guidance:
         # No output: the forward pass has raised.
         if not recorded or current is None or output is None:
             return output
+        current.layers = layer_losses(current.rows, self._layers[0].objective, self._layers[0].normalization)
         missing = [layer.layer for layer in self._layers if layer.layer not in current.layers]
         if missing and self._host.skips_layers and model.training:
             for layer in self._layers:

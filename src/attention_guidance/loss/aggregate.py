@@ -23,9 +23,9 @@ def query_sums(rows_BHQ: Tensor, counted_BHQ: Tensor) -> tuple[Tensor, Tensor]:
         counted_BHQ: bool, the rows whose query is a token and has a target.
 
     Returns:
-        Sums and numbers of rows, [H] each.
+        Sums and numbers of rows, [H] each, after any dimensions in front.
     """
-    return rows_BHQ.where(counted_BHQ, 0.0).sum((0, 2)), counted_BHQ.sum((0, 2))
+    return rows_BHQ.where(counted_BHQ, 0.0).sum((-3, -1)), counted_BHQ.sum((-3, -1))
 
 
 def mean(total: Tensor, count: Tensor) -> Tensor:
