@@ -4,8 +4,9 @@ import pytest
 import torch
 from calls import MASKS, PATTERNS, make_call
 
+from attention_guidance.loss.triton import tiles
 from attention_guidance.loss.triton.geometry import Geometry, Tile
-from attention_guidance.loss.triton.tiles import prepare
+from attention_guidance.loss.triton.tiles import count_targets, prepare
 
 TILES = Geometry(Tile(16, 32, 1, 1), Tile(32, 16, 1, 1), Tile(16, 16, 1, 1))
 
@@ -82,3 +83,18 @@ def test_codes_hold_as_many_documents_as_there_are_positions():
         object.__setattr__(call, name, value)
     codes = prepare(call, Geometry(*[Tile(4096, 4096, 1, 1)] * 3)).key_codes_BGK
     assert torch.equal(codes[0, 0] >> 16, documents[0])
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 24])
+@pytest.mark.parametrize("mask", MASKS)
+def test_targets_are_counted_as_the_mask_shows_them(mask, at_once, monkeypatch):
+    monkeypatch.setattr(tiles, "_AT_ONCE", at_once)
+    call = make_call(PATTERNS, mask, length=21, heads_each=2)
+    found = count_targets(call, prepare(call, TILES))
+    shown = torch.ones(2, 1, 21, 21, dtype=torch.bool) if call.mask is None else call.mask
+    expected = torch.cat(
+        [(of.dense()[:, None] & shown).expand(2, n_heads, 21, 21).sum(-1) for of, n_heads in call.groups], 1
+    )
+    assert torch.equal(found.expand_as(expected), expected.float())
+    assert expected.min() == 0
+    assert expected.max() > 2

@@ -136,7 +136,7 @@ class Targets:
         n_batch = max(self.key_classes_BK.shape[0], keys_BQP.shape[0])
         keys_BQP = keys_BQP.expand(n_batch, -1, -1)
         codes_BQP = self.key_classes_BK[:, None].expand(n_batch, keys_BQP.shape[1], -1).gather(-1, keys_BQP)
-        return _share(codes_BQP, self.query_classes_BQ[..., None])
+        return share_class(codes_BQP, self.query_classes_BQ[..., None])
 
     def class_columns(self) -> Tensor | None:
         """The keys that are of any class: long [B, C], filled up with keys of none; None without classes."""
@@ -172,7 +172,7 @@ class Targets:
             return self.map_BQK
         maps_BQK: list[Tensor] = []
         if self.key_classes_BK is not None and self.query_classes_BQ is not None:
-            maps_BQK.append(_share(self.key_classes_BK[:, None], self.query_classes_BQ[..., None]))
+            maps_BQK.append(share_class(self.key_classes_BK[:, None], self.query_classes_BQ[..., None]))
         if self.picks_BQP is not None:
             keys_K = torch.arange(n_keys or self.picks_BQP.shape[1], device=self.picks_BQP.device)
             maps_BQK += [pick_BQ[..., None] == keys_K for pick_BQ in self.picks_BQP.unbind(-1)]
@@ -182,8 +182,8 @@ class Targets:
         return result
 
 
-def _share(key_codes: Tensor, query_codes: Tensor) -> Tensor:
-    """Whether codes have a class in common and the same document."""
+def share_class(key_codes: Tensor, query_codes: Tensor) -> Tensor:
+    """Whether codes, of any shapes that broadcast, have a class in common and the same document."""
     return ((key_codes & query_codes & CLASS_BITS) != 0) & ((key_codes ^ query_codes) >> MAX_CLASSES == 0)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 from attention_guidance.loss.triton.geometry import MAX_CHANNELS, geometry_of
 from attention_guidance.loss.triton.operator import attention
-from attention_guidance.loss.triton.tiles import Prepared, prepare
+from attention_guidance.loss.triton.tiles import Prepared, count_targets, prepare
 
 __all__ = ["MAX_CHANNELS", "attend", "installed", "interpreted", "statistics"]
 
@@ -40,34 +40,36 @@ def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
     if call.dropout:
         # Drawn outside of the operator, so that the device's generator decides and recomputation draws the same.
         seed = torch.randint(2**62, (1,), device=call.query_BHQD.device)
-    out_BHQD, *rows = _fused(call, seed, with_output=True)
-    return out_BHQD, RowStatistics(*rows[:3])
+    return _fused(call, seed, with_output=True)
 
 
 def statistics(call: GuidedAttention) -> RowStatistics:
     """The row statistics alone, without gradient."""
     tensors = {name: getattr(call, name).detach() for name in ("query_BHQD", "key_BHKD", "value_BHKD")}
-    _, *rows = _fused(replace(call, dropout=0.0, **tensors), None, with_output=False)
-    return RowStatistics(*rows[:3])
+    return _fused(replace(call, dropout=0.0, **tensors), None, with_output=False)[1]
 
 
-def _fused(call: GuidedAttention, seed: Tensor | None, with_output: bool) -> tuple[Tensor, ...]:
+def _fused(call: GuidedAttention, seed: Tensor | None, with_output: bool) -> tuple[Tensor, RowStatistics]:
     heads = range(call.query_BHQD.shape[1]) if call.heads is None else call.heads
-    return attention(
-        call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *_prepared(call), list(heads),
+    prepared, n_targets_BHQ = _shared(call)
+    out_BHQD, squares_BHQ, mass_BHQ, *_ = attention(
+        call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *prepared, list(heads),
         [n_heads for _, n_heads in call.groups], call.scale, call.dropout, seed, call.log_mass, with_output,
     )  # fmt: skip
+    return out_BHQD, RowStatistics(squares_BHQ, mass_BHQ, n_targets_BHQ.expand_as(squares_BHQ))
 
 
-def _prepared(call: GuidedAttention) -> Prepared:
-    """What the kernels need of targets and mask, made once for all layers of a pass that share these."""
+def _shared(call: GuidedAttention) -> tuple[Prepared, Tensor]:
+    """What the kernels need of targets and mask, and the numbers of targets; layers of a pass share what they can."""
     tiles = geometry_of(call.query_BHQD.shape[3], call.query_BHQD.dtype)
-    if call.shared is None:
-        return prepare(call, tiles)
     targets = [of_pattern for of_pattern, _ in call.groups]
-    key = (tiles, id(call.mask), *map(id, targets))
-    if key not in call.shared:
-        # Kept beside what they were made of, whose ids are good only as long.
-        call.shared[key] = prepare(call, tiles), call.mask, targets
-    prepared: Prepared = call.shared[key][0]
-    return prepared
+    key = (tiles, id(call.mask), *((id(of_pattern), n_heads) for of_pattern, n_heads in call.groups))
+    if call.shared is not None and key in call.shared:
+        made: tuple[Prepared, Tensor] = call.shared[key][0]
+        return made
+    prepared = prepare(call, tiles)
+    made = prepared, count_targets(call, prepared)
+    if call.shared is not None:
+        # Kept beside what it was made of, whose ids are good only as long.
+        call.shared[key] = made, call.mask, targets
+    return made

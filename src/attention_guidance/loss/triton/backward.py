@@ -24,7 +24,7 @@ _NOTHING = tl.constexpr(float("-inf"))
 
 @triton.jit
 def deltas(
-    out_ptr, grad_out_ptr, delta_ptr, squares_ptr, mass_ptr, count_ptr, grad_squares_ptr, grad_mass_ptr,
+    out_ptr, grad_out_ptr, delta_ptr, squares_ptr, mass_ptr, inverse_mass_ptr, grad_squares_ptr, grad_mass_ptr,
     patterns_ptr, places_ptr, n_heads, n_guided, n_queries,
     LOG_MASS: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
@@ -46,7 +46,7 @@ def deltas(
         grad_squares = tl.load(grad_squares_ptr + place, mask=inside, other=0.0)
         grad_mass = tl.load(grad_mass_ptr + place, mask=inside, other=0.0)
         if LOG_MASS:
-            mass = (tl.load(count_ptr + place, mask=inside, other=0.0) > 0).to(tl.float32)
+            mass = (tl.load(inverse_mass_ptr + place, mask=inside, other=0.0) > 0).to(tl.float32)
         else:
             mass = tl.load(mass_ptr + place, mask=inside, other=0.0)
         delta += 2 * grad_squares * squares + grad_mass * mass

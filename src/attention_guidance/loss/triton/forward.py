@@ -24,7 +24,7 @@ def _finite(maximum):
 
 @triton.jit
 def _walk(
-    query, out, maximum, total, squares, mass, top, count, order_ptr, n_plain, n_all, queries,
+    query, out, maximum, total, squares, mass, top, order_ptr, n_plain, n_all, queries,
     key_ptr, value_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
     key_stride, value_stride, n_queries, n_keys, scale, dropout,
     GUIDED: tl.constexpr, VALUES: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr,
@@ -54,11 +54,11 @@ def _walk(
                 if not LOG_MASS:
                     mass = mass * shrink
                 if special:
-                    targets = shown & are_targets(
+                    # Hidden ones among these have no part in any sum.
+                    targets = are_targets(
                         picks_ptr, query_codes_ptr, key_codes_ptr, queries[:, None], keys[None, :], n_queries, n_keys,
                         N_PICKS, CLASSES,
                     )  # fmt: skip
-                    count += tl.sum(targets.to(tl.float32), 1)
                     if LOG_MASS:
                         # With a maximum of its own: a mass too small for its precision still has a logarithm.
                         among = tl.where(targets, scores, _NOTHING)
@@ -74,13 +74,13 @@ def _walk(
                 if DROPOUT:
                     exps = exps * kept(seed, queries[:, None], keys[None, :], n_keys, dropout)
                 out = tl.dot(exps.to(value.dtype), value, out * shrink[:, None], input_precision=PRECISION)
-    return out, maximum, total, squares, mass, top, count
+    return out, maximum, total, squares, mass, top
 
 
 @triton.jit
 def attend(
     query_ptr, key_ptr, value_ptr, out_ptr, maximum_ptr, inverse_ptr,
-    squares_ptr, mass_ptr, count_ptr, top_ptr, inverse_mass_ptr,
+    squares_ptr, mass_ptr, top_ptr, inverse_mass_ptr,
     mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, lists_ptr, patterns_ptr, places_ptr, seed_ptr,
     query_stride_b, query_stride_h, query_stride_t, key_stride_b, key_stride_h, key_stride_t,
     value_stride_b, value_stride_h, value_stride_t,
@@ -115,13 +115,12 @@ def attend(
     total = tl.zeros([QUERIES], tl.float32)
     squares = tl.zeros([QUERIES], tl.float32)
     mass = tl.zeros([QUERIES], tl.float32)
-    count = tl.zeros([QUERIES], tl.float32)
     out = tl.zeros([QUERIES, CHANNELS], tl.float32)
     # An unguided head has a loop of its own, which is that of flash attention.
     if UNGUIDED:
         if pattern == 0:
-            out, maximum, total, squares, mass, top, count = _walk(
-                query, out, maximum, total, squares, mass, top, count, order_ptr, n_plain, n_all, queries,
+            out, maximum, total, squares, mass, top = _walk(
+                query, out, maximum, total, squares, mass, top, order_ptr, n_plain, n_all, queries,
                 key_ptr, value_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 key_stride_t, value_stride_t, n_queries, n_keys, scale, dropout,
                 False, VALUES, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, KEYS, PRECISION,
@@ -131,8 +130,8 @@ def attend(
             picks_ptr += (sequence * picks_stride_b + pattern - 1) * N_PICKS * n_queries
             query_codes_ptr += (sequence * codes_stride_b + pattern - 1) * n_queries
             key_codes_ptr += (sequence * codes_stride_b + pattern - 1) * n_keys
-            out, maximum, total, squares, mass, top, count = _walk(
-                query, out, maximum, total, squares, mass, top, count, order_ptr, n_plain, n_all, queries,
+            out, maximum, total, squares, mass, top = _walk(
+                query, out, maximum, total, squares, mass, top, order_ptr, n_plain, n_all, queries,
                 key_ptr, value_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 key_stride_t, value_stride_t, n_queries, n_keys, scale, dropout,
                 True, VALUES, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, KEYS, PRECISION,
@@ -150,9 +149,9 @@ def attend(
     if pattern > 0:
         place = (sequence * n_guided + tl.load(places_ptr + head)) * n_queries + queries
         tl.store(squares_ptr + place, squares * inverse * inverse, mask=inside)
-        tl.store(count_ptr + place, count, mask=inside)
         if LOG_MASS:
-            seen = count > 0
+            # The greatest of them counts one.
+            seen = mass > 0
             log_mass = (top - maximum) * _LN_2 + tl.log(mass) + tl.log(inverse)
             tl.store(mass_ptr + place, tl.where(seen, log_mass, 0.0), mask=inside)
             tl.store(top_ptr + place, _finite(top), mask=inside)

@@ -19,12 +19,14 @@ class Tile:
         queries, keys: its sizes, powers of two, at least 16.
         warps: groups of 32 threads that work on it.
         stages: tiles that are on their way from memory at a time.
+        registers: the most that a thread may have, so that a multiprocessor has room for another program; or None.
     """
 
     queries: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ MAX_CHANNELS = 128
 # both. Starting points, none of them timed yet: each compiles into less than the 99 KiB of shared memory that the
 # smaller GPUs have, with few registers spilled (docs/kernel.md).
 _GEOMETRIES = {
-    (2, 64): Geometry(Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(32, 128, 8, 3)),
+    (2, 64): Geometry(Tile(128, 64, 8, 3, 128), Tile(64, 64, 4, 3, 168), Tile(32, 128, 8, 3)),
     (2, 128): Geometry(Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 64, 8, 2)),
     (4, 64): Geometry(Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2)),
     (4, 128): Geometry(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),

@@ -52,27 +52,27 @@ class Launch:
             self.mask = (mask[:, 0, 0] if of_keys else mask[:, 0]).contiguous().view(torch.uint8)
         self.tiles = geometry_of(self.n_channels, query.dtype)
 
-    def forward(self, with_output: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, with_output: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """See `operator._forward`."""
         saved = self.n_heads if with_output else 0
         of_logarithms = self.n_guided if self.log_mass else 0
         out = like_projection(self.query) if with_output else self.query.new_empty(0)
-        rows = [self._rows(n) for n in (*[self.n_guided] * 3, saved, saved, of_logarithms, of_logarithms)]
-        squares, mass, count, maximum, inverse, top, inverse_mass = rows
+        rows = [self._rows(n) for n in (*[self.n_guided] * 2, saved, saved, of_logarithms, of_logarithms)]
+        squares, mass, maximum, inverse, top, inverse_mass = rows
         tile = self.tiles.forward
         n_tiles = -(-self.n_queries // tile.queries)
         with _on(self.query.device):
             forward.attend[(n_tiles * self.n_batch * self.n_heads,)](
-                self.query, self.key, self.value, out, maximum, inverse, squares, mass, count, top, inverse_mass,
+                self.query, self.key, self.value, out, maximum, inverse, squares, mass, top, inverse_mass,
                 **self._common(self.prepared.forward, tile), VALUES=with_output,
             )  # fmt: skip
-        return out, squares, mass, count, maximum, inverse, top, inverse_mass
+        return out, squares, mass, maximum, inverse, top, inverse_mass
 
     def backward(
         self, results: Sequence[Tensor], grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `operator._backward`."""
-        out, squares, mass, count, maximum, inverse, top, inverse_mass = results
+        out, squares, mass, maximum, inverse, top, inverse_mass = results
         # The memory of [B, Q, H, D], as that of the output.
         grad_out = grad_out.transpose(1, 2).contiguous().transpose(1, 2)
         grad_squares, grad_mass = grad_squares.contiguous(), grad_mass.contiguous()
@@ -86,9 +86,10 @@ class Launch:
         over_keys = (-(-self.n_keys // for_keys.keys) * rows,)
         with _on(self.query.device):
             backward.deltas[over_queries](
-                out, grad_out, delta, squares, mass, count, grad_squares, grad_mass, self.patterns_H, self.places_H,
-                self.n_heads, self.n_guided, self.n_queries, LOG_MASS=self.log_mass, QUERIES=for_queries.queries,
-                N_CHANNELS=self.n_channels, CHANNELS=padded_channels(self.n_channels),
+                out, grad_out, delta, squares, mass, inverse_mass, grad_squares, grad_mass,
+                self.patterns_H, self.places_H, self.n_heads, self.n_guided, self.n_queries,
+                LOG_MASS=self.log_mass, QUERIES=for_queries.queries, N_CHANNELS=self.n_channels,
+                CHANNELS=padded_channels(self.n_channels),
             )  # fmt: skip
             backward.of_queries[over_queries](
                 self.query, self.key, self.value, grad_out, grad_query, *of_rows,
@@ -146,6 +147,7 @@ class Launch:
             "PRECISION": _precision(query.dtype),
             "num_warps": tile.warps,
             "num_stages": tile.stages,
+            **({"maxnreg": tile.registers} if tile.registers and torch.version.hip is None else {}),
         }
 
     def _rows(self, n_heads: int) -> Tensor:

@@ -36,8 +36,8 @@ def _forward(
     seed: Tensor | None,
     log_mass: bool,
     with_output: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output [B, H, Q, D]; squares, mass (or its logarithm) and number of targets [B, G, Q]; what `backward` needs.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output [B, H, Q, D]; squares and mass, or its logarithm, [B, G, Q]; and what `_backward` needs.
 
     Args:
         query: [B, H, Q, D].
@@ -101,7 +101,7 @@ def _(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     n_batch, n_heads, n_queries, _ = query.shape
     n_saved, n_logarithms = n_heads if with_output else 0, len(heads) if log_mass else 0
-    counts = (len(heads), len(heads), len(heads), n_saved, n_saved, n_logarithms, n_logarithms)
+    counts = (len(heads), len(heads), n_saved, n_saved, n_logarithms, n_logarithms)
     out = like_projection(query) if with_output else query.new_empty(0)
     return out, *(query.new_empty(n_batch, n, n_queries, dtype=torch.float32) for n in counts)
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from attention_guidance.loss.statistics import GuidedAttention
 from attention_guidance.loss.triton.geometry import Geometry, Tile
 from attention_guidance.patterns import Targets
-from attention_guidance.patterns.targets import CLASS_BITS, MAX_CLASSES
+from attention_guidance.patterns.targets import CLASS_BITS, MAX_CLASSES, share_class
 
 
 class Prepared(NamedTuple):
@@ -89,6 +89,41 @@ def _codes(groups: list[Targets], n_queries: int, n_keys: int, device: torch.dev
     for group, of_queries, of_keys in codes:
         queries[:, group], keys[:, group] = of_queries, of_keys
     return queries, keys
+
+
+# Elements of a map of targets that is made at a time.
+_AT_ONCE = 1 << 24
+
+
+def count_targets(call: GuidedAttention, prepared: Prepared) -> Tensor:
+    """How many targets the mask shows each query: float32 [B or 1, H, Q].
+
+    In the kernels a sum for each tile would take registers that are short there, for every layer the same.
+    """
+    picks_BGPQ, query_codes_BGQ, key_codes_BGK = prepared[:3]
+    n_batch, n_groups, n_picks, n_queries = picks_BGPQ.shape
+    n_keys = call.key_BHKD.shape[2]
+    tensors = (picks_BGPQ, key_codes_BGK) if call.mask is None else (picks_BGPQ, key_codes_BGK, call.mask)
+    n_batch = max([tensor.shape[0] for tensor in tensors])
+    shown_BPQ = picks_BGPQ.expand(n_batch, -1, -1, -1).flatten(1, 2) >= 0
+    if call.mask is not None:
+        mask_BQK = call.mask[:, 0].expand(n_batch, n_queries, n_keys)
+        picked_BQP = picks_BGPQ.clamp(min=0).long().flatten(1, 2).transpose(1, 2).expand(n_batch, -1, -1)
+        shown_BPQ = shown_BPQ & mask_BQK.gather(2, picked_BQP).transpose(1, 2)
+    counts_BGQ = shown_BPQ.reshape(n_batch, n_groups, n_picks, n_queries).sum(2)
+    if key_codes_BGK.shape[1]:
+        at_once = max(1, _AT_ONCE // (n_batch * n_groups * n_keys))
+        parts = []
+        for start in range(0, n_queries, at_once):
+            queries = slice(start, start + at_once)
+            members_BGQK = share_class(key_codes_BGK[:, :, None], query_codes_BGQ[:, :, queries, None])
+            if call.mask is not None:
+                members_BGQK = members_BGQK & (call.mask if call.mask.shape[2] == 1 else call.mask[:, :, queries])
+            parts.append(members_BGQK.sum(-1))
+        # A target is in one of a query's picks or in its classes.
+        counts_BGQ = counts_BGQ + torch.cat(parts, -1)
+    of_heads = [group for group, (_, n_heads) in enumerate(call.groups) for _ in range(n_heads)]
+    return counts_BGQ[:, of_heads].float()
 
 
 def is_of_keys(mask: Tensor) -> bool:
