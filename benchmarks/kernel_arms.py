@@ -6,9 +6,8 @@ Shape suffixes: B batch, H heads, T positions, D channels of a head.
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +16,23 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention_guidance.loss import flash, reference, triton
+from attention_guidance.loss import flash, triton
+from attention_guidance.loss.aggregate import mean, query_sums
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
 from attention_guidance.patterns import First, Offset, Sequences, Targets
 from attention_guidance.split_heads import join_heads, split_heads
 
+SEED = 1
 WEIGHT = 0.1
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-PASSES = ("forward", "backward", "both")
-BASELINE, UNGUIDED, GUIDED = "sdpa-flash", "triton-unguided", "triton-guided"
+# Each pass with its share of the forward pass's products.
+PASSES = {"forward": 1.0, "backward": 2.5, "both": 3.5}
+BASELINE, FLEX, UNGUIDED, GUIDED, APART = "sdpa-flash", "flex", "triton-unguided", "triton-guided", "flash-guided"
+ARMS = (BASELINE, FLEX, UNGUIDED, GUIDED, APART)
+Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, RowStatistics | None]]
 _PATTERNS = (Offset(1), Offset(-1), First())
+# Cycles of a GPU: some half a millisecond, and some twenty.
+_SLEEP, _LONGEST_SLEEP = 2**20, 2**25
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,11 @@ class Setting:
 
     Attributes:
         batch: sequences.
-        heads: half of them are guided, in equal parts toward next, previous and first.
+        heads: half of them are guided, in equal parts.
         length: tokens of a sequence.
         channels: of a head.
         dtype: a key of `DTYPES`.
         device: `cuda`, or `cpu` for Triton's interpreter.
-        repeats: how often a step computes, so that a GPU is not waited for in between.
     """
 
     batch: int
@@ -49,165 +54,183 @@ class Setting:
     channels: int
     dtype: str
     device: str
-    repeats: int = 10
+
+    @property
+    def guided(self) -> str:
+        """The assignment of heads, as that of `cost.py`."""
+        return f"next:{self._part} previous:{self._part} first:{self._part}"
+
+    @property
+    def n_guided(self) -> int:
+        """The number of guided heads, which come first."""
+        return len(_PATTERNS) * self._part
 
     @property
     def groups(self) -> tuple[tuple[Targets, int], ...]:
-        """The targets of each pattern and the number of its heads."""
-        sequences = Sequences(torch.ones(1, self.length, dtype=torch.bool, device=self.device))
-        return tuple((pattern.targets(sequences), max(1, self.heads // 6)) for pattern in _PATTERNS)
+        """The targets of each pattern and the number of its heads, as a guided model makes them without padding."""
+        sequences = Sequences(torch.ones(self.batch, self.length, dtype=torch.bool, device=self.device))
+        return tuple((pattern.targets(sequences), self._part) for pattern in _PATTERNS)
 
     @property
-    def products(self) -> float:
-        """Floating-point operations of the two matrix products of a forward pass; backward has 2.5 times as many."""
+    def flop(self) -> float:
+        """Floating-point operations of the two matrix products of a forward pass."""
         return 4.0 * self.batch * self.heads * self.length**2 * self.channels
+
+    @property
+    def _part(self) -> int:
+        return max(1, self.heads // 6)
 
 
 class Tensors:
     """Queries, keys, values and the gradient of the output, laid out as a model's projections lay them out."""
 
     def __init__(self, setting: Setting) -> None:
-        chance = torch.Generator().manual_seed(1)
+        chance = torch.Generator().manual_seed(SEED)
         size = setting.batch, setting.length, setting.heads, setting.channels
-        dtype = DTYPES[setting.dtype]
 
         def draw() -> Tensor:
-            # Drawn whole on the CPU, for every device the same; large ones are repeated.
-            small = torch.randn((min(size[0], 2), min(size[1], 1024), *size[2:]), generator=chance)
-            whole = small.repeat(-(-size[0] // small.shape[0]), -(-size[1] // small.shape[1]), 1, 1)
-            return whole[: size[0], : size[1]].to(setting.device, dtype).transpose(1, 2)
+            # On the CPU, so that every device has the same.
+            drawn_BTHD = torch.randn(size, generator=chance).to(DTYPES[setting.dtype])
+            return drawn_BTHD.to(setting.device).transpose(1, 2)
 
-        self.inputs = [draw().requires_grad_() for _ in range(3)]
+        self.inputs = tuple(draw().requires_grad_() for _ in range(3))
         self.grad_out = draw()
+        # Of the rows' losses, where these are looked at one by one.
+        self.pulls = torch.randn(setting.batch, setting.n_guided, setting.length, generator=chance).to(setting.device)
+
+    def exact(self) -> Tensors:
+        """The same numbers in float64 on the CPU."""
+        moved = object.__new__(Tensors)
+        moved.inputs = tuple(tensor.detach().cpu().double().requires_grad_() for tensor in self.inputs)
+        moved.grad_out, moved.pulls = self.grad_out.cpu().double(), self.pulls.cpu().double()
+        return moved
 
 
-Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+def way(name: str, setting: Setting) -> Attend:
+    """The way of that name: from query, key and value to the output, and the row statistics of the guided heads.
+
+    What the layers of a model share is made once for all calls.
+    """
+    if name in (UNGUIDED, GUIDED):
+        return _fused(setting, setting.groups if name == GUIDED else ())
+    return {BASELINE: _sdpa_flash, FLEX: _flex, APART: _apart(setting)}[name]
 
 
-def attention(name: str, setting: Setting) -> Attend:
-    """The way of that name: from query, key and value to the output, and where heads are guided to their loss."""
-    scale = setting.channels**-0.5
-    if name == BASELINE:
-        return _sdpa_flash
-    if name == "flex":
-        return _flex
-    groups = setting.groups if name != UNGUIDED else ()
-    heads = tuple(range(sum(n_heads for _, n_heads in groups)))
-    # The layers of a model share what is prepared of targets; so do the calls here.
-    shared: dict[Any, Any] = {}
-
-    def fused(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        call = GuidedAttention(query, key, value, groups, scale, heads=heads, shared=shared)
-        out, rows = triton.attend(call)
-        return (out, guidance(rows)) if groups else (out,)
-
-    def beside(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        chosen, others = list(heads), list(range(len(heads), setting.heads))
-        pairs = [split_heads(tensor, chosen, others) for tensor in (query, key, value)]
-        call = GuidedAttention(pairs[0][0], pairs[1][0], pairs[2][0], groups, scale)
-        out, rows = flash.attend(call)
-        rest = scaled_dot_product_attention(pairs[0][1], pairs[1][1], pairs[2][1], scale=scale)
-        return join_heads(out, rest, chosen, others).transpose(1, 2), guidance(rows)
-
-    return {UNGUIDED: fused, GUIDED: fused, "flash-guided": beside}[name]
-
-
-ARMS = (BASELINE, "flex", UNGUIDED, GUIDED, "flash-guided")
-
-
-def guidance(rows: RowStatistics) -> Tensor:
-    """The weighted loss of the guided heads, as training has it when no token is padding."""
-    return WEIGHT * row_losses(rows, "squared_error").mean((0, 2)).sum()
-
-
-def _sdpa_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+def _sdpa_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return (scaled_dot_product_attention(query, key, value),)
+        return scaled_dot_product_attention(query, key, value), None
 
 
-def _flex(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-    return (_compiled_flex()(query, key, value),)
+def _flex(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
+    return _compiled_flex()(query, key, value), None
 
 
 @functools.cache
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    # Whole or not at all: past its limit of sizes the compiler would go over to dense maps in silence.
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+
+def _fused(setting: Setting, groups: tuple[tuple[Targets, int], ...]) -> Attend:
+    heads = tuple(range(sum(n_heads for _, n_heads in groups)))
+    shared: dict[Any, Any] = {}
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, RowStatistics | None]:
+        call = GuidedAttention(query, key, value, groups, setting.channels**-0.5, heads=heads, shared=shared)
+        out, statistics = triton.attend(call)
+        return out, statistics if groups else None
+
+    return attend
+
+
+def _apart(setting: Setting) -> Attend:
+    """The guided heads by the backend `flash`, the others by SDPA, as `GuidedLayer` does."""
+    groups, scale = setting.groups, setting.channels**-0.5
+    chosen, others = range(setting.n_guided), range(setting.n_guided, setting.heads)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, RowStatistics]:
+        (q, q_rest), (k, k_rest), (v, v_rest) = (split_heads(tensor, chosen, others) for tensor in (query, key, value))
+        out, statistics = flash.attend(GuidedAttention(q, k, v, groups, scale))
+        rest = scaled_dot_product_attention(q_rest, k_rest, v_rest, scale=scale)
+        return join_heads(out, rest, chosen, others).transpose(1, 2), statistics
+
+    return attend
+
+
+class Clock:
+    """Times work on a device; on a GPU by its own events.
+
+    Attributes:
+        host: seconds that Python took to hand each work over.
+        late: whether the GPU had to wait for Python in the midst of it, which is in its time then.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu, self._cycles = device == "cuda", _SLEEP
+        self.host: list[float] = []
+        self.late: list[bool] = []
+
+    def __call__(self, work: Callable[[], object]) -> float:
+        """Do some work; the seconds that it took."""
+        if not self._on_gpu:
+            self.late.append(True)
+            return self._hand_over(work)
+        event: Any = torch.cuda.Event
+        start, end = event(enable_timing=True), event(enable_timing=True)
+        torch.cuda.synchronize()
+        # The GPU is kept waiting until all is in its queue: else small work would be timed by how fast Python is.
+        torch.cuda._sleep(self._cycles)  # type: ignore[no-untyped-call]
+        start.record()
+        self._hand_over(work)
+        end.record()
+        self.late.append(start.query())
+        if self.late[-1]:
+            self._cycles = min(2 * self._cycles, _LONGEST_SLEEP)
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+    def _hand_over(self, work: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        work()
+        self.host.append(time.perf_counter() - begin)
+        return self.host[-1]
 
 
 class Arm:
-    """One pass of one way, over and over.
+    """One pass of one way.
 
     Args:
-        name: one of `ARMS`.
+        attend: the way.
         part: one of `PASSES`.
         setting: the size.
         tensors: of that size.
     """
 
-    def __init__(self, name: str, part: str, setting: Setting, tensors: Tensors) -> None:
-        self._attend = attention(name, setting)
-        self._part, self._setting, self._tensors = part, setting, tensors
+    def __init__(self, attend: Attend, part: str, setting: Setting, tensors: Tensors) -> None:
+        self._attend, self._part, self._tensors = attend, part, tensors
+        self.clock = Clock(setting.device)
 
     def step(self) -> float:
         """Seconds of one pass."""
-        outputs = self._forward() if self._part == "backward" else ()
-        begin = self._now()
-        for _ in range(self._setting.repeats):
-            if self._part != "backward":
-                outputs = self._forward()
-            if self._part != "forward":
-                self._backward(outputs)
-        return (self._now() - begin) / self._setting.repeats
+        if self._part == "forward":
+            return self.clock(self._forward)
+        if self._part == "both":
+            return self.clock(lambda: self._backward(self._forward()))
+        outputs = self._forward()
+        return self.clock(lambda: self._backward(outputs))
 
     def _forward(self) -> tuple[Tensor, ...]:
-        return self._attend(*self._tensors.inputs)
+        out, statistics = self._attend(*self._tensors.inputs)
+        return (out,) if statistics is None else (out, guidance(statistics))
 
-    def _backward(self, outputs: Sequence[Tensor]) -> None:
-        gradients_of(outputs, self._tensors)
-
-    def _now(self) -> float:
-        if self._setting.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def _backward(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        given = [self._tensors.grad_out, *(torch.ones_like(loss) for loss in outputs[1:])]
+        return torch.autograd.grad(outputs, self._tensors.inputs, given)
 
 
-def gradients_of(outputs: Sequence[Tensor], tensors: Tensors) -> tuple[Tensor, ...]:
-    """With respect to query, key and value; the graph stays for another time."""
-    given = [tensors.grad_out, *(torch.ones_like(output) for output in outputs[1:])]
-    return torch.autograd.grad(outputs, tensors.inputs, given, retain_graph=True)
-
-
-def error(name: str, setting: Setting) -> float:
-    """How far a way is from the truth at a small size: the largest relative error of output, loss and gradients."""
-    small = Setting(2, setting.heads, min(setting.length, 200), setting.channels, setting.dtype, setting.device)
-    tensors = Tensors(small)
-    outputs = attention(name, small)(*tensors.inputs)
-    found = [*outputs, *gradients_of(outputs, tensors)]
-    exact = Tensors(small)
-    exact.inputs = [tensor.detach().cpu().double().requires_grad_() for tensor in tensors.inputs]
-    exact.grad_out = tensors.grad_out.cpu().double()
-    expected_outputs = _truth(small, exact, guided=len(outputs) > 1)
-    expected = [*expected_outputs, *gradients_of(expected_outputs, exact)]
-    errors = [
-        float((ours.detach().cpu().double() - theirs.detach()).norm() / theirs.detach().norm())
-        for ours, theirs in zip(found, expected, strict=True)
-    ]
-    # `max` passes over a NaN that does not come first.
-    return float("nan") if any(math.isnan(one) for one in errors) else max(errors)
-
-
-def _truth(setting: Setting, tensors: Tensors, guided: bool) -> tuple[Tensor, ...]:
-    """Output and loss by definition, in float64 on the CPU."""
-    on_cpu = Setting(setting.batch, setting.heads, setting.length, setting.channels, setting.dtype, "cpu")
-    query, key, value = tensors.inputs
-    groups = on_cpu.groups
-    n_guided = sum(n_heads for _, n_heads in groups)
-    whole = GuidedAttention(query, key, value, ((groups[0][0], setting.heads),), setting.channels**-0.5)
-    out, _ = reference.attend(whole)
-    if not guided:
-        return (out,)
-    first = [tensor[:, :n_guided] for tensor in tensors.inputs]
-    _, rows = reference.attend(GuidedAttention(first[0], first[1], first[2], groups, whole.scale))
-    return out, guidance(rows)
+def guidance(statistics: RowStatistics) -> Tensor:
+    """The weighted loss of the guided heads, as a guided layer makes it."""
+    rows_BHQ = row_losses(statistics, "squared_error")
+    return WEIGHT * mean(*query_sums(rows_BHQ, statistics.n_targets_BHQ > 0)).sum()
