@@ -202,6 +202,7 @@ class TestWhoServesWhat:
             ("triton", CPU, r"it is for cuda, not cpu; reference, blocked, flash can"),
             ("triton", Case("cuda", torch.float64, 9), r"kernels have no float64; reference"),
             ("triton", Case("cuda", F32, 9, channels=160), r"at most 128 channels \(the model's have 160\); reference"),
+            ("triton", Case("cuda", F32, 50000), r"at most 46,340 tokens \(here are 50,000\); reference"),
             ("triton", Case("cuda", F32, 9, mapped=("tree",)), r"targets of tree are a map.*; reference can"),
             ("triton", Case("cuda", F32, 9, bias=True), r"adds a bias.*; reference can"),
         ],

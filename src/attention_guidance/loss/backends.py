@@ -111,6 +111,8 @@ def _triton_refuses(case: Case) -> str | None:
         return f"its kernels have no {str(case.dtype).removeprefix('torch.')}"
     if case.channels > triton.MAX_CHANNELS:
         return f"its kernels take heads of at most {triton.MAX_CHANNELS} channels (the model's have {case.channels})"
+    if case.length > triton.MAX_LENGTH:
+        return f"its kernels take at most {triton.MAX_LENGTH:,} tokens (here are {case.length:,})"
     return _refuses_maps(case) or _refuses_all(case)
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
-from attention_guidance.loss.triton.geometry import MAX_CHANNELS, geometry_of
+from attention_guidance.loss.triton.geometry import MAX_CHANNELS, MAX_LENGTH, geometry_of
 from attention_guidance.loss.triton.operator import attention
 from attention_guidance.loss.triton.tiles import Prepared, count_targets, prepare
 
-__all__ = ["MAX_CHANNELS", "attend", "installed", "interpreted", "statistics"]
+__all__ = ["MAX_CHANNELS", "MAX_LENGTH", "attend", "installed", "interpreted", "statistics"]
 
 
 # torch.compile cannot look for packages.

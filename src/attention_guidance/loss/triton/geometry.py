@@ -45,6 +45,8 @@ class Geometry:
 
 
 MAX_CHANNELS = 128
+# The place of a pair of positions is a number of 32 bits.
+MAX_LENGTH = 46_340
 # By the bytes of a channel and the most channels: what is held of queries, keys, values and their gradients grows with
 # both. Starting points, none of them timed yet: each compiles into less than the 99 KiB of shared memory that the
 # smaller GPUs have, with few registers spilled (docs/kernel.md).
