@@ -26,7 +26,7 @@ class ForwardPass:
         patch_size: height and width of the patches that the model cuts images into, or None.
         with_gradient: whether the pass was begun with gradients on.
         weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
-        rows: the rows of the guided layers that were called so far.
+        rows: the rows of the guided layers that were called so far, until the pass ends.
         layers: what the guided layers have added, once the pass has ended.
         samples: one number of each query of a layer, by which recomputation tells its own pass.
         shared: what backends made of targets and masks, for the layers that have the same.

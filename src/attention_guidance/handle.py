@@ -120,6 +120,7 @@ class Guidance:
         if not recorded or current is None or output is None:
             return output
         current.layers = layer_losses(current.rows, self._layers[0].objective, self._layers[0].normalization)
+        current.rows = {}
         missing = [layer.layer for layer in self._layers if layer.layer not in current.layers]
         if missing and self._host.skips_layers and model.training:
             for layer in self._layers:
