@@ -92,7 +92,7 @@ def _codes(groups: list[Targets], n_queries: int, n_keys: int, device: torch.dev
 
 
 # Elements of a map of targets that is made at a time.
-_AT_ONCE = 1 << 24
+_AT_ONCE = 1 << 23
 
 
 def count_targets(call: GuidedAttention, prepared: Prepared) -> Tensor:
@@ -111,17 +111,15 @@ def count_targets(call: GuidedAttention, prepared: Prepared) -> Tensor:
         picked_BQP = picks_BGPQ.clamp(min=0).long().flatten(1, 2).transpose(1, 2).expand(n_batch, -1, -1)
         shown_BPQ = shown_BPQ & mask_BQK.gather(2, picked_BQP).transpose(1, 2)
     counts_BGQ = shown_BPQ.reshape(n_batch, n_groups, n_picks, n_queries).sum(2)
-    if key_codes_BGK.shape[1]:
-        at_once = max(1, _AT_ONCE // (n_batch * n_groups * n_keys))
-        parts = []
-        for start in range(0, n_queries, at_once):
+    # A target is one of a query's picks, or of its classes.
+    at_once = max(1, _AT_ONCE // (n_batch * n_keys))
+    for group, (targets, _) in enumerate(call.groups):
+        for start in range(0, n_queries if targets.key_classes_BK is not None else 0, at_once):
             queries = slice(start, start + at_once)
-            members_BGQK = share_class(key_codes_BGK[:, :, None], query_codes_BGQ[:, :, queries, None])
+            members_BQK = share_class(key_codes_BGK[:, group, None], query_codes_BGQ[:, group, queries, None])
             if call.mask is not None:
-                members_BGQK = members_BGQK & (call.mask if call.mask.shape[2] == 1 else call.mask[:, :, queries])
-            parts.append(members_BGQK.sum(-1))
-        # A target is in one of a query's picks or in its classes.
-        counts_BGQ = counts_BGQ + torch.cat(parts, -1)
+                members_BQK = members_BQK & (call.mask if call.mask.shape[2] == 1 else call.mask[:, :, queries])[:, 0]
+            counts_BGQ[:, group, queries] += members_BQK.sum(-1)
     of_heads = [group for group, (_, n_heads) in enumerate(call.groups) for _ in range(n_heads)]
     return counts_BGQ[:, of_heads].float()
 
