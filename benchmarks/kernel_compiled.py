@@ -1,14 +1,17 @@
 """What the compiler makes of the kernels, for GPUs that need not be here.
 
-    python benchmarks/kernel_compiled.py                      two minutes on 2 cores
+    python benchmarks/kernel_compiled.py                      five minutes on one core
     python benchmarks/kernel_compiled.py --architectures 90 --channels 64 --cases guided
+    python benchmarks/kernel_compiled.py --memory own         hold each architecture to what its own GPUs have
     python benchmarks/kernel_compiled.py --show               the tables of the results kept so far
 
-Every kernel that a call of attention would launch is compiled for each architecture. Told of each: registers of a
-thread and the bytes that did not fit into them (*spilled*), shared memory of a program, instructions for tensor cores
-and asynchronous copies. One line a case is appended to results/kernel_compiled.jsonl. The exit code is 1 if a kernel
-does not compile, needs more shared memory than there is (for sm_80, than the smaller GPUs have that run its code), or
-is in half precision without tensor cores.
+Every kernel that a call of attention would launch is compiled for each architecture: in bf16 all cases for heads of
+64 and 128 channels, else a few. Told of each: registers of a thread and the bytes that did not fit into them
+(*spilled*, bytes of stack), shared memory of a program, instructions for tensor cores (wgmma / mma), asynchronous
+copies, and how long the compiler took. One line a case is appended to results/kernel_compiled.jsonl.
+
+The exit code is 1 if a kernel does not compile, needs more than the 99 KiB of shared memory that the smaller GPUs have,
+or is in half precision without tensor cores; 2 if there is no compiler for NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -20,15 +23,18 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 # Else the kernels would be interpreted.
 os.environ["TRITON_INTERPRET"] = "0"
+# Else what was compiled before would be read from the disk, and take no time.
+os.environ.setdefault("TRITON_ALWAYS_COMPILE", "1")
 
 import torch
 from torch import Tensor
+from turns import append
 
 from attention_guidance.loss import triton as backend
 from attention_guidance.loss.statistics import GuidedAttention
@@ -38,9 +44,13 @@ from attention_guidance.results import header
 RESULTS = Path(__file__).parent / "results" / "kernel_compiled.jsonl"
 # Bytes a program may have, by architecture. GPUs of sm_86 and sm_89 run what is compiled for sm_80 with 99 KiB.
 SHARED_MEMORY = {80: 99 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+LEAST_SHARED_MEMORY = min(SHARED_MEMORY.values())
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CASES = ("unguided", "guided", "classes", "pairs", "log_mass", "dropout", "ones")
 MATRIX_KERNELS = ("attend", "of_queries", "of_keys")
+CHANNELS = (32, 64, 96, 128)
+# Heads of 32 and 96 channels, and what is not bf16, get enough to see that kernels compile.
+_USUAL_CHANNELS = (64, 128)
 _BATCH, _HEADS, _LENGTH = 2, 4, 512
 
 
@@ -51,26 +61,54 @@ def main() -> None:
             sys.exit(f"error: no results are kept in {arguments.results} yet")
         print(markdown([json.loads(line) for line in arguments.results.read_text(encoding="utf-8").splitlines()]))
         return
-    if not backend.installed():
-        print("error: Triton is not installed; pip install triton", file=sys.stderr)
+    missing = _missing()
+    if missing:
+        print(f"error: {missing}", file=sys.stderr)
         sys.exit(2)
+    print(_HEAD)
     faults = []
-    for architecture in arguments.architectures:
-        for dtype in arguments.dtypes:
-            for channels in arguments.channels:
-                for case in arguments.cases:
-                    record = _record(architecture, dtype, channels, case)
-                    with arguments.results.open("a", encoding="utf-8") as file:
-                        file.write(f"{json.dumps(record)}\n")
-                    print(_lines([record]), flush=True)
-                    faults += _faults(record)
+    for setting in _settings(arguments):
+        record = _record(*setting)
+        append(arguments.results, [record])
+        print(_lines([record]), flush=True)
+        faults += _faults(record, arguments.memory == "own")
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)
 
 
+def _settings(arguments: argparse.Namespace) -> Iterator[tuple[int, str, int, str]]:
+    """Architecture, dtype, channels and case of each call; what was not asked for by name is kept small."""
+    for architecture in arguments.architectures:
+        for dtype in arguments.dtypes or DTYPES:
+            for channels in arguments.channels or (CHANNELS if dtype == "bf16" else _USUAL_CHANNELS):
+                for case in arguments.cases or _usual_cases(dtype, channels):
+                    yield architecture, dtype, channels, case
+
+
+def _usual_cases(dtype: str, channels: int) -> tuple[str, ...]:
+    if dtype != "bf16":
+        return ("guided",)
+    return CASES if channels in _USUAL_CHANNELS else ("unguided", "guided", "pairs")
+
+
+def _missing() -> str | None:
+    """What the compiler lacks here, if anything."""
+    if not backend.installed():
+        return "Triton is not installed; pip install triton"
+    lacking = [name for name in ("ptxas", "cuobjdump") if not (_tools() / name).exists()]
+    return f"this Triton has no {lacking[0]}: it cannot compile for NVIDIA GPUs" if lacking else None
+
+
+def _tools() -> Path:
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
 def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[dict[str, Any]]:
     """Each kernel of a call in a case, see `CASES`, and what became of it."""
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -97,6 +135,11 @@ def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[di
 
     driver.set_active(Elsewhere())
     found: list[dict[str, Any]] = []
+    seconds: list[float] = []
+
+    def listen(times: Any, cache_hit: bool, **rest: Any) -> None:
+        if not cache_hit:
+            seconds.append(times.total / 1e6)
 
     class Compiling:
         """In place of a kernel: is compiled where that would be launched."""
@@ -106,8 +149,16 @@ def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[di
 
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             def compile_only(*given: Any, **named: Any) -> None:
-                result = self.kernel.warmup(*given, grid=grid, **named)
-                found.append({"kernel": self.kernel.fn.__name__} | _told(result))
+                seconds.clear()
+                told: dict[str, Any] = {"kernel": self.kernel.fn.__name__}
+                try:
+                    result = self.kernel.warmup(*given, grid=grid, **named)
+                except Exception as error:  # whatever a compiler may raise; the other kernels are still tried
+                    told["error"] = _in_one_line(error)
+                else:
+                    # None for what was compiled before.
+                    told |= _told(result) | {"seconds": round(seconds[0], 2) if seconds else None}
+                found.append(told)
 
             return compile_only
 
@@ -115,6 +166,7 @@ def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[di
     kernels = [(module, name) for module, name in kernels if hasattr(module, name)]
     originals = [getattr(module, name) for module, name in kernels]
     try:
+        knobs.compilation.listener = listen
         for (module, name), original in zip(kernels, originals, strict=True):
             setattr(module, name, Compiling(original))
         call, heads = _call(DTYPES[dtype], channels, case)
@@ -127,6 +179,7 @@ def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[di
         out, *rows = launch.forward(with_output=True)
         launch.backward([out, *rows], torch.empty_like(out), rows[0], rows[1])
     finally:
+        knobs.compilation.listener = None
         for (module, name), original in zip(kernels, originals, strict=True):
             setattr(module, name, original)
     return found
@@ -157,72 +210,88 @@ def _elsewhere(tensor: Tensor) -> Tensor:
 
 def _told(result: Any) -> dict[str, Any]:
     """What a compiled kernel says of itself."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(result.asm["cubin"])
-        usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
+        command = [str(_tools() / "cuobjdump"), "-res-usage", str(binary)]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     used = {name: int(number) for name, number in re.findall(r"(REG|STACK):(\d+)", usage)}
     text = result.asm["ptx"]
     return {
         "registers": used["REG"],
         "spilled_bytes": used["STACK"],
         "shared_memory_bytes": result.metadata.shared,
-        "tensor_core_instructions": text.count("wgmma.mma_async") + text.count("mma.sync"),
-        "asynchronous_copies": text.count("cp.async.c"),
+        "wgmma": text.count("wgmma.mma_async"),
+        "mma": text.count("mma.sync"),
+        # What commits them to a group, cp.async.commit_group, copies nothing.
+        "asynchronous_copies": text.count("cp.async.ca.") + text.count("cp.async.cg."),
         "warps": result.metadata.num_warps,
         "stages": result.metadata.num_stages,
     }
 
 
 def _record(architecture: int, dtype: str, channels: int, case: str) -> dict[str, Any]:
-    settings = {"architecture": architecture, "dtype": dtype, "channels": channels, "case": case}
+    from triton import __version__
+
     shared = {key: value for key, value in header("kernel compiled").items() if key != "command"}
-    try:
-        return shared | settings | {"kernels": compiled(architecture, dtype, channels, case)}
-    except Exception as error:  # whatever a compiler may raise
-        return shared | settings | {"kernels": [], "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    shared["versions"] |= {"triton": __version__}
+    settings = {"architecture": architecture, "dtype": dtype, "channels": channels, "case": case}
+    return shared | settings | {"kernels": compiled(architecture, dtype, channels, case)}
 
 
-def _faults(record: dict[str, Any]) -> list[str]:
+def _in_one_line(error: BaseException) -> str:
+    """What the compiler minds, without the source of the kernels that called the one it minds."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    message = getattr(error, "error_message", None) or str(error)
+    return f"{type(error).__name__}: {' '.join(message.split())}"[:300]
+
+
+def _faults(record: dict[str, Any], own_memory: bool) -> list[str]:
     name = f"sm_{record['architecture']}, {record['dtype']}, {record['channels']} channels, {record['case']}"
-    if "error" in record:
-        return [f"{name}: {record['error']}"]
+    there_is = SHARED_MEMORY[record["architecture"]] if own_memory else LEAST_SHARED_MEMORY
     faults = []
     for kernel in record["kernels"]:
-        needed, there_is = kernel["shared_memory_bytes"], SHARED_MEMORY[record["architecture"]]
+        if "error" in kernel:
+            faults.append(f"{name}: {kernel['kernel']} does not compile: {kernel['error']}")
+            continue
+        needed = kernel["shared_memory_bytes"]
         if needed > there_is:
             faults.append(f"{name}: {kernel['kernel']} needs {needed} bytes of shared memory of {there_is}")
         half = record["dtype"] != "fp32" and kernel["kernel"] in MATRIX_KERNELS
-        if half and not kernel["tensor_core_instructions"]:
+        if half and not kernel["wgmma"] + kernel["mma"]:
             faults.append(f"{name}: {kernel['kernel']} uses no tensor cores")
     return faults
+
+
+_COLUMNS = (
+    *("architecture", "dtype", "channels", "case", "kernel", "registers", "spilled", "shared memory"),
+    *("wgmma / mma", "copies", "seconds"),
+)
+_HEAD = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
 
 
 def markdown(records: Iterable[dict[str, Any]]) -> str:
     """The newest results of each case as a table."""
     keys = ("architecture", "dtype", "channels", "case")
     newest = {tuple(record[key] for key in keys): record for record in records}
-    columns = "architecture, dtype, channels, case, kernel, registers, spilled, shared memory, tensor cores, copies"
-    head = "| " + " | ".join(columns.split(", ")) + " |\n|" + "---|" * 10
-    return f"{head}\n{_lines(newest.values())}"
+    return f"{_HEAD}\n{_lines(newest.values())}"
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> str:
     lines = []
     for record in records:
         name = f"| sm_{record['architecture']} | {record['dtype']} | {record['channels']} | {record['case']}"
-        if "error" in record:
-            lines.append(f"{name} | {record['error']} | | | | | |")
-        lines += [
-            f"{name} | {kernel['kernel']} | {kernel['registers']} | {kernel['spilled_bytes']} | "
-            f"{kernel['shared_memory_bytes']} | {kernel['tensor_core_instructions']} | "
-            f"{kernel['asynchronous_copies']} |"
-            for kernel in record["kernels"]
-            if kernel["kernel"] in MATRIX_KERNELS
-        ]
+        for kernel in record["kernels"]:
+            if "error" in kernel:
+                told = [kernel["error"].replace("|", "\\|"), *[""] * 5]
+            elif kernel["kernel"] in MATRIX_KERNELS:
+                told = [kernel[key] for key in ("registers", "spilled_bytes", "shared_memory_bytes")]
+                seconds = "" if kernel["seconds"] is None else f"{kernel['seconds']:.1f}"
+                told += [f"{kernel['wgmma']} / {kernel['mma']}", kernel["asynchronous_copies"], seconds]
+            else:
+                continue
+            lines.append(f"{name} | {kernel['kernel']} | {' | '.join(map(str, told))} |")
     return "\n".join(lines)
 
 
@@ -236,9 +305,17 @@ def _arguments() -> argparse.Namespace:
         default=[80, 90],
         help="compute capability (80 90)",
     )
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16"], help="default bf16")
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128], help="of a head (64 128)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="default all")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default all")
+    parser.add_argument("--channels", type=int, nargs="+", help="of a head (default 64 128, in bf16 also 32 96)")
+    parser.add_argument(
+        "--cases", nargs="+", choices=CASES, help="default all in bf16 with 64 and 128 channels, else few"
+    )
+    parser.add_argument(
+        "--memory",
+        choices=("least", "own"),
+        default="least",
+        help="the limit on shared memory: of the smallest GPUs (default), or of the architecture's own",
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     parser.add_argument("--show", action="store_true", help="print the tables of the results kept so far")
     return parser.parse_args()

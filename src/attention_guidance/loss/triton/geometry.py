@@ -52,7 +52,7 @@ MAX_LENGTH = 46_340
 # smaller GPUs have, with few registers spilled (docs/kernel.md).
 _GEOMETRIES = {
     (2, 64): Geometry(Tile(128, 64, 8, 3, 128), Tile(64, 64, 4, 3, 168), Tile(32, 128, 8, 3)),
-    (2, 128): Geometry(Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 64, 8, 2)),
+    (2, 128): Geometry(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
     (4, 64): Geometry(Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2)),
     (4, 128): Geometry(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
 }
