@@ -2,7 +2,6 @@
 
     python benchmarks/kernel_compiled.py                      five minutes on one core
     python benchmarks/kernel_compiled.py --architectures 90 --channels 64 --cases guided
-    python benchmarks/kernel_compiled.py --memory own         hold each architecture to what its own GPUs have
     python benchmarks/kernel_compiled.py --show               the tables of the results kept so far
 
 Every kernel that a call of attention would launch is compiled for each architecture: in bf16 all cases for heads of
@@ -10,8 +9,8 @@ Every kernel that a call of attention would launch is compiled for each architec
 (*spilled*, bytes of stack), shared memory of a program, instructions for tensor cores (wgmma / mma), asynchronous
 copies, and how long the compiler took. One line a case is appended to results/kernel_compiled.jsonl.
 
-The exit code is 1 if a kernel does not compile, needs more than the 99 KiB of shared memory that the smaller GPUs have,
-or is in half precision without tensor cores; 2 if there is no compiler for NVIDIA GPUs.
+The exit code is 1 if a kernel does not compile, needs more shared memory than there is (for sm_80, than the smaller
+GPUs have that run its code), or is in half precision without tensor cores; 2 if there is no compiler for NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ from attention_guidance.results import header
 RESULTS = Path(__file__).parent / "results" / "kernel_compiled.jsonl"
 # Bytes a program may have, by architecture. GPUs of sm_86 and sm_89 run what is compiled for sm_80 with 99 KiB.
 SHARED_MEMORY = {80: 99 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
-LEAST_SHARED_MEMORY = min(SHARED_MEMORY.values())
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CASES = ("unguided", "guided", "classes", "pairs", "log_mass", "dropout", "ones")
 MATRIX_KERNELS = ("attend", "of_queries", "of_keys")
@@ -71,7 +69,7 @@ def main() -> None:
         record = _record(*setting)
         append(arguments.results, [record])
         print(_lines([record]), flush=True)
-        faults += _faults(record, arguments.memory == "own")
+        faults += _faults(record)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)
@@ -247,9 +245,9 @@ def _in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(message.split())}"[:300]
 
 
-def _faults(record: dict[str, Any], own_memory: bool) -> list[str]:
+def _faults(record: dict[str, Any]) -> list[str]:
     name = f"sm_{record['architecture']}, {record['dtype']}, {record['channels']} channels, {record['case']}"
-    there_is = SHARED_MEMORY[record["architecture"]] if own_memory else LEAST_SHARED_MEMORY
+    there_is = SHARED_MEMORY[record["architecture"]]
     faults = []
     for kernel in record["kernels"]:
         if "error" in kernel:
@@ -309,12 +307,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, nargs="+", help="of a head (default 64 128, in bf16 also 32 96)")
     parser.add_argument(
         "--cases", nargs="+", choices=CASES, help="default all in bf16 with 64 and 128 channels, else few"
-    )
-    parser.add_argument(
-        "--memory",
-        choices=("least", "own"),
-        default="least",
-        help="the limit on shared memory: of the smallest GPUs (default), or of the architecture's own",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     parser.add_argument("--show", action="store_true", help="print the tables of the results kept so far")

@@ -48,8 +48,8 @@ MAX_CHANNELS = 128
 # The place of a pair of positions is a number of 32 bits.
 MAX_LENGTH = 46_340
 # By the bytes of a channel and the most channels: what is held of queries, keys, values and their gradients grows with
-# both. Starting points, none of them timed yet: each compiles into less than the 99 KiB of shared memory that the
-# smaller GPUs have, with few registers spilled (docs/kernel.md).
+# both. Starting points, none of them timed yet: each compiles for sm_80 into less than the 99 KiB of shared
+# memory that the smaller GPUs have, with few registers spilled (docs/kernel.md).
 _GEOMETRIES = {
     (2, 64): Geometry(Tile(128, 64, 8, 3, 128), Tile(64, 64, 4, 3, 168), Tile(32, 128, 8, 3)),
     (2, 128): Geometry(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
