@@ -156,8 +156,9 @@ def test_log_mass_survives_a_mass_that_underflows():
 class TestWhoServesWhat:
     @pytest.fixture(autouse=True)
     def as_for_users(self, monkeypatch):
-        """Without the interpreter of Triton, with which its kernels run anywhere."""
+        """With Triton, but without its interpreter, in which kernels run anywhere."""
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        monkeypatch.setattr(backends.triton, "installed", lambda: True)
 
     def test_auto_prefers_the_fast_one(self):
         assert BackendChoice().of(CPU).name == "blocked"
