@@ -39,7 +39,7 @@ test-gpu:
 
 bench-gpu: export PYTHONPATH = src
 bench-gpu:
-	@echo "== timing on a GPU (about six minutes), on what $(PYTHON) has installed"
+	@echo "== timing on a GPU (some minutes), on what $(PYTHON) has installed"
 	mkdir -p $(OUT)
 	$(PYTHON) benchmarks/kernel.py --budget 120 --seconds 15 --results $(OUT)/kernel.jsonl
 	$(PYTHON) benchmarks/cost.py --layers 12 --vocabulary 50265 --tokens 16384 --lengths 512 --dtypes bf16 \
