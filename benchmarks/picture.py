@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from attention_guidance.report.figures import loss_curves
+from attention_guidance.report.compare_figures import loss_curves
 from attention_guidance.report.svg import save_png
 
 

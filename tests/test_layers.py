@@ -19,6 +19,7 @@ LAYERS = [
     {"attach", "analysis", "report"},
     {"matching"},
     {"training"},
+    {"studies"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

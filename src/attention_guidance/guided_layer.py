@@ -92,7 +92,7 @@ class GuidedLayer:
         if current.with_gradient and not torch.compiler.is_compiling():
             self._check_recomputation(current, call.query_BHQD)
         with_gradient = torch.is_grad_enabled() and current.weighted
-        mask, bias = _mask_and_bias(call)
+        mask, bias = call.mask_and_bias()
         size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
         patterns = [pattern for pattern, _ in self.groups]
         valid_BT, targets = current.targets(patterns, size, mask, call.query_BHQD.device)
@@ -206,17 +206,3 @@ def _as_computed(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
 def _as_it_is(guided: GuidedAttention) -> AbstractContextManager[Any]:
     """Without autocast: what is to be computed in which precision is the backend's to know."""
     return torch.autocast(guided.query_BHQD.device.type, enabled=False)
-
-
-def _mask_and_bias(call: AttentionCall) -> tuple[Tensor | None, Tensor | None]:
-    """Which keys each query may attend to, bool [B or 1, 1, Q or 1, K], and what is added to the scores."""
-    mask, bias = call.mask, call.bias
-    if mask is None or mask.dtype == torch.bool:
-        shown = mask
-    else:
-        # An additive mask hides a key with minus infinity, the dtype's most negative number, or -10,000 as BERT's own.
-        shown = mask > -1e4
-        bias = mask if bias is None else bias + mask
-    if shown is not None and shown.shape[1] != 1:
-        raise AttachError(f"cannot guide attention whose mask differs by head (mask of shape {tuple(shown.shape)})")
-    return shown, bias

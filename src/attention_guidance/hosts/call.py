@@ -40,6 +40,23 @@ class AttentionCall:
     dropout: float
     attention: str
 
+    def mask_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
+        """Which keys each query may attend to, bool [B or 1, 1, Q or 1, K], and what is added to the scores.
+
+        Raises:
+            AttachError: the mask differs by head.
+        """
+        mask, bias = self.mask, self.bias
+        if mask is None or mask.dtype == torch.bool:
+            shown = mask
+        else:
+            # An additive mask hides a key with minus infinity, the dtype's lowest number, or -10,000 as BERT's own.
+            shown = mask > -1e4
+            bias = mask if bias is None else bias + mask
+        if shown is not None and shown.shape[1] != 1:
+            raise AttachError(f"cannot guide attention whose mask differs by head (mask of shape {tuple(shown.shape)})")
+        return shown, bias
+
 
 class Guide(Protocol):
     """What sits on an attention module and answers its calls.

@@ -145,6 +145,14 @@ class Listed:
         values, shown = self.at(values_bqK)
         return (values * shown).sum(-1)
 
+    def holds(self, keys_bq: Tensor) -> Tensor:
+        """Whether one key of each query is among its targets: bool [b, q]."""
+        if self.map_bqK is not None:
+            return self.map_bqK.gather(-1, keys_bq[..., None])[..., 0] > 0
+        assert self.keys_bqC is not None
+        assert self.shown_bqC is not None
+        return ((self.keys_bqC == keys_bq[..., None]) & (self.shown_bqC > 0)).any(-1)
+
     def log_sum(self, scores_bqK: Tensor) -> Tensor:
         """The logsumexp of scores over each query's targets; minus infinity without any."""
         values, shown = self.at(scores_bqK)

@@ -16,14 +16,14 @@ from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 
 def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] and row statistics, with gradients by autograd."""
-    map_BHQK = _probabilities(call)
+    map_BHQK = probabilities(call)
     dropped_BHQK = functional.dropout(map_BHQK, call.dropout).to(call.value_BHKD.dtype)
     return dropped_BHQK @ call.value_BHKD, _statistics(call, map_BHQK)
 
 
 def statistics(call: GuidedAttention) -> RowStatistics:
     """The row statistics alone."""
-    return _statistics(call, _probabilities(call))
+    return _statistics(call, probabilities(call))
 
 
 def _scores(call: GuidedAttention) -> Tensor:
@@ -42,7 +42,8 @@ def _scores(call: GuidedAttention) -> Tensor:
     return scores_BHQK.masked_fill(~call.mask & sees_B1Q1, -math.inf).masked_fill(~sees_B1Q1, 0.0)
 
 
-def _probabilities(call: GuidedAttention) -> Tensor:
+def probabilities(call: GuidedAttention) -> Tensor:
+    """The map of every head, [B, H, Q, K] in float32 or better; zeros in a row that may attend to nothing."""
     map_BHQK = _scores(call).softmax(-1)
     return map_BHQK if call.mask is None else map_BHQK.masked_fill(~call.mask.any(-1, keepdim=True), 0.0)
 

@@ -13,8 +13,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from attention_guidance.report import figures
-from attention_guidance.report.figures import ARMS, final_loss, finite, mean
+from attention_guidance.report import compare_figures as figures
+from attention_guidance.report.compare_figures import ARMS, final_loss
+from attention_guidance.report.drawing import finite, mean
 from attention_guidance.report.svg import PALETTE, to_svg
 
 DIVERGED = "diverged"

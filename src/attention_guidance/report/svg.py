@@ -20,7 +20,20 @@ PALETTE = {
     "surface": "#fefefe",
     "guided": "#0069a8",
     "unguided": "#c04f00",
+    # Patterns, in the order of their first appearance.
+    "series1": "#1f6fb5",
+    "series2": "#b5520f",
+    "series3": "#0b7a5e",
+    "series4": "#8b3fa1",
+    "series5": "#7d6100",
+    "series6": "#b0305c",
+    "series7": "#4a6b7c",
 }
+
+
+def series(number: int) -> str:
+    """The colour of the n-th pattern; after the seventh they begin anew."""
+    return PALETTE[f"series{number % 7 + 1}"]
 
 
 def to_svg(fig: Figure) -> str:
@@ -52,6 +65,12 @@ def _themed(svg: str) -> str:
         return re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
 
     return re.sub(r"<[a-z][^>]*>", theme, svg)
+
+
+def save_svg(fig: Figure, path: Path) -> None:
+    """Write the figure as an SVG file in the colours of a light page."""
+    text = '<?xml version="1.0" encoding="utf-8"?>\n' + to_svg(fig)
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def save_png(fig: Figure, path: Path) -> None:

@@ -1,18 +1,13 @@
-"""The command line: a thin layer over `attention_guidance.training`. Heavy imports wait until a command runs."""
+"""The commands that train: `pretrain`, `compare`."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from attention_guidance import __version__
-from attention_guidance.errors import GuidanceError
+from attention_guidance.cli.arguments import Assign, Given, add_command, fail, positive, steps_or_share
 
-_DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
 _PRETRAIN = """\
 Pre-train a masked language model on text, with attention heads guided toward simple patterns.
 
@@ -34,93 +29,53 @@ Writes OUTPUT/compare.json (every figure) and OUTPUT/compare.html (curves and at
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit.
-
-    Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
-    """
-    arguments = vars(_parser().parse_args(argv))
-    command = arguments.pop("command")
-    try:
-        sys.exit(_run(command, arguments))
-    except GuidanceError as error:
-        sys.exit(_fail(error, 2))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", 130))
-    except BrokenPipeError:
-        # Whoever read our output has gone; do not complain about it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+def add_commands(commands: Any) -> None:
+    """Add the commands that train."""
+    _add_run_arguments(add_command(commands, "pretrain", "from raw text to a guided encoder", _PRETRAIN, _pretrain))
+    compare = add_command(commands, "compare", "guided and unguided side by side", _COMPARE, _compare)
+    _add_run_arguments(compare)
+    compare.add_argument("--seeds", type=positive, default=1, metavar="N", help="pairs of runs, from --seed on (1)")
 
 
-def _fail(error: object, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+def _pretrain(arguments: dict[str, Any]) -> int:
+    from attention_guidance.training.pretrain import pretrain
+
+    return _train(arguments, pretrain)
 
 
-def _run(command: str, arguments: dict[str, Any]) -> int:
-    """Turn the arguments into a configuration and run a command."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+def _compare(arguments: dict[str, Any]) -> int:
+    from attention_guidance.training.compare import compare
+
+    n_seeds = arguments.pop("seeds")
+
+    def train(config: Any, output: Path, **how: Any) -> object:
+        return compare(config, output, seeds=range(config.seed, config.seed + n_seeds), **how)
+
+    return _train(arguments, train)
+
+
+def _train(arguments: dict[str, Any], train: Any) -> int:
+    """Turn the arguments into a configuration and train."""
     from attention_guidance.training.config import make_config
-    from attention_guidance.training.pretrain import Stopped, pretrain
+    from attention_guidance.training.pretrain import Stopped
     from attention_guidance.training.trainer import SaveError
 
     output, resume, quiet = (arguments.pop(name) for name in ("output", "resume", "quiet"))
-    n_seeds = arguments.pop("seeds", None)
     config_file = arguments.pop("config")
-    _silence_libraries()
     config = make_config(arguments, config_file)
     try:
-        if command == "pretrain":
-            pretrain(config, output, resume=resume, quiet=quiet)
-        else:
-            from attention_guidance.training.compare import compare
-
-            seeds = range(config.seed, config.seed + n_seeds)
-            compare(config, output, seeds=seeds, resume=resume, quiet=quiet)
+        train(config, output, resume=resume, quiet=quiet)
     except Stopped as stopped:
-        return _fail(stopped, 128 + stopped.signal)
-    except (SaveError, OSError) as error:
-        return _fail(error, 1)
+        return fail(stopped, 128 + stopped.signal)
+    except SaveError as error:
+        return fail(error, 1)
     return 0
-
-
-def _silence_libraries() -> None:
-    """Keep other libraries' advice off the screen; their errors still come through."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="attention-guidance", description=_DESCRIPTION)
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    layout = argparse.RawDescriptionHelpFormatter
-    pretrain = commands.add_parser(
-        "pretrain", help="from raw text to a guided encoder", description=_PRETRAIN, formatter_class=layout
-    )
-    _add_run_arguments(pretrain)
-    compare = commands.add_parser(
-        "compare", help="guided and unguided side by side", description=_COMPARE, formatter_class=layout
-    )
-    _add_run_arguments(compare)
-    compare.add_argument("--seeds", type=_positive, default=1, metavar="N", help="pairs of runs, from --seed on (1)")
-    return parser
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that every training command shares: the fields of `RunConfig`, and where and how to run."""
     add = parser.add_argument
-    add("corpus", nargs="*", metavar="CORPUS", action=_Given,
+    add("corpus", nargs="*", metavar="CORPUS", action=Given,
         help="text files (plain, .jsonl, .parquet; .gz, .zst), folders; default: the World English Bible")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
     add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
@@ -167,7 +122,7 @@ def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
     add("--save-every", type=int, metavar="N", help="steps between checkpoints (a tenth of the run, at most 1000)")
     add("--keep-checkpoints", type=int, metavar="N", help="newest checkpoints to keep (2)")
     add("--report-to", metavar="NAMES", help="tensorboard, wandb, ... or none (tensorboard)")
-    add("--set", dest="arguments", action=_Assign, metavar="NAME=VALUE",
+    add("--set", dest="arguments", action=Assign, metavar="NAME=VALUE",
         help="any other field of transformers' TrainingArguments; may be repeated")  # fmt: skip
 
 
@@ -183,47 +138,7 @@ def _add_guidance_arguments(group: argparse._ArgumentGroup) -> None:
     add("--backend", metavar="NAME",
         help="what computes the guided heads: auto, reference, blocked, flash, flex or triton (auto)")  # fmt: skip
     add("--schedule", help="of the weight: constant, linear, hold-then-linear or cosine (hold-then-linear)")
-    add("--hold", type=_steps_or_share, metavar="X", help="when it begins to fall: steps, or a share of the run (0.2)")
-    add("--end", type=_steps_or_share, metavar="X", help="when it is 0: steps, or a share of the run (1.0)")
-    add("--token-class", dest="token_classes", action=_Assign, metavar="NAME=TOKENS",
+    add("--hold", type=steps_or_share, metavar="X", help="when it begins to fall: steps, or a share of the run (0.2)")
+    add("--end", type=steps_or_share, metavar="X", help="when it is 0: steps, or a share of the run (1.0)")
+    add("--token-class", dest="token_classes", action=Assign, metavar="NAME=TOKENS",
         help="a class of tokens for --heads, its tokens separated by spaces: comma=', ;'; may be repeated")  # fmt: skip
-
-
-class _Given(argparse.Action):
-    """Stores a list, None when nothing was given."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        setattr(namespace, self.dest, values or None)
-
-
-class _Assign(argparse.Action):
-    """Collects NAME=VALUE pairs in a mapping; values of --set are read as YAML, those of --token-class as words."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        import yaml
-
-        name, equals, value = str(values).partition("=")
-        if not equals or not name:
-            raise argparse.ArgumentError(self, f"expected {self.metavar}, got {values!r}")
-        try:
-            parsed = value.split() if self.dest == "token_classes" else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise argparse.ArgumentError(self, f"cannot read the value of {values!r}") from None
-        setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: parsed})
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
-    return int(text)
-
-
-def _steps_or_share(text: str) -> int | float:
-    try:
-        return int(text) if text.isdecimal() else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be steps (200) or a share of the run (0.2)") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,43 +1,22 @@
-"""Figures of a comparison: loss curves and attention maps.
-
-Every function returns a matplotlib ``Figure`` built without pyplot, so nothing global changes. Colours come from
-:data:`~attention_guidance.report.svg.PALETTE`; ``to_svg`` there makes each of them a CSS variable with that colour as
-its fallback, so one figure is right on paper, in a PNG, and on a page with a light and a dark theme.
-"""
+"""Figures of a comparison: loss curves and attention maps."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from attention_guidance.report.drawing import NOT_MATH, families, finite, mean, note, style_axes
 from attention_guidance.report.svg import PALETTE
 from attention_guidance.report.tokens import printable, shown_token, shown_tokens
 
 ARMS = ("guided", "unguided")
-
-_NOT_MATH = {"parse_math": False}  # "$" in a corpus is a dollar sign
-
-
-def finite(value: object) -> float | None:
-    """The number, or None for null, a string, nan and infinity (a run that diverged)."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
-
-
-def mean(values: Iterable[object]) -> float | None:
-    """Mean of the values, or None when there are none or any is not finite."""
-    numbers = [finite(value) for value in values]
-    known = [number for number in numbers if number is not None]
-    return sum(known) / len(known) if known and len(known) == len(numbers) else None
 
 
 def mean_curve(compare: Mapping[str, Any], arm: str, key: str = "loss") -> list[tuple[int, float | None]]:
@@ -82,10 +61,10 @@ def loss_curves(compare: Mapping[str, Any], size: tuple[float, float] = (9.4, 4.
     ax = fig.add_axes(box, facecolor="none")
     ax.patch.set_gid("ag-plot")
     roomy = size[0] > 6
-    _style_axes(ax, "auto" if roomy else 4)
+    style_axes(ax, "training step", "validation loss, nats a token", "auto" if roomy else 4)
     ends = {arm: end for arm in reversed(ARMS) if (end := _draw_arm(ax, compare, arm)) is not None}
     if not ends:
-        _note(ax, "no finite validation loss")
+        note(ax, "no finite validation loss")
         return fig
     ax.margins(x=0.0, y=0.07)
     ax.set_xlim(0, max(ax.get_xlim()[1], 1))
@@ -93,21 +72,6 @@ def loss_curves(compare: Mapping[str, Any], size: tuple[float, float] = (9.4, 4.
     if (match := match_point(compare)) is not None:
         _mark_match(ax, *match, roomy)
     return fig
-
-
-def _style_axes(ax: Any, ticks: Any) -> None:
-    for side in ("top", "right", "left"):
-        ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(PALETTE["muted"])
-    ax.grid(axis="y", color=PALETTE["rule"], linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.tick_params(colors=PALETTE["muted"], labelsize=9.5, length=0, pad=5)
-    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    ax.yaxis.set_major_locator(MaxNLocator(6))
-    ax.set_xlabel("training step", color=PALETTE["muted"], fontsize=9.5, labelpad=5)
-    # A title at the left reads without turning one's head, as a rotated axis label does not.
-    ax.set_title("validation loss, nats a token", loc="left", color=PALETTE["muted"], fontsize=9.5, pad=9)
 
 
 def _draw_arm(ax: Any, compare: Mapping[str, Any], arm: str) -> tuple[float, float, str] | None:
@@ -216,7 +180,7 @@ def attention_maps(maps: Mapping[str, Any], heads: Sequence[tuple[int, int]] | N
     fig.set_label(f"Attention maps during training, guided left of unguided: {names}")
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        fig.text(x / width, 1 - y / height, text, **{"color": PALETTE["muted"], **_NOT_MATH, **style})
+        fig.text(x / width, 1 - y / height, text, **{"color": PALETTE["muted"], **NOT_MATH, **style})
 
     for row, share in enumerate(shares):
         y = top + row * (cell + gap)
@@ -230,7 +194,7 @@ def attention_maps(maps: Mapping[str, Any], heads: Sequence[tuple[int, int]] | N
     if not single:
         write(left - 0.1, 0.6, "training", ha="right", fontsize=9)
         text = textwrap.shorten(str(maps.get("text") or ""), int(width * 13), placeholder=" …")
-        write(left, height - 0.2, printable(text), fontsize=8.5, va="center", fontfamily=_families())
+        write(left, height - 0.2, printable(text), fontsize=8.5, va="center", fontfamily=families())
     return fig
 
 
@@ -259,7 +223,7 @@ def labelled_map(maps: Mapping[str, Any], arm: str, layer: int, head: int) -> Fi
     ax = fig.add_axes((margin / side, 0.05 / side, cell / side, cell / side), facecolor="none")
     share = max((float(item["share"]) for item in maps["snapshots"] if item["arm"] == arm), default=1.0)
     _draw_map(ax, _weights(maps, arm, share, layer, head), arm)
-    style = {"fontsize": 8, "color": PALETTE["ink"], "fontfamily": _families(), "clip_on": False, **_NOT_MATH}
+    style = {"fontsize": 8, "color": PALETTE["ink"], "fontfamily": families(), "clip_on": False, **NOT_MATH}
     for place, token in enumerate(tokens):
         at = (place + 0.5) / len(tokens)
         common: dict[str, Any] = {
@@ -289,24 +253,10 @@ def _draw_map(ax: Any, weights: Any, arm: str) -> None:
     for spine in ax.spines.values():
         spine.set(color=PALETTE["rule"], linewidth=0.8)
     if weights is None or not np.isfinite(weights).all():
-        _note(ax, "not recorded" if weights is None else "diverged")
+        note(ax, "not recorded" if weights is None else "diverged")
         return
     red, green, blue, _ = matplotlib.colors.to_rgba(PALETTE[arm])
     # Transparent at 0, so that the page's own background shows through in both themes. The square root keeps
     # 1/T of an even spread visible beside a 1.
     ink = LinearSegmentedColormap.from_list(arm, [(red, green, blue, 0.0), (red, green, blue, 1.0)])
     ax.imshow(weights, cmap=ink, norm=PowerNorm(0.5, 0, 1), interpolation="none", aspect="equal")
-
-
-def _note(ax: Any, text: str) -> None:
-    style = {"ha": "center", "va": "center", "fontsize": 9, "color": PALETTE["muted"]}
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, **style)
-
-
-def _families() -> list[str]:
-    """The fonts for corpus text: DejaVu, then whatever is installed for scripts that it lacks."""
-    from matplotlib.font_manager import fontManager
-
-    wanted = ("Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans CJK JP")
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in wanted if name in installed)]

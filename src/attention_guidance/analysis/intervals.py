@@ -1,0 +1,80 @@
+"""Means with intervals, over sums that are made piece by piece."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+class RatioSums:
+    """The mean over rows of a quantity whose rows come in sequences of their own lengths.
+
+    Rows of one sequence are not independent, so the interval is over sequences: that of a ratio of sums, by its
+    linearization (Cochran 1977, section 6.4). Keeps five sums of the given shape, whatever is added.
+
+    Args:
+        shape: of the quantity.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.n = np.zeros(shape)
+        self.sum_s, self.sum_n, self.sum_ss, self.sum_sn, self.sum_nn = (np.zeros(shape) for _ in range(5))
+
+    def add(self, sums: npt.ArrayLike, counts: npt.ArrayLike) -> None:
+        """Add sequences.
+
+        Args:
+            sums: sums over the rows of each sequence, [B, *shape].
+            counts: how many rows those are, [B, *shape]; a sequence without any does not count.
+        """
+        s, n = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+        self.n += (n > 0).sum(0)
+        self.sum_s += s.sum(0)
+        self.sum_n += n.sum(0)
+        self.sum_ss += (s * s).sum(0)
+        self.sum_sn += (s * n).sum(0)
+        self.sum_nn += (n * n).sum(0)
+
+    def estimate(self, level: float = 0.95) -> tuple[Array, Array, Array]:
+        """Mean, and both ends of its interval: NaN without a row, and the ends from a single sequence."""
+        from scipy.stats import t
+
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self.sum_s / self.sum_n
+            residual = self.sum_ss - 2 * mean * self.sum_sn + mean**2 * self.sum_nn
+            variance = self.n / (self.n - 1) * np.maximum(residual, 0) / self.sum_n**2
+            half = t.ppf((1 + level) / 2, np.maximum(self.n - 1, 1)) * np.sqrt(variance)
+        half = np.where(self.n > 1, half, np.nan)
+        return mean, mean - half, mean + half
+
+
+def rank_correlation(
+    first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int = 1, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Spearman's rank correlation and both ends of its 95 % interval, by a bootstrap over the pairs.
+
+    Args:
+        first: the one number of each pair.
+        second: the other.
+        seed: of the bootstrap.
+        resamples: of it.
+
+    Returns:
+        NaN where there are fewer than three pairs, or no two different numbers on a side.
+    """
+    from scipy.stats import rankdata
+
+    x, y = rankdata(first), rankdata(second)
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan"), float("nan"), float("nan")
+    chance = np.random.default_rng(seed)
+    drawn = chance.integers(0, len(x), size=(resamples, len(x)))
+    # Ranks anew in each resample: a pair drawn twice is tied with itself.
+    pairs = rankdata(np.asarray(first)[drawn], axis=1), rankdata(np.asarray(second)[drawn], axis=1)
+    a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in pairs)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(np.corrcoef(x, y)[0, 1]), float(low), float(high)

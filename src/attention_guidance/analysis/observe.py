@@ -1,0 +1,130 @@
+"""Looking on while a model attends: every layer's queries and keys, with nothing of the model changed.
+
+The same hosts that guide a model let one watch it, so whatever can be guided can be looked at.
+
+Shape suffixes: B batch, H heads, Q queries, K keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attention_guidance.errors import AttachError
+from attention_guidance.hosts import host_of
+from attention_guidance.hosts.call import AttentionCall, Result
+from attention_guidance.loss.reference import probabilities
+from attention_guidance.loss.statistics import GuidedAttention
+
+#: Called with the number of a layer and its call of attention, before the layer attends.
+See = Callable[[int, AttentionCall], None]
+
+
+@dataclass
+class _Onlooker:
+    """The guide (see `attention_guidance.hosts.call.Guide`) of one layer that only looks."""
+
+    layer: int
+    see: See
+    seen: bool = False
+    idle: bool = False
+
+    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+        """Show the call; the model's own attention answers it."""
+        self.seen = True
+        self.see(self.layer, call)
+        return unguided()
+
+
+class Observation:
+    """A model under observation: call it with batches, its layers are shown to `see`.
+
+    Attributes:
+        model: the model, in evaluation mode until the end of `observing`.
+        n_layers, n_heads: its size.
+        patch_size: height and width of the patches that it cuts images into, or None.
+    """
+
+    def __init__(self, model: nn.Module, see: See) -> None:
+        host = host_of(model)
+        self.model, self.n_layers, self.n_heads = host.model, host.n_layers, host.n_heads
+        self.patch_size = host.patch_size
+        self._host = host
+        self._onlookers = {layer: _Onlooker(layer, see) for layer in range(host.n_layers)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def __call__(self, batch: Mapping[str, Any]) -> Any:
+        """One forward pass, without gradients.
+
+        Raises:
+            AttachError: a layer's attention was never called, or is not finite.
+        """
+        for onlooker in self._onlookers.values():
+            onlooker.seen = False
+        self._host.begin_pass()
+        with torch.no_grad():
+            output = self.model(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+        unseen = [layer for layer, onlooker in self._onlookers.items() if not onlooker.seen]
+        if unseen:
+            raise AttachError(
+                f"{type(self.model).__name__} never called the attention of layers {unseen} where it can be seen; "
+                f"{self._host.hint}"
+            )
+        return output
+
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        modes = [(module, module.training) for module in self.model.modules()]
+        self._host.attach(dict(self._onlookers))
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self._host.detach()
+            for module, training in modes:
+                module.training = training
+
+
+@contextmanager
+def observing(model: nn.Module, see: See) -> Iterator[Observation]:
+    """Have `see` called at every layer of every forward pass that is made through the result.
+
+    Example::
+
+        with observing(model, lambda layer, call: maps.append(attention_map(call))) as watched:
+            watched(batch)
+
+    Args:
+        model: any model that `guide` takes and that is not guided; it comes back as it was.
+        see: called with the number of the layer and its call of attention.
+
+    Raises:
+        AttachError: the model is guided, or is no encoder whose attention can be seen.
+    """
+    observation = Observation(model, see)
+    with observation._attached():
+        yield observation
+
+
+def attention_map(call: AttentionCall) -> Tensor:
+    """The map of every head, [B, H, Q, K], float32 or better: rows sum to 1, or to 0 where a query sees no key."""
+    return probabilities(as_guided(call))
+
+
+def as_guided(call: AttentionCall) -> GuidedAttention:
+    """A call in the form that the backends take, all heads, without targets."""
+    mask, bias = call.mask_and_bias()
+    query, key, value = call.query_BHQD, call.key_BGKD, call.value_BGKD
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1:
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    return GuidedAttention(query, key, value, (), call.scale, mask, bias)

@@ -1,0 +1,58 @@
+"""The command line: a thin layer over `training` and `studies`. Heavy imports wait until a command runs.
+
+`training` has the commands that train, `looking` those that look into what was trained, `arguments` what they share.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from attention_guidance import __version__
+from attention_guidance.cli import looking, training
+from attention_guidance.cli.arguments import Parser, fail
+from attention_guidance.errors import GuidanceError
+
+_DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    arguments.pop("command")
+    run = arguments.pop("run")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    _silence_libraries()
+    try:
+        sys.exit(run(arguments))
+    except GuidanceError as error:
+        sys.exit(fail(error, 2))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has gone; do not complain about it at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(fail(error, 1))
+    except KeyboardInterrupt:
+        sys.exit(fail("interrupted", 130))
+
+
+def _silence_libraries() -> None:
+    """Keep other libraries' advice off the screen; their errors still come through."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="attention-guidance", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    training.add_commands(commands)
+    looking.add_commands(commands)
+    return parser

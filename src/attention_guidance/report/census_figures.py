@@ -1,0 +1,172 @@
+"""Figures of a census: the grid of heads, how it came about, entropies, and the heads in the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from attention_guidance.report.drawing import NOT_MATH, style_axes
+from attention_guidance.report.svg import PALETTE, series
+from attention_guidance.report.tokens import shown_token
+
+Content = Mapping[str, Any]
+
+
+def all_figures(census: Content) -> dict[str, Figure]:
+    """Every figure that a census has the figures for, by name."""
+    figures = {"heads": head_grid(census), "entropy": entropies(census)}
+    if len(census["snapshots"]) > 1:
+        figures["development"] = development(census)
+    if census["similarity"] is not None:
+        figures["similarity"] = head_plane(census)
+    return figures
+
+
+def colours(census: Content) -> dict[str, str]:
+    """The colour of each pattern."""
+    return {name: series(number) for number, name in enumerate(census["patterns"])}
+
+
+def head_grid(census: Content, snapshot: int = -1) -> Figure:
+    """Every head of a snapshot: coloured by the pattern it has most mass on, the more so the more mass.
+
+    Args:
+        census: what ``attention-guidance census`` measured.
+        snapshot: which of its models; the last one by default.
+    """
+    taken = census["snapshots"][snapshot]
+    n_layers, n_heads = size(taken)
+    cell = min(0.62, 8.6 / n_heads)
+    left, top, bottom = 0.62, 0.42, 0.5
+    width, height = max(4.2, left + n_heads * cell + 0.1), top + n_layers * cell + bottom
+    fig = Figure(figsize=(width, height), facecolor="none")
+    fig.set_label(f"The pattern each head follows, layers by heads, {taken['model']}")
+    box = (left / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
+    ax = fig.add_axes(box, facecolor="none")
+    of_pattern = colours(census)
+    for head in taken["heads"]:
+        name, mass = strongest(head)
+        at = (head["head"] - 0.5, head["layer"] - 0.5)
+        colour = to_rgba(of_pattern[name], mass) if name else (0, 0, 0, 0)
+        ax.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor=PALETTE["rule"], linewidth=0.8))
+        if head["guided_toward"]:
+            inset = (at[0] + 0.08, at[1] + 0.08)
+            ax.add_patch(Rectangle(inset, 0.84, 0.84, fill=False, edgecolor=PALETTE["ink"], linewidth=1.1))
+        if head["follows"]:
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": PALETTE["ink"]}
+            ax.text(head["head"], head["layer"], f"{mass:.2f}".lstrip("0"), **style)
+    ax.set_xlim(-0.5, n_heads - 0.5)
+    ax.set_ylim(n_layers - 0.5, -0.5)
+    ax.set_xticks(range(n_heads))
+    ax.set_yticks(range(n_layers))
+    ax.tick_params(colors=PALETTE["muted"], labelsize=8.5, length=0)
+    ax.set_ylabel("layer", color=PALETTE["muted"], fontsize=9)
+    ax.set_xlabel("head", color=PALETTE["muted"], fontsize=9)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    _legend(fig, of_pattern, 1 - 0.2 / height, left / width)
+    return fig
+
+
+def development(census: Content) -> Figure:
+    """The share of heads that follow each pattern, over training."""
+    fig = Figure(figsize=(8, 3.6), facecolor="none")
+    fig.set_label("Share of heads that follow each pattern over training steps")
+    ax = fig.add_axes((0.07, 0.15, 0.76, 0.72), facecolor="none")
+    style_axes(ax, "training step", f"share of heads with a mass of {census['threshold']:g} or more on the pattern")
+    steps = [taken["step"] for taken in census["snapshots"]]
+    ends: list[tuple[float, str, str]] = []
+    for name, colour in [*colours(census).items(), ("none", PALETTE["muted"])]:
+        shares = [taken["shares"][name] for taken in census["snapshots"]]
+        if any(shares):
+            ax.plot(steps, shares, color=colour, linewidth=2, linestyle="-" if name != "none" else (0, (4, 2)))
+            ends.append((shares[-1], name, colour))
+    ax.set_ylim(0, 1)
+    ax.set_xlim(steps[0], steps[-1])
+    place = -1.0
+    for share, name, colour in sorted(ends):
+        place = max(share, place + 0.065)
+        ax.annotate(
+            f"{shown_token(name)} {share:.0%}", (1, place), (8, 0), xycoords="axes fraction",
+            textcoords="offset points", color=colour, fontsize=9.5, va="center", **NOT_MATH,
+        )  # fmt: skip
+    return fig
+
+
+def entropies(census: Content, snapshot: int = -1) -> Figure:
+    """The entropy of every head by layer: how broadly heads look (Clark et al. 2019, figure 4)."""
+    taken = census["snapshots"][snapshot]
+    fig = Figure(figsize=(6.4, 3.4), facecolor="none")
+    fig.set_label(f"Mean entropy of each head by layer, {taken['model']}")
+    ax = fig.add_axes((0.09, 0.16, 0.88, 0.66), facecolor="none")
+    style_axes(ax, "layer", "mean entropy of a head's rows, nats")
+    of_pattern = colours(census)
+    for head in taken["heads"]:
+        colour = of_pattern.get(head["follows"], PALETTE["muted"])
+        edge = PALETTE["ink"] if head["guided_toward"] else "none"
+        style: dict[str, Any] = {"markersize": 6, "markeredgecolor": edge, "markeredgewidth": 1}
+        ax.plot([head["layer"]], [head["entropy"]["value"]], "o", color=colour, **style)
+    ax.set_ylim(bottom=0)
+    _legend(fig, of_pattern, 0.965, 0.09)
+    return fig
+
+
+def head_plane(census: Content) -> Figure:
+    """Heads in the plane, near to each other where they attend alike (Clark et al. 2019, figure 6)."""
+    positions = np.array(census["similarity"]["positions"])
+    taken = census["snapshots"][-1]
+    fig = Figure(figsize=(6.2, 5.6), facecolor="none")
+    fig.set_label("Heads placed so that those that attend alike are near each other")
+    ax = fig.add_axes((0.02, 0.02, 0.96, 0.88), facecolor="none")
+    of_pattern = colours(census)
+    for head, (x, y) in zip(taken["heads"], positions, strict=True):
+        colour = of_pattern.get(head["follows"], PALETTE["muted"])
+        edge = PALETTE["ink"] if head["guided_toward"] else "none"
+        ax.plot([x], [y], "o", color=colour, markersize=7, markeredgecolor=edge, markeredgewidth=1)
+        ax.annotate(
+            f"{head['layer']}.{head['head']}", (x, y), (4, 3), textcoords="offset points", fontsize=6.5,
+            color=PALETTE["muted"],
+        )  # fmt: skip
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set(color=PALETTE["rule"])
+    _legend(fig, of_pattern, 0.95, 0.02)
+    return fig
+
+
+def size(snapshot: Content) -> tuple[int, int]:
+    """Layers, and heads of a layer."""
+    return 1 + max(h["layer"] for h in snapshot["heads"]), 1 + max(h["head"] for h in snapshot["heads"])
+
+
+def strongest(head: Content) -> tuple[str | None, float]:
+    """The pattern that a head has most mass on, and that mass; the one it follows, if it follows any."""
+    masses = {name: measured["mass"]["value"] for name, measured in head["patterns"].items()}
+    known = {name: mass for name, mass in masses.items() if mass is not None and np.isfinite(mass)}
+    if head["follows"]:
+        return head["follows"], known[head["follows"]]
+    if not known:
+        return None, 0.0
+    best = max(known, key=lambda name: known[name])
+    return best, known[best]
+
+
+def _legend(fig: Figure, of_pattern: Mapping[str, str], y: float, x: float) -> None:
+    """The names of the patterns in their colours, in a row."""
+    inches = fig.get_size_inches()[0]
+    for name, colour in of_pattern.items():
+        text = shown_token(name)
+        fig.text(x, y, text, color=colour, fontsize=9, fontweight="bold", va="center", **NOT_MATH)
+        x += (0.085 * len(text) + 0.16) / inches
+
+
+def step_name(snapshot: Content) -> str:
+    """What a snapshot is called."""
+    return str(snapshot["model"]) if snapshot["step"] is None else f"step {snapshot['step']:,}"

@@ -1,0 +1,147 @@
+"""What a study looks at: a model by folder or name, a run of `pretrain`, or each checkpoint of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance.data.tokenizers import load_tokenizer
+from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.training import checkpoints
+from attention_guidance.training.checks import guided_heads
+from attention_guidance.training.config import CONFIG_FILE, make_config
+from attention_guidance.training.folder import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Longer sequences are rarely what a model was trained on, and a tokenizer without a limit says 1e30.
+_LONGEST = 512
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to look into.
+
+    Attributes:
+        name: what to call it.
+        source: folder or name that transformers loads it from.
+        step: the optimisation step it was saved at, None for a model that is no checkpoint of a run.
+        run: the folder of the run it is of, or None.
+    """
+
+    name: str
+    source: str
+    step: int | None = None
+    run: Path | None = None
+
+    def load(self) -> PreTrainedModel:
+        """The encoder, without the head of its training objective, in evaluation mode on the best device there is.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        import torch
+        from transformers import AutoModel
+
+        try:
+            model = AutoModel.from_pretrained(self.source)
+        except Exception as error:  # transformers, safetensors and the hub raise all kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(
+                f"model {self.source!r}: cannot be loaded ({reason}); give a folder that save_pretrained has written, "
+                "a run of pretrain, or a name on the Hugging Face hub"
+            ) from error
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer.
+
+        Raises:
+            ConfigError: there is none, or it is of no use here.
+        """
+        own = self.run / "tokenizer" if self.run is not None else None
+        return load_tokenizer(str(own) if own is not None and own.is_dir() else self.source)
+
+    def guided_heads(self) -> dict[tuple[int, int], str]:
+        """The patterns that heads were trained toward, by layer and head; empty where none were or it is not known."""
+        if self.run is None:
+            return {}
+        config = make_config({}, self.run / CONFIG_FILE)
+        if not config.heads:
+            return {}
+        return {(guided.layer, guided.head): guided.pattern.name for guided in guided_heads(config)}
+
+    def loss(self) -> float | None:
+        """The validation loss that was measured last when the checkpoint was made, None where it is not known."""
+        if self.run is None or self.step is None:
+            return None
+        try:
+            state = json.loads((Path(self.source) / "trainer_state.json").read_text(encoding="utf-8"))
+            losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+        except (OSError, ValueError, KeyError):
+            return None
+        return float(losses[-1]) if losses else None
+
+
+def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
+    """What to look into, oldest checkpoint first and the finished model last.
+
+    Args:
+        given: the folder of a run or of a model, or a name on the hub.
+        with_checkpoints: all checkpoints of a run; without, its finished model (the newest checkpoint if it has none).
+
+    Raises:
+        ConfigError: it is no folder of these, or has no checkpoints.
+        RunError: it is a comparison, or a run that has not saved anything yet.
+    """
+    path = Path(given)
+    if not (path / CONFIG_FILE).is_file():
+        if any(path.glob("seed-*/*/run.yaml")):
+            raise RunError(f"{given} holds a comparison; name one of its runs, such as {path / 'seed-1' / 'guided'}")
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise ConfigError(f"{given}: neither a model (config.json) nor a run of pretrain ({CONFIG_FILE})")
+        if path.is_file() or (not path.exists() and _is_local(path)):
+            raise ConfigError(f"{given}: no such folder; give that of a model or of a run, or a name on the hub")
+        if with_checkpoints:
+            raise ConfigError(f"{given} is a model and has no checkpoints; give the folder of a run")
+        # A folder called `model` says little; the one around it, more.
+        own = [part for part in path.absolute().parts[-2:] if part not in ("model", "/")]
+        return [Subject(own[-1] if path.exists() and own else given, given)]
+    folder = RunFolder(path)
+    found = [
+        Subject(f"{path.name} step {checkpoints.step_of(c)}", str(c), checkpoints.step_of(c), path)
+        for c in checkpoints.checkpoints(folder.checkpoints)
+    ]
+    if with_checkpoints and found:
+        return found
+    if (path / "model").is_dir():
+        return [Subject(path.name, str(path / "model"), None, path)]
+    if not found:
+        raise RunError(f"the run in {given} has saved nothing yet; wait for its first checkpoint")
+    return found[-1:]
+
+
+def _is_local(path: Path) -> bool:
+    """Whether a path that does not exist was meant as one: a hub's name has at most one slash and no folder here."""
+    return path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    """What a run has written down of itself; empty where it has not ended."""
+    return RunFolder(run).finished or {}
+
+
+def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens of a sequence, special ones included: what model and tokenizer can take, at most 512."""
+    limits: Sequence[int] = [_LONGEST, tokenizer.model_max_length]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        # RoBERTa counts positions from behind its padding id.
+        table = next((m for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
+        padding = getattr(table, "padding_idx", None)
+        limits = [*limits, positions - (0 if padding is None else padding + 1)]
+    return min(limits)

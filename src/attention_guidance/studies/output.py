@@ -1,0 +1,62 @@
+"""The folder a study writes to."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance import results
+from attention_guidance.errors import RunError
+from attention_guidance.training.checks import check_writable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Output:
+    """A folder for the files of a study.
+
+    Args:
+        folder: where to.
+        main: the file by which the study's results are known.
+        overwrite: replace what is there.
+
+    Raises:
+        RunError: the folder holds such a file already, or cannot be written to. Nothing is written yet.
+    """
+
+    def __init__(self, folder: Path, main: str, overwrite: bool) -> None:
+        self.folder = folder
+        check_writable(folder)
+        if (folder / main).exists() and not overwrite:
+            raise RunError(f"--output {folder} holds {main} already; give another folder, or --overwrite")
+
+    def json(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Write JSON."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        results.write_json(self.folder / name, content)
+        return self.folder / name
+
+    def csv(self, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
+        """Write a table, its columns those of the first row."""
+        rows = list(rows)
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(path, buffer.getvalue())
+        return path
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Write a figure as NAME.svg and NAME.png."""
+        from attention_guidance.report.svg import save_png, save_svg
+
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_svg(figure, path.with_suffix(".svg"))
+        save_png(figure, path.with_suffix(".png"))
