@@ -38,6 +38,16 @@ the accuracy of the best and of the mean head against the validation loss, with 
 
 Runs keep their checkpoints with pretrain --keep-checkpoints. Writes OUTPUT/skill.json, skill.csv and a picture.
 """
+_REPORT = """\
+One page of runs, self-contained: how training went, which pattern each head follows over the checkpoints, a look
+through any head on a sentence, and what was measured of them besides.
+
+  attention-guidance report runs/guided runs/unguided -o looks/report
+  attention-guidance report runs/guided -o looks/report --text news.txt --sentence "The cat sat on the mat."
+  attention-guidance report runs/guided -o looks/report --include looks/dependency looks/skill
+
+Writes OUTPUT/report.html, report.json, the figures as SVG and PNG, and their data as CSV.
+"""
 _REFLEXIVES = """\
 Make sentences with a reflexive and its antecedent, in the form that probe --task reflexive reads: the words, a tab, the
 index of the reflexive, a tab, the indices of its antecedent.
@@ -52,6 +62,7 @@ def add_commands(commands: Any) -> None:
     _add_census(add_command(commands, "census", "which pattern does each head follow", _CENSUS, _census))
     _add_probe(add_command(commands, "probe", "do heads find antecedents and syntactic heads", _PROBE, _probe))
     _add_skill(add_command(commands, "skill", "skill of heads against the model's quality", _SKILL, _skill))
+    _add_report(add_command(commands, "report", "one page of runs, heads and probes", _REPORT, _report))
     _add_reflexives(add_command(commands, "reflexives", "make sentences for a probe", _REFLEXIVES, _reflexives))
 
 
@@ -112,6 +123,20 @@ def _add_skill(parser: argparse.ArgumentParser) -> None:
     _add_questions(parser)
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs or models, or names on the hub")
+    _add_common(parser)
+    add = parser.add_argument
+    add("--text", nargs="+", default=(), metavar="FILE",
+        help="look at the heads on this text (the first run's own, else the World English Bible)")  # fmt: skip
+    add("--include", nargs="+", default=(), type=Path, metavar="PATH",
+        help="results of probe, skill and finetune to show: their folders or files")  # fmt: skip
+    add("--sentence", dest="sentences", action="append", default=[], metavar="TEXT",
+        help="look through heads on this sentence; may be repeated (the beginnings of the text)")  # fmt: skip
+    add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
+    add("--seed", type=int, default=1, metavar="N", help="of the sample (1)")
+
+
 def _add_reflexives(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_common(parser)
@@ -123,9 +148,11 @@ def _add_reflexives(parser: argparse.ArgumentParser) -> None:
 
 
 def _census(arguments: dict[str, Any]) -> int:
-    from attention_guidance.studies.census import census
+    from attention_guidance.studies.census import CensusSettings, census
 
-    census(arguments.pop("model"), arguments.pop("corpus"), arguments.pop("output"), **arguments)
+    model, corpus, output = (arguments.pop(name) for name in ("model", "corpus", "output"))
+    how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
+    census(model, corpus, output, CensusSettings(**arguments), **how)
     return 0
 
 
@@ -150,6 +177,13 @@ def _skill(arguments: dict[str, Any]) -> int:
     runs, output = arguments.pop("runs"), arguments.pop("output")
     how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
     skill(runs, _questions(arguments), output, **how)
+    return 0
+
+
+def _report(arguments: dict[str, Any]) -> int:
+    from attention_guidance.studies.report import report
+
+    report(arguments.pop("runs"), arguments.pop("output"), **arguments)
     return 0
 
 

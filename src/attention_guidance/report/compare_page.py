@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from attention_guidance.report import compare_figures as figures
 from attention_guidance.report.compare_figures import ARMS, final_loss
 from attention_guidance.report.drawing import finite, mean
-from attention_guidance.report.svg import PALETTE, to_svg
-
-DIVERGED = "diverged"
+from attention_guidance.report.page import DIVERGED, number, render, signed
+from attention_guidance.report.svg import to_svg
 
 
 def write_compare_page(compare: Mapping[str, Any], maps: Mapping[str, Any] | None, path: Path) -> None:
     """Write the page of a comparison.
 
-    The file loads nothing: figures are inline SVG, and its content security policy allows its own script alone,
-    so that text of the corpus can become neither markup nor code. Equal input gives equal bytes.
+    See `attention_guidance.report.page` for what such a file may do. Equal input gives equal bytes.
 
     Args:
         compare: What ``compare`` measured, as in its ``compare.json`` (schema version 1).
@@ -40,53 +33,18 @@ def write_compare_page(compare: Mapping[str, Any], maps: Mapping[str, Any] | Non
         raise ValueError(f"expected kind 'compare', schema_version 1; got {found}")
     if not compare["seeds"]:
         raise ValueError("a comparison without seeds has nothing to show")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.tests["finite"] = lambda value: finite(value) is not None
-    environment.filters.update(number=number, signed=signed, percent=percent)
-    source = resources.files(__package__ or "").joinpath("compare.html").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
+    page = render(
+        "compare.html",
         compare=compare,
         arms=ARMS,
         mean=mean,
-        css=Markup(f":root {{ {_variables()} }}"),
-        script_hash=_script_hash(source),
         tiles=[_steps_tile(compare), _loss_tile(compare), _time_tile(compare), _memory_tile(compare)],
         made=_made(compare),
         grid=guidance_grid(compare),
         **_curves(compare),
         **_maps(maps),
     )
-    # A lone surrogate can reach a token through JSON and has no UTF-8 form.
-    path.write_bytes(page.encode("utf-8", "backslashreplace"))
-
-
-def number(value: object, digits: int = 2, missing: str = DIVERGED) -> str:
-    """``1,234.50``; the word for what is missing instead of null, nan or infinity."""
-    known = finite(value)
-    return missing if known is None else f"{known:,.{digits}f}"
-
-
-def signed(value: object, digits: int = 2) -> str:
-    """A difference with its sign (a true minus), or a dash."""
-    known = finite(value)
-    return "–" if known is None else f"{known:+,.{digits}f}".replace("-", "−")
-
-
-def percent(value: object, digits: int = 1) -> str:
-    """A share as per cent, or a dash."""
-    known = finite(value)
-    return "–" if known is None else f"{100 * known:.{digits}f}\u00a0%"
-
-
-def _variables() -> str:
-    return " ".join(f"--{role}: {colour};" for role, colour in PALETTE.items())
-
-
-def _script_hash(source: str) -> str:
-    """The policy's name for the page's one script; the template keeps it free of template expressions."""
-    script = re.search(r"<script>(.*?)</script>", source, flags=re.DOTALL)
-    assert script is not None
-    return base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
+    path.write_bytes(page)
 
 
 def _across(values: list[float], digits: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,29 +34,11 @@ PATTERNS = ("next", "previous", "same", "first", "delimiter", "period")
 _BLOCK_SIZE = 128
 
 
-def census(
-    model: str,
-    corpus: Sequence[str],
-    output: Path,
-    *,
-    patterns: Sequence[str] = (),
-    token_classes: TokenClasses | None = None,
-    with_checkpoints: bool = False,
-    sequences: int = 256,
-    block_size: int | None = None,
-    batch_size: int = 8,
-    threshold: float = THRESHOLD,
-    similarity_rows: int = 256,
-    seed: int = 1,
-    overwrite: bool = False,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Take the census of a model, or of each checkpoint of a run, and write it down.
+@dataclass(frozen=True)
+class CensusSettings:
+    """How a census is taken.
 
-    Args:
-        model: folder of a model or of a run, or a name on the hub.
-        corpus: text files and folders; empty means the text that comes with the package.
-        output: the folder for `census.json`, `census.csv` and the figures.
+    Attributes:
         patterns: their names; the usual ones without.
         token_classes: classes of tokens of one's own.
         with_checkpoints: all checkpoints of a run.
@@ -65,6 +48,47 @@ def census(
         threshold: a head follows a pattern from this mass on.
         similarity_rows: rows by which heads are compared; 0 does not compare them.
         seed: of the sample.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    patterns: Sequence[str] = ()
+    token_classes: TokenClasses | None = None
+    with_checkpoints: bool = False
+    sequences: int = 256
+    block_size: int | None = None
+    batch_size: int = 8
+    threshold: float = THRESHOLD
+    similarity_rows: int = 256
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(f"--threshold {self.threshold}: must lie between 0 and 1")
+        for name in ("sequences", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.similarity_rows < 0:
+            raise ConfigError(f"--similarity-rows {self.similarity_rows}: must be at least 0")
+
+
+def census(
+    model: str,
+    corpus: Sequence[str],
+    output: Path,
+    settings: CensusSettings | None = None,
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Take the census of a model, or of each checkpoint of a run, and write it down.
+
+    Args:
+        model: folder of a model or of a run, or a name on the hub.
+        corpus: text files and folders; empty means the text that comes with the package.
+        output: the folder for `census.json`, `census.csv` and the figures.
+        settings: how to take it.
         overwrite: replace the census in the folder.
         quiet: print nothing.
 
@@ -74,41 +98,10 @@ def census(
     Raises:
         GuidanceError: bad input.
     """
-    if not 0 < threshold <= 1:
-        raise ConfigError(f"--threshold {threshold}: must lie between 0 and 1")
-    if batch_size < 1 or similarity_rows < 0:
-        raise ConfigError("--batch-size must be at least 1, --similarity-rows at least 0")
     folder = Output(output, CENSUS_FILE, overwrite)
     console = Console(quiet=quiet)
-    looked_at = subjects(model, with_checkpoints=with_checkpoints)
-    tokenizer = looked_at[-1].tokenizer()
-    chosen = _patterns(patterns, tokenizer, token_classes)
-    longest = longest_sequence(looked_at[-1].load(), tokenizer)
-    if block_size is not None and block_size > longest:
-        raise ConfigError(f"--block-size {block_size}: this model takes at most {longest} tokens")
-    size = block_size or min(longest, _BLOCK_SIZE)
-    console.print(f"drawing {sequences:,} blocks of {size} tokens")
-    name, blocks = sampled_blocks(corpus, tokenizer, n_blocks=sequences, block_size=size, seed=seed)
-    snapshots: list[dict[str, Any]] = []
     with Steps(console, quiet) as steps:
-        for subject in looked_at:
-            snapshots.append(_snapshot(subject, blocks, chosen, threshold, batch_size, steps))
-        similarity = None
-        if similarity_rows:
-            steps.begin("comparing heads", None)
-            similarity = _similarity(looked_at[-1], blocks, batch_size, similarity_rows, seed)
-    content = {
-        **results.header("census"),
-        "model": model,
-        "corpus": name,
-        "sample": {
-            "sequences": len(blocks), "tokens": blocks.n_tokens, "block_size": size, "seed": seed
-        },
-        "threshold": threshold,
-        "patterns": [pattern.name for pattern in chosen],
-        "snapshots": snapshots,
-        "similarity": similarity,
-    }  # fmt: skip
+        content = measured_census(model, corpus, settings or CensusSettings(), steps)
     folder.json(CENSUS_FILE, content)
     folder.csv(CENSUS_TABLE, census_rows(content))
     for figure_name, figure in census_figures.all_figures(content).items():
@@ -116,6 +109,40 @@ def census(
     report(console, content)
     console.print(f"every figure: {folder.folder / CENSUS_FILE}, {CENSUS_TABLE}; pictures beside them", highlight=False)
     return content
+
+
+def measured_census(model: str, corpus: Sequence[str], settings: CensusSettings, steps: Steps) -> dict[str, Any]:
+    """The census as in `census.json`; see `census`."""
+    looked_at = subjects(model, with_checkpoints=settings.with_checkpoints)
+    tokenizer = looked_at[-1].tokenizer()
+    chosen = _patterns(settings.patterns, tokenizer, settings.token_classes)
+    longest = longest_sequence(looked_at[-1].load(), tokenizer)
+    if settings.block_size is not None and settings.block_size > longest:
+        raise ConfigError(f"--block-size {settings.block_size}: this model takes at most {longest} tokens")
+    size = settings.block_size or min(longest, _BLOCK_SIZE)
+    steps.begin(f"drawing {settings.sequences:,} blocks of {size} tokens", None)
+    name, blocks = sampled_blocks(
+        corpus, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed
+    )  # fmt: skip
+    snapshots = [
+        _snapshot(subject, blocks, chosen, settings.threshold, settings.batch_size, steps) for subject in looked_at
+    ]
+    similarity = None
+    if settings.similarity_rows:
+        steps.begin("comparing heads", None)
+        similarity = _similarity(looked_at[-1], blocks, settings)
+    return {
+        **results.header("census"),
+        "model": model,
+        "corpus": name,
+        "sample": {
+            "sequences": len(blocks), "tokens": blocks.n_tokens, "block_size": size, "seed": settings.seed
+        },
+        "threshold": settings.threshold,
+        "patterns": [pattern.name for pattern in chosen],
+        "snapshots": snapshots,
+        "similarity": similarity,
+    }  # fmt: skip
 
 
 def _patterns(
@@ -176,8 +203,9 @@ def snapshot(taken: Census, subject: Subject, threshold: float) -> dict[str, Any
     }
 
 
-def _similarity(subject: Subject, blocks: Blocks, batch_size: int, rows: int, seed: int) -> dict[str, Any]:
-    divergence = head_divergence(subject.load(), batches(blocks, batch_size), rows=rows, seed=seed)
+def _similarity(subject: Subject, blocks: Blocks, settings: CensusSettings) -> dict[str, Any]:
+    rows = settings.similarity_rows
+    divergence = head_divergence(subject.load(), batches(blocks, settings.batch_size), rows=rows, seed=settings.seed)
     return {
         "rows": rows,
         "divergence": np.round(divergence, 5).tolist(),

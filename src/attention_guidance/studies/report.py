@@ -1,0 +1,244 @@
+"""`attention-guidance report`: one page of runs, their heads, and what was measured of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from attention_guidance import results
+from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.data.corpora import read_documents
+from attention_guidance.data.embedded import embedded_documents
+from attention_guidance.errors import ConfigError, CorpusError, RunError
+from attention_guidance.report.run_page import figures, write_run_page
+from attention_guidance.studies.census import CensusSettings, census_rows, measured_census
+from attention_guidance.studies.models import Subject, longest_sequence, results_of, subjects
+from attention_guidance.studies.output import Output
+from attention_guidance.studies.progress import Steps
+from attention_guidance.training.checkpoints import checkpoints
+from attention_guidance.training.config import CONFIG_FILE, RunConfig, make_config
+from attention_guidance.training.folder import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+
+# Tokens of a sentence to look at: more do not fit on a screen.
+_LONGEST = 24
+_SENTENCES = 3
+# Settings in the order of the page; what a run does not have is left out.
+_SETTINGS = (
+    "layers", "hidden", "attention_heads", "feed_forward", "block_size", "batch_size", "max_steps", "learning_rate",
+    "masking_rate", "heads", "weight", "loss", "schedule", "hold", "end", "seed",
+)  # fmt: skip
+
+
+def report(
+    runs: Sequence[str],
+    output: Path,
+    *,
+    text: Sequence[str] = (),
+    include: Sequence[Path] = (),
+    sentences: Sequence[str] = (),
+    sequences: int = 64,
+    seed: int = 1,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Gather what there is to show of some runs or models, and make a page of it.
+
+    Args:
+        runs: folders of runs or of models, or names on the hub.
+        output: the folder for `report.html`, `report.json`, figures and their data.
+        text: what to look at heads on; without, the first run's own validation text or corpus, or the embedded text.
+        include: results of other commands (probe, skill, finetune), their files or folders.
+        sentences: to look through heads on; without, the beginnings of the text.
+        sequences: blocks of text for the census.
+        seed: of the sample.
+        overwrite: replace the report in the folder.
+        quiet: print nothing.
+
+    Returns:
+        The report, as in `report.json`.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    if len({Path(run).resolve() if Path(run).exists() else run for run in runs}) < len(runs):
+        raise ConfigError("a run is given twice; name each once")
+    folder = Output(output, REPORT_FILE, overwrite)
+    console = Console(quiet=quiet)
+    included = list(_included(include))
+    corpus = list(text) or _own_text(runs[0])
+    shown = list(sentences) or _beginnings(corpus)
+    names = _names(runs)
+    with Steps(console, quiet) as steps:
+        records = [
+            _run(run, name, corpus, shown, sequences, seed, steps) for run, name in zip(runs, names, strict=True)
+        ]
+    content: dict[str, Any] = {
+        **results.header("report"),
+        "runs": records,
+        "probes": [item for item in included if item["kind"] == "probe"],
+        "skills": [item for item in included if item["kind"] == "skill"],
+        "downstream": [row for item in included if item["kind"] == "finetune" for row in _scores(item)],
+        "has_attention": any(record["attention"] for record in records),
+        "has_slider": any(len(record["census"]["snapshots"]) > 1 for record in records),
+        "tiles": _tiles(records),
+    }
+    folder.json(REPORT_FILE, content)
+    for name, figure in figures(content).items():
+        folder.figure(f"figures/{name}", figure)
+    for record in records:
+        folder.csv(f"data/{record['name']}-census.csv", census_rows(record["census"]))
+        rows = list(_curve_rows(record))
+        if rows:
+            folder.csv(f"data/{record['name']}-curves.csv", rows)
+    write_run_page(content, output / PAGE_FILE)
+    console.print(f"open {output / PAGE_FILE}", highlight=False)
+    return content
+
+
+def _names(runs: Sequence[str]) -> list[str]:
+    """What the runs are called: the name of the folder, with that of its parent where several have the same."""
+    found = [subjects(run)[0] for run in runs]
+    plain = [subject.name if subject.run is None else subject.run.absolute().name for subject in found]
+    return [
+        name if plain.count(name) == 1 else f"{Path(run).absolute().parent.name}-{name}"
+        for run, name in zip(runs, plain, strict=True)
+    ]
+
+
+def _config(run: str) -> RunConfig | None:
+    path = Path(run) / CONFIG_FILE
+    return make_config({}, path) if path.is_file() else None
+
+
+def _own_text(run: str) -> list[str]:
+    """The files a run was validated or trained on, as far as they are still there; none means the embedded text."""
+    config = _config(run)
+    if config is None or not config.corpus:
+        return []
+    files = config.validation or config.corpus
+    missing = [file for file in files if not Path(file).exists()]
+    if missing:
+        raise CorpusError(f"the text of the run in {run} is not at {missing[0]} any more; give some with --text")
+    return list(files)
+
+
+def _beginnings(corpus: Sequence[str]) -> list[str]:
+    """The beginnings of the first documents."""
+    documents = read_documents(corpus) if corpus else embedded_documents()
+    found = []
+    for document in documents:
+        found.append(document.text[:400])
+        if len(found) == _SENTENCES:
+            break
+    return found
+
+
+def _run(
+    run: str, name: str, corpus: Sequence[str], sentences: Sequence[str], sequences: int, seed: int, steps: Steps
+) -> dict[str, Any]:
+    """All that the page tells of a run."""
+    saved = bool(checkpoints(RunFolder(Path(run)).checkpoints))
+    settings = CensusSettings(with_checkpoints=saved, sequences=sequences, seed=seed)
+    census = measured_census(run, corpus, settings, steps)
+    subject = subjects(run)[0]
+    config, history = _config(run), _history(run)
+    return {
+        "name": name,
+        "settings": {} if config is None else {key: getattr(config, key) for key in _SETTINGS},
+        "final_loss": results_of(Path(run)).get("final_loss") if config else None,
+        "validation": [[entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry],
+        "guidance": [[entry["step"], entry["guidance"]] for entry in history if "guidance" in entry],
+        "census": census,
+        "attention": _attention(subject, sentences),
+    }
+
+
+def _history(run: str) -> list[dict[str, Any]]:
+    """What Trainer logged until the newest checkpoint; of a finished run at least the validation."""
+    for checkpoint in reversed(checkpoints(RunFolder(Path(run)).checkpoints)):
+        try:
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            return list(state["log_history"])
+        except (OSError, ValueError, KeyError):
+            continue
+    curve = results_of(Path(run)).get("curve") or [] if (Path(run) / CONFIG_FILE).is_file() else []
+    return [{"step": point["step"], "eval_loss": point["loss"]} for point in curve]
+
+
+def _attention(subject: Subject, sentences: Sequence[str]) -> list[dict[str, Any]]:
+    """The maps of all heads on some sentences: a byte a weight, 255 for 1, layer by layer, base64."""
+    model, tokenizer = subject.load(), subject.tokenizer()
+    longest = min(_LONGEST, longest_sequence(model, tokenizer))
+    return [_maps(model, tokenizer, sentence, longest) for sentence in sentences]
+
+
+def _maps(model: Any, tokenizer: PreTrainedTokenizerBase, sentence: str, longest: int) -> dict[str, Any]:
+    ids = tokenizer(sentence, truncation=True, max_length=longest, split_special_tokens=True)["input_ids"]
+    maps_LHTT = attention_maps(model, torch.tensor(ids))
+    coded = (255 * maps_LHTT).round().clamp(0, 255).to(torch.uint8).numpy().tobytes()
+    return {
+        "text": sentence,
+        "tokens": tokenizer.convert_ids_to_tokens(ids),
+        "maps": base64.b64encode(coded).decode(),
+    }
+
+
+def _included(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """The results in some files and folders."""
+    for path in paths:
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        found = False
+        for file in files:
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise RunError(f"--include {file}: cannot be read as JSON ({error})") from error
+            if isinstance(content, dict) and content.get("kind") in ("probe", "skill", "finetune"):
+                found = True
+                yield content
+        if not found:
+            raise RunError(f"--include {path}: no result of probe, skill or finetune there")
+
+
+def _scores(finetuned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for metric, values in (finetuned.get("scores") or {}).items():
+        yield {
+            "model": finetuned.get("model"), "task": finetuned.get("task"), "metric": metric,
+            "mean": values.get("mean"), "seeds": values.get("seeds"),
+        }  # fmt: skip
+
+
+def _curve_rows(record: Mapping[str, Any]) -> Iterator[dict[str, object]]:
+    for key in ("validation", "guidance"):
+        for step, value in record[key]:
+            yield {"run": record["name"], "curve": key, "step": step, "value": value}
+
+
+def _tiles(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The few figures one wants first: loss, heads on a pattern, of each run."""
+    tiles = []
+    for record in records:
+        last = record["census"]["snapshots"][-1]
+        n_heads, following = len(last["heads"]), sum(head["follows"] is not None for head in last["heads"])
+        guided = [head for head in last["heads"] if head["guided_toward"]]
+        kept = sum(head["follows"] == head["guided_toward"] for head in guided)
+        text = f"heads of {record['name']} follow a pattern"
+        if guided:
+            text += f"; of {len(guided)} guided ones {kept} follow theirs"
+        if record["final_loss"] is not None:
+            loss = f"nats a token, {record['name']}"
+            tiles.append({"title": "Validation loss", "value": f"{record['final_loss']:.2f}", "text": loss})
+        tiles.append({"title": "Heads on a pattern", "value": f"{following} of {n_heads}", "text": text + "."})
+    return tiles
