@@ -44,13 +44,15 @@ class Planted(nn.Module):
         def queries(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
             out = out.clone()
             out[..., at] = 0
-            out[:, :length, at] = torch.eye(length, width) * width**0.5
+            used = min(length, out.shape[1])
+            out[:, :used, at] = torch.eye(length, width)[:used] * width**0.5
             return out
 
         def keys(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
             out = out.clone()
             out[..., at] = 0
-            out[:, :length, at.start : at.start + length] = self.scores.T
+            used = min(length, out.shape[1])
+            out[:, :used, at.start : at.start + length] = self.scores.T[:used]
             return out
 
         self.hooks = [

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 
 from attention_guidance.report.drawing import NOT_MATH, style_axes
 from attention_guidance.report.svg import PALETTE, series
@@ -43,7 +44,7 @@ def head_grid(census: Content, snapshot: int = -1) -> Figure:
     n_layers, n_heads = size(taken)
     cell = min(0.62, 8.6 / n_heads)
     left, top, bottom = 0.62, 0.42, 0.5
-    width, height = max(4.2, left + n_heads * cell + 0.1), top + n_layers * cell + bottom
+    width, height = max(5.2, left + n_heads * cell + 0.1), top + n_layers * cell + bottom
     fig = Figure(figsize=(width, height), facecolor="none")
     fig.set_label(f"The pattern each head follows, layers by heads, {taken['model']}")
     box = (left / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
@@ -52,7 +53,8 @@ def head_grid(census: Content, snapshot: int = -1) -> Figure:
     for head in taken["heads"]:
         name, mass = strongest(head)
         at = (head["head"] - 0.5, head["layer"] - 0.5)
-        colour = to_rgba(of_pattern[name], mass) if name else (0, 0, 0, 0)
+        # Not opaque even at 1: the figure in the cell has to be read in both themes.
+        colour = to_rgba(of_pattern[name], 0.75 * mass) if name else (0, 0, 0, 0)
         ax.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor=PALETTE["rule"], linewidth=0.8))
         if head["guided_toward"]:
             inset = (at[0] + 0.08, at[1] + 0.08)
@@ -74,26 +76,30 @@ def head_grid(census: Content, snapshot: int = -1) -> Figure:
 
 
 def development(census: Content) -> Figure:
-    """The share of heads that follow each pattern, over training."""
-    fig = Figure(figsize=(8, 3.6), facecolor="none")
+    """The share of heads that follow each pattern, stacked, over training."""
+    fig = Figure(figsize=(8, 3.4), facecolor="none")
     fig.set_label("Share of heads that follow each pattern over training steps")
-    ax = fig.add_axes((0.07, 0.15, 0.76, 0.72), facecolor="none")
+    ax = fig.add_axes((0.07, 0.16, 0.76, 0.72), facecolor="none")
     style_axes(ax, "training step", f"share of heads with a mass of {census['threshold']:g} or more on the pattern")
     steps = [taken["step"] for taken in census["snapshots"]]
+    floor = np.zeros(len(steps))
     ends: list[tuple[float, str, str]] = []
-    for name, colour in [*colours(census).items(), ("none", PALETTE["muted"])]:
-        shares = [taken["shares"][name] for taken in census["snapshots"]]
-        if any(shares):
-            ax.plot(steps, shares, color=colour, linewidth=2, linestyle="-" if name != "none" else (0, (4, 2)))
-            ends.append((shares[-1], name, colour))
+    for name, colour in [*colours(census).items(), ("none", PALETTE["rule"])]:
+        shares = np.array([taken["shares"][name] for taken in census["snapshots"]])
+        if shares.any():
+            ax.fill_between(steps, floor, floor + shares, facecolor=colour, edgecolor="none", alpha=0.8)
+            ends.append((floor[-1] + shares[-1] / 2, f"{shown_token(name)} {shares[-1]:.0%}", colour))
+            floor = floor + shares
     ax.set_ylim(0, 1)
     ax.set_xlim(steps[0], steps[-1])
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     place = -1.0
-    for share, name, colour in sorted(ends):
-        place = max(share, place + 0.065)
+    for middle, text, colour in ends:
+        place = max(middle, place + 0.075)
+        colour = PALETTE["muted"] if colour == PALETTE["rule"] else colour
         ax.annotate(
-            f"{shown_token(name)} {share:.0%}", (1, place), (8, 0), xycoords="axes fraction",
-            textcoords="offset points", color=colour, fontsize=9.5, va="center", **NOT_MATH,
+            text, (1, place), (8, 0), xycoords="axes fraction", textcoords="offset points", color=colour,
+            fontsize=9.5, va="center", **NOT_MATH,
         )  # fmt: skip
     return fig
 
@@ -158,13 +164,17 @@ def strongest(head: Content) -> tuple[str | None, float]:
     return best, known[best]
 
 
-def _legend(fig: Figure, of_pattern: Mapping[str, str], y: float, x: float) -> None:
-    """The names of the patterns in their colours, in a row."""
-    inches = fig.get_size_inches()[0]
+def _legend(fig: Figure, of_pattern: Mapping[str, str], y: float, left: float) -> None:
+    """The names of the patterns in their colours, in rows from the top left."""
+    width, height = fig.get_size_inches()
+    x = left
     for name, colour in of_pattern.items():
         text = shown_token(name)
+        advance = (0.088 * len(text) + 0.14) / width
+        if x + advance > 1 and x > left:
+            x, y = left, y - 0.17 / height
         fig.text(x, y, text, color=colour, fontsize=9, fontweight="bold", va="center", **NOT_MATH)
-        x += (0.085 * len(text) + 0.16) / inches
+        x += advance
 
 
 def step_name(snapshot: Content) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from attention_guidance.report.drawing import NOT_MATH, style_axes
 from attention_guidance.report.svg import PALETTE
@@ -36,7 +37,7 @@ def head_accuracy(probe: Content) -> Figure:
     fig = Figure(figsize=(width, height), facecolor="none")
     fig.set_label(f"Accuracy of every head, {probe['task']}, {probe['model']}")
     red, green, blue, _ = to_rgba(PALETTE["guided"])
-    ink = LinearSegmentedColormap.from_list("accuracy", [(red, green, blue, 0.0), (red, green, blue, 1.0)])
+    ink = LinearSegmentedColormap.from_list("accuracy", [(red, green, blue, 0.0), (red, green, blue, 0.75)])
     for number, direction in enumerate(directions):
         x = left + number * (n_heads * cell + gap)
         box = (x / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
@@ -65,12 +66,14 @@ def head_accuracy(probe: Content) -> Figure:
 def best_heads(probe: Content) -> Figure:
     """For each label the best head and the best simple rule, with their intervals."""
     labels = probe["labels"][: _MOST_LABELS + 1]
-    height = 0.75 + 0.24 * len(labels)
+    height = 0.95 + 0.24 * len(labels)
     fig = Figure(figsize=(8, height), facecolor="none")
     fig.set_label(f"Best head and best baseline for each label, {probe['task']}, {probe['model']}")
-    ax = fig.add_axes((0.22, 0.42 / height, 0.75, 1 - 0.8 / height), facecolor="none")
+    ax = fig.add_axes((0.22, 0.42 / height, 0.75, 1 - 0.98 / height), facecolor="none")
     style_axes(ax, "accuracy on the half that the head was not chosen on", "")
+    ax.xaxis.set_major_locator(MultipleLocator(0.2))
     ax.xaxis.set_major_formatter("{x:.1f}")
+    ax.tick_params(labeltop=True)
     for row, label in enumerate(labels):
         pairs = (("best", PALETTE["guided"], "o", -0.12), ("baseline", PALETTE["unguided"], "s", 0.12))
         for key, colour, marker, shift in pairs:
@@ -87,5 +90,5 @@ def best_heads(probe: Content) -> Figure:
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color=PALETTE["rule"], linewidth=0.8)
     for x, text, colour in ((0.22, "best head", "guided"), (0.36, "best baseline (fixed offset or rule)", "unguided")):
-        fig.text(x, 1 - 0.2 / height, text, color=PALETTE[colour], fontsize=10, fontweight="bold", va="center")
+        fig.text(x, 1 - 0.16 / height, text, color=PALETTE[colour], fontsize=10, fontweight="bold", va="center")
     return fig

@@ -118,7 +118,8 @@
 
   const training = at("training");
   if (training && steps.length > 1) {
-    training.max = training.value = steps.length - 1;
+    training.max = steps.length - 1;
+    training.value = steps.length - 1;
     training.addEventListener("input", () => {
       const step = steps[Number(training.value)];
       at("training-step").textContent = `step ${step.toLocaleString("en")}`;

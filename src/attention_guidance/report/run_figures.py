@@ -58,7 +58,7 @@ def _name_ends(ax: Any, ends: Sequence[tuple[float, str, str]], height: float) -
     place = -math.inf
     for value, name, colour in sorted(ends):
         place = max(value, place + gap)
-        text = f"{printable(name) if len(name) <= 18 else printable(name[:17]) + '…'}\n{value:.3g}"
+        text = f"{printable(name) if len(name) <= 18 else printable(name[:17]) + '…'}\n{value:.3f}"
         ax.annotate(
             text, (ax.get_xlim()[1], place), (8, 0), textcoords="offset points", va="center", color=colour,
             fontsize=9, fontweight="bold", annotation_clip=False, **NOT_MATH,

@@ -1,0 +1,101 @@
+"""Scores of answers: hand-counted accuracy, honest choice of the best, intervals that hold what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attention_guidance.analysis.intervals import rank_correlation
+from attention_guidance.analysis.probes.answers import Answers
+from attention_guidance.analysis.probes.scores import as_json, score
+
+
+def answers(right, labels=None, texts=None, offsets=None, rules=None):
+    right = np.asarray(right, np.float32)
+    n = len(right)
+    by_offset = np.zeros((n, 2), np.float32) if offsets is None else np.asarray(offsets, np.float32)
+    return Answers(
+        right=right, directions=("forward", "backward")[: right.shape[3]], labels=tuple(labels or ["all"] * n),
+        texts=np.arange(n) if texts is None else np.asarray(texts), offsets=(-1, 1), right_by_offset=by_offset,
+        right_by_rule={name: np.asarray(x, np.float32) for name, x in (rules or {}).items()},
+        right_by_chance=np.full(n, 0.25, np.float32), n_texts=n, skipped={},
+    )  # fmt: skip
+
+
+def test_counted_by_hand():
+    # Two layers of one head, one direction; the second head is right on three of four.
+    right = np.array([[[[1]], [[1]]], [[[0]], [[1]]], [[[0]], [[1]]], [[[0.5]], [[0]]]])
+    (everything,) = score(answers(right, offsets=[[1, 0]] * 4, rules={"nearest": [1, 0, 0, 0]}))
+    np.testing.assert_allclose(everything.heads[..., 0, 0], [[1.5 / 4], [3 / 4]])
+    assert (everything.max, everything.mean) == (0.75, pytest.approx((0.375 + 0.75) / 2))
+    assert (everything.n, everything.n_scored) == (4, 2)
+    assert everything.best == (1, 0, "forward")
+    assert (everything.baseline, everything.baseline_accuracy.value) == ("offset:-1", 1.0)
+    assert everything.rules["nearest"].value == 0.25
+    assert everything.chance == 0.25
+    assert not everything.apart
+
+
+def test_a_head_that_is_always_right_scores_one():
+    right = np.zeros((40, 3, 4, 2))
+    right[:, 2, 1, 1] = 1
+    (everything,) = score(answers(right))
+    assert everything.best == (2, 1, "backward")
+    assert everything.best_accuracy.value == everything.best_accuracy.low == 1
+    assert everything.gain.value == 1
+    assert everything.apart
+
+
+def test_the_best_of_many_blind_heads_is_not_flattered():
+    """144 heads that guess: the best on all looks well above chance, the chosen one on the other half does not."""
+    rng = np.random.default_rng(0)
+    flattered, honest = [], []
+    for seed in range(20):
+        (everything,) = score(answers(rng.random((100, 12, 12, 1)) < 0.5), seed=seed, resamples=100)
+        flattered.append(everything.max)
+        honest.append(everything.best_accuracy.value)
+    assert np.mean(flattered) > 0.6
+    assert abs(np.mean(honest) - 0.5) < 0.04
+
+
+def test_intervals_are_over_texts_and_hold_the_truth():
+    rng = np.random.default_rng(1)
+    held, wide = 0, []
+    for seed in range(200):
+        texts = np.repeat(np.arange(60), 5)
+        skill = rng.random(60) < 0.6  # a head is right on all questions of a text, or on none
+        (everything,) = score(answers(skill[texts][:, None, None, None], texts=texts), seed=seed, resamples=300)
+        _, low, high = everything.heads[0, 0, 0]
+        held += low <= 0.6 <= high
+        wide.append(high - low)
+    assert 0.89 <= held / 200 <= 0.99
+    # Of 300 independent questions it would be 0.11 wide.
+    assert np.mean(wide) == pytest.approx(2 * 1.96 * (0.24 / 60) ** 0.5, rel=0.1)
+
+
+def test_labels_by_frequency_and_only_where_there_are_enough():
+    right = np.zeros((50, 1, 1, 1))
+    right[:30] = 1
+    labels = ["nsubj"] * 20 + ["det"] * 25 + ["rare"] * 5
+    found = score(answers(right, labels=labels), at_least=20)
+    assert [(scores.label, scores.n) for scores in found] == [("all", 50), ("det", 25), ("nsubj", 20)]
+    assert [scores.max for scores in found] == [0.6, pytest.approx(0.4), 1.0]
+
+
+def test_seeded_and_a_single_text_is_no_error():
+    right = np.random.default_rng(0).random((30, 2, 2, 1)) < 0.5
+    one, again, other = (as_json(score(answers(right), seed=seed)) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+    (alone,) = score(answers([[[[1.0]]]]))
+    assert alone.best_accuracy.value == 1
+
+
+def test_rank_correlation():
+    x = [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert rank_correlation(x, [0.1, 0.2, 0.3, 0.4, 0.5])[0] == pytest.approx(-1)
+    value, low, high = rank_correlation(x, [0.1, 0.3, 0.2, 0.5, 0.4])
+    assert value == pytest.approx(-0.8)
+    assert low <= value <= high
+    assert np.isnan(rank_correlation([1, 2], [1, 2])).all()
+    assert np.isnan(rank_correlation([1, 2, 3], [1, 1, 1])).all()
