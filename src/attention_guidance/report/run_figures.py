@@ -15,7 +15,7 @@ from attention_guidance.report.tokens import printable
 #: What is drawn of a run: the key in its record, the title of the axis.
 CURVES = {
     "validation": "validation loss, nats a token",
-    "guidance": "guidance: mean distance of guided heads to their pattern",
+    "guidance": "guidance: mean distance to the pattern",
 }
 
 Wide = (9.4, 3.9)

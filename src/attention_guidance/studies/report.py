@@ -240,5 +240,5 @@ def _tiles(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         if record["final_loss"] is not None:
             loss = f"nats a token, {record['name']}"
             tiles.append({"title": "Validation loss", "value": f"{record['final_loss']:.2f}", "text": loss})
-        tiles.append({"title": "Heads on a pattern", "value": f"{following} of {n_heads}", "text": text + "."})
+        tiles.append({"title": "Heads on a pattern", "value": f"{following}/{n_heads}", "text": text + "."})
     return tiles
