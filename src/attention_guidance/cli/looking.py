@@ -73,6 +73,21 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
 
 
+# The fields of `attention_guidance.studies.sample.Text`.
+_TEXT = ("files", "text_field", "documents", "errors")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--text-field", default="text", metavar="NAME", help="field of .jsonl, column of .parquet with the text (text)")
+    add(
+        "--documents",
+        default="auto",
+        help="a document of a plain file is a: line, blank (-line separated), file (auto)",
+    )
+    add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace goes on (strict)")
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
 
@@ -80,7 +95,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_census(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     add = parser.add_argument
-    add("corpus", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
+    add("files", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
     _add_common(parser)
     add("--seed", type=int, default=1, metavar="N", help="of the sample (1)")
     add("--checkpoints", dest="with_checkpoints", action="store_true", help="every checkpoint of a run, not its end")
@@ -94,6 +109,7 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=8, metavar="N", help="blocks in a forward pass (8)")
     add("--threshold", type=float, default=0.5, metavar="X", help="a head follows a pattern from this mass on (0.5)")
     add("--similarity-rows", type=int, default=256, metavar="N", help="rows to compare heads by; 0: do not (256)")
+    _add_reading(parser)
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +143,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs or models, or names on the hub")
     _add_common(parser)
     add = parser.add_argument
-    add("--text", nargs="+", default=(), metavar="FILE",
+    add("--text", dest="files", nargs="+", default=(), metavar="FILE",
         help="look at the heads on this text (the first run's own, else the World English Bible)")  # fmt: skip
     add("--include", nargs="+", default=(), type=Path, metavar="PATH",
         help="results of probe, skill and finetune to show: their folders or files")  # fmt: skip
@@ -135,6 +151,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help="look through heads on this sentence; may be repeated (the beginnings of the text)")  # fmt: skip
     add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
     add("--seed", type=int, default=1, metavar="N", help="of the sample (1)")
+    _add_reading(parser)
 
 
 def _add_reflexives(parser: argparse.ArgumentParser) -> None:
@@ -149,10 +166,12 @@ def _add_reflexives(parser: argparse.ArgumentParser) -> None:
 
 def _census(arguments: dict[str, Any]) -> int:
     from attention_guidance.studies.census import CensusSettings, census
+    from attention_guidance.studies.sample import Text
 
-    model, corpus, output = (arguments.pop(name) for name in ("model", "corpus", "output"))
+    model, output = arguments.pop("model"), arguments.pop("output")
+    text = Text(**{name: arguments.pop(name) for name in _TEXT})
     how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
-    census(model, corpus, output, CensusSettings(**arguments), **how)
+    census(model, text, output, CensusSettings(**arguments), **how)
     return 0
 
 
@@ -182,8 +201,10 @@ def _skill(arguments: dict[str, Any]) -> int:
 
 def _report(arguments: dict[str, Any]) -> int:
     from attention_guidance.studies.report import report
+    from attention_guidance.studies.sample import Text
 
-    report(arguments.pop("runs"), arguments.pop("output"), **arguments)
+    read = {name: arguments.pop(name) for name in _TEXT}
+    report(arguments.pop("runs"), arguments.pop("output"), text=Text(**read) if read["files"] else None, **arguments)
     return 0
 
 

@@ -21,7 +21,7 @@ from attention_guidance.report import census_figures
 from attention_guidance.studies.models import Subject, longest_sequence, subjects
 from attention_guidance.studies.output import Output
 from attention_guidance.studies.progress import Steps
-from attention_guidance.studies.sample import batches, sampled_blocks
+from attention_guidance.studies.sample import Text, batches, sampled_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ class CensusSettings:
 
 def census(
     model: str,
-    corpus: Sequence[str],
+    text: Text,
     output: Path,
     settings: CensusSettings | None = None,
     *,
@@ -86,7 +86,7 @@ def census(
 
     Args:
         model: folder of a model or of a run, or a name on the hub.
-        corpus: text files and folders; empty means the text that comes with the package.
+        text: what to look at it on.
         output: the folder for `census.json`, `census.csv` and the figures.
         settings: how to take it.
         overwrite: replace the census in the folder.
@@ -101,7 +101,7 @@ def census(
     folder = Output(output, CENSUS_FILE, overwrite)
     console = Console(quiet=quiet)
     with Steps(console, quiet) as steps:
-        content = measured_census(model, corpus, settings or CensusSettings(), steps)
+        content = measured_census(model, text, settings or CensusSettings(), steps)
     folder.json(CENSUS_FILE, content)
     folder.csv(CENSUS_TABLE, census_rows(content))
     for figure_name, figure in census_figures.all_figures(content).items():
@@ -111,7 +111,7 @@ def census(
     return content
 
 
-def measured_census(model: str, corpus: Sequence[str], settings: CensusSettings, steps: Steps) -> dict[str, Any]:
+def measured_census(model: str, text: Text, settings: CensusSettings, steps: Steps) -> dict[str, Any]:
     """The census as in `census.json`; see `census`."""
     looked_at = subjects(model, with_checkpoints=settings.with_checkpoints)
     tokenizer = looked_at[-1].tokenizer()
@@ -121,8 +121,8 @@ def measured_census(model: str, corpus: Sequence[str], settings: CensusSettings,
         raise ConfigError(f"--block-size {settings.block_size}: this model takes at most {longest} tokens")
     size = settings.block_size or min(longest, _BLOCK_SIZE)
     steps.begin(f"drawing {settings.sequences:,} blocks of {size} tokens", None)
-    name, blocks = sampled_blocks(
-        corpus, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed
+    blocks = sampled_blocks(
+        text, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed
     )  # fmt: skip
     snapshots = [
         _snapshot(subject, blocks, chosen, settings.threshold, settings.batch_size, steps) for subject in looked_at
@@ -134,7 +134,7 @@ def measured_census(model: str, corpus: Sequence[str], settings: CensusSettings,
     return {
         **results.header("census"),
         "model": model,
-        "corpus": name,
+        "corpus": text.name,
         "sample": {
             "sequences": len(blocks), "tokens": blocks.n_tokens, "block_size": size, "seed": settings.seed
         },

@@ -45,10 +45,9 @@ class Subject:
             ConfigError: it cannot be loaded.
         """
         import torch
-        from transformers import AutoModel
 
         try:
-            model = AutoModel.from_pretrained(self.source)
+            model = _model_class(self.source).from_pretrained(self.source)
         except Exception as error:  # transformers, safetensors and the hub raise all kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(
@@ -123,6 +122,15 @@ def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
     if not found:
         raise RunError(f"the run in {given} has saved nothing yet; wait for its first checkpoint")
     return found[-1:]
+
+
+def _model_class(source: str) -> Any:
+    """What loads a model: AutoModel, but the encoder alone where that is what was saved (T5EncoderModel)."""
+    import transformers
+
+    saved = transformers.AutoConfig.from_pretrained(source).architectures or ()
+    encoders = [name for name in saved if name.endswith("EncoderModel") and hasattr(transformers, name)]
+    return getattr(transformers, encoders[0]) if encoders else transformers.AutoModel
 
 
 def _is_local(path: Path) -> bool:

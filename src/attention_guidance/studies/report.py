@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,13 @@ from rich.console import Console
 
 from attention_guidance import results
 from attention_guidance.analysis.maps import attention_maps
-from attention_guidance.data.corpora import read_documents
-from attention_guidance.data.embedded import embedded_documents
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 from attention_guidance.report.run_page import figures, write_run_page
 from attention_guidance.studies.census import CensusSettings, census_rows, measured_census
 from attention_guidance.studies.models import Subject, longest_sequence, results_of, subjects
 from attention_guidance.studies.output import Output
 from attention_guidance.studies.progress import Steps
+from attention_guidance.studies.sample import Text
 from attention_guidance.training.checkpoints import checkpoints
 from attention_guidance.training.config import CONFIG_FILE, RunConfig, make_config
 from attention_guidance.training.folder import RunFolder
@@ -45,7 +45,7 @@ def report(
     runs: Sequence[str],
     output: Path,
     *,
-    text: Sequence[str] = (),
+    text: Text | None = None,
     include: Sequence[Path] = (),
     sentences: Sequence[str] = (),
     sequences: int = 64,
@@ -77,12 +77,12 @@ def report(
     folder = Output(output, REPORT_FILE, overwrite)
     console = Console(quiet=quiet)
     included = list(_included(include))
-    corpus = list(text) or _own_text(runs[0])
-    shown = list(sentences) or _beginnings(corpus)
+    looked_at = text or _own_text(runs[0])
+    shown = list(sentences) or _beginnings(looked_at)
     names = _names(runs)
     with Steps(console, quiet) as steps:
         records = [
-            _run(run, name, corpus, shown, sequences, seed, steps) for run, name in zip(runs, names, strict=True)
+            _run(run, name, looked_at, shown, sequences, seed, steps) for run, name in zip(runs, names, strict=True)
         ]
     content: dict[str, Any] = {
         **results.header("report"),
@@ -123,36 +123,30 @@ def _config(run: str) -> RunConfig | None:
     return make_config({}, path) if path.is_file() else None
 
 
-def _own_text(run: str) -> list[str]:
-    """The files a run was validated or trained on, as far as they are still there; none means the embedded text."""
+def _own_text(run: str) -> Text:
+    """What a run was validated or trained on, if it is still there; the embedded text for a model."""
     config = _config(run)
     if config is None or not config.corpus:
-        return []
+        return Text()
     files = config.validation or config.corpus
     missing = [file for file in files if not Path(file).exists()]
     if missing:
         raise CorpusError(f"the text of the run in {run} is not at {missing[0]} any more; give some with --text")
-    return list(files)
+    return Text(files, config.text_field, config.documents, config.errors)
 
 
-def _beginnings(corpus: Sequence[str]) -> list[str]:
+def _beginnings(text: Text) -> list[str]:
     """The beginnings of the first documents."""
-    documents = read_documents(corpus) if corpus else embedded_documents()
-    found = []
-    for document in documents:
-        found.append(document.text[:400])
-        if len(found) == _SENTENCES:
-            break
-    return found
+    return [document.text[:400] for document in itertools.islice(text.read(), _SENTENCES)]
 
 
 def _run(
-    run: str, name: str, corpus: Sequence[str], sentences: Sequence[str], sequences: int, seed: int, steps: Steps
+    run: str, name: str, text: Text, sentences: Sequence[str], sequences: int, seed: int, steps: Steps
 ) -> dict[str, Any]:
     """All that the page tells of a run."""
     saved = bool(checkpoints(RunFolder(Path(run)).checkpoints))
     settings = CensusSettings(with_checkpoints=saved, sequences=sequences, seed=seed)
-    census = measured_census(run, corpus, settings, steps)
+    census = measured_census(run, text, settings, steps)
     subject = subjects(run)[0]
     config, history = _config(run), _history(run)
     return {

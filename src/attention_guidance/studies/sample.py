@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,10 +20,40 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+@dataclass(frozen=True)
+class Text:
+    """A text to look at models on.
+
+    Attributes:
+        files: text files and folders; empty means the text that comes with the package.
+        text_field, documents, errors: how they are read, see `RunConfig`.
+    """
+
+    files: Sequence[str] = ()
+    text_field: str = "text"
+    documents: str = "auto"
+    errors: str = "strict"
+
+    @property
+    def name(self) -> str:
+        """A short name."""
+        return corpus_name(self.files) if self.files else "World English Bible"
+
+    def read(self) -> Iterator[Document]:
+        """Its documents.
+
+        Raises:
+            CorpusError: text that cannot be read.
+        """
+        if not self.files:
+            return embedded_documents()
+        return read_documents(self.files, text_field=self.text_field, split=self.documents, errors=self.errors)
+
+
 def sampled_blocks(
-    corpus: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, n_blocks: int, block_size: int, seed: int
-) -> tuple[str, Blocks]:
-    """Blocks drawn from a corpus, and its name; the embedded text where no corpus is given.
+    text: Text, tokenizer: PreTrainedTokenizerBase, *, n_blocks: int, block_size: int, seed: int
+) -> Blocks:
+    """Blocks drawn from a text.
 
     Documents are drawn while the corpus streams by, then blocks among what they make up: memory holds a few thousand
     documents, whatever the size of the corpus.
@@ -35,13 +65,12 @@ def sampled_blocks(
     if n_blocks < 1:
         raise ConfigError(f"--sequences {n_blocks}: must be at least 1")
     chance = random.Random(seed)
-    documents = _drawn(read_documents(corpus) if corpus else embedded_documents(), max(1000, n_blocks), chance)
+    documents = _drawn(text.read(), max(1000, n_blocks), chance)
     blocks = pack((document.text for document in documents), tokenizer, block_size)
     if not len(blocks):
         raise ConfigError("the tokenizer knows no word of the text")
     kept = sorted(chance.sample(range(len(blocks)), min(n_blocks, len(blocks))))
-    name = corpus_name(corpus) if corpus else "World English Bible"
-    return name, replace(blocks, ids=blocks.ids[kept], lengths=blocks.lengths[kept])
+    return replace(blocks, ids=blocks.ids[kept], lengths=blocks.lengths[kept])
 
 
 def _drawn(documents: Iterable[Document], n_wanted: int, chance: random.Random) -> list[Document]:
