@@ -6,35 +6,11 @@ import numpy as np
 import pytest
 import torch
 from planted import Planted, uniform
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from word_tokenizer import WHOLE
 
 from attention_guidance.analysis.probes.answers import answer
 from attention_guidance.analysis.probes.questions import Question, QuestionedText, joined
 from attention_guidance.errors import ConfigError, CorpusError
-
-# Every letter is a token; words that are in the vocabulary whole are one.
-WHOLE = ["the", "king", "saw", "him"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    letters = list("abcdefghijklmnopqrstuvwxyz.'")
-    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *WHOLE, *letters, *(f"##{c}" for c in letters)]
-    backend = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]",
-        mask_token="[MASK]", model_max_length=40,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model():
-    return uniform(vocab_size=80, num_attention_heads=2)  # heads of 16 channels
 
 
 def text(words, *questions, source=""):
