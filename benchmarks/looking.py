@@ -51,6 +51,7 @@ def main() -> int:
     if arguments.part in ("heads", "probes", "skill") and not SHARED.is_dir():
         print(f"error: the data in {SHARED} are not there", file=sys.stderr)
         return 2
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     records: Iterator[dict[str, Any]]
     if arguments.part == "census":

@@ -150,6 +150,20 @@ def test_hover_tells_of_a_head(visit):
     assert detail.endswith("entropy 1.00 nats; guided toward next.")
 
 
+def test_arrows_go_from_head_to_head(visit):
+    page = visit()
+    card = page.locator(".census").first
+    card.locator("button").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert card.locator(".detail").inner_text().startswith("Layer 1, head 0: ")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")  # there is none further to the right: the focus stays
+    assert card.locator(".detail").inner_text().startswith("Layer 1, head 1: ")
+    page.keyboard.press("Enter")
+    assert page.locator("#look-what").inner_text().startswith("layer 1 head 1:")
+    assert card.locator("button[tabindex='0']").count() == 1
+
+
 def test_choosing_a_head_draws_it(visit):
     page = visit()
     strong = "#look-lines line"

@@ -187,7 +187,10 @@ def test_report(tmp_path, cli, many_checkpoints, whole_run, corpus, sentences):
     page = (tmp_path / "r" / "report.html").read_text()
     assert page.count("</script>") == 2
     assert len(content["probes"]) == 1
-    for name in ("figures/validation.svg", "figures/guided-heads.png", "data/guided-census.csv", "data/run-curves.csv"):
+    for name in (
+        "figures/validation.svg", "figures/guided-heads.png", "data/guided-census.csv", "data/run-curves.csv",
+        "data/guided-similarity.csv", "data/probe-1-reflexive.csv",
+    ):  # fmt: skip
         assert (tmp_path / "r" / name).exists(), name
 
 

@@ -116,6 +116,22 @@
     button.addEventListener("click", () => look && look.choose(number, ...data.census[number].heads[head]));
   }));
 
+  // One stop of the tab key for each grid; arrows go from head to head.
+  cells.forEach((buttons, number) => {
+    const width = 1 + Math.max(...data.census[number].heads.map(head => head[1]));
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -width, ArrowDown: width };
+    buttons.forEach((button, head) => {
+      button.tabIndex = head ? -1 : 0;
+      button.addEventListener("keydown", event => {
+        const next = buttons[head + (moves[event.key] ?? NaN)];
+        if (!next) return;
+        event.preventDefault();
+        buttons.forEach(other => { other.tabIndex = other === next ? 0 : -1; });
+        next.focus();
+      });
+    });
+  });
+
   const training = at("training");
   if (training && steps.length > 1) {
     training.max = steps.length - 1;

@@ -97,11 +97,8 @@ def report(
     folder.json(REPORT_FILE, content)
     for name, figure in figures(content).items():
         folder.figure(f"figures/{name}", figure)
-    for record in records:
-        folder.csv(f"data/{record['name']}-census.csv", census_rows(record["census"]))
-        rows = list(_curve_rows(record))
-        if rows:
-            folder.csv(f"data/{record['name']}-curves.csv", rows)
+    for name, rows in _tables(content):
+        folder.csv(f"data/{name}.csv", rows)
     write_run_page(content, output / PAGE_FILE)
     console.print(f"open {output / PAGE_FILE}", highlight=False)
     return content
@@ -215,10 +212,39 @@ def _scores(finetuned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _curve_rows(record: Mapping[str, Any]) -> Iterator[dict[str, object]]:
-    for key in ("validation", "guidance"):
-        for step, value in record[key]:
-            yield {"run": record["name"], "curve": key, "step": step, "value": value}
+def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """The data of the figures, by name."""
+    for run in content["runs"]:
+        yield f"{run['name']}-census", list(census_rows(run["census"]))
+        heads = run["census"]["snapshots"][-1]["heads"]
+        yield (
+            f"{run['name']}-similarity",
+            [
+                {"layer": head["layer"], "head": head["head"], "x": x, "y": y}
+                for head, (x, y) in zip(heads, run["census"]["similarity"]["positions"], strict=True)
+            ],
+        )
+        curves = [
+            {"curve": key, "step": step, "value": value}
+            for key in ("validation", "guidance")
+            for step, value in run[key]
+        ]
+        if curves:
+            yield f"{run['name']}-curves", curves
+    for number, probe in enumerate(content["probes"], 1):
+        yield f"probe-{number}-{probe['task']}", [_label_row(label) for label in probe["labels"]]
+    for number, skill in enumerate(content["skills"], 1):
+        yield f"skill-{number}-{skill['task']}", skill["points"]
+
+
+def _label_row(label: Mapping[str, Any]) -> dict[str, object]:
+    best, baseline = label["best"], label["baseline"]
+    return {
+        "label": label["label"], "questions": label["questions"], "layer": best["layer"], "head": best["head"],
+        "direction": best["direction"], "accuracy": best["value"], "accuracy_low": best["low"],
+        "accuracy_high": best["high"], "baseline": baseline["name"], "baseline_accuracy": baseline["value"],
+        "baseline_low": baseline["low"], "baseline_high": baseline["high"],
+    }  # fmt: skip
 
 
 def _tiles(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
