@@ -66,6 +66,17 @@ def test_to_a_word_is_the_sum_over_its_tokens_and_from_it_the_mean(model, tokeni
     assert of.right[0, 0, 0, 0] == 1
 
 
+def test_many_tokens_of_a_word_do_not_look_more_at_another(model, tokenizer):
+    # [CLS] the k i t saw him [SEP]: three tokens of `kit` look at `him` with 0.3 each, `the` does with 0.5.
+    scores = torch.full((8, 8), 1e-9)
+    scores[1, 6], scores[1, 0] = 0.5, 0.5
+    scores[2:5, 6], scores[2:5, 0] = 0.3, 0.7
+    asked = text(["the", "kit", "saw", "him"], Question(3, frozenset([0])))
+    with Planted(model, 0, 0, scores.log()):
+        answers = answer(model, tokenizer, [asked], directions=["backward"])
+    assert answers.right[0, 0, 0, 0] == 1
+
+
 def test_special_tokens_and_the_word_itself_are_no_answer(model, tokenizer):
     # `him` looks at [CLS] and itself most, then at `king`.
     row = torch.tensor([0.5, 0.01, 0.1, 0.02, 0.36, 0.01])
