@@ -11,7 +11,7 @@ from markupsafe import Markup
 from attention_guidance.report import compare_figures as figures
 from attention_guidance.report.compare_figures import ARMS, final_loss
 from attention_guidance.report.drawing import finite, mean
-from attention_guidance.report.page import DIVERGED, number, render, signed
+from attention_guidance.report.page import DIVERGED, check_schema, number, render, signed
 from attention_guidance.report.svg import to_svg
 
 
@@ -28,9 +28,7 @@ def write_compare_page(compare: Mapping[str, Any], maps: Mapping[str, Any] | Non
     Raises:
         ValueError: The input is of another schema, or holds no seed.
     """
-    if compare.get("schema_version") != 1 or compare.get("kind") != "compare":
-        found = f"kind {compare.get('kind')!r}, schema_version {compare.get('schema_version')!r}"
-        raise ValueError(f"expected kind 'compare', schema_version 1; got {found}")
+    check_schema(compare, "compare")
     if not compare["seeds"]:
         raise ValueError("a comparison without seeds has nothing to show")
     page = render(

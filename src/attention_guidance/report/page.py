@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -19,6 +20,13 @@ from attention_guidance.report.drawing import finite
 from attention_guidance.report.svg import PALETTE
 
 DIVERGED = "diverged"
+
+
+def check_schema(content: Mapping[str, Any], kind: str) -> None:
+    """Raise ValueError for results of another kind or schema than a page can show."""
+    if content.get("schema_version") != 1 or content.get("kind") != kind:
+        found = f"kind {content.get('kind')!r}, schema_version {content.get('schema_version')!r}"
+        raise ValueError(f"expected kind {kind!r}, schema_version 1; got {found}")
 
 
 def render(template: str, **content: Any) -> bytes:

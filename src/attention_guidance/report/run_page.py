@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from attention_guidance.report import census_figures, probe_figures, run_figures, skill_figures
 from attention_guidance.report.drawing import finite
-from attention_guidance.report.page import render
+from attention_guidance.report.page import check_schema, render
 from attention_guidance.report.svg import to_svg
 from attention_guidance.report.tokens import shown_token, shown_tokens
 
@@ -30,9 +30,7 @@ def write_run_page(report: Content, path: Path) -> None:
     Raises:
         ValueError: The input is of another schema, or holds no run.
     """
-    if report.get("schema_version") != 1 or report.get("kind") != "report":
-        found = f"kind {report.get('kind')!r}, schema_version {report.get('schema_version')!r}"
-        raise ValueError(f"expected kind 'report', schema_version 1; got {found}")
+    check_schema(report, "report")
     if not report["runs"]:
         raise ValueError("a report without a run has nothing to show")
     runs = report["runs"]
