@@ -146,6 +146,7 @@ def test_texts_that_cannot_be_asked_are_counted(model, tokenizer):
     assert answers.skipped == {
         "without a question": 1, "longer than 20 tokens": 1, "with a word that has no token of its own": 1,
     }  # fmt: skip
+    assert answer(model, tokenizer, [fine], longest=4).n_texts == 1  # two words between two special tokens
     authors = answer(model, tokenizer, [fine, text(["the", "kit"], question)], protocol="authors")
     assert authors.skipped == {"with a word of several tokens": 1}
     with pytest.raises(CorpusError, match=r"no question is left to ask: 1 without a question"):
