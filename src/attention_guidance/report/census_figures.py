@@ -170,7 +170,7 @@ def _legend(fig: Figure, of_pattern: Mapping[str, str], y: float, left: float) -
     x = left
     for name, colour in of_pattern.items():
         text = shown_token(name)
-        advance = (0.088 * len(text) + 0.14) / width
+        advance = (0.088 * len(text) + 0.22) / width
         if x + advance > 1 and x > left:
             x, y = left, y - 0.17 / height
         fig.text(x, y, text, color=colour, fontsize=9, fontweight="bold", va="center", **NOT_MATH)
@@ -178,5 +178,5 @@ def _legend(fig: Figure, of_pattern: Mapping[str, str], y: float, left: float) -
 
 
 def step_name(snapshot: Content) -> str:
-    """What a snapshot is called."""
-    return str(snapshot["model"]) if snapshot["step"] is None else f"step {snapshot['step']:,}"
+    """Which of a run's checkpoints a snapshot is; nothing for a model that is none."""
+    return "" if snapshot["step"] is None else f"step {snapshot['step']:,}"
