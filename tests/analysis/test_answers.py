@@ -8,8 +8,9 @@ import torch
 from planted import Planted, uniform
 from word_tokenizer import WHOLE
 
-from attention_guidance.analysis.probes.answers import _words_of_tokens, answer
-from attention_guidance.analysis.probes.questions import Question, QuestionedText, joined
+from attention_guidance.analysis.probes.answers import answer
+from attention_guidance.analysis.probes.questions import Question, QuestionedText
+from attention_guidance.data.words import joined, words_of_tokens
 from attention_guidance.errors import ConfigError, CorpusError
 
 
@@ -159,7 +160,7 @@ def test_a_token_belongs_to_the_word_of_its_last_character():
     # "the king, he": tokens that begin with a space, one of punctuation that is no word, special ones around.
     offsets = [(0, 0), (0, 3), (3, 6), (6, 8), (8, 9), (9, 12), (0, 0)]
     words = [(0, 3), (4, 8), (10, 12)]
-    assert _words_of_tokens(offsets, words).tolist() == [-1, 0, 1, 1, -1, 2, -1]
+    assert words_of_tokens(offsets, words).tolist() == [-1, 0, 1, 1, -1, 2, -1]
 
 
 def test_unknown_settings(model, tokenizer):

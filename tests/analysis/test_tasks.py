@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from attention_guidance.analysis.probes.questions import joined
 from attention_guidance.analysis.probes.tasks import (
     coreference_texts,
     dependency_texts,
@@ -17,6 +16,7 @@ from attention_guidance.data.conll2012 import read_conll2012
 from attention_guidance.data.gap import GapExample, read_gap
 from attention_guidance.data.reflexives import DISTRACTORS, ReflexiveSentence
 from attention_guidance.data.treebanks import Tree
+from attention_guidance.data.words import joined
 
 SENTENCE = ReflexiveSentence(("the", "king", "hurt", "himself"), 3, (0, 1), "x.txt:1")
 

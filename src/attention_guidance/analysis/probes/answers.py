@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attention_guidance.analysis.observe import attention_map, observing
 from attention_guidance.analysis.probes.questions import Question, QuestionedText
+from attention_guidance.data.words import words_of_tokens
 from attention_guidance.errors import ConfigError, CorpusError
 from attention_guidance.hosts.call import AttentionCall
 
@@ -144,7 +145,7 @@ def _read(
             verbose=False,
         )
         ids = encoded["input_ids"]
-        word_of = _words_of_tokens(encoded["offset_mapping"], text.words)
+        word_of = words_of_tokens(encoded["offset_mapping"], text.words)
         counts = np.bincount(word_of[word_of >= 0], minlength=len(text.words))
         if len(ids) > longest:
             skipped[f"longer than {longest} tokens"] += 1
@@ -157,17 +158,6 @@ def _read(
         else:
             token_of = {int(word): token for token, word in enumerate(word_of) if word >= 0}
             yield _Read(ids, np.arange(len(ids)), len(ids), tuple(_moved(q, token_of) for q in text.questions))
-
-
-def _words_of_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-    """The word of each token: the one that its last character is in, as a token may begin with a space; -1 for none."""
-    starts = np.array([start for start, _ in words])
-    ends = np.array([end for _, end in words])
-    last = np.array([end for _, end in offsets]) - 1
-    empty = np.array([end <= start for start, end in offsets])
-    word = np.searchsorted(starts, last, side="right") - 1
-    inside = ~empty & (word >= 0) & (last < ends[word.clip(min=0)])
-    return np.where(inside, word, -1)
 
 
 def _moved(question: Question, to: dict[int, int]) -> Question:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -40,17 +39,3 @@ class QuestionedText:
     words: tuple[tuple[int, int], ...]
     questions: tuple[Question, ...]
     source: str = ""
-
-
-def joined(words: Sequence[str], glued: Sequence[bool] = ()) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A text of words, and where each of them is in it.
-
-    Args:
-        words: the words.
-        glued: whether each word is followed by the next without a space; never by default.
-    """
-    text, spans = "", []
-    for number, word in enumerate(words):
-        spans.append((len(text), len(text) + len(word)))
-        text += word if number < len(glued) and glued[number] else word + " "
-    return text.rstrip(" "), tuple(spans)

@@ -6,11 +6,12 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from attention_guidance.analysis.probes.questions import Question, QuestionedText, joined
+from attention_guidance.analysis.probes.questions import Question, QuestionedText
 from attention_guidance.data.conll2012 import CorefDocument, Mention
 from attention_guidance.data.gap import GapExample
 from attention_guidance.data.reflexives import ReflexiveSentence, with_distractor
 from attention_guidance.data.treebanks import Tree
+from attention_guidance.data.words import joined
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
