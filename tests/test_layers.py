@@ -20,6 +20,7 @@ LAYERS = [
     {"matching"},
     {"training"},
     {"studies"},
+    {"finetuning"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

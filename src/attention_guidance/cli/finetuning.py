@@ -1,0 +1,70 @@
+"""The command that fine-tunes: `finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attention_guidance.cli.arguments import add_command, positive
+
+_FINETUNE = """\
+Fine-tune an encoder on a labelled task over several seeds, and score it. Learning rate and epoch are chosen on the
+development set; the test set is touched once a seed.
+
+  attention-guidance finetune runs/sw --task ner --train ner/train.txt --dev ner/dev.txt --test ner/test.txt -o ft/sw
+  attention-guidance finetune runs/en --task cola --train cola/train.tsv --dev cola/dev.tsv -o ft/cola
+  attention-guidance finetune bert-base-uncased --task pair --train a.csv --dev b.csv --columns left right same -o ft/x
+
+Tasks: classify (a text and its label), pair, multilabel (labels with | or , between them), regress, ner (a word and its
+label a line, blank line between sentences; parts of speech too; .conllu), and GLUE's: cola sst2 rte wnli mnli qnli mrpc
+qqp stsb, with GLUE's own metric. Tables are .tsv, .csv, .jsonl or .parquet.
+Writes OUTPUT/finetune.json, predictions, the picture of confusions, and OUTPUT/model (of the seed best on dev).
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command."""
+    parser = add_command(commands, "finetune", "a downstream score of any encoder, over seeds", _FINETUNE, _finetune)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
+    add("--task", required=True, help="see above")
+    for split, what in (("train", "train on"), ("dev", "choose on"), ("test", "score on, once")):
+        add(f"--{split}", type=Path, metavar="FILE", help=f"{what} this")
+    add("--columns", nargs="+", metavar="NAME", help="of the tables: texts first, label last; numbers for ner")
+    add("--repair", action="store_true", help="let an I- that continues nothing begin an entity, as conlleval does")
+    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
+    add("--overwrite", action="store_true", help="replace what this command has written there before")
+    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add("--seeds", type=positive, default=5, metavar="N", help="how many fine-tunings are scored (5)")
+    add("--seed", type=int, default=1, metavar="N", help="the first of them (1)")
+    add("--learning-rates", type=float, nargs="+", default=(), metavar="X",
+        help="to choose from on dev (2e-4 5e-4 1e-3; 1e-5 3e-5 5e-5 for a width of 512 and more)")  # fmt: skip
+    add("--epochs", type=positive, default=5, metavar="N", help="at most; the best on dev is taken (5)")
+    add("--batch-size", type=positive, default=32, metavar="N", help="examples in a step (32)")
+    add("--max-length", type=positive, metavar="N", help="tokens of an item (what the model takes, up to 512)")
+    add("--warmup-share", type=float, default=0.1, metavar="X", help="share of the steps of rising rate (0.1)")
+    add("--weight-decay", type=float, default=0.01, metavar="X", help="AdamW's (0.01)")
+    add("--dropout", type=float, default=0.1, metavar="X", help="of hidden states and attention (0.1)")
+    add("--precision", default="auto", help="auto, bf16, fp16 or fp32 (auto)")
+    add("--heads", default="", metavar="SPEC", help="guide these heads while fine-tuning, as in pretrain (none)")
+    add("--weight", type=float, default=0.1, metavar="X", help="pull on each guided head (0.1)")
+
+
+def _finetune(arguments: dict[str, Any]) -> int:
+    from attention_guidance.finetuning.finetune import FinetuneSettings, finetune
+    from attention_guidance.finetuning.fit import FitSettings
+
+    model, output = arguments.pop("model"), arguments.pop("output")
+    how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
+    files = {split: arguments.pop(split) for split in ("train", "dev", "test")}
+    fit = FitSettings(
+        **{
+            name: arguments.pop(name)
+            for name in (
+                "epochs", "batch_size", "warmup_share", "weight_decay", "dropout", "precision", "heads", "weight",
+            )
+        }
+    )  # fmt: skip
+    files = {split: file for split, file in files.items() if file is not None}
+    finetune(model, FinetuneSettings(files=files, fit=fit, **arguments), output, **how)
+    return 0

@@ -1,0 +1,143 @@
+"""Tables of examples: TSV, CSV, JSON lines and Parquet, with named columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attention_guidance.data.lines import numbered_lines
+from attention_guidance.errors import CorpusError
+
+FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        values: by column.
+        place: file and line (row of Parquet), for messages.
+    """
+
+    values: dict[str, Any]
+    place: str
+
+
+def read_table(path: Path) -> list[Row]:
+    """Read a table; the first line of TSV and CSV names the columns. Quotes mean nothing in TSV.
+
+    Raises:
+        CorpusError: a missing file, an unknown format, no row, rows of other columns than the first, or a single
+            column; the message names file and line.
+    """
+    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise CorpusError(f"{path}: unknown format; expected a name that ends in {', '.join(FORMATS)}")
+    rows = list(readers[path.suffix.lower()](path))
+    if not rows:
+        raise CorpusError(f"{path}: no example; expected a header and a row for each")
+    if len(rows[0].values) < 2:
+        raise CorpusError(f"{path}: one column ({', '.join(rows[0].values)}); expected at least a text and a label")
+    return rows
+
+
+def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Sequence[str] | None) -> list[str]:
+    """The columns of a task, by their names.
+
+    Args:
+        rows: the table.
+        wanted: for each column the names it may have, first choice first.
+        given: the names of these columns, where the user has named them.
+
+    Raises:
+        CorpusError: a column that is not there.
+    """
+    there, file = list(rows[0].values), rows[0].place.rpartition(":")[0]
+    if given is not None:
+        if len(given) != len(wanted):
+            raise CorpusError(f"--columns: {len(given)} given; this task has {len(wanted)}, texts first, label last")
+        missing = [name for name in given if name not in there]
+        if missing:
+            raise CorpusError(f"{file}: no column {', '.join(missing)}; there are {', '.join(there)}")
+        return list(given)
+    lowered = {name.lower(): name for name in there}
+    found = []
+    for names in wanted:
+        name = next((lowered[name] for name in names if name in lowered and lowered[name] not in found), None)
+        if name is None:
+            raise CorpusError(
+                f"{file}: none of the columns {', '.join(there)} is called {' or '.join(names[:4])}; name them with "
+                "--columns, texts first, label last"
+            )
+        found.append(name)
+    return found
+
+
+def _read_tsv(path: Path) -> Iterator[Row]:
+    header: list[str] = []
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if not header:
+            header = _header(cells, path, number)
+        else:
+            yield _row(header, cells, path, number)
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    lines = numbered_lines(path)
+    reader = csv.reader(f"{line}\n" for _, line in lines)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if not header:
+                header = _header(cells, path, reader.line_num)
+            else:
+                yield _row(header, cells, path, reader.line_num)
+    except csv.Error as error:
+        raise CorpusError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+
+
+def _header(cells: list[str], path: Path, number: int) -> list[str]:
+    if len(set(cells)) < len(cells):
+        raise CorpusError(f"{path}:{number}: two columns of one name in the header ({', '.join(cells)})")
+    return cells
+
+
+def _row(header: list[str], cells: list[str], path: Path, number: int) -> Row:
+    if len(cells) != len(header):
+        raise CorpusError(f"{path}:{number}: {len(cells)} columns; the header has {len(header)} ({', '.join(header)})")
+    return Row(dict(zip(header, cells, strict=True)), f"{path}:{number}")
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{path}:{number}: not JSON ({error}); expected one object a line") from error
+        if not isinstance(record, dict):
+            raise CorpusError(f"{path}:{number}: a JSON {type(record).__name__}, expected an object")
+        yield Row(record, f"{path}:{number}")
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        records = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+    for number, record in enumerate(records, 1):
+        yield Row(record, f"{path}:{number}")

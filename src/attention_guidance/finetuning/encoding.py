@@ -1,0 +1,166 @@
+"""Examples as tokens. Sentences whose words are labelled are never cut: long ones become windows that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance.data.words import joined, words_of_tokens
+from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.examples import Data, Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a word is read off a window.
+
+    Attributes:
+        token: the position of its first token in the window.
+        word: its number in the sentence.
+        margin: how many tokens there are to the nearer end of the window that cuts the sentence.
+    """
+
+    token: int
+    word: int
+    margin: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model is given, an item for each example or window of one.
+
+    Attributes:
+        inputs: `input_ids`, `labels` and what else the tokenizer makes, as lists.
+        example: the number of each item's example.
+        places: the words of each item (`tokens`), else empty.
+        n_examples: how many examples there are.
+        n_cut: texts that were cut (never for `tokens`).
+        n_windowed: sentences that became several windows.
+        n_lost: words that have no token; their label is predicted as the first, O.
+    """
+
+    inputs: list[dict[str, Any]]
+    example: list[int]
+    places: list[list[Place]]
+    n_examples: int
+    n_cut: int = 0
+    n_windowed: int = 0
+    n_lost: int = 0
+
+
+def encode(data: Data, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
+    """Make examples into tokens.
+
+    Args:
+        data: their task.
+        examples: to encode.
+        tokenizer: a fast one.
+        longest: the most tokens of an item, special ones included.
+
+    Raises:
+        ConfigError: there is no room for a word between the special tokens.
+    """
+    return _encode_words(examples, tokenizer, longest) if data.task.kind == "tokens" else _encode_texts(
+        examples, tokenizer, longest
+    )  # fmt: skip
+
+
+def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
+    inputs, n_cut = [], 0
+    for example in examples:
+        settings = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
+        encoded = tokenizer(*example.texts, truncation=True, max_length=longest, **settings)
+        whole = len(tokenizer(*example.texts, **settings)["input_ids"])
+        n_cut += whole > len(encoded["input_ids"])
+        label = list(example.label) if isinstance(example.label, tuple) else example.label
+        inputs.append({**encoded, "labels": label})
+    return Encoded(inputs, list(range(len(examples))), [[] for _ in examples], len(examples), n_cut=n_cut)
+
+
+def _encode_words(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
+    before, after = _special(tokenizer)
+    room = longest - len(before) - len(after)
+    if room < 2:
+        raise ConfigError(f"{longest} tokens leave no room for words between the special ones")
+    inputs: list[dict[str, Any]] = []
+    of_example: list[int] = []
+    places: list[list[Place]] = []
+    n_windowed = n_lost = 0
+    for number, example in enumerate(examples):
+        text, words = joined(example.texts)
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
+            split_special_tokens=True, verbose=False,
+        )  # fmt: skip
+        ids = encoded["input_ids"]
+        word_of = words_of_tokens(encoded["offset_mapping"], words).tolist() if ids else []
+        firsts = {word: token for token, word in reversed(list(enumerate(word_of))) if word >= 0}
+        n_lost += len(words) - len(firsts)
+        starts = _starts(len(ids), room)
+        n_windowed += len(starts) > 1
+        for start in starts:
+            end = min(start + room, len(ids))
+            found = []
+            labels = [IGNORED] * (len(before) + end - start + len(after))
+            for word, token in sorted(firsts.items()):
+                if start <= token < end:
+                    left = token - start if start else len(ids)
+                    right = end - 1 - token if end < len(ids) else len(ids)
+                    found.append(Place(len(before) + token - start, word, min(left, right)))
+                    labels[len(before) + token - start] = example.label[word]
+            inputs.append({"input_ids": [*before, *ids[start:end], *after], "labels": labels})
+            of_example.append(number)
+            places.append(found)
+    return Encoded(inputs, of_example, places, len(examples), n_windowed=n_windowed, n_lost=n_lost)
+
+
+def _starts(n_tokens: int, room: int) -> list[int]:
+    """Where windows begin: each overlaps the one before by half, so that every word is far from an end in one."""
+    if n_tokens <= room:
+        return [0]
+    step = max(1, room // 2)
+    starts = list(range(0, n_tokens - room, step))
+    return [*starts, n_tokens - room]
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
+    return list(whole[:start]), list(whole[start + len(plain) :])
+
+
+def decode(data: Data, encoded: Encoded, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Any]:
+    """Predictions of examples from a model's outputs.
+
+    Args:
+        data: the task.
+        encoded: what the model was given.
+        examples: of which.
+        outputs: an array of logits for each item: [labels], or [tokens, labels].
+
+    Returns:
+        As `Example.label`.
+    """
+    kind = data.task.kind
+    if kind == "regress":
+        return [float(logits.reshape(-1)[0]) for logits in outputs]
+    if kind == "multilabel":
+        return [tuple(float(logit > 0) for logit in logits) for logits in outputs]
+    if kind == "classify":
+        return [int(logits.argmax()) for logits in outputs]
+    predictions = [[0] * len(example.texts) for example in examples]
+    margins = [[-1] * len(example.texts) for example in examples]
+    for number, places, logits in zip(encoded.example, encoded.places, outputs, strict=True):
+        for place in places:
+            if place.margin > margins[number][place.word]:
+                margins[number][place.word] = place.margin
+                predictions[number][place.word] = int(logits[place.token].argmax())
+    return [tuple(labels) for labels in predictions]

@@ -1,0 +1,188 @@
+"""The examples of a task: read, labels collected from training, and what is wrong with them found before training."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attention_guidance.data.tables import Row, find_columns, read_table
+from attention_guidance.data.tagged import TaggedText, read_tagged
+from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.finetuning.tasks import Task
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example.
+
+    Attributes:
+        texts: the text, the two of a pair, or the words of a sentence (`tokens`).
+        label: a label's number, a tuple of 0 and 1 (`multilabel`), a number (`regress`), or the numbers of the words'
+            labels (`tokens`).
+        place: file and line, for messages.
+    """
+
+    texts: tuple[str, ...]
+    label: Any
+    place: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """All examples of a task.
+
+    Attributes:
+        task: the task.
+        labels: names of the labels, in the order of their numbers; empty for `regress`.
+        splits: `train`, `dev` and, if it was given, `test`.
+        notes: what the user should know: repairs, overlaps.
+        scheme: of entities, see `TaggedText`; None without any.
+    """
+
+    task: Task
+    labels: tuple[str, ...]
+    splits: dict[str, list[Example]]
+    notes: tuple[str, ...]
+    scheme: str | None = None
+
+
+def read_examples(
+    task: Task, files: Mapping[str, Path], *, columns: Sequence[str] | None = None, repair: bool = False
+) -> Data:
+    """Read a task's files and check them against each other.
+
+    Args:
+        task: what they are of.
+        files: by split; `train` and `dev` are needed.
+        columns: names of the columns of tables, texts first, label last; for `tokens` the numbers of word and label.
+        repair: see `read_tagged`.
+
+    Raises:
+        CorpusError: a file that cannot be read, a label in dev or test that training never saw, a target that is no
+            number.
+        ConfigError: a split is missing.
+    """
+    missing = [f"--{split}" for split in ("train", "dev") if split not in files]
+    if missing:
+        raise ConfigError(
+            f"{' and '.join(missing)} missing: everything is chosen on the development set, never on test"
+        )
+    read = _read_tokens if task.kind == "tokens" else _read_table
+    data = read(task, files, columns, repair)
+    return Data(data.task, data.labels, data.splits, (*data.notes, *_overlaps(data.splits)), data.scheme)
+
+
+def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
+    numbers = None
+    if columns is not None:
+        if len(columns) != 2 or not all(column.isdecimal() and int(column) > 0 for column in columns):
+            raise ConfigError(
+                f"--columns {' '.join(columns)}: for {task.name} the numbers of word and label, such as 1 4"
+            )
+        numbers = (int(columns[0]), int(columns[1]))
+    texts = {split: read_tagged(file, columns=numbers, repair=repair) for split, file in files.items()}
+    labels = _token_labels(texts["train"])
+    numbers_of = {label: number for number, label in enumerate(labels)}
+    splits = {}
+    for split, text in texts.items():
+        examples = []
+        for sentence in text.sentences:
+            for place, tag in enumerate(sentence.tags):
+                if tag not in numbers_of:
+                    raise _unseen(tag, f"{text.path}:{sentence.first_line + place}", labels)
+            label = tuple(numbers_of[tag] for tag in sentence.tags)
+            examples.append(Example(sentence.words, label, f"{text.path}:{sentence.first_line}"))
+        splits[split] = examples
+    notes = [
+        f"{text.repaired} entities of {text.path.name} began without B- and were repaired"
+        for text in texts.values()
+        if text.repaired
+    ]
+    return Data(task, labels, splits, tuple(notes), texts["train"].scheme)
+
+
+def _token_labels(train: TaggedText) -> tuple[str, ...]:
+    """The labels of training, O first; an entity's kind has both B- and I-, also where training has one alone."""
+    tags = {tag for sentence in train.sentences for tag in sentence.tags}
+    if train.scheme is None:
+        return tuple(sorted(tags))
+    kinds = sorted({tag[2:] for tag in tags if tag != "O"})
+    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+
+
+def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
+    tables = {split: read_table(file) for split, file in files.items()}
+    named = {split: find_columns(rows, task.columns, columns) for split, rows in tables.items()}
+    labels: tuple[str, ...] = ()
+    if task.kind != "regress":
+        *_, column = named["train"]
+        found = {label for row in tables["train"] for label in _labels_of(row, column, task)}
+        labels = tuple(sorted(found, key=lambda label: (not label.isdecimal(), label.zfill(9), label)))
+        if len(labels) < 2:
+            raise CorpusError(f"{files['train']}: a single label ({', '.join(labels)}) in column {column!r}")
+    splits = {
+        split: [_example(row, named[split], task, labels) for row in rows] for split, rows in tables.items()
+    }  # fmt: skip
+    return Data(task, labels, splits, ())
+
+
+def _example(row: Row, columns: Sequence[str], task: Task, labels: tuple[str, ...]) -> Example:
+    *texts, column = columns
+    missing = [name for name in columns if row.values.get(name) is None]
+    if missing:
+        raise CorpusError(f"{row.place}: nothing in column {', '.join(missing)}")
+    if task.kind == "regress":
+        return Example(tuple(str(row.values[text]) for text in texts), _number(row, column), row.place)
+    for label in (of_row := _labels_of(row, column, task)):
+        if label not in labels:
+            raise _unseen(label, row.place, labels)
+    several = task.kind == "multilabel"
+    number = tuple(float(label in of_row) for label in labels) if several else labels.index(of_row[0])
+    return Example(tuple(str(row.values[text]) for text in texts), number, row.place)
+
+
+def _labels_of(row: Row, column: str, task: Task) -> list[str]:
+    """The labels of a row; several are a JSON list, or stand with `|` or `,` between them."""
+    value = row.values.get(column)
+    if task.kind != "multilabel":
+        return ["" if value is None else str(value).strip()]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise CorpusError(f"{row.place}: labels {value!r} are no JSON list ({error})") from error
+    if isinstance(value, list):
+        return [str(label) for label in value]
+    return [label.strip() for label in re.split(r"[|,]", "" if value is None else str(value)) if label.strip()]
+
+
+def _number(row: Row, column: str) -> float:
+    try:
+        number = float(row.values[column])
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CorpusError(f"{row.place}: {column} {row.values[column]!r} is not a number")
+    return number
+
+
+def _unseen(label: str, place: str, labels: Sequence[str]) -> CorpusError:
+    known = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
+    return CorpusError(f"{place}: label {label!r} is not in the training file, which has {known}")
+
+
+def _overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
+    """How many texts of dev and test are in training as well."""
+    trained = {example.texts for example in splits["train"]}
+    return [
+        f"{count} of {len(splits[split])} texts of {split} are in train too; their scores flatter"
+        for split in ("dev", "test")
+        if split in splits and (count := sum(example.texts in trained for example in splits[split]))
+    ]

@@ -1,0 +1,278 @@
+"""`attention-guidance finetune`: a downstream score of any encoder, over seeds, chosen on dev, test touched once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from attention_guidance import results
+from attention_guidance.data.tagged import write_tagged
+from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.encoding import Encoded, decode, encode
+from attention_guidance.finetuning.examples import SPLITS, Data, Example, read_examples
+from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
+from attention_guidance.finetuning.scores import evaluate, per_class
+from attention_guidance.finetuning.tasks import get_task
+from attention_guidance.report.finetune_figures import confusion_matrix
+from attention_guidance.studies.models import longest_sequence, subjects
+from attention_guidance.studies.output import Output
+from attention_guidance.studies.progress import Steps
+from attention_guidance.training.checkpoints import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FINETUNE_FILE = "finetune.json"
+# Small encoders want larger steps than those of the papers, which are of a hidden width of 768 and more.
+_SMALL = 512
+_LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """What is learnt, and how often.
+
+    Attributes:
+        task: its name, see `attention_guidance.finetuning.tasks`.
+        files: by split, `train`, `dev` and, if there is one, `test`.
+        columns: of tables, see `read_examples`.
+        repair: see `read_tagged`.
+        learning_rates: to choose from; by the width of the model without.
+        seeds: how many fine-tunings are scored.
+        seed: the first of them.
+        max_length: the most tokens of an item; what the model takes without.
+        fit: all else.
+    """
+
+    task: str
+    files: Mapping[str, Path]
+    columns: Sequence[str] | None = None
+    repair: bool = False
+    learning_rates: Sequence[float] = ()
+    seeds: int = 5
+    seed: int = 1
+    max_length: int | None = None
+    fit: FitSettings = dataclasses.field(default_factory=FitSettings)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds {self.seeds}: must be at least 1")
+        for rate in self.learning_rates:
+            if not 0 < rate < 1:
+                raise ConfigError(f"--learning-rates {rate:g}: must lie between 0 and 1")
+
+
+def finetune(
+    model: str, settings: FinetuneSettings, output: Path, *, overwrite: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Fine-tune an encoder over seeds and score it.
+
+    The learning rate is chosen on the development set with the first seed, the epoch of each fine-tuning too; the test
+    set is predicted once a seed, by the model so chosen.
+
+    Args:
+        model: folder of a model or of a run, or a name on the hub.
+        settings: the task and how.
+        output: the folder for `finetune.json`, predictions, the picture of confusions, and the model of the seed that
+            is best on dev.
+        overwrite: replace what is there.
+        quiet: print nothing.
+
+    Returns:
+        The results, as in `finetune.json`.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    folder = Output(output, FINETUNE_FILE, overwrite)
+    console = Console(quiet=quiet)
+    task = get_task(settings.task)
+    subject = subjects(model)[0]
+    tokenizer = subject.tokenizer()
+    data = read_examples(task, settings.files, columns=settings.columns, repair=settings.repair)
+    for note in data.notes:
+        console.print(note, highlight=False)
+    encoder = subject.load()
+    limit, width = longest_sequence(encoder, tokenizer), getattr(encoder.config, "hidden_size", _SMALL + 1)
+    del encoder
+    if settings.max_length is not None and settings.max_length > limit:
+        raise ConfigError(f"--max-length {settings.max_length}: this model takes at most {limit} tokens")
+    longest = settings.max_length or limit
+    encoded = {split: encode(data, examples, tokenizer, longest) for split, examples in data.splits.items()}
+    rates = list(settings.learning_rates) or list(_LEARNING_RATES[width < _SMALL])
+    with Steps(console, quiet) as steps:
+        runner = _Runner(data, encoded, subject.source, tokenizer, settings.fit, steps)
+        tried = {rate: runner.fit(rate, settings.seed) for rate in rates}
+        rate = max(tried, key=lambda rate: _best(tried[rate], task.metric))
+        fits = {settings.seed: tried[rate]}
+        for seed in range(settings.seed + 1, settings.seed + settings.seeds):
+            fits[seed] = runner.fit(rate, seed)
+        scored = {seed: runner.score(seed, fits[seed]) for seed in fits}
+    best_seed = max(fits, key=lambda seed: _best(fits[seed], task.metric))
+    told = "test" if "test" in data.splits else "dev"
+    content = {
+        **results.header("finetune"),
+        "model": subject.name,
+        "task": task.name,
+        "metric": task.metric,
+        "split": told,
+        "data": {
+            split: {
+                "file": settings.files[split].name, "examples": len(data.splits[split]), "cut": item.n_cut,
+                "windowed": item.n_windowed, "words_without_tokens": item.n_lost,
+            }
+            for split, item in encoded.items()
+        },
+        "labels": list(data.labels),
+        "scheme": data.scheme,
+        "notes": list(data.notes),
+        "settings": dataclasses.asdict(settings.fit) | {"max_length": longest},
+        "learning_rate": rate,
+        "learning_rates": {f"{tried_rate:g}": _best(found, task.metric) for tried_rate, found in tried.items()},
+        "seeds": [
+            {
+                "seed": seed, "epoch": found.epoch, "dev_by_epoch": found.dev, "seconds": found.seconds,
+                "tokens_per_second": found.tokens_per_second,
+                **{split: scored[seed][split]["metrics"] for split in scored[seed]},
+            }
+            for seed, found in fits.items()
+        ],
+        "scores": _summary([scored[seed][told]["metrics"] for seed in fits]),
+        "best_seed": best_seed,
+        "per_class": scored[best_seed][told]["per_class"],
+    }  # fmt: skip
+    folder.json(FINETUNE_FILE, content)
+    for seed in fits:
+        for split, found in scored[seed].items():
+            _write_predictions(output / "predictions" / f"{split}-seed-{seed}", data, split, found["predictions"])
+    predictions = scored[best_seed][told]["predictions"]
+    if task.kind in ("classify", "tokens"):
+        folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[told], predictions)))
+
+    def write(target: Path) -> None:
+        fits[best_seed].model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    write_whole(output / "model", write)
+    report(console, content)
+    console.print(f"every figure: {output / FINETUNE_FILE}; model, predictions beside it", highlight=False)
+    return content
+
+
+class _Runner:
+    """Fine-tunes and scores, and says how far it is."""
+
+    def __init__(
+        self,
+        data: Data,
+        encoded: dict[str, Encoded],
+        source: str,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: FitSettings,
+        steps: Steps,
+    ) -> None:
+        self.data, self.encoded, self.source, self.tokenizer = data, encoded, source, tokenizer
+        self.settings, self.steps = settings, steps
+
+    def fit(self, rate: float, seed: int) -> Fit:
+        self.steps.begin(f"learning rate {rate:g}, seed {seed}", self.settings.epochs)
+        return fit(
+            self.data, self.encoded, self.source, self.tokenizer, learning_rate=rate, seed=seed,
+            settings=self.settings, progress=self.steps.at,
+        )  # fmt: skip
+
+    def score(self, seed: int, found: Fit) -> dict[str, dict[str, Any]]:
+        """Metrics and predictions on dev and, once, on test."""
+        scored = {}
+        for split in SPLITS[1:]:
+            if split not in self.encoded:
+                continue
+            examples = self.data.splits[split]
+            outputs = predict(found.model, self.encoded[split], self.tokenizer, self.settings.batch_size)
+            predictions = decode(self.data, self.encoded[split], examples, outputs)
+            scored[split] = {
+                "metrics": evaluate(self.data, examples, predictions),
+                "per_class": per_class(self.data, examples, predictions),
+                "predictions": predictions,
+            }
+        return scored
+
+
+def _best(found: Fit, metric: str) -> float:
+    return found.dev[found.epoch - 1][metric]
+
+
+def _summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
+    """Mean and standard deviation over seeds, with the 95 % interval of the mean (Student's)."""
+    from scipy.stats import t
+
+    result: dict[str, dict[str, float | int | None]] = {}
+    for name in metrics[0]:
+        values, n = [found[name] for found in metrics], len(metrics)
+        mean = statistics.fmean(values)
+        deviation = statistics.stdev(values) if n > 1 else None
+        half = None if deviation is None else float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+        result[name] = {
+            "mean": mean, "std": deviation, "low": None if half is None else mean - half,
+            "high": None if half is None else mean + half, "seeds": n,
+        }  # fmt: skip
+    return result
+
+
+def _flat(examples: Sequence[Example], predictions: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Gold and predicted numbers, word by word where words are labelled."""
+    gold = [example.label for example in examples]
+    if gold and isinstance(gold[0], tuple):
+        return [number for label in gold for number in label], [number for label in predictions for number in label]
+    return gold, list(predictions)
+
+
+def _write_predictions(path: Path, data: Data, split: str, predictions: Sequence[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    examples = data.splits[split]
+    if data.task.kind == "tokens":
+        names = data.labels
+        sentences = (
+            (example.texts, [names[n] for n in example.label], [names[n] for n in guess])
+            for example, guess in zip(examples, predictions, strict=True)
+        )
+        write_tagged(path.with_name(f"{path.name}.txt"), sentences)
+        return
+
+    def shown(label: Any) -> str:
+        if data.task.kind == "regress":
+            return f"{label:g}"
+        if data.task.kind == "multilabel":
+            return "|".join(name for name, on in zip(data.labels, label, strict=True) if on)
+        return str(data.labels[label])
+
+    lines = [
+        "\t".join([*(" ".join(text.split()) for text in example.texts), shown(example.label), shown(guess)])
+        for example, guess in zip(examples, predictions, strict=True)
+    ]
+    header = "\t".join([*(f"text{n}" for n in range(1, len(examples[0].texts) + 1)), "gold", "predicted"])
+    results.write_text(path.with_name(f"{path.name}.tsv"), "\n".join([header, *lines, ""]))
+
+
+def report(console: Console, content: Mapping[str, Any]) -> None:
+    """Print the scores."""
+    n = len(content["seeds"])
+    title = f"{content['model']} on {content['task']}, {content['split']}, {n} seed{'s' * (n > 1)}"
+    table = Table(title=f"{title}, learning rate {content['learning_rate']:g}")
+    for heading in ("metric", "mean", "std", "95 % interval of the mean"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name, score in content["scores"].items():
+        several = score["std"] is not None
+        table.add_row(
+            name, f"{score['mean']:.4f}", f"{score['std']:.4f}" if several else "–",
+            f"{score['low']:.4f} to {score['high']:.4f}" if several else "–",
+        )  # fmt: skip
+    console.print(table)

@@ -1,0 +1,244 @@
+"""One fine-tuning: a model, a learning rate, a seed; the epoch is chosen on the development set."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from attention_guidance.attach import guide
+from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.encoding import Encoded, decode
+from attention_guidance.finetuning.examples import Data
+from attention_guidance.finetuning.scores import evaluate
+from attention_guidance.training.arguments import choose_precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a model is fine-tuned.
+
+    Attributes:
+        epochs: at most so many; the best of them on the development set is taken.
+        batch_size: examples (or windows) in a step.
+        warmup_share: share of the steps in which the learning rate rises; then it falls linearly to 0.
+        weight_decay: AdamW's.
+        dropout: of hidden states and attention.
+        precision: as in pre-training.
+        heads, weight: guidance while fine-tuning; empty without.
+    """
+
+    epochs: int = 5
+    batch_size: int = 32
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    precision: str = "auto"
+    heads: str = ""
+    weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        for name in ("warmup_share", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 0 and below 1")
+
+
+@dataclass
+class Fit:
+    """What came out of it.
+
+    Attributes:
+        epoch: the epoch that was best on dev, from 1.
+        dev: metrics on dev, of each epoch.
+        model: the model as it was then.
+        seconds: of training, without evaluation.
+        tokens_per_second: tokens trained on a second, padding not counted.
+    """
+
+    epoch: int
+    dev: list[dict[str, float]]
+    model: PreTrainedModel
+    seconds: float
+    tokens_per_second: float
+
+
+def fit(
+    data: Data,
+    encoded: dict[str, Encoded],
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    learning_rate: float,
+    seed: int,
+    settings: FitSettings,
+    progress: Callable[[int], None] | None = None,
+) -> Fit:
+    """Fine-tune once.
+
+    Args:
+        data: the task.
+        encoded: its splits; `train` is trained on, `dev` decides the epoch, any other is not looked at.
+        source: folder or name of the model.
+        tokenizer: the model's.
+        learning_rate: its peak.
+        seed: of the new layers, the order and dropout.
+        settings: all else.
+        progress: called with the number of epochs done.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+        GuidanceError: heads that do not fit the model.
+    """
+    set_seed(seed)
+    model = new_model(data, source, settings)
+    if settings.heads:
+        guidance = guide(model, settings.heads, settings.weight, tokenizer=tokenizer)
+    train, dev = encoded["train"], encoded["dev"]
+    precision = choose_precision(settings.precision)
+    steps = math.ceil(len(train.inputs) / settings.batch_size) * settings.epochs
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=round(settings.warmup_share * steps),
+            weight_decay=settings.weight_decay,
+            train_sampling_strategy="group_by_length",
+            eval_strategy="no",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            seed=seed,
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
+            use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        )
+
+        def score_dev() -> dict[str, float]:
+            outputs = predict(model, dev, tokenizer, settings.batch_size)
+            return evaluate(data, data.splits["dev"], decode(data, dev, data.splits["dev"], outputs))
+
+        best = _KeepBest(score_dev, data.task.metric, progress)
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=train.inputs,
+            data_collator=collator(data, tokenizer),
+            processing_class=tokenizer,
+            callbacks=[best],
+        )
+        trainer.remove_callback(PrinterCallback)
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began - best.seconds
+    if settings.heads:
+        guidance.remove()
+    model.load_state_dict(best.state)
+    n_tokens = settings.epochs * sum(len(item["input_ids"]) for item in train.inputs)
+    return Fit(best.epoch, best.scores, model.eval(), seconds, n_tokens / seconds)
+
+
+class _KeepBest(TrainerCallback):  # type: ignore[misc]
+    """Evaluates after every epoch and keeps the best weights."""
+
+    def __init__(self, score: Callable[[], dict[str, float]], metric: str, progress: Callable[[int], None] | None):
+        self.score, self.metric, self.progress = score, metric, progress
+        self.scores: list[dict[str, float]] = []
+        self.epoch, self.seconds = 0, 0.0
+        self.state: dict[str, torch.Tensor] = {}
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look how good the model is now."""
+        began = time.perf_counter()
+        self.scores.append(self.score())
+        if not self.epoch or self.scores[-1][self.metric] > self.scores[self.epoch - 1][self.metric]:
+            self.epoch = len(self.scores)
+            self.state = {name: value.detach().cpu().clone() for name, value in kwargs["model"].state_dict().items()}
+        if self.progress is not None:
+            self.progress(len(self.scores))
+        self.seconds += time.perf_counter() - began
+
+
+def new_model(data: Data, source: str, settings: FitSettings) -> PreTrainedModel:
+    """The encoder with a new head for the task.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    n_labels = len(data.labels) or 1
+    kinds = {
+        "classify": "single_label_classification",
+        "multilabel": "multi_label_classification",
+        "regress": "regression",
+    }
+    try:
+        config = AutoConfig.from_pretrained(source)
+        config.num_labels = n_labels
+        if data.labels:
+            config.id2label = dict(enumerate(data.labels))
+            config.label2id = {label: number for number, label in enumerate(data.labels)}
+        if data.task.kind in kinds:
+            config.problem_type = kinds[data.task.kind]
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if hasattr(config, name):
+                setattr(config, name, settings.dropout)
+        loader = AutoModelForTokenClassification if data.task.kind == "tokens" else AutoModelForSequenceClassification
+        return loader.from_pretrained(source, config=config)
+    except Exception as error:  # transformers, safetensors and the hub raise all kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"model {source!r}: cannot be loaded for {data.task.name} ({reason})") from error
+
+
+def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Pads a batch to its longest item."""
+    return (DataCollatorForTokenClassification if data.task.kind == "tokens" else DataCollatorWithPadding)(tokenizer)
+
+
+@torch.no_grad()
+def predict(
+    model: PreTrainedModel, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> list[np.ndarray]:  # type: ignore[type-arg]
+    """The logits of each item, in evaluation mode; items of like lengths share a batch."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    order: Sequence[int] = sorted(range(len(encoded.inputs)), key=lambda n: len(encoded.inputs[n]["input_ids"]))
+    outputs: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
+    for start in range(0, len(order), 2 * batch_size):
+        numbers = order[start : start + 2 * batch_size]
+        items = [{k: v for k, v in encoded.inputs[n].items() if k != "labels"} for n in numbers]
+        batch = tokenizer.pad(items, return_tensors="pt").to(device)
+        logits = model(**batch).logits.float().cpu().numpy()
+        outputs |= dict(zip(numbers, logits, strict=True))
+    model.train(was_training)
+    return [outputs[number] for number in range(len(order))]
