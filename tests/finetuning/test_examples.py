@@ -1,0 +1,88 @@
+"""Examples of every kind of task, and what is wrong with them found before training."""
+
+from __future__ import annotations
+
+import pytest
+
+from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.finetuning.examples import read_examples
+from attention_guidance.finetuning.tasks import TASKS, get_task
+
+
+def files(tmp_path, suffix="tsv", **contents):
+    for split, content in contents.items():
+        (tmp_path / f"{split}.{suffix}").write_text(content)
+    return {split: tmp_path / f"{split}.{suffix}" for split in contents}
+
+
+def test_labels_are_those_of_training_in_order(tmp_path):
+    data = read_examples(
+        get_task("classify"),
+        files(tmp_path, train="text\tlabel\na\t10\nb\t2\nc\t2\n", dev="text\tlabel\nd\t10\n"),
+    )
+    assert data.labels == ("2", "10")
+    assert [example.label for example in data.splits["train"]] == [1, 0, 0]
+    assert data.notes == ()
+
+
+def test_pairs_several_labels_and_numbers(tmp_path):
+    pair = files(
+        tmp_path,
+        train="premise\thypothesis\tlabel\na\tb\tyes\nc\td\tno\n",
+        dev="premise\thypothesis\tlabel\na\tb\tno\n",
+    )
+    data = read_examples(get_task("rte"), pair)
+    assert data.splits["train"][0].texts == ("a", "b")
+    several = files(tmp_path, train="text\tlabels\na\tx|y\nb\tz\nc\t\n", dev="text\tlabels\na\tz, y\n")
+    data = read_examples(get_task("multilabel"), several)
+    assert data.labels == ("x", "y", "z")
+    assert [example.label for example in data.splits["train"]] == [(1, 1, 0), (0, 0, 1), (0, 0, 0)]
+    assert data.splits["dev"][0].label == (0, 1, 1)
+    numbers = files(tmp_path, train="text\tscore\na\t1.5\nb\t-2\n", dev="text\tscore\na\t0\n")
+    data = read_examples(get_task("regress"), numbers)
+    assert [example.label for example in data.splits["train"]] == [1.5, -2]
+    assert data.labels == ()
+
+
+def test_entities_have_both_labels_of_a_kind(tmp_path):
+    data = read_examples(
+        get_task("ner"), files(tmp_path, "txt", train="a B-PER\nb O\n", dev="a B-PER\nb I-PER\n", test="c O\n")
+    )
+    assert data.labels == ("O", "B-PER", "I-PER")
+    assert data.splits["dev"][0].label == (1, 2)
+
+
+def test_overlap_is_counted(tmp_path):
+    table = "text\tlabel\na\tx\nb\ty\n"
+    data = read_examples(get_task("classify"), files(tmp_path, train=table, dev=table, test="text\tlabel\na\tx\n"))
+    assert data.notes == (
+        "2 of 2 texts of dev are in train too; their scores flatter",
+        "1 of 1 texts of test are in train too; their scores flatter",
+    )
+
+
+CLASSES, SCORES = "text\tlabel\n", "text\tscore\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "suffix", "train", "dev", "message"),
+    [
+        ("classify", "tsv", f"{CLASSES}a\tx\nb\ty\n", f"{CLASSES}a\tx\nb\tz\n", r"dev\.tsv:3: label 'z' is not in"),
+        ("classify", "tsv", f"{CLASSES}a\tx\n", f"{CLASSES}a\tx\n", r"train\.tsv: a single label \(x\)"),
+        ("regress", "tsv", f"{SCORES}a\tlots\n", f"{SCORES}a\t1\n", r"train\.tsv:2: score 'lots' is not a number"),
+        ("regress", "tsv", f"{SCORES}a\tnan\n", f"{SCORES}a\t1\n", r"train\.tsv:2: score 'nan' is not a number"),
+        ("ner", "txt", "a B-PER\n", "b O\nc B-LOC\n", r"dev\.txt:2: label 'B-LOC' is not in the training file"),
+        ("multilabel", "jsonl", '{"text": "a", "labels": ["x", "y"]}\n', '{"text": "a"}\n', r"dev\.jsonl: one column"),
+    ],
+)
+def test_errors_name_the_line(tmp_path, task, suffix, train, dev, message):
+    with pytest.raises(CorpusError, match=message):
+        read_examples(get_task(task), files(tmp_path, suffix, train=train, dev=dev))
+
+
+def test_splits_and_tasks_that_are_missing(tmp_path):
+    with pytest.raises(ConfigError, match="--dev missing"):
+        read_examples(get_task("classify"), files(tmp_path, train="text\tlabel\na\tx\nb\ty\n"))
+    with pytest.raises(ConfigError, match="--task 'glue': expected one of classify, pair"):
+        get_task("glue")
+    assert all(get_task(name).name == name for name in TASKS)

@@ -1,0 +1,167 @@
+"""`finetune` from the command line: every kind of task learns, writes what it says, and refuses what is wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+FAST = ["--epochs", "10", "--batch-size", "8", "--learning-rates", "5e-3", "--dropout", "0", "--seeds", "2", "-q"]
+
+
+def read(folder):
+    return json.loads((folder / "finetune.json").read_text(encoding="utf-8"))
+
+
+def words(chance, n=4):
+    return ["".join(chance.choices("bcdfg", k=2)) for _ in range(n)]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Texts whose first word tells their label."""
+
+    def write(labels, header="text\tlabel", pair=False, n=256):
+        chance = random.Random(0)
+        paths = {}
+        for split in ("train", "dev", "test"):
+            lines = [header]
+            for _ in range(n if split == "train" else 24):
+                number = chance.randrange(len(labels))
+                text = " ".join(["aeiou"[number] * 2, *words(chance)])
+                lines.append("\t".join([text, *(["other " + words(chance)[0]] if pair else []), str(labels[number])]))
+            paths[split] = tmp_path / f"{split}.tsv"
+            paths[split].write_text("\n".join([*lines, ""]))
+        return [argument for split, path in paths.items() for argument in (f"--{split}", path)]
+
+    return write
+
+
+def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
+    out = tmp_path / "out"
+    assert cli("finetune", whole_run, "--task", "classify", *table(["x", "y", "z"]), "-o", out, *FAST) == 0
+    content = read(out)
+    assert (content["kind"], content["schema_version"], content["split"]) == ("finetune", 1, "test")
+    assert content["scores"]["accuracy"]["mean"] > 0.8
+    accuracies = [seed["test"]["accuracy"] for seed in content["seeds"]]
+    assert content["scores"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert [seed["seed"] for seed in content["seeds"]] == [1, 2]
+    for seed in content["seeds"]:
+        on_dev = [metrics["accuracy"] for metrics in seed["dev_by_epoch"]]
+        # The first of the best epochs, and the scores are those of the weights of then.
+        assert seed["epoch"] == 1 + on_dev.index(max(on_dev))
+        assert seed["dev"]["accuracy"] == pytest.approx(max(on_dev))
+    lines = (out / "predictions" / "test-seed-1.tsv").read_text().splitlines()
+    right = [line.split("\t")[1] == line.split("\t")[2] for line in lines[1:]]
+    assert (lines[0], len(right)) == ("text1\tgold\tpredicted", 24)
+    assert np.mean(right) == pytest.approx(accuracies[0])
+    assert set(content["per_class"]) == {"x", "y", "z"}
+    assert (out / "confusion.svg").exists()
+    model = AutoModelForSequenceClassification.from_pretrained(out / "model")
+    assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
+    AutoTokenizer.from_pretrained(out / "model")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "header", "pair", "metric", "least"),
+    [
+        ("rte", ["no", "yes"], "sentence1\tsentence2\tlabel", True, "accuracy", 0.8),
+        ("cola", [0, 1], "sentence\tlabel", False, "matthews", 0.5),
+        ("multilabel", ["x", "y", "x|y"], "text\tlabels", False, "macro_f1", 0.7),
+        ("regress", [-1.0, 0.0, 1.0], "text\tscore", False, "pearson", 0.7),
+    ],
+)
+def test_other_tasks_learn(tmp_path, cli, whole_run, table, task, labels, header, pair, metric, least):
+    out = tmp_path / "out"
+    arguments = table(labels, header, pair)
+    assert cli("finetune", whole_run, "--task", task, *arguments, "-o", out, *FAST) == 0
+    content = read(out)
+    assert content["metric"] == metric
+    assert content["scores"][metric]["mean"] > least
+
+
+def test_entities_learn_with_windows_and_guidance(tmp_path, cli, whole_run):
+    chance = random.Random(0)
+    arguments = []
+    for split, n in (("train", 60), ("dev", 20)):
+        lines = []
+        for _ in range(n):
+            for _ in range(chance.randint(3, 14)):
+                kind = chance.choice(["PER", "LOC", None])
+                begin, inside = {"PER": ("aa", "ii"), "LOC": ("oo", "ee"), None: ("", "")}[kind]
+                lines += [f"{begin} B-{kind}", f"{inside} I-{kind}"] if kind else [f"{words(chance)[0]} O"]
+            lines.append("")
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+        arguments += [f"--{split}", tmp_path / f"{split}.txt"]
+    out = tmp_path / "out"
+    more = ["--heads", "next:1", "--weight", "0.01", "--max-length", "24"]
+    assert cli("finetune", whole_run, "--task", "ner", *arguments, "-o", out, *FAST, *more) == 0
+    content = read(out)
+    assert content["split"] == "dev"
+    assert content["data"]["dev"]["windowed"] > 0
+    assert content["scores"]["f1"]["mean"] > 0.9
+    assert set(content["per_class"]) == {"LOC", "PER"}
+    predicted = (out / "predictions" / "dev-seed-1.txt").read_text().splitlines()
+    gold = (tmp_path / "dev.txt").read_text().splitlines()
+    assert [line.rsplit(" ", 1)[0] for line in predicted if line] == [line for line in gold if line]
+    model = AutoModelForTokenClassification.from_pretrained(out / "model")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_learning_rate_is_chosen_on_dev(tmp_path, cli, whole_run, table):
+    rates = [
+        "--learning-rates",
+        "1e-7",
+        "5e-3",
+        "--epochs",
+        "4",
+        "--seeds",
+        "1",
+        "--dropout",
+        "0",
+        "--batch-size",
+        "8",
+        "-q",
+    ]
+    out = tmp_path / "out"
+    assert cli("finetune", whole_run, "--task", "classify", *table(["x", "y"]), "-o", out, *rates) == 0
+    content = read(out)
+    assert content["learning_rate"] == 5e-3
+    assert content["learning_rates"]["1e-07"] < content["learning_rates"]["0.005"]
+    assert content["scores"]["accuracy"]["std"] is None
+
+
+def test_the_same_seed_gives_the_same_scores(tmp_path, cli, whole_run, table):
+    arguments = ["finetune", whole_run, "--task", "classify", *table(["x", "y"], n=24), "--epochs", "2"]
+    found = []
+    for name in ("a", "b"):
+        rest = ["--learning-rates", "1e-3", "--seeds", "1", "-o", tmp_path / name, "-q"]
+        assert cli(*arguments, *rest) == 0
+        found.append([seed["dev_by_epoch"] for seed in read(tmp_path / name)["seeds"]])
+    assert found[0] == found[1]
+
+
+def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
+    good = table(["x", "y"])
+    (tmp_path / "one.tsv").write_text("text\na\n")
+    out = ["-o", tmp_path / "out"]
+    cases = {
+        "--task 'glue'": [whole_run, "--task", "glue", *good],
+        "--dev missing": [whole_run, "--task", "classify", *good[:2]],
+        "one column": [whole_run, "--task", "classify", *good[:2], "--dev", tmp_path / "one.tsv"],
+        "no such folder": [tmp_path / "nowhere", "--task", "classify", *good],
+        "at most 32 tokens": [whole_run, "--task", "classify", *good, "--max-length", "64"],
+        "must lie between 0 and 1": [whole_run, "--task", "classify", *good, "--learning-rates", "2"],
+        "--dropout": [whole_run, "--task", "classify", *good, "--dropout", "1"],
+        "--columns": [whole_run, "--task", "ner", *good, "--columns", "word", "tag"],
+    }
+    for message, arguments in cases.items():
+        capsys.readouterr()
+        assert cli("finetune", *arguments, *out) == 2, message
+        said = capsys.readouterr().err
+        assert message in said, said
+        assert said.count("\n") == 1
+        assert not (tmp_path / "out").exists()

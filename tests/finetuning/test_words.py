@@ -1,0 +1,154 @@
+"""Labels of words: windows of long sentences, and scores against gold counted independently."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from attention_guidance.data.tagged import read_tagged
+from attention_guidance.finetuning.encoding import IGNORED, decode, encode
+from attention_guidance.finetuning.examples import Data, Example
+from attention_guidance.finetuning.scores import evaluate, per_class
+from attention_guidance.finetuning.tasks import get_task
+
+LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(whole_run):
+    return AutoTokenizer.from_pretrained(whole_run / "model")
+
+
+def sentences(seed, n, longest):
+    chance = random.Random(seed)
+    made = []
+    for number in range(n):
+        length = chance.randint(1, longest)
+        words = tuple("".join(chance.choices("abcdefgh", k=chance.randint(1, 6))) for _ in range(length))
+        made.append(Example(words, tuple(chance.randrange(5) for _ in words), f"made:{number}"))
+    return made
+
+
+def data(examples):
+    return Data(get_task("ner"), LABELS, {"dev": examples}, (), "BIO")
+
+
+def outputs_that_say(encoded, say):
+    """Logits of each window: of each word's first token what `say(example, word)` gives, else nonsense."""
+    for number, places, item in zip(encoded.example, encoded.places, encoded.inputs, strict=True):
+        logits = np.random.default_rng(0).normal(size=(len(item["input_ids"]), 5))
+        for place in places:
+            logits[place.token] = -9
+            logits[place.token, say(number, place)] = 9
+        yield logits
+
+
+def test_no_word_of_a_long_sentence_is_lost(tokenizer):
+    examples = sentences(1, 20, 60)
+    encoded = encode(data(examples), examples, tokenizer, 24)
+    assert encoded.n_windowed > 5
+    assert max(len(item["input_ids"]) for item in encoded.inputs) == 24
+    for number, example in enumerate(examples):
+        windows = [places for n, places in zip(encoded.example, encoded.places, strict=True) if n == number]
+        seen = {place.word for places in windows for place in places}
+        assert seen == set(range(len(example.texts)))
+    outputs = list(outputs_that_say(encoded, lambda number, place: examples[number].label[place.word]))
+    assert decode(data(examples), encoded, examples, outputs) == [example.label for example in examples]
+    assert evaluate(data(examples), examples, [example.label for example in examples])["f1"] == 1
+
+
+def test_a_word_is_read_where_it_is_farthest_from_a_cut(tokenizer):
+    (example,) = sentences(3, 1, 1)
+    example = Example(("ab",) * 40, (0,) * 40, "")
+    encoded = encode(data([example]), [example], tokenizer, 24)
+    # Windows tell their words by their own number: each word's is the window with the larger margin.
+    windows = list(range(len(encoded.inputs)))
+    assert len(windows) > 2
+    best = {}
+    for window, places in enumerate(encoded.places):
+        for place in places:
+            if place.word not in best or place.margin > best[place.word][0]:
+                best[place.word] = place.margin, window
+    assert min(margin for margin, _ in best.values()) >= 4
+    outputs = [np.eye(5)[[window % 5] * len(encoded.inputs[window]["input_ids"])] for window in windows]
+    (found,) = decode(data([example]), encoded, [example], outputs)
+    assert found == tuple(best[word][1] % 5 for word in range(40))
+
+
+def test_labels_are_at_first_tokens_and_nowhere_else(tokenizer):
+    example = Example(("abc", "d", "efgh"), (1, 0, 3), "")
+    encoded = encode(data([example]), [example], tokenizer, 32)
+    labels = encoded.inputs[0]["labels"]
+    assert [label for label in labels if label != IGNORED] == [1, 0, 3]
+    assert labels[0] == labels[-1] == IGNORED
+
+
+def entities(tags):
+    """Spans by conlleval's rules, written anew: an entity begins at B-, or at I- after O or another kind."""
+    found, start = set(), None
+    for at, (before, tag, after) in enumerate(zip(("O", *tags), tags, (*tags[1:], "O"), strict=False)):
+        if tag != "O" and (tag[0] == "B" or before == "O" or before[2:] != tag[2:]):
+            start = at
+        if tag != "O" and (after == "O" or after[0] == "B" or after[2:] != tag[2:]):
+            found.add((start, at, tag[2:]))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_f1_is_conllevals_counted_independently(tokenizer, seed):
+    examples = sentences(seed, 30, 50)
+    chance = random.Random(seed)
+    encoded = encode(data(examples), examples, tokenizer, 24)
+    noise = {(n, w): chance.random() < 0.3 for n, e in enumerate(examples) for w in range(len(e.texts))}
+    guess = {key: chance.randrange(5) for key in noise}
+    outputs = list(
+        outputs_that_say(
+            encoded,
+            lambda n, place: guess[n, place.word] if noise[n, place.word] else examples[n].label[place.word],
+        )
+    )
+    predictions = decode(data(examples), encoded, examples, outputs)
+    gold, found = (
+        {(n, *span) for n, numbers in enumerate(side) for span in entities([LABELS[label] for label in numbers])}
+        for side in ([example.label for example in examples], predictions)
+    )
+    right = len(gold & found)
+    precision, recall = right / len(found), right / len(gold)
+    metrics = evaluate(data(examples), examples, predictions)
+    assert metrics["precision"] == pytest.approx(precision)
+    assert metrics["recall"] == pytest.approx(recall)
+    assert metrics["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+    table = per_class(data(examples), examples, predictions)
+    assert {kind: row["support"] for kind, row in table.items()} == {
+        kind: sum(span[3] == kind for span in gold) for kind in ("LOC", "PER")
+    }
+
+
+def test_windows_overlap_by_half():
+    from attention_guidance.finetuning.encoding import _starts
+
+    for n_tokens in range(1, 60):
+        starts = _starts(n_tokens, 10)
+        assert starts[0] == 0
+        assert starts[-1] == max(0, n_tokens - 10)
+        assert all(0 < after - before <= 5 for before, after in pairwise(starts))
+
+
+@pytest.mark.shared
+def test_real_sentences_longer_than_the_model(tokenizer, shared_data):
+    text = read_tagged(shared_data / "swahili" / "ner" / "dev.txt")
+    tags = {tag for sentence in text.sentences for tag in sentence.tags}
+    labels = tuple(sorted(tags, key=lambda tag: (tag != "O", tag)))
+    examples = [Example(s.words, tuple(labels.index(tag) for tag in s.tags), "") for s in text.sentences[:60]]
+    of_task = Data(get_task("ner"), labels, {"dev": examples}, (), "BIO")
+    encoded = encode(of_task, examples, tokenizer, 32)
+    assert encoded.n_windowed > 30
+    assert encoded.n_lost == 0
+    outputs = [
+        np.eye(len(labels))[[max(0, label) for label in item["labels"]]] for item in encoded.inputs
+    ]  # fmt: skip
+    assert decode(of_task, encoded, examples, outputs) == [example.label for example in examples]
