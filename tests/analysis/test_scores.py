@@ -46,6 +46,17 @@ def test_a_head_that_is_always_right_scores_one():
     assert everything.apart
 
 
+def test_gain_is_over_the_baseline_and_ends_are_those_of_95_percent():
+    rng = np.random.default_rng(2)
+    head, offset = rng.random(400) < 0.7, rng.random(400) < 0.5
+    (everything,) = score(answers(head[:, None, None, None], offsets=np.stack([offset, offset * 0], -1)))
+    best, baseline, gain = everything.best_accuracy, everything.baseline_accuracy, everything.gain
+    assert gain.value == pytest.approx(best.value - baseline.value)
+    # Half of 400 questions, each a text: the intervals of shares and of the difference of two that are independent.
+    for found, spread in ((best, 0.7 * 0.3), (baseline, 0.25), (gain, 0.7 * 0.3 + 0.25)):
+        assert found.high - found.low == pytest.approx(2 * 1.96 * (spread / 200) ** 0.5, rel=0.15)
+
+
 def test_the_best_of_many_blind_heads_is_not_flattered():
     """144 heads that guess: the best on all looks well above chance, the chosen one on the other half does not."""
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.data.reflexives import generate_reflexives
+from attention_guidance.studies.models import longest_sequence
 
 CONLLU = "".join(
     f"1\t{word}\t_\tNOUN\t_\t_\t2\tnsubj\t_\t_\n2\truns\t_\tVERB\t_\t_\t0\troot\t_\t_\n"
@@ -112,6 +113,19 @@ def test_census_of_a_models_folder_is_that_of_its_maps(tmp_path, cli, whole_run,
     for head in content["snapshots"][0]["heads"]:
         found = head["patterns"]["previous"]["mass"]["value"]
         assert found == pytest.approx(expected[head["layer"], head["head"]].item(), abs=1e-5)
+
+
+def test_the_longest_sequence_is_what_a_model_takes(whole_run, long_model):
+    from transformers import BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "model", model_max_length=10_000)
+    # RoBERTa counts positions from behind its padding: 202 of them for 200 tokens.
+    assert longest_sequence(AutoModel.from_pretrained(long_model), tokenizer) == 200
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    assert longest_sequence(BertModel(BertConfig(**sizes, max_position_embeddings=100)), tokenizer) == 100
+    assert longest_sequence(BertModel(BertConfig(**sizes, max_position_embeddings=900)), tokenizer) == 512
+    tokenizer.model_max_length = 64
+    assert longest_sequence(AutoModel.from_pretrained(long_model), tokenizer) == 64
 
 
 def test_the_sample_is_seeded(tmp_path, cli, whole_run, corpus):
