@@ -84,14 +84,13 @@ def test_gap_the_nearest_name_may_be_the_first():
     assert {rule: shown(asked, word) for rule, word in question.guesses} == {"nearest name": "Ann", "first name": "Ann"}
 
 
-def test_mentions_that_hold_each_other_are_no_antecedents(tmp_path):
-    # `the dog 's tail` (2) holds `the dog` (1); then `it` (1).
-    rows = ["the DT (2|(1", "dog NN 1)", "'s POS -", "tail NN 2)", "hit VBD -", "it PRP (1)"]
+def test_a_mention_that_holds_another_is_no_antecedent_of_it(tmp_path):
+    # `the king who hurt himself` holds `himself`, which is of the same chain; then `he`.
+    rows = ["the DT (1", "king NN -", "who WP -", "hurt VBD -", "himself PRP (1)|1)", "he PRP (1)"]
     lines = [f"a 0 {n} {row.split()[0]} {row.split()[1]} * - - - - * {row.split()[2]}" for n, row in enumerate(rows)]
     (tmp_path / "a_conll").write_text("\n".join(["#begin document (a); part 000", *lines, "", "#end document", ""]))
     (text,) = coreference_texts(read_conll2012(tmp_path / "a_conll"), len, 1000)
-    # Only `it` is asked: `the dog` lies within the mention before it.
-    assert [(shown(text, q.word), sorted(q.right)) for q in text.questions] == [("it", [1])]
+    assert [(shown(text, q.word), sorted(q.right)) for q in text.questions] == [("he", [1, 4])]
 
 
 def test_gap_pronouns_that_refer_to_neither_are_not_asked():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ def read(folder):
 
 def words(chance, n=4):
     return ["".join(chance.choices("bcdfg", k=2)) for _ in range(n)]
+
+
+@pytest.fixture
+def many_models(tmp_path, whole_run):
+    """The run's model once more, under another name."""
+    shutil.copytree(whole_run / "model", tmp_path / "other")
+    return tmp_path / "other"
 
 
 @pytest.fixture
@@ -142,6 +150,27 @@ def test_the_same_seed_gives_the_same_scores(tmp_path, cli, whole_run, table):
         assert cli(*arguments, *rest) == 0
         found.append([seed["dev_by_epoch"] for seed in read(tmp_path / name)["seeds"]])
     assert found[0] == found[1]
+
+
+def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, table, capsys):
+    arguments = ["--task", "classify", *table(["x", "y"], n=64), "--epochs", "2", "--learning-rates", "5e-3"]
+    out = tmp_path / "out"
+    command = ["downstream", whole_run, many_models, *arguments, "--seeds", "2", "-o", out]
+    assert cli(*command) == 0
+    content = json.loads((out / "downstream.json").read_text())
+    assert [model["model"] for model in content["models"]] == ["run", "other"]
+    (gap,) = content["differences"]
+    assert (gap["model"], gap["minus"]) == ("other", "run")
+    means = [read(out / name)["scores"]["accuracy"]["mean"] for name in ("run", "other")]
+    assert gap["value"] == pytest.approx(means[1] - means[0])
+    assert gap["verdict"] in capsys.readouterr().out
+    before = (out / "run" / "finetune.json").read_bytes()
+    assert cli(*command) == 2  # nothing is overwritten unless asked
+    assert cli(*command, "--resume") == 0
+    assert (out / "run" / "finetune.json").read_bytes() == before
+    assert "run: scored already" in capsys.readouterr().out
+    assert cli(*[*command[:-4], "--seeds", "1", "-o", out, "--resume", "-q"]) == 0
+    assert (out / "run" / "finetune.json").read_bytes() != before
 
 
 def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):

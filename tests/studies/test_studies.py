@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.data.corpora import Document
 from attention_guidance.data.reflexives import generate_reflexives
 from attention_guidance.studies.models import longest_sequence
+from attention_guidance.studies.sample import _drawn
 
 CONLLU = "".join(
     f"1\t{word}\t_\tNOUN\t_\t_\t2\tnsubj\t_\t_\n2\truns\t_\tVERB\t_\t_\t0\troot\t_\t_\n"
@@ -126,6 +130,28 @@ def test_the_longest_sequence_is_what_a_model_takes(whole_run, long_model):
     assert longest_sequence(BertModel(BertConfig(**sizes, max_position_embeddings=900)), tokenizer) == 512
     tokenizer.model_max_length = 64
     assert longest_sequence(AutoModel.from_pretrained(long_model), tokenizer) == 64
+
+
+def test_a_run_is_its_finished_model_and_padding_does_not_count(tmp_path, cli, whole_run):
+    (tmp_path / "short.txt").write_text("abe ace.\n")
+    assert cli("census", whole_run, tmp_path / "short.txt", "-o", tmp_path / "c", "--similarity-rows", 0, "-q") == 0
+    content = read(tmp_path / "c" / "census.json")
+    (taken,) = content["snapshots"]
+    assert (taken["model"], taken["step"], taken["validation_loss"]) == ("run", None, None)
+    n_tokens = content["sample"]["tokens"]
+    assert n_tokens < content["sample"]["block_size"]
+    assert taken["rows"] == {
+        "next": n_tokens - 1, "previous": n_tokens - 1, "same": n_tokens, "first": n_tokens, "delimiter": n_tokens,
+        "period": n_tokens,
+    }  # fmt: skip
+
+
+def test_every_document_is_as_likely_to_be_drawn():
+    documents = [Document(str(n), "") for n in range(12)]
+    drawn = Counter(d.text for seed in range(3000) for d in _drawn(documents, 4, random.Random(seed)))
+    # Each is in a third of the draws: 1,000 give or take 26.
+    assert all(abs(drawn[str(n)] - 1000) < 110 for n in range(12))
+    assert [d.text for d in _drawn(documents, 12, random.Random(0))] == [str(n) for n in range(12)]
 
 
 def test_the_sample_is_seeded(tmp_path, cli, whole_run, corpus):

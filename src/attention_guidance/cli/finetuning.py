@@ -1,7 +1,8 @@
-"""The command that fine-tunes: `finetune`."""
+"""The commands that fine-tune: `finetune`, `downstream`."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,31 @@ Writes OUTPUT/finetune.json, predictions, the picture of confusions, and OUTPUT/
 """
 
 
+_DOWNSTREAM = """\
+Fine-tune several models alike, and say whether the difference between them is more than chance: a bootstrap over seeds
+and test examples at once, with the interval of the difference to the first model.
+
+  attention-guidance downstream runs/unguided runs/guided --task ner --train ner/train.txt --dev ner/dev.txt \\
+      --test ner/test.txt -o ft/sw
+  attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/sw --resume   go on after a stop
+
+Everything else is as for finetune. Writes OUTPUT/downstream.json, and what finetune writes in a folder for each model.
+"""
+
+
 def add_commands(commands: Any) -> None:
-    """Add the command."""
-    parser = add_command(commands, "finetune", "a downstream score of any encoder, over seeds", _FINETUNE, _finetune)
+    """Add the commands."""
+    one = add_command(commands, "finetune", "a downstream score of any encoder, over seeds", _FINETUNE, _finetune)
+    one.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
+    _add_settings(one)
+    several = add_command(commands, "downstream", "is one model better than another", _DOWNSTREAM, _downstream)
+    several.add_argument("models", nargs="+", metavar="MODEL", help="as for finetune; the first is compared with")
+    _add_settings(several)
+    several.add_argument("--resume", action="store_true", help="take models that are scored already as they are")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
     add("--task", required=True, help="see above")
     for split, what in (("train", "train on"), ("dev", "choose on"), ("test", "score on, once")):
         add(f"--{split}", type=Path, metavar="FILE", help=f"{what} this")
@@ -51,12 +72,28 @@ def add_commands(commands: Any) -> None:
 
 
 def _finetune(arguments: dict[str, Any]) -> int:
-    from attention_guidance.finetuning.finetune import FinetuneSettings, finetune
-    from attention_guidance.finetuning.fit import FitSettings
+    from attention_guidance.finetuning.finetune import finetune
 
     model, output = arguments.pop("model"), arguments.pop("output")
     how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
-    files = {split: arguments.pop(split) for split in ("train", "dev", "test")}
+    finetune(model, _settings(arguments), output, **how)
+    return 0
+
+
+def _downstream(arguments: dict[str, Any]) -> int:
+    from attention_guidance.finetuning.downstream import downstream
+
+    models, output = arguments.pop("models"), arguments.pop("output")
+    how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
+    downstream(models, _settings(arguments), output, **how)
+    return 0
+
+
+def _settings(arguments: dict[str, Any]) -> Any:
+    from attention_guidance.finetuning.finetune import FinetuneSettings
+    from attention_guidance.finetuning.fit import FitSettings
+
+    given = {split: arguments.pop(split) for split in ("train", "dev", "test")}
     fit = FitSettings(
         **{
             name: arguments.pop(name)
@@ -65,6 +102,5 @@ def _finetune(arguments: dict[str, Any]) -> int:
             )
         }
     )  # fmt: skip
-    files = {split: file for split, file in files.items() if file is not None}
-    finetune(model, FinetuneSettings(files=files, fit=fit, **arguments), output, **how)
-    return 0
+    files = {split: file for split, file in given.items() if file is not None}
+    return FinetuneSettings(files=files, fit=fit, **arguments)

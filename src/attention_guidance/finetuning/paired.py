@@ -1,0 +1,177 @@
+"""Is one model better downstream than another? A bootstrap over seeds and test examples at once.
+
+Metrics such as F1 are no means over examples, but functions of sums over them: of right and predicted entities, of the
+cells of a confusion matrix, of squares. Every example gives its terms of these sums, so that a resample of thousands of
+examples is a product of matrices.
+
+Shape suffixes: S seeds, N examples, K terms, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from seqeval.metrics.sequence_labeling import get_entities
+
+from attention_guidance.errors import ConfigError
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference between two models in a metric, first minus second.
+
+    Attributes:
+        first, second: means over seeds.
+        value, low, high: the difference and its 95 % interval.
+        p: two-sided, of no difference.
+    """
+
+    first: float
+    second: float
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.low <= 0 <= self.high:
+            return "no difference shown"
+        return "better" if self.value > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Gold and predicted labels of one test file, by seed.
+
+    Attributes:
+        gold: of each example: a label, a tuple of labels (of words, or several of a text), or a number.
+        predicted: the same for each seed.
+    """
+
+    gold: tuple[Any, ...]
+    predicted: tuple[tuple[Any, ...], ...]
+
+
+def difference(
+    first: Predictions, second: Predictions, metric: str, kind: str, *, seed: int = 1, resamples: int = 2000
+) -> Difference:
+    """Compare two models on the same test examples.
+
+    In every resample seeds of each model are drawn with replacement, and test examples, the same for both.
+
+    Args:
+        first: predictions of the one model.
+        second: of the other, on the same file.
+        metric: which one, as in `finetune.json`.
+        kind: of the task, see `attention_guidance.finetuning.tasks`.
+        seed: of the bootstrap.
+        resamples: of it.
+
+    Raises:
+        ConfigError: the gold labels differ, or the metric is none that can be compared.
+    """
+    if first.gold != second.gold:
+        raise ConfigError("the two models were not scored on the same test examples; fine-tune both on the same files")
+    terms, function = _terms(first.gold, metric, kind)
+    chance = np.random.default_rng(seed)
+    n = len(first.gold)
+    times_RN = np.concatenate([np.ones((1, n)), chance.multinomial(n, np.full(n, 1 / n), size=resamples)])
+    means = []
+    for model in (first, second):
+        by_seed = np.stack([function(times_RN @ terms(predicted)) for predicted in model.predicted], 1)
+        n_seeds = by_seed.shape[1]
+        drawn = chance.integers(0, n_seeds, size=(resamples, n_seeds))
+        rows = np.concatenate([by_seed[:1], np.take_along_axis(by_seed[1:], drawn, 1)])
+        means.append(rows.mean(1))
+    gaps = means[0] - means[1]
+    low, high = np.percentile(gaps[1:], [2.5, 97.5])
+    # Never 0: so many resamples cannot say less.
+    tail = (1 + min((gaps[1:] <= 0).sum(), (gaps[1:] >= 0).sum())) / (1 + resamples)
+    return Difference(
+        float(means[0][0]), float(means[1][0]), float(gaps[0]), float(low), float(high), float(min(1.0, 2 * tail))
+    )
+
+
+def _terms(
+    gold: Sequence[Any], metric: str, kind: str
+) -> tuple[Callable[[Sequence[Any]], Array], Callable[[Array], Array]]:
+    """The terms of each example given its prediction, [N, K], and the metric as a function of their sums, [R, K]."""
+    if kind == "tokens" and metric == "f1":
+        return (lambda predicted: np.array([_entities(g, p) for g, p in zip(gold, predicted, strict=True)])), _f1
+    if kind == "regress" and metric == "pearson":
+        x = np.array(gold, float)
+
+        def moments(predicted: Sequence[Any]) -> Array:
+            y = np.array(predicted, float)
+            return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
+
+        return moments, _pearson
+    if kind == "multilabel" and metric == "macro_f1":
+        labels = sorted({label for row in gold for label in row})
+
+        def counts(predicted: Sequence[Any]) -> Array:
+            return np.array(
+                [[(a in g and a in p, a in p, a in g) for a in labels] for g, p in zip(gold, predicted, strict=True)],
+                float,
+            ).reshape(len(gold), -1)
+
+        return counts, lambda sums: _f1(sums.reshape(len(sums), -1, 3)).mean(-1)
+    if kind == "classify" and metric in ("accuracy", "matthews", "f1"):
+        labels = sorted(set(gold))
+
+        def cells(predicted: Sequence[Any]) -> Array:
+            everything = sorted({*labels, *predicted})
+            if len(everything) > len(labels):
+                raise ConfigError(f"predictions hold labels that gold does not: {', '.join(everything)}")
+            matrix = np.zeros((len(gold), len(labels), len(labels)))
+            for n, (g, p) in enumerate(zip(gold, predicted, strict=True)):
+                matrix[n, labels.index(g), labels.index(p)] = 1
+            return matrix.reshape(len(gold), -1)
+
+        functions = {"accuracy": _accuracy, "matthews": _matthews, "f1": _f1_of_second}
+        return cells, lambda sums: functions[metric](sums.reshape(len(sums), len(labels), len(labels)))
+    raise ConfigError(f"metric {metric!r} of {kind} cannot be compared between models")
+
+
+def _entities(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
+    """Right, predicted and gold entities of a sentence, as seqeval finds them."""
+    there, found = set(get_entities(list(gold))), set(get_entities(list(predicted)))
+    return len(there & found), len(found), len(there)
+
+
+def _f1(sums: Array) -> Array:
+    """From right, predicted and gold, along the last dimension."""
+    result: Array = 2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1)
+    return result
+
+
+def _accuracy(cells: Array) -> Array:
+    result: Array = np.trace(cells, axis1=1, axis2=2) / cells.sum((1, 2))
+    return result
+
+
+def _f1_of_second(cells: Array) -> Array:
+    """Of the second of two labels, as GLUE's F1."""
+    return 2 * cells[:, 1, 1] / np.maximum(2 * cells[:, 1, 1] + cells[:, 0, 1] + cells[:, 1, 0], 1)
+
+
+def _matthews(cells: Array) -> Array:
+    """For any number of labels (Gorodkin 2004)."""
+    total, right = cells.sum((1, 2)), np.trace(cells, axis1=1, axis2=2)
+    gold, guess = cells.sum(2), cells.sum(1)
+    spread = np.sqrt((total**2 - (guess**2).sum(1)) * (total**2 - (gold**2).sum(1)))
+    return np.where(spread > 0, (right * total - (gold * guess).sum(1)) / np.where(spread > 0, spread, 1), 0.0)
+
+
+def _pearson(sums: Array) -> Array:
+    n, x, y, xx, yy, xy = sums.T
+    spread = np.sqrt(np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0))
+    return np.where(spread > 0, (n * xy - x * y) / np.where(spread > 0, spread, 1), 0.0)

@@ -1,0 +1,113 @@
+"""The difference between two models: metrics as libraries have them, intervals that hold what they promise."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+from seqeval.metrics import f1_score as entity_f1
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.paired import Predictions, difference
+
+
+def drawn(make, n, seed):
+    chance = random.Random(seed)
+    return tuple(make(chance) for _ in range(n))
+
+
+def tags(chance):
+    return tuple(chance.choice(["O", "B-X", "I-X", "B-Y", "I-Y"]) for _ in range(chance.randint(1, 8)))
+
+
+def several(chance):
+    return tuple(label for label in "abc" if chance.random() < 0.4)
+
+
+CASES = {
+    "accuracy": ("classify", lambda chance: chance.choice("abc"), accuracy_score),
+    "matthews": ("classify", lambda chance: chance.choice("abc"), matthews_corrcoef),
+    "f1": ("classify", lambda chance: chance.choice("01"), lambda g, p: f1_score(g, p, pos_label="1")),
+    "pearson": ("regress", lambda chance: chance.gauss(0, 1), lambda g, p: pearsonr(g, p)[0]),
+}
+
+
+@pytest.mark.parametrize("metric", CASES)
+def test_means_are_those_of_the_libraries(metric):
+    kind, make, expected = CASES[metric]
+    gold = drawn(make, 60, 0)
+    first, second = (Predictions(gold, tuple(drawn(make, 60, seed) for seed in seeds)) for seeds in ((1, 2, 3), (4, 5)))
+    found = difference(first, second, metric, kind, resamples=200)
+    for model, mean in ((first, found.first), (second, found.second)):
+        assert mean == pytest.approx(np.mean([expected(list(gold), list(p)) for p in model.predicted]))
+    assert found.value == pytest.approx(found.first - found.second)
+    assert found.low <= found.value <= found.high
+
+
+def test_entities_are_seqevals():
+    gold = drawn(tags, 40, 0)
+    lengths = [len(sentence) for sentence in gold]
+    guess = tuple(tuple(random.Random(n).choices(["O", "B-X", "I-X", "B-Y"], k=k)) for n, k in enumerate(lengths))
+    found = difference(Predictions(gold, (guess,)), Predictions(gold, (gold,)), "f1", "tokens", resamples=100)
+    assert found.first == pytest.approx(entity_f1([list(g) for g in gold], [list(p) for p in guess]))
+    assert found.second == 1
+
+
+def test_several_labels_are_scikit_learns_macro_f1():
+    gold, guess = drawn(several, 50, 0), drawn(several, 50, 1)
+    found = difference(Predictions(gold, (guess,)), Predictions(gold, (gold,)), "macro_f1", "multilabel", resamples=100)
+    matrices = [np.array([[label in row for label in "abc"] for row in side]) for side in (gold, guess)]
+    assert found.first == pytest.approx(f1_score(*matrices, average="macro"))
+
+
+def at_random(gold, share, rng):
+    """Labels of which so large a share is right."""
+    return tuple(g if rng.random() < share else str(1 - int(g)) for g in gold)
+
+
+def test_no_difference_is_shown_as_often_as_it_should():
+    gold = tuple(str(n % 2) for n in range(200))
+    shown = 0
+    for repeat in range(60):
+        rng = np.random.default_rng(repeat)
+        models = [Predictions(gold, tuple(at_random(gold, 0.7, rng) for _ in range(5))) for _ in range(2)]
+        shown += difference(*models, "accuracy", "classify", resamples=300).verdict != "no difference shown"
+    assert shown <= 8
+
+
+def test_a_clear_difference_is_shown():
+    rng = np.random.default_rng(0)
+    gold = tuple(str(n % 2) for n in range(300))
+    better, worse = (Predictions(gold, tuple(at_random(gold, share, rng) for _ in range(5))) for share in (0.9, 0.7))
+    found = difference(better, worse, "accuracy", "classify")
+    assert found.verdict == "better"
+    assert found.low > 0.1
+    assert found.p < 0.01
+    assert difference(worse, better, "accuracy", "classify").verdict == "worse"
+    assert difference(better, better, "accuracy", "classify").verdict == "no difference shown"
+
+
+def test_seeds_that_differ_widen_the_interval():
+    gold = tuple(str(n % 2) for n in range(1000))
+    wrong = tuple(str(1 - int(g)) for g in gold)
+
+    def seed(n_wrong):
+        return wrong[:n_wrong] + gold[n_wrong:]
+
+    even = Predictions(gold, tuple(seed(200) for _ in range(5)))
+    uneven = Predictions(gold, tuple(seed(n) for n in (0, 100, 200, 300, 400)))
+    other = Predictions(gold, (gold,) * 5)
+    narrow, wide = (difference(model, other, "accuracy", "classify") for model in (even, uneven))
+    assert narrow.value == pytest.approx(wide.value) == pytest.approx(-0.2)
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_what_cannot_be_compared():
+    one, other = Predictions(("a", "b"), (("a", "b"),)), Predictions(("a", "a"), (("a", "b"),))
+    with pytest.raises(ConfigError, match="not scored on the same test examples"):
+        difference(one, other, "accuracy", "classify")
+    with pytest.raises(ConfigError, match="'hamming_loss' of classify cannot be compared"):
+        difference(one, one, "hamming_loss", "classify")
