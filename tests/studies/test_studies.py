@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import random
@@ -18,6 +19,7 @@ from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.data.corpora import Document
 from attention_guidance.data.reflexives import generate_reflexives
 from attention_guidance.studies.models import longest_sequence
+from attention_guidance.studies.report import _tiles
 from attention_guidance.studies.sample import _drawn
 
 CONLLU = "".join(
@@ -224,6 +226,11 @@ def test_report(tmp_path, cli, many_checkpoints, whole_run, corpus, sentences):
     assert [run["name"] for run in content["runs"]] == ["guided", "run"]
     assert [len(run["census"]["snapshots"]) for run in content["runs"]] == [6, 2]
     assert content["runs"][0]["attention"][0]["text"] == "abe </script> runs."
+    # A byte a weight: every row of every map sums to 255, up to its rounding.
+    sentence = content["runs"][0]["attention"][0]
+    n = len(sentence["tokens"])
+    rows = np.frombuffer(base64.b64decode(sentence["maps"]), np.uint8).reshape(1, 2, n, n).sum(-1)
+    assert np.abs(rows.astype(int) - 255).max() <= n / 2
     page = (tmp_path / "r" / "report.html").read_text()
     assert page.count("</script>") == 2
     assert len(content["probes"]) == 1
@@ -232,6 +239,19 @@ def test_report(tmp_path, cli, many_checkpoints, whole_run, corpus, sentences):
         "data/guided-similarity.csv", "data/probe-1-reflexive.csv",
     ):  # fmt: skip
         assert (tmp_path / "r" / name).exists(), name
+
+
+def test_tiles_tell_how_many_guided_heads_follow_their_own_pattern():
+    heads = [
+        {"follows": follows, "guided_toward": toward}
+        for follows, toward in (("next", "next"), ("first", "next"), (None, "first"), ("first", None), (None, None))
+    ]
+    record = {"name": "x", "final_loss": 5.123, "census": {"snapshots": [{"heads": heads}]}}
+    loss, followed = _tiles([record])
+    assert loss["value"] == "5.12"
+    assert (followed["value"], followed["text"]) == (
+        "3/5", "heads of x follow a pattern; of 3 guided ones 1 follow theirs.",
+    )  # fmt: skip
 
 
 def test_report_of_a_model_that_is_no_run(tmp_path, cli, whole_run, corpus):
