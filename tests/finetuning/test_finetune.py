@@ -67,6 +67,8 @@ def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
     assert (lines[0], len(right)) == ("text1\tgold\tpredicted", 24)
     assert np.mean(right) == pytest.approx(accuracies[0])
     assert set(content["per_class"]) == {"x", "y", "z"}
+    # The first word tells it all, so characters do.
+    assert content["baseline"]["test"]["accuracy"] > 0.9
     assert (out / "confusion.svg").exists()
     model = AutoModelForSequenceClassification.from_pretrained(out / "model")
     assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
@@ -89,6 +91,7 @@ def test_other_tasks_learn(tmp_path, cli, whole_run, table, task, labels, header
     content = read(out)
     assert content["metric"] == metric
     assert content["scores"][metric]["mean"] > least
+    assert content["baseline"]["test"][metric] > least
 
 
 def test_entities_learn_with_windows_and_guidance(tmp_path, cli, whole_run):
@@ -111,6 +114,7 @@ def test_entities_learn_with_windows_and_guidance(tmp_path, cli, whole_run):
     assert content["split"] == "dev"
     assert content["data"]["dev"]["windowed"] > 0
     assert content["scores"]["f1"]["mean"] > 0.9
+    assert content["baseline"]["dev"]["f1"] > 0.9
     assert set(content["per_class"]) == {"LOC", "PER"}
     predicted = (out / "predictions" / "dev-seed-1.txt").read_text().splitlines()
     gold = (tmp_path / "dev.txt").read_text().splitlines()
@@ -159,6 +163,8 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     assert cli(*command) == 0
     content = json.loads((out / "downstream.json").read_text())
     assert [model["model"] for model in content["models"]] == ["run", "other"]
+    assert content["baseline"] == read(out / "run")["baseline"]
+    assert read(out / "other")["baseline"] is None
     (gap,) = content["differences"]
     assert (gap["model"], gap["minus"]) == ("other", "run")
     means = [read(out / name)["scores"]["accuracy"]["mean"] for name in ("run", "other")]

@@ -67,6 +67,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=float, default=0.01, metavar="X", help="AdamW's (0.01)")
     add("--dropout", type=float, default=0.1, metavar="X", help="of hidden states and attention (0.1)")
     add("--precision", default="auto", help="auto, bf16, fp16 or fp32 (auto)")
+    add("--no-baseline", dest="baseline", action="store_false", help="no model without pre-training beside it")
     add("--heads", default="", metavar="SPEC", help="guide these heads while fine-tuning, as in pretrain (none)")
     add("--weight", type=float, default=0.1, metavar="X", help="pull on each guided head (0.1)")
 

@@ -55,11 +55,13 @@ def downstream(
     task = get_task(settings.task)
     found: dict[str, dict[str, Any]] = {}
     for name, model in zip(names, models, strict=True):
+        # The baseline is the same for all: the first model's run fits it.
+        of_model = dataclasses.replace(settings, baseline=settings.baseline and name == names[0])
         there = _same(output / name, settings) if resume else None
         if there is not None:
             console.print(f"{name}: scored already", highlight=False)
         found[name] = there or finetune(
-            model, settings, output / name, overwrite=overwrite or resume, quiet=quiet
+            model, of_model, output / name, overwrite=overwrite or resume, quiet=quiet
         )  # fmt: skip
     split = next(iter(found.values()))["split"]
     predictions = {name: read_predictions(output / name, split, task.kind) for name in names}
@@ -73,6 +75,7 @@ def downstream(
             {"model": name, "learning_rate": found[name]["learning_rate"], **found[name]["scores"][task.metric]}
             for name in names
         ],
+        "baseline": found[names[0]]["baseline"],
         "differences": [
             {"model": other, "minus": first}
             | dataclasses.asdict(gap := difference(predictions[other], predictions[first], task.metric, task.kind))
@@ -164,5 +167,8 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         if gap is not None:
             rest = [f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})", f"{gap['p']:.3f}", gap["verdict"]]
         table.add_row(model["model"], f"{model['mean']:.3f}", deviation, str(model["seeds"]), *rest)
+    if content["baseline"] is not None:
+        score = content["baseline"][content["split"]][content["metric"]]
+        table.add_row("without pre-training", f"{score:.3f}", "–", "1", "", "", "")
     console.print(table)
     console.print(f"differences are to {content['differences'][0]['minus']}", highlight=False)

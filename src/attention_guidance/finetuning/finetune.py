@@ -16,6 +16,7 @@ from rich.table import Table
 from attention_guidance import results
 from attention_guidance.data.tagged import write_tagged
 from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.baseline import fit_baseline
 from attention_guidance.finetuning.encoding import Encoded, decode, encode
 from attention_guidance.finetuning.examples import SPLITS, Data, Example, read_examples
 from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
@@ -49,6 +50,7 @@ class FinetuneSettings:
         seeds: how many fine-tunings are scored.
         seed: the first of them.
         max_length: the most tokens of an item; what the model takes without.
+        baseline: fit a model without pre-training as well.
         fit: all else.
     """
 
@@ -60,6 +62,7 @@ class FinetuneSettings:
     seeds: int = 5
     seed: int = 1
     max_length: int | None = None
+    baseline: bool = True
     fit: FitSettings = dataclasses.field(default_factory=FitSettings)
 
     def __post_init__(self) -> None:
@@ -116,6 +119,10 @@ def finetune(
         for seed in range(settings.seed + 1, settings.seed + settings.seeds):
             fits[seed] = runner.fit(rate, seed)
         scored = {seed: runner.score(seed, fits[seed]) for seed in fits}
+        baseline = None
+        if settings.baseline:
+            steps.begin("baseline without pre-training", None)
+            baseline = fit_baseline(data)
     best_seed = max(fits, key=lambda seed: _best(fits[seed], task.metric))
     told = "test" if "test" in data.splits else "dev"
     content = {
@@ -146,6 +153,7 @@ def finetune(
             for seed, found in fits.items()
         ],
         "scores": _summary([scored[seed][told]["metrics"] for seed in fits]),
+        "baseline": baseline,
         "best_seed": best_seed,
         "per_class": scored[best_seed][told]["per_class"],
     }  # fmt: skip
@@ -276,3 +284,8 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
             f"{score['low']:.4f} to {score['high']:.4f}" if several else "–",
         )  # fmt: skip
     console.print(table)
+    if content["baseline"] is not None:
+        score = content["baseline"][content["split"]][content["metric"]]
+        console.print(
+            f"without pre-training ({content['baseline']['model']}): {content['metric']} {score:.4f}", highlight=False
+        )
