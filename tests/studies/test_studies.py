@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from transformers import AutoModel, AutoTokenizer
 
 from attention_guidance.analysis.maps import attention_maps
@@ -208,6 +209,9 @@ def test_skill_over_checkpoints(tmp_path, cli, many_checkpoints, sentences):
     assert {(c["run"], c["measure"]) for c in content["correlations"]} == {
         (run, measure) for run in (None, *content["runs"]) for measure in ("max", "mean")
     }
+    overall = next(c for c in content["correlations"] if (c["run"], c["measure"]) == (None, "mean"))
+    columns = [[point[key] for point in content["points"]] for key in ("loss", "mean")]
+    assert overall["spearman"] == pytest.approx(spearmanr(*columns).statistic)
     assert (tmp_path / "s" / "skill.png").exists()
 
 
