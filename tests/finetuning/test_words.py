@@ -62,21 +62,24 @@ def test_no_word_of_a_long_sentence_is_lost(tokenizer):
 
 
 def test_a_word_is_read_where_it_is_farthest_from_a_cut(tokenizer):
-    (example,) = sentences(3, 1, 1)
     example = Example(("ab",) * 40, (0,) * 40, "")
     encoded = encode(data([example]), [example], tokenizer, 24)
-    # Windows tell their words by their own number: each word's is the window with the larger margin.
     windows = list(range(len(encoded.inputs)))
     assert len(windows) > 2
-    best = {}
+    room: dict[int, list[tuple[int, int]]] = {}
     for window, places in enumerate(encoded.places):
+        n_tokens = len(encoded.inputs[window]["input_ids"]) - 2
         for place in places:
-            if place.word not in best or place.margin > best[place.word][0]:
-                best[place.word] = place.margin, window
-    assert min(margin for margin, _ in best.values()) >= 4
+            at = place.token - 1
+            # The first window is cut on its right alone, the last on its left.
+            ends = [at] * (window > 0) + [n_tokens - 1 - at] * (window < windows[-1])
+            room.setdefault(place.word, []).append((min(ends), window))
+    expected = {word: max(found, key=lambda pair: pair[0]) for word, found in room.items()}
+    assert min(distance for distance, _ in expected.values()) >= 4
+    # Windows tell their words by their own number.
     outputs = [np.eye(5)[[window % 5] * len(encoded.inputs[window]["input_ids"])] for window in windows]
     (found,) = decode(data([example]), encoded, [example], outputs)
-    assert found == tuple(best[word][1] % 5 for word in range(40))
+    assert found == tuple(expected[word][1] % 5 for word in range(40))
 
 
 def test_labels_are_at_first_tokens_and_nowhere_else(tokenizer):
