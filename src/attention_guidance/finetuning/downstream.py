@@ -155,20 +155,19 @@ def _read_rows(file: Path, kind: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print the scores and the differences."""
+    first = content["differences"][0]["minus"]
     table = Table(title=f"{content['task']}, {content['metric']} on {content['split']}")
-    for heading in ("model", "mean", "std", "seeds", "difference (95 %)", "p", "verdict"):
-        words = heading in ("model", "verdict")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=words)
+    for heading in ("model", "mean ± std", f"difference to {first} (95 %)"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
     gaps = {gap["model"]: gap for gap in content["differences"]}
     for model in content["models"]:
         gap = gaps.get(model["model"])
-        deviation = "–" if model["std"] is None else f"{model['std']:.3f}"
-        rest = ["", "", ""]
-        if gap is not None:
-            rest = [f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})", f"{gap['p']:.3f}", gap["verdict"]]
-        table.add_row(model["model"], f"{model['mean']:.3f}", deviation, str(model["seeds"]), *rest)
+        deviation = "" if model["std"] is None else f" ± {model['std']:.3f}"
+        shown = "" if gap is None else f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+        table.add_row(model["model"], f"{model['mean']:.3f}{deviation}", shown)
     if content["baseline"] is not None:
         score = content["baseline"][content["split"]][content["metric"]]
-        table.add_row("without pre-training", f"{score:.3f}", "–", "1", "", "", "")
+        table.add_row("without pre-training", f"{score:.3f}", "")
     console.print(table)
-    console.print(f"differences are to {content['differences'][0]['minus']}", highlight=False)
+    for gap in content["differences"]:
+        console.print(f"{gap['model']} against {first}: {gap['verdict']} (p {gap['p']:.3f})", highlight=False)
