@@ -22,19 +22,19 @@ from attention_guidance.data.treebanks import Tree
 
 def reflexives(tmp_path):
     # [CLS] the king saw him: `him` (token 4) refers to `the king`; it looks at `king`. Two of three words are right.
-    return reflexive_texts([ReflexiveSentence(("the", "king", "saw", "him"), 3, (0, 1))] * 6), {4: 2}, 2 / 3
+    return reflexive_texts([ReflexiveSentence(("the", "king", "saw", "him"), 3, (0, 1))] * 30), {4: 2}, 2 / 3
 
 
 def dependencies(tmp_path):
     # the -> king, king -> saw, him -> saw: each of three questions has one right word among the three others.
     tree = Tree(("the", "king", "saw", "him"), (1, 2, -1, 2), ("det", "nsubj", "root", "obj"), (False,) * 4, "")
-    return dependency_texts([tree] * 6), {1: 2, 2: 3, 4: 3}, 1 / 3
+    return dependency_texts([tree] * 30), {1: 2, 2: 3, 4: 3}, 1 / 3
 
 
 def gap(tmp_path):
     # `him` (token 5) is `king`, and not `x`; one of two names is right.
     example = GapExample("the king saw x him", (15, 18), ((4, 8), (13, 14)), (True, False), "")
-    return gap_texts([example] * 6), {5: 2}, 1 / 2
+    return gap_texts([example] * 30), {5: 2}, 1 / 2
 
 
 def coreference(tmp_path):
@@ -54,7 +54,7 @@ def coreference(tmp_path):
             lines.append(f"made/up 0 {number} {word} {pos} {parse} - - - - * {chain}")
             number += 1
     (tmp_path / "a_conll").write_text("\n".join([*lines, "#end document", ""]))
-    texts = list(coreference_texts(read_conll2012(tmp_path / "a_conll"), len, 1000)) * 6
+    texts = list(coreference_texts(read_conll2012(tmp_path / "a_conll"), len, 1000)) * 30
     # [CLS] the king saw x saw him x
     return texts, {6: 2, 7: 4}, (1 / 2 + 1 / 3) / 2
 

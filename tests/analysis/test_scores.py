@@ -98,8 +98,33 @@ def test_seeded_and_a_single_text_is_no_error():
     one, again, other = (as_json(score(answers(right), seed=seed)) for seed in (1, 1, 2))
     assert one == again
     assert one != other
+
+
+def test_few_texts_show_nothing():
+    """Heads that guess against rules that guess, on many questions of few texts: intervals would be much too narrow."""
+    for n_texts in (1, 2, 4, 8, 16):
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            texts = np.arange(40) % n_texts
+            found = answers(rng.random((40, 4, 4, 2)) < 0.3, texts=texts, offsets=rng.random((40, 2)) < 0.3)
+            (everything,) = score(found, seed=seed, resamples=100)
+            assert not everything.apart
+            assert np.isnan(everything.best_accuracy.low)
     (alone,) = score(answers([[[[1.0]]]]))
-    assert alone.best_accuracy.value == 1
+    # What was chosen on the only text cannot be scored on it.
+    assert np.isnan(alone.best_accuracy.value)
+    assert alone.max == 1
+
+
+def test_the_baseline_is_chosen_on_the_first_half_too():
+    rng = np.random.default_rng(0)
+    flattered = []
+    for seed in range(20):
+        offsets = rng.random((60, 2)) < 0.5
+        found = answers(np.zeros((60, 1, 1, 1)), offsets=offsets)
+        (everything,) = score(found, seed=seed, resamples=100)
+        flattered.append(everything.baseline_accuracy.value - 0.5)
+    assert abs(np.mean(flattered)) < 0.04
 
 
 def test_rank_correlation():

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.data.corpora import Document
 from attention_guidance.data.reflexives import generate_reflexives
-from attention_guidance.studies.models import longest_sequence
+from attention_guidance.studies.models import longest_sequence, names_of
 from attention_guidance.studies.report import _tiles
 from attention_guidance.studies.sample import _drawn
 
@@ -281,7 +281,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, cli, refusal, whole_run, 
     arguments = [whole_run, corpus, "-o", tmp_path / "c", "--sequences", 2, "--similarity-rows", 0, "-q"]
     assert cli("census", *arguments) == 0
     before = (tmp_path / "c" / "census.json").read_bytes()
-    assert "holds census.json already" in refusal("census", *arguments)
+    assert "is not empty" in refusal("census", *arguments)
     assert (tmp_path / "c" / "census.json").read_bytes() == before
     assert cli("census", *arguments, "--overwrite") == 0
 
@@ -312,6 +312,67 @@ def test_what_is_refused(tmp_path, refusal, whole_run, many_checkpoints, corpus,
     for message, arguments in cases.items():
         assert message in refusal(*arguments), message
         assert not (tmp_path / "out").exists(), message
+
+
+def test_files_of_others_are_not_overwritten(tmp_path, refusal, whole_run, corpus):
+    (tmp_path / "census.csv").write_text("mine")
+    assert "is not empty" in refusal("census", whole_run, corpus, "-o", tmp_path)
+    assert (tmp_path / "census.csv").read_text() == "mine"
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, cli, refusal, many_checkpoints, sentences):
+    runs = [tmp_path / "c" / place / "b" / "run" for place in ("a", "z")]
+    for run in runs:
+        shutil.copytree(many_checkpoints, run)
+    assert names_of([str(run) for run in runs]) == ["a-b-run", "z-b-run"]
+    assert "given twice" in refusal("report", runs[0], runs[0], "-o", tmp_path / "r")
+    broken = json.loads((runs[0] / "checkpoints" / "checkpoint-60" / "trainer_state.json").read_text())
+    for entry in broken["log_history"]:
+        if "eval_loss" in entry:
+            entry["eval_loss"] = float("nan")
+    (runs[0] / "checkpoints" / "checkpoint-60" / "trainer_state.json").write_text(json.dumps(broken))
+    (runs[1] / "checkpoints" / "checkpoint-60" / "trainer_state.json").write_text("[1]")
+    arguments = ["--data", sentences, "--task", "reflexive", "-o", tmp_path / "s", "-q"]
+    assert cli("skill", *runs, *arguments) == 0
+    content = read(tmp_path / "s" / "skill.json")
+    assert (content["checkpoints_without_loss"], len(content["points"])) == (2, 10)
+    assert content["correlations"][0]["spearman"] is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"task": "/../../../ESCAPED"}, "unknown task"),
+        ({"schema_version": 2}, "schema_version 2"),
+        ({"labels": None}, "no labels"),
+    ],
+)
+def test_results_that_the_page_cannot_show(tmp_path, cli, refusal, whole_run, sentences, content, message):
+    assert cli("probe", whole_run, sentences, "--task", "reflexive", "-o", tmp_path / "p", "-q") == 0
+    found = read(tmp_path / "p" / "probe.json") | content
+    (tmp_path / "p" / "probe.json").write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+    (tmp_path / "p" / "broken.json").write_text("{")
+    assert message in refusal("report", whole_run, "-o", tmp_path / "r", "--include", tmp_path / "p")
+
+
+def test_models_that_do_not_fit_their_tokenizer_or_are_not_finite(tmp_path, refusal, long_model, corpus, sentences):
+    from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    models = {
+        "small": BertModel(BertConfig(**sizes, vocab_size=20)),
+        "vit": ViTModel(ViTConfig(**sizes)),
+        "nan": AutoModel.from_pretrained(long_model),
+    }
+    with torch.no_grad():
+        models["nan"].encoder.layer[0].attention.self.query.weight.fill_(float("nan"))
+    for name, message in (("small", "knows 20 tokens"), ("vit", "reads no tokens"), ("nan", "not finite")):
+        models[name].save_pretrained(tmp_path / name)
+        AutoTokenizer.from_pretrained(long_model).save_pretrained(tmp_path / name)
+        probe = ["probe", tmp_path / name, sentences, "--task", "reflexive", "-o", tmp_path / "out"]
+        assert message in refusal(*probe), name
+        assert message in refusal("census", tmp_path / name, corpus, "-o", tmp_path / "out"), name
+    assert "whole number" in refusal(*probe, "--seed", "-1")
 
 
 def test_a_comparisons_folder_names_its_runs(tmp_path, refusal, whole_run):

@@ -193,7 +193,12 @@ class _Taker:
         assert self.sums is not None
         of_patterns, entropy, uniform = self.sums
         value, low, high = of_patterns.estimate()
-        measures = {name: Estimate(value[..., m], low[..., m], high[..., m]) for m, name in enumerate(MEASURES)}
+        # Shares lie between 0 and 1, a squared error between 0 and 2.
+        ends = {name: 2.0 if name == "squared_error" else 1.0 for name in MEASURES}
+        measures = {
+            name: Estimate(value[..., m], np.maximum(low[..., m], 0), np.minimum(high[..., m], ends[name]))
+            for m, name in enumerate(MEASURES)
+        }
         return Census(
             patterns=tuple(names),
             **measures,

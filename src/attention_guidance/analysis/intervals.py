@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+# Resamples of fewer pairs are mostly ties.
+_FEW = 5
+
 
 class RatioSums:
     """The mean over rows of a quantity whose rows come in sequences of their own lengths.
@@ -62,13 +65,17 @@ def rank_correlation(
         resamples: of it.
 
     Returns:
-        NaN where there are fewer than three pairs, or no two different numbers on a side.
+        NaN where there are fewer than three pairs, no two different numbers on a side, or one that is not finite; the
+        ends from fewer than five pairs.
     """
     from scipy.stats import rankdata
 
     x, y = rankdata(first), rankdata(second)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    known = np.isfinite(np.asarray(first, float)).all() and np.isfinite(np.asarray(second, float)).all()
+    if not known or len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan"), float("nan"), float("nan")
+    if len(x) < _FEW:
+        return float(np.corrcoef(x, y)[0, 1]), float("nan"), float("nan")
     chance = np.random.default_rng(seed)
     drawn = chance.integers(0, len(x), size=(resamples, len(x)))
     # Ranks anew in each resample: a pair drawn twice is tied with itself.

@@ -66,7 +66,7 @@ class Observation:
         """One forward pass, without gradients.
 
         Raises:
-            AttachError: a layer's attention was never called, or is not finite.
+            AttachError: a layer's attention was never called.
         """
         for onlooker in self._onlookers.values():
             onlooker.seen = False

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.cli.arguments import add_command, positive
+from attention_guidance.cli.arguments import add_command, positive, seed
 
 _FINETUNE = """\
 Fine-tune an encoder on a labelled task over several seeds, and score it. Learning rate and epoch are chosen on the
@@ -57,7 +57,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace what this command has written there before")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
     add("--seeds", type=positive, default=5, metavar="N", help="how many fine-tunings are scored (5)")
-    add("--seed", type=int, default=1, metavar="N", help="the first of them (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="the first of them (1)")
     add("--learning-rates", type=float, nargs="+", default=(), metavar="X",
         help="to choose from on dev (2e-4 5e-4 1e-3; 1e-5 3e-5 5e-5 for a width of 512 and more)")  # fmt: skip
     add("--epochs", type=positive, default=5, metavar="N", help="at most; the best on dev is taken (5)")

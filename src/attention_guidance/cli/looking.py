@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.cli.arguments import Assign, add_command, positive
+from attention_guidance.cli.arguments import Assign, add_command, positive, seed
 
 _CENSUS = """\
 Which pattern does each head of a model follow? Over a sample of text, for every head and pattern: the mean attention
@@ -97,7 +97,7 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
     _add_common(parser)
-    add("--seed", type=int, default=1, metavar="N", help="of the sample (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
     add("--checkpoints", dest="with_checkpoints", action="store_true", help="every checkpoint of a run, not its end")
     add("--patterns", nargs="+", default=(), metavar="NAME",
         help="what heads are measured against (next previous same first delimiter period, as far as the tokenizer has "
@@ -120,7 +120,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         "script for reflexives, only sentences whose words are one token each (words)")  # fmt: skip
     add("--distractors", nargs="?", const=True, default=False, type=Path, metavar="FILE",
         help="put a sentence in front of each reflexive sentence, of FILE or built in")  # fmt: skip
-    add("--seed", type=int, default=1, metavar="N", help="of halves, bootstrap and distractors (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="of halves, bootstrap and distractors (1)")
     add("--batch-size", type=positive, default=16, metavar="N", help="texts in a forward pass (16)")
 
 
@@ -150,7 +150,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add("--sentence", dest="sentences", action="append", default=[], metavar="TEXT",
         help="look through heads on this sentence; may be repeated (the beginnings of the text)")  # fmt: skip
     add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
-    add("--seed", type=int, default=1, metavar="N", help="of the sample (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
     _add_reading(parser)
 
 
@@ -158,7 +158,7 @@ def _add_reflexives(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_common(parser)
     add("--sentences", type=positive, default=1000, metavar="N", help="how many (1000)")
-    add("--seed", type=int, default=1, metavar="N", help="of the draw (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="of the draw (1)")
     add("--no-plural", dest="plural", action="store_false", help="himself and herself alone")
     add("--no-relative-clauses", dest="relative_clauses", action="store_false", help="no 'who can smile'")
     add("--no-attractors", dest="attractors", action="store_false", help="no other noun phrase before the reflexive")

@@ -16,7 +16,7 @@ from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.finetune import FINETUNE_FILE, FinetuneSettings, finetune
 from attention_guidance.finetuning.paired import Predictions, difference
 from attention_guidance.finetuning.tasks import get_task
-from attention_guidance.studies.models import subjects
+from attention_guidance.studies.models import names_of
 from attention_guidance.studies.output import Output
 
 DOWNSTREAM_FILE = "downstream.json"
@@ -49,7 +49,7 @@ def downstream(
     """
     if len(models) < 2:
         raise ConfigError("one model has nothing to be compared with; give two or more")
-    names = _names(models)
+    names = names_of(models)
     folder = Output(output, DOWNSTREAM_FILE, overwrite or resume)
     console = Console(quiet=quiet)
     task = get_task(settings.task)
@@ -87,19 +87,6 @@ def downstream(
     report(console, content)
     console.print(f"every figure: {output / DOWNSTREAM_FILE}", highlight=False)
     return content
-
-
-def _names(models: Sequence[str]) -> list[str]:
-    """What the models are called: their folders' names, with those of their parents where several have the same."""
-    found = [subjects(model)[0] for model in models]
-    plain = [s.name if s.run is None else s.run.absolute().name for s in found]
-    names = [
-        name if plain.count(name) == 1 else f"{Path(model).absolute().parent.name}-{name}"
-        for model, name in zip(models, plain, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        raise ConfigError("a model is given twice; name each once")
-    return [name.replace("/", "-") for name in names]
 
 
 def _same(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from attention_guidance.report.drawing import NOT_MATH, style_axes
+from attention_guidance.report.drawing import NOT_MATH, finite, style_axes
 from attention_guidance.report.svg import PALETTE
 from attention_guidance.report.tokens import printable
 
@@ -77,11 +77,11 @@ def best_heads(probe: Content) -> Figure:
     for row, label in enumerate(labels):
         pairs = (("best", PALETTE["guided"], "o", -0.12), ("baseline", PALETTE["unguided"], "s", 0.12))
         for key, colour, marker, shift in pairs:
-            value = label[key]
-            ax.plot(
-                [value["low"], value["high"]], [row + shift] * 2, color=colour, linewidth=1.6, solid_capstyle="butt"
-            )
-            ax.plot([value["value"]], [row + shift], marker, color=colour, markersize=5)
+            value, low, high = (finite(label[key][end]) for end in ("value", "low", "high"))
+            if value is not None:
+                ax.plot([value], [row + shift], marker, color=colour, markersize=5)
+            if low is not None and high is not None:
+                ax.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
     ax.set_yticks(range(len(labels)))
     names = [f"{printable(label['label'])}  {label['questions']:,}" for label in labels]
     ax.set_yticklabels(names, fontsize=8.5, color=PALETTE["ink"], **NOT_MATH)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attention_guidance.data.tokenizers import load_tokenizer
+from attention_guidance.data.tokenizers import load_tokenizer, vocabulary_size
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.training import checkpoints
 from attention_guidance.training.checks import guided_heads
@@ -81,9 +82,10 @@ class Subject:
         try:
             state = json.loads((Path(self.source) / "trainer_state.json").read_text(encoding="utf-8"))
             losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
-        except (OSError, ValueError, KeyError):
+            loss = float(losses[-1]) if losses else math.nan
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return float(losses[-1]) if losses else None
+        return loss if math.isfinite(loss) else None
 
 
 def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
@@ -108,20 +110,39 @@ def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
         if with_checkpoints:
             raise ConfigError(f"{given} is a model and has no checkpoints; give the folder of a run")
         # A folder called `model` says little; the one around it, more.
-        own = [part for part in path.absolute().parts[-2:] if part not in ("model", "/")]
+        own = [part for part in path.resolve().parts[-2:] if part not in ("model", "/")]
         return [Subject(own[-1] if path.exists() and own else given, given)]
     folder = RunFolder(path)
     found = [
-        Subject(f"{path.name} step {checkpoints.step_of(c)}", str(c), checkpoints.step_of(c), path)
+        Subject(f"{path.resolve().name} step {checkpoints.step_of(c)}", str(c), checkpoints.step_of(c), path)
         for c in checkpoints.checkpoints(folder.checkpoints)
     ]
     if with_checkpoints and found:
         return found
     if (path / "model").is_dir():
-        return [Subject(path.name, str(path / "model"), None, path)]
+        return [Subject(path.resolve().name, str(path / "model"), None, path)]
     if not found:
         raise RunError(f"the run in {given} has saved nothing yet; wait for its first checkpoint")
     return found[-1:]
+
+
+def names_of(models: Sequence[str]) -> list[str]:
+    """What to call several models, fit for names of files: as much of the end of their paths as tells them apart.
+
+    Raises:
+        ConfigError: one is given twice.
+    """
+    parts = []
+    for model in models:
+        subject = subjects(model)[0]
+        path = subject.run or (Path(model) if Path(model).exists() else None)
+        own = (subject.name,) if path is None else tuple(part for part in path.resolve().parts[1:] if part != "model")
+        parts.append(own or (subject.name,))
+    for depth in range(1, 2 + max(map(len, parts))):
+        names = ["-".join(part[-depth:]).replace("/", "-") for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ConfigError(f"a model is given twice, or several cannot be told apart by name: {', '.join(models)}")
 
 
 def _model_class(source: str) -> Any:
@@ -140,11 +161,25 @@ def _is_local(path: Path) -> bool:
 
 def results_of(run: Path) -> dict[str, Any]:
     """What a run has written down of itself; empty where it has not ended."""
-    return RunFolder(run).finished or {}
+    try:
+        return RunFolder(run).finished or {}
+    except ValueError:
+        return {}
 
 
 def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens of a sequence, special ones included: what model and tokenizer can take, at most 512."""
+    """The most tokens of a sequence, special ones included: what model and tokenizer can take, at most 512.
+
+    Raises:
+        ConfigError: the model reads no text, or not that of this tokenizer.
+    """
+    embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if embeddings is None or embeddings < vocabulary_size(tokenizer):
+        knows = "reads no tokens" if embeddings is None else f"knows {embeddings:,} tokens"
+        raise ConfigError(
+            f"{type(model).__name__} {knows} and its tokenizer has {vocabulary_size(tokenizer):,}; give a model "
+            "together with its own tokenizer"
+        )
     limits: Sequence[int] = [_LONGEST, tokenizer.model_max_length]
     positions = getattr(model.config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:

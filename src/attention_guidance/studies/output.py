@@ -25,14 +25,17 @@ class Output:
         overwrite: replace what is there.
 
     Raises:
-        RunError: the folder holds such a file already, or cannot be written to. Nothing is written yet.
+        RunError: the folder is not empty, or cannot be written to. Nothing is written yet.
     """
 
     def __init__(self, folder: Path, main: str, overwrite: bool) -> None:
         self.folder = folder
         check_writable(folder)
-        if (folder / main).exists() and not overwrite:
-            raise RunError(f"--output {folder} holds {main} already; give another folder, or --overwrite")
+        if folder.is_dir() and not overwrite and any(folder.iterdir()):
+            raise RunError(
+                f"--output {folder} is not empty; give another folder, or --overwrite to replace {main} and what is "
+                "beside it of the same names"
+            )
 
     def json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write JSON."""

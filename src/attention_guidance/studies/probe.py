@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,4 +257,6 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
 
 
 def _told(accuracy: Mapping[str, float]) -> str:
+    if not math.isfinite(accuracy["low"]):
+        return "–" if not math.isfinite(accuracy["value"]) else f"{accuracy['value']:.2f} (too few texts)"
     return f"{accuracy['value']:.2f} ({accuracy['low']:.2f}-{accuracy['high']:.2f})"

@@ -14,11 +14,12 @@ from rich.console import Console
 
 from attention_guidance import results
 from attention_guidance.analysis.maps import attention_maps
-from attention_guidance.errors import ConfigError, CorpusError, RunError
+from attention_guidance.errors import CorpusError, RunError
 from attention_guidance.report.run_page import figures, write_run_page
 from attention_guidance.studies.census import CensusSettings, census_rows, measured_census
-from attention_guidance.studies.models import Subject, longest_sequence, results_of, subjects
+from attention_guidance.studies.models import Subject, longest_sequence, names_of, results_of, subjects
 from attention_guidance.studies.output import Output
+from attention_guidance.studies.probe import TASKS
 from attention_guidance.studies.progress import Steps
 from attention_guidance.studies.sample import Text
 from attention_guidance.training.checkpoints import checkpoints
@@ -39,6 +40,17 @@ _SETTINGS = (
     "layers", "hidden", "attention_heads", "feed_forward", "block_size", "batch_size", "max_steps", "learning_rate",
     "masking_rate", "heads", "weight", "loss", "schedule", "hold", "end", "seed",
 )  # fmt: skip
+
+
+# Results that a page can show, and what they must hold.
+_INCLUDED = {
+    "probe": (
+        "task", "model", "data", "protocol", "distractors", "layers", "heads", "directions", "accuracy", "max", "mean",
+        "baselines", "counts", "labels",
+    ),
+    "skill": ("task", "data", "runs", "points", "correlations"),
+    "finetune": ("task", "model", "scores"),
+}  # fmt: skip
 
 
 def report(
@@ -72,14 +84,12 @@ def report(
     Raises:
         GuidanceError: bad input.
     """
-    if len({Path(run).resolve() if Path(run).exists() else run for run in runs}) < len(runs):
-        raise ConfigError("a run is given twice; name each once")
     folder = Output(output, REPORT_FILE, overwrite)
     console = Console(quiet=quiet)
     included = list(_included(include))
     looked_at = text or _own_text(runs[0])
     shown = list(sentences) or _beginnings(looked_at)
-    names = _names(runs)
+    names = names_of(runs)
     with Steps(console, quiet) as steps:
         records = [
             _run(run, name, looked_at, shown, sequences, seed, steps) for run, name in zip(runs, names, strict=True)
@@ -102,17 +112,6 @@ def report(
     write_run_page(content, output / PAGE_FILE)
     console.print(f"open {output / PAGE_FILE}", highlight=False)
     return content
-
-
-def _names(runs: Sequence[str]) -> list[str]:
-    """What the runs are called: the name of the folder, with that of its parent where several have the same."""
-    found = [subjects(run)[0] for run in runs]
-    # Names become those of files; a hub's name has a slash.
-    plain = [(s.name if s.run is None else s.run.absolute().name).replace("/", "-") for s in found]
-    return [
-        name if plain.count(name) == 1 else f"{Path(run).absolute().parent.name}-{name}"
-        for run, name in zip(runs, plain, strict=True)
-    ]
 
 
 def _config(run: str) -> RunConfig | None:
@@ -196,12 +195,26 @@ def _included(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
+                if path.is_dir():
+                    continue  # a folder may hold other files too
                 raise RunError(f"--include {file}: cannot be read as JSON ({error})") from error
-            if isinstance(content, dict) and content.get("kind") in ("probe", "skill", "finetune"):
+            if isinstance(content, dict) and content.get("kind") in _INCLUDED:
                 found = True
-                yield content
+                yield _checked(content, file)
         if not found:
             raise RunError(f"--include {path}: no result of probe, skill or finetune there")
+
+
+def _checked(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The content of a result, if the page can show it; its task becomes part of names of files."""
+    kind = content["kind"]
+    missing = [key for key in _INCLUDED[kind] if key not in content]
+    if content.get("schema_version") != results.SCHEMA_VERSION or missing:
+        what = f"no {', '.join(missing)}" if missing else f"schema_version {content.get('schema_version')!r}"
+        raise RunError(f"--include {file}: not a result of {kind} that this version reads ({what}); make it again")
+    if kind != "finetune" and content["task"] not in TASKS:
+        raise RunError(f"--include {file}: unknown task {content['task']!r}")
+    return content
 
 
 def _scores(finetuned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -65,7 +65,7 @@ def sampled_blocks(
     if n_blocks < 1:
         raise ConfigError(f"--sequences {n_blocks}: must be at least 1")
     chance = random.Random(seed)
-    documents = _drawn(text.read(), max(1000, n_blocks), chance)
+    documents = _drawn(text.read(), max(1000, 20 * n_blocks), chance)
     blocks = pack((document.text for document in documents), tokenizer, block_size)
     if not len(blocks):
         raise ConfigError("the tokenizer knows no word of the text")

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from attention_guidance import results
 from attention_guidance.analysis.intervals import rank_correlation
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.errors import RunError
 from attention_guidance.report import skill_figures
-from attention_guidance.studies.models import subjects
+from attention_guidance.studies.models import names_of, subjects
 from attention_guidance.studies.output import Output
 from attention_guidance.studies.probe import Probe
 from attention_guidance.studies.progress import Steps
@@ -42,11 +42,14 @@ def skill(
     Raises:
         GuidanceError: bad input; fewer than three checkpoints whose loss is known.
     """
-    if len({Path(run).resolve() for run in runs}) < len(runs):
-        raise ConfigError("a run is given twice; name each once")
     folder = Output(output, SKILL_FILE, overwrite)
     console = Console(quiet=quiet)
-    found = [(_label(run, runs), subject) for run in runs for subject in subjects(run, with_checkpoints=True)]
+    names = names_of(runs)
+    found = [
+        (name, subject)
+        for name, run in zip(names, runs, strict=True)
+        for subject in subjects(run, with_checkpoints=True)
+    ]
     known = [(run, subject) for run, subject in found if subject.loss() is not None]
     if len(known) < 3:
         raise RunError(
@@ -68,7 +71,7 @@ def skill(
             steps.at(len(points))
     content = {
         **results.header("skill"),
-        "runs": [_label(run, runs) for run in runs],
+        "runs": names,
         **asked.facts(),
         "checkpoints_without_loss": len(found) - len(known),
         "points": points,
@@ -80,13 +83,6 @@ def skill(
     report(console, content)
     console.print(f"every figure: {folder.folder / SKILL_FILE}, {SKILL_TABLE}; skill.svg beside them", highlight=False)
     return content
-
-
-def _label(run: str, runs: Sequence[str]) -> str:
-    """The folder's name, with its parent's where several have the same."""
-    path = Path(run).absolute()
-    alike = [other for other in runs if Path(other).absolute().name == path.name]
-    return path.name if len(alike) == 1 else f"{path.parent.name}/{path.name}"
 
 
 def correlations(points: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
@@ -121,4 +117,6 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
 def _told(item: Mapping[str, Any]) -> str:
     if not math.isfinite(item["spearman"]):
         return "–"
+    if not math.isfinite(item["low"]):
+        return f"{item['spearman']:+.2f} (too few)"
     return f"{item['spearman']:+.2f} ({item['low']:+.2f} to {item['high']:+.2f})"

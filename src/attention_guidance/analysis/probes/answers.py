@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attention_guidance.analysis.observe import attention_map, observing
 from attention_guidance.analysis.probes.questions import Question, QuestionedText
 from attention_guidance.data.words import words_of_tokens
-from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.errors import AttachError, ConfigError, CorpusError
 from attention_guidance.hosts.call import AttentionCall
 
 if TYPE_CHECKING:
@@ -183,7 +183,10 @@ def _heads_answers(
     asked: list[_Asked] = []
 
     def see(layer: int, call: AttentionCall) -> None:
-        layers[layer] = asked[0].judge(attention_map(call), directions)
+        map_BHTT = attention_map(call)
+        if not bool(torch.isfinite(map_BHTT).all()):
+            raise AttachError("the model's attention is not finite; look at its weights and its precision")
+        layers[layer] = asked[0].judge(map_BHTT, directions)
 
     result: npt.NDArray[np.float32] | None = None
     with observing(model, see) as watched:

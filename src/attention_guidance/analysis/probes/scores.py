@@ -2,7 +2,7 @@
 
 The best of a hundred heads looks good by chance alone. So the head is chosen on one half of the texts and its accuracy
 told from the other; the same goes for the best simple rule that it is held against, such as a fixed offset. Intervals
-are percentiles of a bootstrap over texts, whose questions are not independent.
+are percentiles of a bootstrap over texts, whose questions are not independent; from fewer than ten texts there is none.
 
 Shape suffixes: N questions, G texts of a sample, P predictors, R resamples, L layers, H heads, D directions.
 """
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from attention_guidance.analysis.probes.answers import Answers
 
 Array = npt.NDArray[np.float64]
+
+# Percentiles of resamples of so few texts are much too narrow.
+_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -109,16 +112,17 @@ def _scored(label: str, answers: Answers, asked: npt.NDArray[np.bool_], seed: in
     all_GP = _resampled(sums_GP, counts_G, np.random.default_rng(seed), resamples)
     # A generator of its own, so that the halves are the same however many resamples are drawn.
     second_G = np.random.default_rng(seed + 1).permutation(len(counts_G)) % 2 == 1
-    if not second_G.any():  # a single text: there is no second half
-        second_G = ~second_G
-    first = sums_GP[~second_G] if (~second_G).any() else sums_GP
+    first = sums_GP[~second_G]
     chosen = int(first[:, :n_heads].sum(0).argmax())
     chosen_baseline = int(first[:, n_heads:].sum(0).argmax())
     pair = [chosen, n_heads + chosen_baseline]
+    # A single text has no second half, and says nothing of what was chosen on it.
     half = _resampled(sums_GP[second_G][:, pair], counts_G[second_G], np.random.default_rng(seed + 2), resamples)
-    best, baseline = _accuracy(half[:, 0]), _accuracy(half[:, 1])
+    n_second = int(second_G.sum())
+    best, baseline = _accuracy(half[:, 0], n_second), _accuracy(half[:, 1], n_second)
     layer, head, direction = np.unravel_index(chosen, (layers, heads, directions))
-    of_heads = np.stack([all_GP[0, :n_heads], *np.percentile(all_GP[1:, :n_heads], [2.5, 97.5], axis=0)], -1)
+    ends = np.percentile(all_GP[1:, :n_heads], [2.5, 97.5], axis=0)
+    of_heads = np.stack([all_GP[0, :n_heads], *(ends if len(counts_G) >= _FEW else np.full_like(ends, np.nan))], -1)
     return LabelScores(
         label=label,
         n=len(texts),
@@ -130,8 +134,11 @@ def _scored(label: str, answers: Answers, asked: npt.NDArray[np.bool_], seed: in
         best_accuracy=best,
         baseline=baselines[chosen_baseline],
         baseline_accuracy=baseline,
-        gain=_accuracy(half[:, 0] - half[:, 1]),
-        rules={rule: _accuracy(all_GP[:, n_heads + len(answers.offsets) + r]) for r, rule in enumerate(rules)},
+        gain=_accuracy(half[:, 0] - half[:, 1], n_second),
+        rules={
+            rule: _accuracy(all_GP[:, n_heads + len(answers.offsets) + r], len(counts_G))
+            for r, rule in enumerate(rules)
+        },
         chance=float(answers.right_by_chance[asked].mean()),
     )
 
@@ -147,14 +154,18 @@ def _sums_by_text(predictors_NP: npt.NDArray[np.float32], texts: npt.NDArray[np.
 def _resampled(sums_GP: Array, counts_G: Array, chance: np.random.Generator, resamples: int) -> Array:
     """Accuracy of each predictor on the sample itself (row 0) and on resamples of its texts, [1 + R, P]."""
     n_texts = len(counts_G)
+    if not n_texts:
+        return np.full((1 + resamples, sums_GP.shape[1]), np.nan)
     drawn_RG = chance.multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=resamples)
     times_RG = np.concatenate([np.ones((1, n_texts)), drawn_RG])
     result: Array = (times_RG @ sums_GP) / (times_RG @ counts_G)[:, None]
     return result
 
 
-def _accuracy(values_R: Array) -> Accuracy:
-    """A value and the percentiles of its resamples."""
+def _accuracy(values_R: Array, n_texts: int) -> Accuracy:
+    """A value and the percentiles of its resamples, where there are texts enough for them."""
+    if n_texts < _FEW:
+        return Accuracy(float(values_R[0]), float("nan"), float("nan"))
     low, high = np.percentile(values_R[1:], [2.5, 97.5])
     return Accuracy(float(values_R[0]), float(low), float(high))
 
