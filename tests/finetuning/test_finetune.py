@@ -185,7 +185,7 @@ def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
     out = ["-o", tmp_path / "out"]
     cases = {
         "--task 'glue'": [whole_run, "--task", "glue", *good],
-        "--dev missing": [whole_run, "--task", "classify", *good[:2]],
+        "--train missing": [whole_run, "--task", "classify", *good[2:]],
         "one column": [whole_run, "--task", "classify", *good[:2], "--dev", tmp_path / "one.tsv"],
         "no such folder": [tmp_path / "nowhere", "--task", "classify", *good],
         "at most 32 tokens": [whole_run, "--task", "classify", *good, "--max-length", "64"],

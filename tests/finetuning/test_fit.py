@@ -30,7 +30,7 @@ def test_the_best_epoch_comes_back_without_guidance(whole_run):
     source = str(whole_run / "model")
     tokenizer = AutoTokenizer.from_pretrained(source)
     splits = {"train": examples(96, 0), "dev": examples(40, 1, swapped=True)}
-    data = Data(get_task("classify"), ("x", "y"), splits, ())
+    data = Data(get_task("classify"), ("x", "y"), splits, {})
     encoded = {split: encode(data, items, tokenizer, 32) for split, items in splits.items()}
     settings = FitSettings(epochs=6, batch_size=8, dropout=0.0, heads="next:1", weight=0.01)
     found = fit(data, encoded, source, tokenizer, learning_rate=5e-3, seed=1, settings=settings)
@@ -56,6 +56,6 @@ def test_the_best_epoch_comes_back_without_guidance(whole_run):
     ],
 )
 def test_outputs_become_predictions(task, labels, logits, expected):
-    data = Data(get_task(task), labels, {}, ())
+    data = Data(get_task(task), labels, {}, {})
     encoded = Encoded([{}], [0], [[]], 1)
     assert decode(data, encoded, [Example(("a",), expected, "")], [np.array(logits)]) == [expected]

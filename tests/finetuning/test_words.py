@@ -34,7 +34,7 @@ def sentences(seed, n, longest):
 
 
 def data(examples):
-    return Data(get_task("ner"), LABELS, {"dev": examples}, (), "BIO")
+    return Data(get_task("ner"), LABELS, {"dev": examples}, {}, (), "BIO")
 
 
 def outputs_that_say(encoded, say):
@@ -147,7 +147,7 @@ def test_real_sentences_longer_than_the_model(tokenizer, shared_data):
     tags = {tag for sentence in text.sentences for tag in sentence.tags}
     labels = tuple(sorted(tags, key=lambda tag: (tag != "O", tag)))
     examples = [Example(s.words, tuple(labels.index(tag) for tag in s.tags), "") for s in text.sentences[:60]]
-    of_task = Data(get_task("ner"), labels, {"dev": examples}, (), "BIO")
+    of_task = Data(get_task("ner"), labels, {"dev": examples}, {}, (), "BIO")
     encoded = encode(of_task, examples, tokenizer, 32)
     assert encoded.n_windowed > 30
     assert encoded.n_lost == 0

@@ -13,12 +13,13 @@ Fine-tune an encoder on a labelled task over several seeds, and score it. Learni
 development set; the test set is touched once a seed.
 
   attention-guidance finetune runs/sw --task ner --train ner/train.txt --dev ner/dev.txt --test ner/test.txt -o ft/sw
-  attention-guidance finetune runs/en --task cola --train cola/train.tsv --dev cola/dev.tsv -o ft/cola
+  attention-guidance finetune runs/en --task cola --train cola/train.tsv --test cola/dev.tsv -o ft/cola
   attention-guidance finetune bert-base-uncased --task pair --train a.csv --dev b.csv --columns left right same -o ft/x
 
 Tasks: classify (a text and its label), pair, multilabel (labels with | or , between them), regress, ner (a word and its
 label a line, blank line between sentences; parts of speech too; .conllu), and GLUE's: cola sst2 rte wnli mnli qnli mrpc
-qqp stsb, with GLUE's own metric. Tables are .tsv, .csv, .jsonl or .parquet.
+qqp stsb, with GLUE's own metric. Tables are .tsv, .csv, .jsonl or .parquet. Without files GLUE's come from the hub; the
+labels of its test sets are secret, so its development set is tested on.
 Writes OUTPUT/finetune.json, predictions, the picture of confusions, and OUTPUT/model (of the seed best on dev).
 """
 
@@ -49,8 +50,10 @@ def add_commands(commands: Any) -> None:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--task", required=True, help="see above")
-    for split, what in (("train", "train on"), ("dev", "choose on"), ("test", "score on, once")):
-        add(f"--{split}", type=Path, metavar="FILE", help=f"{what} this")
+    add("--train", type=Path, metavar="FILE", help="train on this")
+    add("--dev", type=Path, metavar="FILE", help="choose on this (a tenth of the training examples)")
+    add("--test", type=Path, metavar="FILE", help="score on this, once (without it scores are those on dev)")
+    add("--data", type=Path, metavar="DIR", help="folder of these files, called train, dev or valid, and test")
     add("--columns", nargs="+", metavar="NAME", help="of the tables: texts first, label last; numbers for ner")
     add("--repair", action="store_true", help="let an I- that continues nothing begin an entity, as conlleval does")
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
@@ -93,8 +96,11 @@ def _downstream(arguments: dict[str, Any]) -> int:
 def _settings(arguments: dict[str, Any]) -> Any:
     from attention_guidance.finetuning.finetune import FinetuneSettings
     from attention_guidance.finetuning.fit import FitSettings
+    from attention_guidance.finetuning.splits import SPLITS, find_files
+    from attention_guidance.finetuning.tasks import get_task
 
-    given = {split: arguments.pop(split) for split in ("train", "dev", "test")}
+    given = {split: file for split in SPLITS if (file := arguments.pop(split)) is not None}
+    files = find_files(get_task(arguments["task"]), given, arguments.pop("data"))
     fit = FitSettings(
         **{
             name: arguments.pop(name)
@@ -103,5 +109,4 @@ def _settings(arguments: dict[str, Any]) -> Any:
             )
         }
     )  # fmt: skip
-    files = {split: file for split, file in given.items() if file is not None}
     return FinetuneSettings(files=files, fit=fit, **arguments)

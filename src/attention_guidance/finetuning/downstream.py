@@ -102,7 +102,7 @@ def _same(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
         and seeds == list(range(settings.seed, settings.seed + settings.seeds))
         and fit == dataclasses.asdict(settings.fit)
         and {split: item["file"] for split, item in content["data"].items()}
-        == {split: file.name for split, file in settings.files.items()}
+        == {"dev": settings.files["train"].name} | {split: file.name for split, file in settings.files.items()}
     )
     return content if same else None
 

@@ -6,16 +6,15 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from attention_guidance.data.tables import Row, find_columns, read_table
 from attention_guidance.data.tagged import TaggedText, read_tagged
 from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.finetuning.splits import hold_out
 from attention_guidance.finetuning.tasks import Task
-
-SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Data:
         task: the task.
         labels: names of the labels, in the order of their numbers; empty for `regress`.
         splits: `train`, `dev` and, if it was given, `test`.
+        files: the name of each split's file.
         notes: what the user should know: repairs, overlaps.
         scheme: of entities, see `TaggedText`; None without any.
     """
@@ -49,7 +49,8 @@ class Data:
     task: Task
     labels: tuple[str, ...]
     splits: dict[str, list[Example]]
-    notes: tuple[str, ...]
+    files: dict[str, str]
+    notes: tuple[str, ...] = ()
     scheme: str | None = None
 
 
@@ -60,23 +61,25 @@ def read_examples(
 
     Args:
         task: what they are of.
-        files: by split; `train` and `dev` are needed.
+        files: by split; `train` is needed. Without `dev` a tenth of the training examples is held out for it.
         columns: names of the columns of tables, texts first, label last; for `tokens` the numbers of word and label.
         repair: see `read_tagged`.
 
     Raises:
         CorpusError: a file that cannot be read, a label in dev or test that training never saw, a target that is no
             number.
-        ConfigError: a split is missing.
+        ConfigError: too few examples to hold some out.
     """
-    missing = [f"--{split}" for split in ("train", "dev") if split not in files]
-    if missing:
-        raise ConfigError(
-            f"{' and '.join(missing)} missing: everything is chosen on the development set, never on test"
-        )
     read = _read_tokens if task.kind == "tokens" else _read_table
     data = read(task, files, columns, repair)
-    return Data(data.task, data.labels, data.splits, (*data.notes, *_overlaps(data.splits)), data.scheme)
+    splits, names, notes = data.splits, data.files, data.notes
+    if "dev" not in splits:
+        stay, out = hold_out(splits["train"])
+        notes = (*notes, f"{len(out):,} of {len(stay) + len(out):,} examples of {names['train']} are held out as dev")
+        # In the order in which splits are told.
+        splits = {"train": stay, "dev": out} | {name: splits[name] for name in splits if name != "train"}
+        names = names | {"dev": names["train"]}
+    return replace(data, splits=splits, files=names, notes=(*notes, *_overlaps(splits)))
 
 
 def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
@@ -105,7 +108,7 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
         for text in texts.values()
         if text.repaired
     ]
-    return Data(task, labels, splits, tuple(notes), texts["train"].scheme)
+    return Data(task, labels, splits, _names(files), tuple(notes), texts["train"].scheme)
 
 
 def _token_labels(train: TaggedText) -> tuple[str, ...]:
@@ -130,7 +133,11 @@ def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | 
     splits = {
         split: [_example(row, named[split], task, labels) for row in rows] for split, rows in tables.items()
     }  # fmt: skip
-    return Data(task, labels, splits, ())
+    return Data(task, labels, splits, _names(files))
+
+
+def _names(files: Mapping[str, Path]) -> dict[str, str]:
+    return {split: file.name for split, file in files.items()}
 
 
 def _example(row: Row, columns: Sequence[str], task: Task, labels: tuple[str, ...]) -> Example:

@@ -18,9 +18,10 @@ from attention_guidance.data.tagged import write_tagged
 from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.baseline import fit_baseline
 from attention_guidance.finetuning.encoding import Encoded, decode, encode
-from attention_guidance.finetuning.examples import SPLITS, Data, Example, read_examples
+from attention_guidance.finetuning.examples import Data, Example, read_examples
 from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
 from attention_guidance.finetuning.scores import evaluate, per_class
+from attention_guidance.finetuning.splits import SPLITS
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import confusion_matrix
 from attention_guidance.studies.models import longest_sequence, subjects
@@ -43,7 +44,7 @@ class FinetuneSettings:
 
     Attributes:
         task: its name, see `attention_guidance.finetuning.tasks`.
-        files: by split, `train`, `dev` and, if there is one, `test`.
+        files: by split, see `read_examples`.
         columns: of tables, see `read_examples`.
         repair: see `read_tagged`.
         learning_rates: to choose from; by the width of the model without.
@@ -133,7 +134,7 @@ def finetune(
         "split": told,
         "data": {
             split: {
-                "file": settings.files[split].name, "examples": len(data.splits[split]), "cut": item.n_cut,
+                "file": data.files[split], "examples": len(data.splits[split]), "cut": item.n_cut,
                 "windowed": item.n_windowed, "words_without_tokens": item.n_lost,
             }
             for split, item in encoded.items()

@@ -1,0 +1,105 @@
+"""Where the examples of a task come from: files, a folder, the hub, or a part held out of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attention_guidance.data.tables import FORMATS
+from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.tasks import GLUE, Task
+
+if TYPE_CHECKING:
+    from attention_guidance.finetuning.examples import Example
+
+SPLITS = ("train", "dev", "test")
+# What the files of a split are called in a folder.
+_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+_TAGGED = (".txt", ".conll", ".conllu", ".tsv", ".bio")
+_GLUE_HUB = "nyu-mll/glue"
+HELD_OUT = 0.1
+
+
+def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None) -> dict[str, Path]:
+    """The files of a task's splits.
+
+    The labels of GLUE's test sets are secret: its development set is tested on, and the one to choose on is held out of
+    training.
+
+    Args:
+        task: which.
+        given: files by split; they come before those of the folder.
+        folder: where files are called train, dev (or valid, validation) and test.
+
+    Raises:
+        ConfigError: there are none, several of one name, or the hub cannot be reached.
+    """
+    found = {} if folder is None else _in_folder(task, folder)
+    found |= given
+    if not found and task.name in GLUE:
+        return _from_hub(task)
+    if "train" not in found:
+        raise ConfigError("--train missing: name the file to train on, or with --data the folder of all files")
+    return found
+
+
+def _in_folder(task: Task, folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise ConfigError(f"--data {folder}: no such folder")
+    suffixes = _TAGGED if task.kind == "tokens" else FORMATS
+    found = {}
+    for split, names in _NAMES.items():
+        files = sorted(
+            file for file in folder.iterdir() if file.stem.lower() in names and file.suffix.lower() in suffixes
+        )
+        if len(files) > 1:
+            raise ConfigError(f"--data {folder}: several files of {split} ({', '.join(file.name for file in files)})")
+        if files:
+            found[split] = files[0]
+    if "train" not in found:
+        raise ConfigError(f"--data {folder}: no file called train there that ends in {', '.join(suffixes)}")
+    return found
+
+
+def _from_hub(task: Task) -> dict[str, Path]:
+    """GLUE's Parquet files, fetched once; its development set as the test set."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    part = "validation_matched" if task.name == "mnli" else "validation"
+    try:
+        names = HfApi().list_repo_files(_GLUE_HUB, repo_type="dataset")
+        return {
+            split: Path(
+                hf_hub_download(
+                    _GLUE_HUB,
+                    next(name for name in names if name.startswith(f"{task.name}/{file}-")),
+                    repo_type="dataset",
+                )
+            )
+            for split, file in (("train", "train"), ("test", part))
+        }
+    except Exception as error:  # the hub raises all kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"--task {task.name}: its files could not be fetched from the hub ({reason}); give them with --train and "
+            "--test, or --data"
+        ) from error
+
+
+def hold_out(
+    examples: Sequence[Example], share: float = HELD_OUT, seed: int = 1
+) -> tuple[list[Example], list[Example]]:
+    """Split examples into those that stay and about such a share that does not; alike texts stay together.
+
+    Raises:
+        ConfigError: there are fewer than two different texts.
+    """
+    texts = list(dict.fromkeys(example.texts for example in examples))
+    if len(texts) < 2:
+        raise ConfigError("too few examples to hold some out; give a file of its own to choose on (--dev)")
+    order = np.random.default_rng(seed).permutation(len(texts))
+    out = {texts[n] for n in order[: max(1, round(share * len(texts)))]}
+    return [e for e in examples if e.texts not in out], [e for e in examples if e.texts in out]

@@ -1,0 +1,111 @@
+"""Where examples come from: files, a folder, GLUE on the hub, or held out of training."""
+
+from __future__ import annotations
+
+import pytest
+
+from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.examples import Example, read_examples
+from attention_guidance.finetuning.splits import find_files, hold_out
+from attention_guidance.finetuning.tasks import get_task
+
+
+def examples(*texts):
+    return [Example((text,), 0, f"f:{n}") for n, text in enumerate(texts)]
+
+
+def test_a_tenth_is_held_out_and_the_rest_stays():
+    given = examples(*map(str, range(200)))
+    stay, out = hold_out(given)
+    assert len(out) == 20
+    assert sorted((*stay, *out), key=lambda e: int(e.texts[0])) == given
+    assert (stay, out) == hold_out(given)
+    assert out != hold_out(given, seed=2)[1]
+    # From all over the file, not its end.
+    assert min(int(e.texts[0]) for e in out) < 50 < 150 < max(int(e.texts[0]) for e in out)
+
+
+def test_alike_texts_are_on_one_side():
+    stay, out = hold_out(examples(*"abcdefghij" * 5))
+    assert {e.texts for e in stay}.isdisjoint(e.texts for e in out)
+    assert len(out) == 5
+
+
+def test_one_text_cannot_be_split():
+    with pytest.raises(ConfigError, match="--dev"):
+        hold_out(examples("a", "a"))
+
+
+def test_dev_is_held_out_where_none_is_given(tmp_path):
+    rows = "".join(f"text {n}\t{n % 2}\n" for n in range(40))
+    (tmp_path / "all.tsv").write_text(f"text\tlabel\n{rows}")
+    (tmp_path / "t.tsv").write_text("text\tlabel\nother\t1\n")
+    data = read_examples(get_task("cola"), {"train": tmp_path / "all.tsv", "test": tmp_path / "t.tsv"})
+    assert list(data.splits) == ["train", "dev", "test"]
+    assert [len(of_split) for of_split in data.splits.values()] == [36, 4, 1]
+    assert data.files == {"train": "all.tsv", "dev": "all.tsv", "test": "t.tsv"}
+    assert data.notes == ("4 of 40 examples of all.tsv are held out as dev",)
+
+
+def test_the_files_of_a_folder(tmp_path):
+    for name in ("train.tsv", "valid.jsonl", "test.csv", "README.md", "train.py"):
+        (tmp_path / name).write_text("")
+    found = find_files(get_task("cola"), {"test": tmp_path / "mine.tsv"}, tmp_path)
+    assert found == {"train": tmp_path / "train.tsv", "dev": tmp_path / "valid.jsonl", "test": tmp_path / "mine.tsv"}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train.tsv", "train.csv"), r"several files of train \(train.csv, train.tsv\)"),
+        (("dev.tsv",), "no file called train there"),
+        ((), "no file called train there"),
+    ],
+)
+def test_a_folder_that_does_not_tell(tmp_path, names, message):
+    for name in names:
+        (tmp_path / name).write_text("")
+    with pytest.raises(ConfigError, match=message):
+        find_files(get_task("cola"), {}, tmp_path)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        find_files(get_task("ner"), {}, tmp_path / "none")
+
+
+def test_no_file_at_all():
+    with pytest.raises(ConfigError, match="--train missing"):
+        find_files(get_task("ner"), {})
+
+
+class Hub:
+    """What huggingface_hub gives for GLUE."""
+
+    NAMES = ("README.md", *(f"{t}/{s}-00000-of-00001.parquet" for t in ("cola", "mnli_matched", "mnli")
+                            for s in ("test", "train", "validation_matched", "validation")))  # fmt: skip
+
+    def list_repo_files(self, repository, repo_type):
+        assert (repository, repo_type) == ("nyu-mll/glue", "dataset")
+        return list(self.NAMES)
+
+
+@pytest.mark.parametrize(("task", "validation"), [("cola", "validation"), ("mnli", "validation_matched")])
+def test_glue_comes_from_the_hub_and_is_tested_on_its_dev(monkeypatch, task, validation):
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name, repo_type: f"/cache/{name}")
+    found = find_files(get_task(task), {})
+    assert {split: str(file) for split, file in found.items()} == {
+        "train": f"/cache/{task}/train-00000-of-00001.parquet",
+        "test": f"/cache/{task}/{validation}-00000-of-00001.parquet",
+    }
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise ConnectionError("no route\nand much more")
+
+    monkeypatch.setattr(Hub, "list_repo_files", fail)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    with pytest.raises(ConfigError, match=r"cola: its files could not be fetched from the hub \(no route\); give"):
+        find_files(get_task("cola"), {})
