@@ -1,0 +1,174 @@
+"""Does guidance help downstream? Pre-trains guided and unguided alike, fine-tunes each over seeds, compares.
+
+    python benchmarks/downstream.py short                       every task, 1,500 steps (hours on 2 cores)
+    python benchmarks/downstream.py short --texts swahili --tasks ner
+    python benchmarks/downstream.py long --texts swahili        6,000 steps, the unguided learning rate chosen first
+    python benchmarks/downstream.py short --pretrain-only       the runs alone
+    python benchmarks/downstream.py --show                      the tables of all results kept so far
+
+Three models are fine-tuned on each task: unguided and guided after as many steps, and guided at its first checkpoint
+whose validation loss is not above unguided's last. Reads ../shared/data, which is not part of the project. Goes on
+where it was stopped, as long as --runs is there. What it finds is appended to results/downstream.jsonl, a line a task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from downstream_tables import show
+from transformers.utils import logging
+from turns import append
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "shared" / "data"
+RESULTS = HERE / "results" / "downstream.jsonl"
+TASKS = {"swahili": ("ner",), "hausa": ("ner",), "yoruba": ("ner",), "english": ("cola", "sst2", "rte")}
+STEPS = {"short": 1500, "long": 6000}
+# Validations and checkpoints in a run: where guided overtakes is known to a twentieth of it.
+_LOOKS = 20
+_DEFAULT_RATE = 1e-3
+# What the unguided model of the long study chooses from, by its validation loss after the short one.
+_RATES = (5e-4, _DEFAULT_RATE, 2e-3)
+_SEEDS = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="?", choices=[*STEPS])
+    parser.add_argument("--texts", nargs="+", choices=[*TASKS], default=[*TASKS])
+    parser.add_argument("--tasks", nargs="+", choices=["ner", "cola", "sst2", "rte"])
+    parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "downstream", help="where runs are kept")
+    parser.add_argument("--pretrain-only", action="store_true")
+    parser.add_argument("--preset", default="mini")
+    parser.add_argument("--steps", type=int, help="of pre-training (1,500 or 6,000)")
+    parser.add_argument("--seeds", type=int, default=_SEEDS, help="of fine-tuning (5)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--show", action="store_true", help="print what is kept")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print(show(arguments.results))
+        return 0
+    if arguments.study is None:
+        parser.error("name a study, or --show")
+    if not arguments.data.is_dir():
+        print(f"error: the data in {arguments.data} are not there", file=sys.stderr)
+        return 2
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for record in study(arguments):
+        append(arguments.results, [record])
+        print(json.dumps(record), flush=True)
+    print(show(arguments.results))
+    return 0
+
+
+def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Each task's comparison, as soon as it is known."""
+    for text in arguments.texts:
+        steps = arguments.steps or STEPS[arguments.study]
+        rate = _DEFAULT_RATE if arguments.study == "short" else tuned_rate(text, arguments)
+        unguided = pretrained(text, arguments, guided=False, steps=steps, rate=rate)
+        guided = pretrained(text, arguments, guided=True, steps=steps, rate=_DEFAULT_RATE)
+        if arguments.pretrain_only:
+            continue
+        early = overtaking(guided, unguided)
+        for task in TASKS[text]:
+            if arguments.tasks is None or task in arguments.tasks:
+                yield compared(text, task, unguided, guided, early, arguments)
+
+
+def pretrained(text: str, arguments: argparse.Namespace, *, guided: bool, steps: int, rate: float) -> Path:
+    """A finished run, made or gone on with if it is not there."""
+    from attention_guidance.training.config import make_config
+    from attention_guidance.training.pretrain import pretrain
+
+    arm = "guided" if guided else "unguided"
+    output: Path = arguments.runs / f"{text}-{arm}-{steps}-{rate:g}"
+    folder = arguments.data / text
+    flags = {
+        "corpus": [str(folder / "train.txt")], "validation": [str(folder / "valid.txt")], "preset": arguments.preset,
+        "max_steps": steps, "learning_rate": rate, "keep_checkpoints": _LOOKS, "save_every": steps // _LOOKS,
+        "eval_every": steps // _LOOKS,
+    }  # fmt: skip
+    if not (output / "results.json").is_file():
+        print(f"pre-training {output.name}", file=sys.stderr, flush=True)
+        pretrain(make_config(flags if guided else flags | {"heads": ""}), output, resume=True, quiet=True)
+    return output
+
+
+def tuned_rate(text: str, arguments: argparse.Namespace) -> float:
+    """The unguided learning rate whose validation loss is lowest after the short study."""
+    losses = {
+        rate: _read(pretrained(text, arguments, guided=False, steps=STEPS["short"], rate=rate))["final_loss"]
+        for rate in _RATES
+    }
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def overtaking(guided: Path, unguided: Path) -> Path:
+    """Guided's first checkpoint that predicts no worse than the finished unguided model."""
+    target = _read(unguided)["final_loss"]
+    for entry in _read(guided)["curve"]:
+        folder = guided / "checkpoints" / f"checkpoint-{entry['step']}"
+        if entry["loss"] <= target and folder.is_dir():
+            return folder
+    return guided
+
+
+def compared(
+    text: str, task: str, unguided: Path, guided: Path, early: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """One task, fine-tuned from three models."""
+    from attention_guidance.finetuning.downstream import downstream
+    from attention_guidance.finetuning.finetune import FinetuneSettings
+
+    folder = arguments.data / text / "ner" if task == "ner" else arguments.data / task
+    suffix = "txt" if task == "ner" else "tsv"
+    files = {split: folder / f"{split}.{suffix}" for split in ("train", "dev", "test")}
+    if not files["test"].is_file():
+        # What is there as dev is tested on; the one to choose on is held out of training.
+        files = {"train": files["train"], "test": files["dev"]}
+    settings = FinetuneSettings(task, files, repair=True, seeds=arguments.seeds)
+    models = [str(path) for path in dict.fromkeys((unguided, guided, early))]
+    output = arguments.runs / f"{arguments.study}-{text}-{task}"
+    print(f"fine-tuning {output.name}", file=sys.stderr, flush=True)
+    found = downstream(models, settings, output, resume=True, quiet=True)
+    names = [model["model"] for model in found["models"]]
+    arms = dict(zip(names, ("unguided", "guided", "overtaking"), strict=False))
+    kept = {name: value for name, value in found.items() if name not in ("command", "models", "differences")}
+    return {
+        **kept,
+        "study": arguments.study,
+        "text": text,
+        "pretraining": {"unguided": _facts(unguided), "guided": _facts(guided)},
+        "overtaking_step": _step(early, guided),
+        "models": {arms[model.pop("model")]: model for model in found["models"]},
+        "differences": {arms[gap.pop("model")]: gap for gap in found["differences"]},
+    }
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    result = _read(run)
+    config = result["config"]
+    return {name: config[name] for name in ("preset", "max_steps", "learning_rate", "seed", "heads", "weight")} | {
+        name: result[name] for name in ("tokens_per_step", "final_loss", "train_seconds")
+    }
+
+
+def _step(early: Path, guided: Path) -> int:
+    return int(_read(guided)["steps"]) if early == guided else int(early.name.rpartition("-")[2])
+
+
+def _read(run: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""What downstream.py has kept, as Markdown."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+_STUDIES = {
+    "short": "{steps:,} steps, the same learning rate",
+    "long": "{steps:,} steps, the unguided model's learning rate chosen first",
+}
+_METRICS = {"f1": "entity F1", "matthews": "Matthews", "accuracy": "accuracy"}
+
+
+def show(path: Path) -> str:
+    """The newest result of each task, a table a study."""
+    newest: dict[tuple[str, str, str], Record] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        record = json.loads(line)
+        newest[record["study"], record["text"], record["task"]] = record
+    if not newest:
+        return "nothing is kept yet"
+    parts = []
+    for study, title in _STUDIES.items():
+        records = [record for key, record in newest.items() if key[0] == study]
+        if records:
+            steps = records[0]["pretraining"]["guided"]["max_steps"]
+            parts.append("\n".join([f"**{title.format(steps=steps)}**", "", *_table(records), *_averages(records)]))
+    return "\n\n".join(parts)
+
+
+def _table(records: list[Record]) -> list[str]:
+    head = (
+        "task", "metric", "no pre-training", "unguided", "guided", "guided − unguided (95 %)",
+        "guided when it overtakes − unguided (95 %)", "at step",
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
+    for record in records:
+        models, baseline = record["models"], record["baseline"]
+        task = f"{record['text'].capitalize()} entities" if record["task"] == "ner" else record["task"]
+        rows.append(
+            (
+                task,
+                _METRICS[record["metric"]],
+                "" if baseline is None else f"{100 * baseline[record['split']][record['metric']]:.1f}",
+                _score(models["unguided"]),
+                _score(models["guided"]),
+                _gap(record["differences"].get("guided")),
+                _gap(record["differences"].get("overtaking")),
+                f"{record['overtaking_step']:,}",
+            )
+        )
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _averages(records: list[Record]) -> list[str]:
+    """Mean differences over the entity tasks and over the others."""
+    said = []
+    for name, chosen in (
+        ("entities", [record for record in records if record["task"] == "ner"]),
+        ("GLUE tasks", [record for record in records if record["task"] != "ner"]),
+    ):
+        if len(chosen) > 1:
+            gaps = [100 * record["differences"]["guided"]["value"] for record in chosen]
+            said.append(f"Mean over {len(chosen)} {name}, guided − unguided: {statistics.fmean(gaps):+.1f} points.")
+    return ["", *said] if said else []
+
+
+def _score(model: Record) -> str:
+    deviation = "" if model["std"] is None else f" ± {100 * model['std']:.1f}"
+    return f"{100 * model['mean']:.1f}{deviation}"
+
+
+def _gap(gap: Record | None) -> str:
+    if gap is None:
+        return "–"
+    return f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})"
