@@ -111,3 +111,25 @@ def test_what_cannot_be_compared():
         difference(one, other, "accuracy", "classify")
     with pytest.raises(ConfigError, match="'hamming_loss' of classify cannot be compared"):
         difference(one, one, "hamming_loss", "classify")
+
+
+def test_several_pre_trainings_widen_the_interval_and_are_paired():
+    gold = tuple(str(n % 2) for n in range(1000))
+    wrong = tuple(str(1 - int(g)) for g in gold)
+
+    def model(n_wrong):
+        return Predictions(gold, (wrong[:n_wrong] + gold[n_wrong:],) * 3)
+
+    # Good and bad pre-trainings, always 10 points apart: the gap is as sure as within one of them.
+    bases = (100, 300, 500)
+    paired = difference([model(n) for n in bases], [model(n + 100) for n in bases], "accuracy", "classify")
+    one = difference(model(300), model(400), "accuracy", "classify")
+    assert paired.value == pytest.approx(0.1)
+    assert paired.high - paired.low == pytest.approx(one.high - one.low, abs=0.01)
+    # Gaps of 0, 10 and 20 points are not.
+    uneven = difference([model(n) for n in bases], [model(n + k) for n, k in zip(bases, (0, 100, 200), strict=True)],
+                        "accuracy", "classify")  # fmt: skip
+    assert uneven.value == pytest.approx(0.1)
+    assert uneven.high - uneven.low > 3 * (one.high - one.low)
+    with pytest.raises(ConfigError, match="2 and 1 pre-trainings cannot be paired"):
+        difference([model(1), model(2)], model(3), "accuracy", "classify")

@@ -31,6 +31,8 @@ and test examples at once, with the interval of the difference to the first mode
   attention-guidance downstream runs/unguided runs/guided --task ner --train ner/train.txt --dev ner/dev.txt \\
       --test ner/test.txt -o ft/sw
   attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/sw --resume   go on after a stop
+  attention-guidance downstream runs/compare --task cola -o ft/cola    both sides of a compare, over its seeds
+  attention-guidance downstream runs/unguided runs/guided ... --checkpoints 8   the score over steps of pre-training
 
 Everything else is as for finetune. Writes OUTPUT/downstream.json, and what finetune writes in a folder for each model.
 """
@@ -44,7 +46,10 @@ def add_commands(commands: Any) -> None:
     several = add_command(commands, "downstream", "is one model better than another", _DOWNSTREAM, _downstream)
     several.add_argument("models", nargs="+", metavar="MODEL", help="as for finetune; the first is compared with")
     _add_settings(several)
-    several.add_argument("--resume", action="store_true", help="take models that are scored already as they are")
+    add = several.add_argument
+    add("--checkpoints", dest="n_checkpoints", type=positive, default=0, metavar="N",
+        help="score so many checkpoints of each run too, evenly spread, and draw them over steps (none)")  # fmt: skip
+    add("--resume", action="store_true", help="take models that are scored already as they are")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +93,7 @@ def _downstream(arguments: dict[str, Any]) -> int:
     from attention_guidance.finetuning.downstream import downstream
 
     models, output = arguments.pop("models"), arguments.pop("output")
-    how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
+    how = {name: arguments.pop(name) for name in ("n_checkpoints", "resume", "overwrite", "quiet")}
     downstream(models, _settings(arguments), output, **how)
     return 0
 

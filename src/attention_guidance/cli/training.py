@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_guidance.cli.arguments import Assign, Given, add_command, fail, positive, steps_or_share
+from attention_guidance.errors import ConfigError
 
 _PRETRAIN = """\
 Pre-train a masked language model on text, with attention heads guided toward simple patterns.
@@ -24,8 +25,10 @@ Train twice, with and without guidance, on the same data, order and initial weig
   attention-guidance compare --output runs/compare --preset tiny
   attention-guidance compare corpus.txt -o runs/compare --seeds 3
   attention-guidance compare corpus.txt -o runs/compare --seeds 5 --resume   two more seeds
+  attention-guidance compare corpus.txt -o runs/compare --downstream ner --task-data ner/
 
-Writes OUTPUT/compare.json (every figure) and OUTPUT/compare.html (curves and attention maps).
+Writes OUTPUT/compare.json (every figure) and OUTPUT/compare.html (curves and attention maps). With --downstream all
+runs are fine-tuned on a task afterwards and compared there, in OUTPUT/downstream-TASK; see `downstream`.
 """
 
 
@@ -35,6 +38,11 @@ def add_commands(commands: Any) -> None:
     compare = add_command(commands, "compare", "guided and unguided side by side", _COMPARE, _compare)
     _add_run_arguments(compare)
     compare.add_argument("--seeds", type=positive, default=1, metavar="N", help="pairs of runs, from --seed on (1)")
+    add = compare.add_argument_group("downstream").add_argument
+    add("--downstream", metavar="TASK", help="fine-tune on this task too: ner, classify, cola, ...; see finetune")
+    add("--task-data", type=Path, metavar="DIR", help="its files, called train, dev or valid, and test")
+    add("--finetune-seeds", type=positive, default=5, metavar="N", help="fine-tunings of each run (5)")
+    add("--repair", action="store_true", help="let an I- that continues nothing begin an entity")
 
 
 def _pretrain(arguments: dict[str, Any]) -> int:
@@ -47,11 +55,35 @@ def _compare(arguments: dict[str, Any]) -> int:
     from attention_guidance.training.compare import compare
 
     n_seeds = arguments.pop("seeds")
+    settings = _downstream_settings(arguments)
 
-    def train(config: Any, output: Path, **how: Any) -> object:
-        return compare(config, output, seeds=range(config.seed, config.seed + n_seeds), **how)
+    def train(config: Any, output: Path, **how: Any) -> None:
+        compare(config, output, seeds=range(config.seed, config.seed + n_seeds), **how)
+        if settings is not None:
+            from attention_guidance.finetuning.downstream import downstream
+
+            downstream([str(output)], settings, output / f"downstream-{settings.task}", **how)
 
     return _train(arguments, train)
+
+
+def _downstream_settings(arguments: dict[str, Any]) -> Any:
+    """How a comparison is fine-tuned, None if it is not; its files are checked before hours of training."""
+    task, data, seeds, repair = (
+        arguments.pop(name) for name in ("downstream", "task_data", "finetune_seeds", "repair")
+    )
+    if task is None:
+        if data is not None:
+            raise ConfigError(f"--task-data {data} needs --downstream TASK")
+        return None
+    from attention_guidance.finetuning.examples import read_examples
+    from attention_guidance.finetuning.finetune import FinetuneSettings
+    from attention_guidance.finetuning.splits import find_files
+    from attention_guidance.finetuning.tasks import get_task
+
+    files = find_files(get_task(task), {}, data)
+    read_examples(get_task(task), files, repair=repair)
+    return FinetuneSettings(task, files, repair=repair, seeds=seeds)
 
 
 def _train(arguments: dict[str, Any], train: Any) -> int:

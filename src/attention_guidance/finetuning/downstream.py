@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from rich.table import Table
 
 from attention_guidance import results
 from attention_guidance.errors import ConfigError
-from attention_guidance.finetuning.finetune import FINETUNE_FILE, FinetuneSettings, finetune
+from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
+from attention_guidance.finetuning.finetune import FINETUNE_FILE, FinetuneSettings, finetune, summary
 from attention_guidance.finetuning.paired import Predictions, difference
 from attention_guidance.finetuning.tasks import get_task
-from attention_guidance.studies.models import names_of
+from attention_guidance.report.finetune_figures import score_over_steps
 from attention_guidance.studies.output import Output
 
 DOWNSTREAM_FILE = "downstream.json"
@@ -27,6 +28,7 @@ def downstream(
     settings: FinetuneSettings,
     output: Path,
     *,
+    n_checkpoints: int = 0,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -34,9 +36,10 @@ def downstream(
     """Fine-tune several models alike and compare each with the first.
 
     Args:
-        models: folders of models or runs, or names on the hub; the first is what the others are compared with.
+        models: see `contenders`; the first is what the others are compared with.
         settings: the task and how, the same for all.
         output: the folder for `downstream.json`, and a folder for each model with what `finetune` writes.
+        n_checkpoints: fine-tune at most so many checkpoints of each run too, and draw the score over its steps.
         resume: take the results of models that are there already with the same settings.
         overwrite: replace what is there.
         quiet: print nothing.
@@ -47,46 +50,70 @@ def downstream(
     Raises:
         GuidanceError: bad input.
     """
-    if len(models) < 2:
-        raise ConfigError("one model has nothing to be compared with; give two or more")
-    names = names_of(models)
+    sides = contenders(models)
+    of_checkpoints = {
+        name: checkpoints_of(model, n_checkpoints)
+        for side in sides
+        for name, model in side.models.items()
+        if n_checkpoints
+    }
     folder = Output(output, DOWNSTREAM_FILE, overwrite or resume)
     console = Console(quiet=quiet)
     task = get_task(settings.task)
-    found: dict[str, dict[str, Any]] = {}
-    for name, model in zip(names, models, strict=True):
-        # The baseline is the same for all: the first model's run fits it.
-        of_model = dataclasses.replace(settings, baseline=settings.baseline and name == names[0])
+
+    def scores(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
         there = _same(output / name, settings) if resume else None
         if there is not None:
             console.print(f"{name}: scored already", highlight=False)
-        found[name] = there or finetune(
-            model, of_model, output / name, overwrite=overwrite or resume, quiet=quiet
-        )  # fmt: skip
+        return there or finetune(model, settings, output / name, overwrite=overwrite or resume, quiet=quiet)
+
+    found: dict[str, dict[str, Any]] = {}
+    curve = []
+    for side in sides:
+        for name, model in side.models.items():
+            # The baseline is the same for all: the first model's run fits it.
+            found[name] = scores(name, model, dataclasses.replace(settings, baseline=settings.baseline and not found))
+            same_rate = dataclasses.replace(settings, learning_rates=(found[name]["learning_rate"],), baseline=False)
+            for step, loss, source in of_checkpoints.get(name, ()):
+                of_step = scores(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
+                curve.append({"model": name, "step": step, "loss": loss} | of_step)
     split = next(iter(found.values()))["split"]
-    predictions = {name: read_predictions(output / name, split, task.kind) for name in names}
-    first, *others = names
+    predictions = {
+        side.name: [read_predictions(output / name, split, task.kind, settings.seeds_used) for name in side.models]
+        for side in sides
+    }
+    first, *others = [side.name for side in sides]
     content = {
         **results.header("downstream"),
         "task": task.name,
         "metric": task.metric,
         "split": split,
-        "models": [
-            {"model": name, "learning_rate": found[name]["learning_rate"], **found[name]["scores"][task.metric]}
-            for name in names
-        ],
-        "baseline": found[names[0]]["baseline"],
+        "models": [_model(side, found, task.metric) for side in sides],
+        "baseline": found[next(iter(found))]["baseline"],
         "differences": [
             {"model": other, "minus": first}
             | dataclasses.asdict(gap := difference(predictions[other], predictions[first], task.metric, task.kind))
             | {"verdict": gap.verdict}
             for other in others
         ],
+        "checkpoints": curve,
     }
     folder.json(DOWNSTREAM_FILE, content)
+    if curve:
+        folder.figure("checkpoints", score_over_steps(content))
     report(console, content)
     console.print(f"every figure: {output / DOWNSTREAM_FILE}", highlight=False)
     return content
+
+
+def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """The scores of a side: of its one run, or over the means of its runs."""
+    runs = [
+        {"run": name, "learning_rate": found[name]["learning_rate"], **found[name]["scores"][metric]}
+        for name in side.models
+    ]
+    over = summary([run["mean"] for run in runs]) if len(runs) > 1 else found[next(iter(side.models))]["scores"][metric]
+    return {"model": side.name, **over, "runs": runs}
 
 
 def _same(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
@@ -99,7 +126,9 @@ def _same(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
     fit = {name: value for name, value in content["settings"].items() if name != "max_length"}
     same = (
         content["task"] == settings.task
-        and seeds == list(range(settings.seed, settings.seed + settings.seeds))
+        and (content["baseline"] is not None or not settings.baseline)
+        and (not settings.learning_rates or [*map(float, content["learning_rates"])] == [*settings.learning_rates])
+        and seeds == list(settings.seeds_used)
         and fit == dataclasses.asdict(settings.fit)
         and {split: item["file"] for split, item in content["data"].items()}
         == {"dev": settings.files["train"].name} | {split: file.name for split, file in settings.files.items()}
@@ -107,16 +136,17 @@ def _same(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
     return content if same else None
 
 
-def read_predictions(folder: Path, split: str, kind: str) -> Predictions:
-    """The predictions that `finetune` has written, of all seeds.
+def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int]) -> Predictions:
+    """The predictions that `finetune` has written.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: those of a seed are not there.
     """
     suffix = "txt" if kind == "tokens" else "tsv"
-    files = sorted((folder / "predictions").glob(f"{split}-seed-*.{suffix}"), key=lambda file: (len(file.name), file))
-    if not files:
-        raise ConfigError(f"{folder}: no predictions of {split} there")
+    files = [folder / "predictions" / f"{split}-seed-{seed}.{suffix}" for seed in seeds]
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{file}: not there; fine-tune this model again")
     read = [_read_tokens(file) if kind == "tokens" else _read_rows(file, kind) for file in files]
     return Predictions(read[0][0], tuple(predicted for _, predicted in read))
 

@@ -73,6 +73,11 @@ class FinetuneSettings:
             if not 0 < rate < 1:
                 raise ConfigError(f"--learning-rates {rate:g}: must lie between 0 and 1")
 
+    @property
+    def seeds_used(self) -> range:
+        """The seeds that are scored."""
+        return range(self.seed, self.seed + self.seeds)
+
 
 def finetune(
     model: str, settings: FinetuneSettings, output: Path, *, overwrite: bool = False, quiet: bool = False
@@ -117,7 +122,7 @@ def finetune(
         tried = {rate: runner.fit(rate, settings.seed) for rate in rates}
         rate = max(tried, key=lambda rate: _best(tried[rate], task.metric))
         fits = {settings.seed: tried[rate]}
-        for seed in range(settings.seed + 1, settings.seed + settings.seeds):
+        for seed in settings.seeds_used[1:]:
             fits[seed] = runner.fit(rate, seed)
         scored = {seed: runner.score(seed, fits[seed]) for seed in fits}
         baseline = None
@@ -153,7 +158,7 @@ def finetune(
             }
             for seed, found in fits.items()
         ],
-        "scores": _summary([scored[seed][told]["metrics"] for seed in fits]),
+        "scores": _summaries([scored[seed][told]["metrics"] for seed in fits]),
         "baseline": baseline,
         "best_seed": best_seed,
         "per_class": scored[best_seed][told]["per_class"],
@@ -219,21 +224,20 @@ def _best(found: Fit, metric: str) -> float:
     return found.dev[found.epoch - 1][metric]
 
 
-def _summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
+def _summaries(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
+    return {name: summary([found[name] for found in metrics]) for name in metrics[0]}
+
+
+def summary(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean and standard deviation over seeds, with the 95 % interval of the mean (Student's)."""
     from scipy.stats import t
 
-    result: dict[str, dict[str, float | int | None]] = {}
-    for name in metrics[0]:
-        values, n = [found[name] for found in metrics], len(metrics)
-        mean = statistics.fmean(values)
-        deviation = statistics.stdev(values) if n > 1 else None
-        half = None if deviation is None else float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-        result[name] = {
-            "mean": mean, "std": deviation, "low": None if half is None else mean - half,
-            "high": None if half is None else mean + half, "seeds": n,
-        }  # fmt: skip
-    return result
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return {"mean": mean, "std": None, "low": None, "high": None, "seeds": n}
+    deviation = statistics.stdev(values)
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    return {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half, "seeds": n}
 
 
 def _flat(examples: Sequence[Example], predictions: Sequence[Any]) -> tuple[list[int], list[int]]:

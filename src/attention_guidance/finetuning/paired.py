@@ -61,15 +61,22 @@ class Predictions:
 
 
 def difference(
-    first: Predictions, second: Predictions, metric: str, kind: str, *, seed: int = 1, resamples: int = 2000
+    first: Predictions | Sequence[Predictions],
+    second: Predictions | Sequence[Predictions],
+    metric: str,
+    kind: str,
+    *,
+    seed: int = 1,
+    resamples: int = 2000,
 ) -> Difference:
     """Compare two models on the same test examples.
 
-    In every resample seeds of each model are drawn with replacement, and test examples, the same for both.
+    In every resample seeds of each model are drawn with replacement, and test examples, the same for both. Where there
+    are several pre-trainings of each, pairs of these are drawn too.
 
     Args:
-        first: predictions of the one model.
-        second: of the other, on the same file.
+        first: predictions of the one model; several are of different seeds of pre-training.
+        second: of the other, on the same file; as many, paired with the first in their order.
         metric: which one, as in `finetune.json`.
         kind: of the task, see `attention_guidance.finetuning.tasks`.
         seed: of the bootstrap.
@@ -78,19 +85,27 @@ def difference(
     Raises:
         ConfigError: the gold labels differ, or the metric is none that can be compared.
     """
-    if first.gold != second.gold:
+    sides = [[side] if isinstance(side, Predictions) else list(side) for side in (first, second)]
+    gold = sides[0][0].gold
+    if any(model.gold != gold for side in sides for model in side):
         raise ConfigError("the two models were not scored on the same test examples; fine-tune both on the same files")
-    terms, function = _terms(first.gold, metric, kind)
+    if len(sides[0]) != len(sides[1]):
+        raise ConfigError(f"{len(sides[0])} and {len(sides[1])} pre-trainings cannot be paired")
+    terms, function = _terms(gold, metric, kind)
     chance = np.random.default_rng(seed)
-    n = len(first.gold)
+    n = len(gold)
     times_RN = np.concatenate([np.ones((1, n)), chance.multinomial(n, np.full(n, 1 / n), size=resamples)])
-    means = []
-    for model in (first, second):
-        by_seed = np.stack([function(times_RN @ terms(predicted)) for predicted in model.predicted], 1)
-        n_seeds = by_seed.shape[1]
-        drawn = chance.integers(0, n_seeds, size=(resamples, n_seeds))
-        rows = np.concatenate([by_seed[:1], np.take_along_axis(by_seed[1:], drawn, 1)])
-        means.append(rows.mean(1))
+    # [1 + R, pre-trainings] of each side: means over seeds of fine-tuning.
+    by_run = []
+    for side in sides:
+        columns = []
+        for model in side:
+            by_seed = np.stack([function(times_RN @ terms(predicted)) for predicted in model.predicted], 1)
+            columns.append(_redrawn(by_seed, chance).mean(1))
+        by_run.append(np.stack(columns, 1))
+    n_runs = len(sides[0])
+    which = chance.integers(0, n_runs, size=(resamples, n_runs)) if n_runs > 1 else np.zeros((resamples, 1), int)
+    means = [np.concatenate([side[:1], np.take_along_axis(side[1:], which, 1)]).mean(1) for side in by_run]
     gaps = means[0] - means[1]
     low, high = np.percentile(gaps[1:], [2.5, 97.5])
     # Never 0: so many resamples cannot say less.
@@ -98,6 +113,13 @@ def difference(
     return Difference(
         float(means[0][0]), float(means[1][0]), float(gaps[0]), float(low), float(high), float(min(1.0, 2 * tail))
     )
+
+
+def _redrawn(by_seed: Array, chance: np.random.Generator) -> Array:
+    """Row 0 as it is, in every other row columns drawn with replacement."""
+    n_rows, n_columns = by_seed.shape
+    drawn = chance.integers(0, n_columns, size=(n_rows - 1, n_columns))
+    return np.concatenate([by_seed[:1], np.take_along_axis(by_seed[1:], drawn, 1)])
 
 
 def _terms(

@@ -43,7 +43,7 @@ def evaluate(data: Data, examples: Sequence[Example], predictions: Sequence[Any]
     found = {
         "accuracy": float(accuracy_score(gold, predictions)),
         "macro_f1": float(f1_score(gold, predictions, average="macro", zero_division=0)),
-        "matthews": float(matthews_corrcoef(gold, predictions)),
+        "matthews": float(matthews_corrcoef(gold, predictions)) if len({*gold, *predictions}) > 1 else 0.0,
     }
     if len(data.labels) == 2:
         # Of the second label, as in GLUE: 1 where labels are 0 and 1.

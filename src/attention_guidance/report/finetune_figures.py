@@ -1,17 +1,17 @@
-"""Figures of fine-tuning: which labels are taken for which."""
+"""Figures of fine-tuning: which labels are taken for which, the score over steps of pre-training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 
-from attention_guidance.report.drawing import NOT_MATH, families
-from attention_guidance.report.svg import PALETTE
-from attention_guidance.report.tokens import shown_token
+from attention_guidance.report.drawing import NOT_MATH, families, style_axes
+from attention_guidance.report.svg import PALETTE, series
+from attention_guidance.report.tokens import printable, shown_token
 
 
 def confusion_matrix(labels: Sequence[str], gold: Sequence[int], predicted: Sequence[int]) -> Figure:
@@ -49,4 +49,35 @@ def confusion_matrix(labels: Sequence[str], gold: Sequence[int], predicted: Sequ
     ax.xaxis.set_label_position("top")
     for spine in ax.spines.values():
         spine.set(color=PALETTE["rule"])
+    return fig
+
+
+def score_over_steps(downstream: Mapping[str, Any]) -> Figure:
+    """The downstream score of checkpoints over the steps they were pre-trained, with intervals over seeds.
+
+    Args:
+        downstream: the content of `downstream.json`.
+    """
+    fig = Figure(figsize=(9, 4.2), facecolor="none")
+    fig.set_label(f"{downstream['metric']} on {downstream['task']} over steps of pre-training")
+    ax = fig.add_axes((0.07, 0.13, 0.9, 0.69), facecolor="none")
+    style_axes(ax, "steps of pre-training", f"{downstream['metric']} on {downstream['task']}, {downstream['split']}")
+    x = 0.07
+    for place, name in enumerate(dict.fromkeys(point["model"] for point in downstream["checkpoints"])):
+        points = [point for point in downstream["checkpoints"] if point["model"] == name]
+        steps, means, colour = [point["step"] for point in points], [point["mean"] for point in points], series(place)
+        ax.plot(steps, means, "o-", color=colour, markersize=5, linewidth=1.4)
+        if all(point["low"] is not None for point in points):
+            low, high = ([point[end] for point in points] for end in ("low", "high"))
+            ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        text = printable(name)
+        fig.text(x, 0.95, text, color=colour, fontsize=10, fontweight="bold", **NOT_MATH)
+        x += 0.011 * len(text) + 0.03
+    baseline = downstream["baseline"]
+    if baseline is not None:
+        value = baseline[downstream["split"]][downstream["metric"]]
+        ax.axhline(value, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
+        ax.annotate("without pre-training", (0, value), (3, 3), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", fontsize=8.5, color=PALETTE["muted"])  # fmt: skip
+    ax.set_xlim(left=0)
     return fig
