@@ -21,6 +21,7 @@ LAYERS = [
     {"training"},
     {"studies"},
     {"finetuning"},
+    {"recipe"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -135,10 +135,19 @@ def test_windows_overlap_by_half():
     from attention_guidance.finetuning.encoding import _starts
 
     for n_tokens in range(1, 60):
-        starts = _starts(n_tokens, 10)
+        starts = _starts(n_tokens, 10, 5)
         assert starts[0] == 0
         assert starts[-1] == max(0, n_tokens - 10)
         assert all(0 < after - before <= 5 for before, after in pairwise(starts))
+
+
+def test_training_goes_through_a_long_sentence_about_once(tokenizer):
+    examples = [Example(tuple(["king"] * 300), (0,) * 300, "")]
+    apart, overlapping = (encode(data(examples), examples, tokenizer, 32, overlap=overlap) for overlap in (False, True))
+    read = [sum(len(item["input_ids"]) for item in encoded.inputs) for encoded in (apart, overlapping)]
+    assert read[0] < 0.6 * read[1]
+    # Every word is trained on.
+    assert {place.word for places in apart.places for place in places} == set(range(300))
 
 
 @pytest.mark.shared

@@ -62,7 +62,7 @@ def downstream(
     task = get_task(settings.task)
 
     def scores(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
-        there = _same(output / name, settings) if resume else None
+        there = scored_already(output / name, settings) if resume else None
         if there is not None:
             console.print(f"{name}: scored already", highlight=False)
         return there or finetune(model, settings, output / name, overwrite=overwrite or resume, quiet=quiet)
@@ -116,7 +116,7 @@ def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str)
     return {"model": side.name, **over, "runs": runs}
 
 
-def _same(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
+def scored_already(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
     """The results in a folder, if they are of these settings."""
     try:
         content: dict[str, Any] = json.loads((folder / FINETUNE_FILE).read_text(encoding="utf-8"))

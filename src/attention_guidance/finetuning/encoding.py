@@ -54,7 +54,9 @@ class Encoded:
     n_lost: int = 0
 
 
-def encode(data: Data, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
+def encode(
+    data: Data, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, *, overlap: bool = True
+) -> Encoded:
     """Make examples into tokens.
 
     Args:
@@ -62,13 +64,15 @@ def encode(data: Data, examples: Sequence[Example], tokenizer: PreTrainedTokeniz
         examples: to encode.
         tokenizer: a fast one.
         longest: the most tokens of an item, special ones included.
+        overlap: whether windows of a long sentence overlap by half, as is good for reading; for training each word once
+            is enough, and half the work.
 
     Raises:
         ConfigError: there is no room for a word between the special tokens.
     """
-    return _encode_words(examples, tokenizer, longest) if data.task.kind == "tokens" else _encode_texts(
-        examples, tokenizer, longest
-    )  # fmt: skip
+    if data.task.kind == "tokens":
+        return _encode_words(examples, tokenizer, longest, overlap)
+    return _encode_texts(examples, tokenizer, longest)
 
 
 def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
@@ -83,7 +87,9 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
     return Encoded(inputs, list(range(len(examples))), [[] for _ in examples], len(examples), n_cut=n_cut)
 
 
-def _encode_words(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
+def _encode_words(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, overlap: bool
+) -> Encoded:
     before, after = _special(tokenizer)
     room = longest - len(before) - len(after)
     if room < 2:
@@ -102,7 +108,7 @@ def _encode_words(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
         word_of = words_of_tokens(encoded["offset_mapping"], words).tolist() if ids else []
         firsts = {word: token for token, word in reversed(list(enumerate(word_of))) if word >= 0}
         n_lost += len(words) - len(firsts)
-        starts = _starts(len(ids), room)
+        starts = _starts(len(ids), room, max(1, room // 2) if overlap else room)
         n_windowed += len(starts) > 1
         for start in starts:
             end = min(start + room, len(ids))
@@ -120,11 +126,10 @@ def _encode_words(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
     return Encoded(inputs, of_example, places, len(examples), n_windowed=n_windowed, n_lost=n_lost)
 
 
-def _starts(n_tokens: int, room: int) -> list[int]:
-    """Where windows begin: each overlaps the one before by half, so that every word is far from an end in one."""
+def _starts(n_tokens: int, room: int, step: int) -> list[int]:
+    """Where windows begin; with a step of half their room every word is far from an end in one of them."""
     if n_tokens <= room:
         return [0]
-    step = max(1, room // 2)
     starts = list(range(0, n_tokens - room, step))
     return [*starts, n_tokens - room]
 

@@ -115,7 +115,10 @@ def finetune(
     if settings.max_length is not None and settings.max_length > limit:
         raise ConfigError(f"--max-length {settings.max_length}: this model takes at most {limit} tokens")
     longest = settings.max_length or limit
-    encoded = {split: encode(data, examples, tokenizer, longest) for split, examples in data.splits.items()}
+    encoded = {
+        split: encode(data, examples, tokenizer, longest, overlap=split != "train")
+        for split, examples in data.splits.items()
+    }
     rates = list(settings.learning_rates) or list(_LEARNING_RATES[width < _SMALL])
     with Steps(console, quiet) as steps:
         runner = _Runner(data, encoded, subject.source, tokenizer, settings.fit, steps)

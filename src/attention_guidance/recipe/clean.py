@@ -1,0 +1,178 @@
+"""What a text is, and the text without what should not be pre-trained on: repetitions, sentences of test data."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from attention_guidance.data.corpora import Document
+
+_WORD = re.compile(r"\w+")
+# A sentence of fewer words is looked for as a whole line alone: "thank you very much" may stand anywhere.
+_SHORT = 5
+_SAMPLE = 1000
+_LETTERS = 20
+_SHOWN_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What a text is, after cleaning.
+
+    Attributes:
+        documents, words, bytes: its size.
+        repeated: documents left out because one before says the same.
+        held_out_lines: lines left out because a sentence of dev or test stands in them.
+        held_out_found: how many of the sentences of dev and test were found.
+        held_out: how many were looked for.
+        scripts: share of the letters, largest first, by Unicode's names; those of at least 1 %.
+        languages: share of a sample of documents, largest first, by ISO 639 code, as py3langid guesses; at least 1 %.
+    """
+
+    documents: int
+    words: int
+    bytes: int
+    repeated: int
+    held_out_lines: int
+    held_out_found: int
+    held_out: int
+    scripts: dict[str, float]
+    languages: dict[str, float]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its owner should look at."""
+        said = []
+        if self.held_out_found:
+            said.append(
+                f"{self.held_out_found:,} of {self.held_out:,} sentences of dev and test stood in the text; their "
+                f"{self.held_out_lines:,} lines were left out, or the scores would flatter"
+            )
+        if self.repeated > 0.1 * (self.documents + self.repeated):
+            share = self.repeated / (self.documents + self.repeated)
+            said.append(f"{share:.0%} of the documents repeat another one word for word and were left out")
+        for what, shares in (("scripts", self.scripts), ("languages", self.languages)):
+            first, *others = [*shares.items()] or [("", 0.0)]
+            mixed = [f"{name} {share:.0%}" for name, share in others if share >= 0.05]
+            if mixed:
+                said.append(f"several {what}: {first[0]} {first[1]:.0%}, {', '.join(mixed)}; is that as it should be?")
+        return said
+
+
+def normal(text: str) -> tuple[str, ...]:
+    """Its words, without what two copies of a text often differ in: case, punctuation, white space."""
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+class HeldOut:
+    """Sentences that must not be trained on.
+
+    Args:
+        sentences: of dev and test.
+    """
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        self._short: set[tuple[str, ...]] = set()
+        self._by_beginning: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+        for words in {normal(sentence) for sentence in sentences} - {()}:
+            if len(words) < _SHORT:
+                self._short.add(words)
+            else:
+                self._by_beginning[words[:_SHORT]].add(words)
+        self.total = len(self._short) + sum(map(len, self._by_beginning.values()))
+
+    def within(self, line: str) -> set[tuple[str, ...]]:
+        """Those that stand in a line."""
+        words = normal(line)
+        found = {words} & self._short
+        for place in range(len(words) - _SHORT + 1):
+            for sentence in self._by_beginning.get(words[place : place + _SHORT], ()):
+                if words[place : place + len(sentence)] == sentence:
+                    found.add(sentence)
+        return found
+
+
+def clean(documents: Iterable[Document], held_out: Sequence[str] = ()) -> tuple[list[Document], TextFacts]:
+    """The text without lines that hold a sentence of dev or test, and without documents that say the same as another.
+
+    Args:
+        documents: the text.
+        held_out: sentences of dev and test.
+    """
+    forbidden = HeldOut(held_out)
+    seen: set[tuple[str, ...]] = set()
+    kept: list[Document] = []
+    found: set[tuple[str, ...]] = set()
+    n_lines = repeated = 0
+    for document in documents:
+        lines = []
+        for line in document.text.splitlines():
+            if here := forbidden.within(line):
+                found |= here
+                n_lines += 1
+            else:
+                lines.append(line)
+        text = "\n".join(lines).strip()
+        if not text:
+            continue
+        words = normal(text)
+        if words in seen:
+            repeated += 1
+            continue
+        seen.add(words)
+        kept.append(Document(text, document.source))
+    texts = [document.text for document in kept]
+    return kept, TextFacts(
+        documents=len(kept),
+        words=sum(len(text.split()) for text in texts),
+        bytes=sum(len(text.encode()) for text in texts),
+        repeated=repeated,
+        held_out_lines=n_lines,
+        held_out_found=len(found),
+        held_out=forbidden.total,
+        scripts=scripts(texts),
+        languages=languages(texts),
+    )
+
+
+def scripts(texts: Sequence[str]) -> dict[str, float]:
+    """The share of each script in the letters."""
+    letters = Counter(letter for text in texts for letter in text if letter.isalpha())
+    counts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        counts[_script(letter)] += count
+    return _shares(counts)
+
+
+def languages(texts: Sequence[str], sample: int = _SAMPLE) -> dict[str, float]:
+    """The share of each language in a sample from all over the text; of documents with letters enough to tell."""
+    long = [text for text in texts if sum(map(str.isalpha, text[:200])) >= _LETTERS]
+    step = max(1, len(long) // sample)
+    guess = _identifier()
+    return _shares(Counter(guess(text[:1000]) for text in long[::step][:sample]))
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    total = counts.total()
+    return {name: n / total for name, n in counts.most_common() if n >= _SHOWN_SHARE * total}
+
+
+@functools.cache
+def _script(letter: str) -> str:
+    """The first word of its name in Unicode, which is its script: LATIN, ARABIC, CJK."""
+    return unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0].capitalize()
+
+
+@functools.cache
+def _identifier() -> Callable[[str], str]:
+    import py3langid
+
+    def guess(text: str) -> str:
+        language, _ = py3langid.classify(text)
+        return str(language)
+
+    return guess

@@ -1,0 +1,59 @@
+"""The rules by which settings are chosen for a text. docs/low-resource.md has what they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attention_guidance.data.tokenizers import suggest_vocab_size
+from attention_guidance.recipe.clean import TextFacts
+from attention_guidance.training.config import RunConfig
+from attention_guidance.training.presets import get_preset
+
+# Bytes of text from which on the next size of model is taken.
+_SMALL_FROM = 50_000_000
+_TINY_BELOW = 300_000
+# How often the text is gone through, within these bounds of steps.
+_PASSES = 40
+_STEPS = (1500, 6000)
+# A token of a vocabulary that is trained on the text itself.
+_BYTES_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting and why it is so.
+
+    Attributes:
+        name: as a field of `RunConfig`.
+        value: of it.
+        why: one sentence.
+    """
+
+    name: str
+    value: Any
+    why: str
+
+
+def choose(facts: TextFacts) -> list[Choice]:
+    """The settings for a text."""
+    size = facts.bytes
+    megabytes = f"{size / 1e6:.1f} MB"
+    preset = "tiny" if size < _TINY_BELOW else "mini" if size < _SMALL_FROM else "small"
+    model = get_preset(preset)
+    tokens_a_step = model.block_size * model.batch_size
+    wanted = round(_PASSES * size / _BYTES_A_TOKEN / tokens_a_step, -2)
+    steps = int(min(max(wanted, _STEPS[0]), _STEPS[1]))
+    passes = steps * tokens_a_step * _BYTES_A_TOKEN / size
+    bound = "" if steps == wanted else f", within {_STEPS[0]:,} to {_STEPS[1]:,}"
+    defaults = RunConfig()
+    return [
+        Choice("preset", preset, f"the text has {megabytes}: tiny below 0.3, mini up to 50, small above"),
+        Choice("vocab_size", suggest_vocab_size(size), "at most; the larger the text, the more are seen often enough"),
+        Choice(
+            "max_steps", steps, f"{_PASSES} passes over the text{bound}: this is about {passes:.0f}, masked anew each"
+        ),
+        Choice("masking_rate", defaults.masking_rate, "BERT's share"),
+        Choice("heads", defaults.heads, "a head of each layer to the next and to the previous token, a quarter first"),
+        Choice("weight", defaults.weight, "a light pull is enough, and gone at the end of the run"),
+    ]

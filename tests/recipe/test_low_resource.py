@@ -1,0 +1,132 @@
+"""The recipe from a text to its page: what is cleaned, trained, scored, written, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+
+QUICK = ["--preset", "tiny", "--max-steps", "6", "--seeds", "2", "-q"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A text in which test sentences and repetitions stand, entities, and a table of classes."""
+    folder = tmp_path_factory.mktemp("given")
+    chance = random.Random(0)
+
+    def sentence():
+        words = []
+        for _ in range(chance.randint(5, 9)):
+            kind = chance.choice(["PER", None, None])
+            words.append((f"Aa{chance.choice('bcd')}", f"B-{kind}") if kind else (chance.choice(WORDS), "O"))
+        return words
+
+    (folder / "ner").mkdir()
+    for split, n in (("train", 60), ("dev", 12), ("test", 12)):
+        sentences = [sentence() for _ in range(n)]
+        rows = ("\n".join(f"{word} {tag}" for word, tag in words) for words in sentences)
+        (folder / "ner" / f"{split}.txt").write_text("\n\n".join(rows) + "\n")
+    leaked = [" ".join(word for word, _ in words) for words in sentences[:3]]
+    lines = [" ".join(chance.choices(WORDS, k=12)) + "." for _ in range(1500)]
+    (folder / "text.txt").write_text("\n".join([*lines, *lines[:40], *leaked]))
+    rows = [
+        f"{chance.choice(WORDS)} {label} {chance.random()}\t{label}" for label in ("good", "bad") for _ in range(40)
+    ]
+    (folder / "classes.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    return folder
+
+
+WORDS = ["".join(random.Random(n).choices("abcdefgh", k=4)) for n in range(60)]
+
+
+@pytest.fixture(scope="module")
+def done(given, tmp_path_factory, cli):
+    """A finished recipe with both tasks, guided and unguided."""
+    out = tmp_path_factory.mktemp("recipe") / "out"
+    tasks = ["--ner", given / "ner", "--classify", given / "classes.tsv", "--compare"]
+    assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", out) == 0
+    return out
+
+
+def test_what_is_found(done, given):
+    content = json.loads((done / "recipe.json").read_text())
+    text = content["text"]
+    assert (text["documents"], text["repeated"], text["held_out_lines"], text["held_out_found"]) == (1500, 40, 3, 3)
+    pre_trained_on = [json.loads(line)["text"] for line in (done / "text.jsonl").read_text().splitlines()]
+    assert pre_trained_on == (given / "text.txt").read_text().splitlines()[:1500]
+    assert {choice["name"]: choice["value"] for choice in content["choices"]}["max_steps"] == 6
+    assert next(choice["why"] for choice in content["choices"] if choice["name"] == "preset") == "as you asked"
+    assert set(content["runs"]) == {"guided", "unguided"}
+    for name, metric in (("ner", "f1"), ("classify", "accuracy")):
+        task = content["tasks"][name]
+        assert task["split"] == "test"
+        assert task["baseline"]["test"][metric] >= 0.9
+        assert task["difference"]["model"] == "guided"
+        assert (done / task["folder"] / "model" / "config.json").is_file()
+    data = content["tasks"]["classify"]["data"]
+    assert [data[split]["examples"] for split in ("train", "dev", "test")] == [58, 6, 16]
+
+
+def test_the_page_tells_it(done):
+    page = (done / "recipe.html").read_text()
+    content = json.loads((done / "recipe.json").read_text())
+    for task in content["tasks"].values():
+        mean = 100 * task["scores"][task["metric"]]["mean"]
+        assert f"<td>{mean:.1f}</td>" in page
+    assert "3 of 27 sentences" not in page  # counted, not copied from elsewhere
+    assert f"3 of {content['text']['held_out']} sentences of dev and test stood in the text" in page
+    assert page.count("<svg") == 4  # two of the curves, a confusion for each task
+    assert "<?xml" not in page
+    assert not re.search(r"(src|href)=\"http", page)
+
+
+def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys):
+    before = {path: path.read_bytes() for path in done.rglob("finetune.json")}
+    assert len(before) == 4
+    tasks = ["--ner", given / "ner", "--classify", given / "classes.tsv", "--compare"]
+    assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done, "--resume") == 0
+    assert {path: path.read_bytes() for path in done.rglob("finetune.json")} == before
+    assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert cli("recipe", "low-resource", given / "ner" / "train.txt", *tasks, *QUICK, "-o", done, "--resume") == 2
+    assert "are not those that the recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ner", "nowhere"], "no such folder"),
+        (["--classify", "nowhere.tsv"], "nowhere.tsv"),
+        (["nothing.txt"], "nothing.txt"),
+        (["--max-steps", "0"], "whole number from 1 on"),
+        (["--preset", "huge"], "unknown preset"),
+        (["--heads", "sideways:1"], "sideways"),
+        (["--heads", ""], "needs heads to guide"),
+    ],
+)
+def test_what_is_refused(tmp_path, given, cli, capsys, arguments, message):
+    out = tmp_path / "out"
+    assert cli("recipe", "low-resource", given / "text.txt", *QUICK, *arguments, "-o", out) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_task_without_a_test_file(tmp_path, given, cli, capsys):
+    folder = tmp_path / "ner"
+    folder.mkdir()
+    (folder / "train.txt").write_text((given / "ner" / "train.txt").read_text())
+    assert cli("recipe", "low-resource", given / "text.txt", "--ner", folder, *QUICK, "-o", tmp_path / "out") == 2
+    assert "no file called test there" in capsys.readouterr().err
+
+
+def test_without_tasks_there_is_a_model_and_a_page(tmp_path, given, cli):
+    out = tmp_path / "out"
+    assert cli("recipe", "low-resource", given / "text.txt", *QUICK, "-o", out) == 0
+    assert (out / "guided" / "model" / "config.json").is_file()
+    assert "A model of" in (out / "recipe.html").read_text()
+    first = (out / "guided" / "results.json").read_bytes()
+    assert cli("recipe", "low-resource", given / "text.txt", *QUICK, "-o", out, "--overwrite", "--seed", "2") == 0
+    assert (out / "guided" / "results.json").read_bytes() != first
