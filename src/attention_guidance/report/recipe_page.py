@@ -109,7 +109,7 @@ def _model_tile(recipe: Content) -> dict[str, str]:
         "title": "Hidden words guessed right",
         "value": percent(run["final_accuracy"]),
         "text": f"Pieces of words that were hidden in text it had not seen, after {run['steps']:,} steps, "
-        f"{run['train_seconds'] / 60:,.0f} minutes.",
+        f"{max(1, run['train_seconds'] / 60):,.0f} min of training.",
     }
 
 
@@ -156,6 +156,8 @@ def _task(name: str, task: Content, folder: Path) -> dict[str, Any]:
         "notes": task["notes"],
         "per_class": task["per_class"],
         "compared": compared,
+        # As large as its cells need.
+        "confusion_rem": 8 + 4 * min(len(task["labels"]), 10),
         # Written by this package, with every text escaped.
         "confusion": Markup(picture.read_text(encoding="utf-8").partition("?>")[2]) if picture.is_file() else None,
     }
