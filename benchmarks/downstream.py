@@ -93,8 +93,8 @@ def pretrained(text: str, arguments: argparse.Namespace, *, guided: bool, steps:
     folder = arguments.data / text
     flags = {
         "corpus": [str(folder / "train.txt")], "validation": [str(folder / "valid.txt")], "preset": arguments.preset,
-        "max_steps": steps, "learning_rate": rate, "keep_checkpoints": _LOOKS, "save_every": steps // _LOOKS,
-        "eval_every": steps // _LOOKS,
+        "max_steps": steps, "learning_rate": rate, "keep_checkpoints": _LOOKS, "save_every": max(1, steps // _LOOKS),
+        "eval_every": max(1, steps // _LOOKS),
     }  # fmt: skip
     if not (output / "results.json").is_file():
         print(f"pre-training {output.name}", file=sys.stderr, flush=True)
@@ -104,9 +104,9 @@ def pretrained(text: str, arguments: argparse.Namespace, *, guided: bool, steps:
 
 def tuned_rate(text: str, arguments: argparse.Namespace) -> float:
     """The unguided learning rate whose validation loss is lowest after the short study."""
+    steps = min(STEPS["short"], arguments.steps or STEPS["short"])
     losses = {
-        rate: _read(pretrained(text, arguments, guided=False, steps=STEPS["short"], rate=rate))["final_loss"]
-        for rate in _RATES
+        rate: _read(pretrained(text, arguments, guided=False, steps=steps, rate=rate))["final_loss"] for rate in _RATES
     }
     return min(losses, key=lambda rate: losses[rate])
 

@@ -1,0 +1,89 @@
+"""benchmarks/downstream.py and finetuning.py: whole at tiny sizes, and what is kept is what the pages say."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["".join(random.Random(n).choices("abcdefgh", k=4)) for n in range(60)]
+
+
+def run(name, *arguments):
+    command = [sys.executable, ROOT / "benchmarks" / name, *arguments]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder like ../shared/data with one text and its entities."""
+    chance, folder = random.Random(0), tmp_path_factory.mktemp("data")
+    (folder / "swahili" / "ner").mkdir(parents=True)
+    for split, n in (("train", 1200), ("valid", 60)):
+        lines = [" ".join(chance.choices(WORDS, k=12)) for _ in range(n)]
+        (folder / "swahili" / f"{split}.txt").write_text("\n".join(lines))
+    for split, n in (("train", 40), ("dev", 16), ("test", 16)):
+        sentences = ["\n".join([f"{chance.choice(WORDS)} O", f"X{n % 3} B-PER"]) for n in range(n)]
+        (folder / "swahili" / "ner" / f"{split}.txt").write_text("\n\n".join(sentences))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(data, tmp_path_factory):
+    """What the long study finds, at 20 steps."""
+    work = tmp_path_factory.mktemp("work")
+    small = ["--preset", "tiny", "--steps", "20", "--seeds", "2", "--texts", "swahili"]
+    done = run("downstream.py", "long", *small, "--data", data, "--runs", work, "--results", work / "kept.jsonl")
+    assert done.returncode == 0, done.stderr
+    return work
+
+
+def test_the_study_compares_three_models(found):
+    (record,) = map(json.loads, (found / "kept.jsonl").read_text().splitlines())
+    runs = {path.name: json.loads((path / "results.json").read_text()) for path in found.glob("swahili-*-20-*")}
+    unguided = {name: result["final_loss"] for name, result in runs.items() if "unguided" in name}
+    assert len(unguided) == 3  # learning rates
+    best = min(unguided, key=unguided.get)
+    assert record["pretraining"]["unguided"]["learning_rate"] == float(best.rpartition("20-")[2])
+    assert record["pretraining"]["unguided"]["heads"] == ""
+    assert record["pretraining"]["guided"]["learning_rate"] == 1e-3
+    curve = next(result["curve"] for name, result in runs.items() if "unguided" not in name)
+    reached = [point["step"] for point in curve if point["step"] and point["loss"] <= unguided[best]]
+    assert record["overtaking_step"] == (reached[0] if reached else 20)
+    assert record["models"]["guided"]["seeds"] == 2
+    gap = record["differences"]["guided"]
+    assert gap["value"] == pytest.approx(record["models"]["guided"]["mean"] - record["models"]["unguided"]["mean"])
+
+
+def test_what_the_study_found_is_a_table(found):
+    shown = run("downstream.py", "--show", "--results", found / "kept.jsonl").stdout
+    (record,) = map(json.loads, (found / "kept.jsonl").read_text().splitlines())
+    assert "20 steps, the unguided model's learning rate chosen first" in shown
+    assert f"| Swahili entities | entity F1 | {100 * record['baseline']['test']['f1']:.1f} |" in shown
+    assert f"{100 * record['differences']['guided']['value']:+.1f} (" in shown
+
+
+@pytest.mark.parametrize("name", ["downstream.py", "finetuning.py"])
+def test_nothing_kept(tmp_path, name):
+    assert run(name, "--show", "--results", tmp_path / "none.jsonl").stdout == "nothing is kept yet\n"
+
+
+@pytest.mark.parametrize(("name", "page"), [("downstream.py", "README.md"), ("finetuning.py", "docs/finetuning.md")])
+def test_pages_say_what_is_kept(name, page):
+    shown = run(name, "--show")
+    assert shown.returncode == 0, shown.stderr
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line in filter(None, shown.stdout.splitlines()):
+        assert line == "nothing is kept yet" or line in text, line
+
+
+def test_missing_data_are_named(tmp_path):
+    for command in (["downstream.py", "short"], ["finetuning.py"]):
+        done = run(*command, "--data", tmp_path / "none")
+        assert done.returncode == 2
+        assert "are not there" in done.stderr
