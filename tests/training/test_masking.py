@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attention_guidance.data.blocks import Blocks
+from attention_guidance.errors import ConfigError
 from attention_guidance.objectives.masked_head import MaskedHead
 from attention_guidance.objectives.masked_lm import MaskedDraws, collate, validate, validation_batches
 from attention_guidance.objectives.masking import IGNORED, Masking
@@ -141,3 +142,133 @@ def test_remove_right_after_a_pass_with_labels(make_model, batch):
     head.remove()
     assert (len(model._forward_pre_hooks), len(model.lm_head._forward_pre_hooks)) == hooks
     assert model(**batch).logits.dim() == 3
+
+
+# Ids from 5 on; every third begins a word, as does the first of a sequence.
+WORDS = np.zeros(VOCABULARY, bool)
+WORDS[5::3] = True
+
+
+def sequence(*lengths):
+    """A sequence of words of so many tokens, between special tokens; with the word of each position, -1 for none."""
+    ids, words = [0], [-1]
+    for number, n in enumerate(lengths):
+        ids += [5 + 3 * (number % 300), *(6 + 3 * ((number + k) % 300) for k in range(n - 1))]
+        words += [number] * n
+    return np.array([*ids, 2]), np.array([*words, -1])
+
+
+def masked(unit, ids_T, seed, rate=0.15):
+    masking = Masking(rate, MASK, frozenset(range(5)), VOCABULARY, unit, WORDS)
+    return masking(ids_T, len(ids_T), np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_words_are_chosen_whole_and_fill_the_share(unit):
+    ids_T, words_T = sequence(*np.random.default_rng(0).integers(1, 5, 60))
+    wanted, counts = round(0.15 * len(ids_T)), []
+    for seed in range(200):
+        _, labels_T = masked(unit, ids_T, seed)
+        chosen = words_T[labels_T != IGNORED]
+        assert -1 not in chosen
+        for word in set(chosen):
+            assert (chosen == word).sum() == (words_T == word).sum()
+        counts.append(len(chosen))
+    assert max(counts) == wanted
+    assert np.mean(counts) > wanted - 0.2
+
+
+def test_words_are_chosen_alike_often():
+    ids_T, words_T = sequence(*[2] * 50)
+    times = np.zeros(50)
+    for seed in range(2000):
+        _, labels_T = masked("word", ids_T, seed)
+        np.add.at(times, np.unique(words_T[labels_T != IGNORED]), 1)
+    share = times / 2000
+    # 7 of 50 words (15 of 102 tokens); four standard deviations.
+    assert abs(share - 7 / 50).max() < 4 * (0.14 * 0.86 / 2000) ** 0.5 + 1e-9
+
+
+def test_spans_are_long_and_one_fate():
+    ids_T, _ = sequence(*[1] * 2000)
+    lengths, fates = [], []
+    for seed in range(20):
+        # So few that spans hardly ever touch.
+        inputs_T, labels_T = masked("span", ids_T, seed, rate=0.02)
+        chosen = np.flatnonzero(labels_T != IGNORED)
+        for run in np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1):
+            lengths.append(len(run))
+            fates.append(np.mean(inputs_T[run] == MASK))
+    # SpanBERT's mean is 3.8 words; the last of a sequence is cut to what is left.
+    assert 3.4 < np.mean(lengths) < 4.2
+    assert np.mean([fate in (0.0, 1.0) for fate in fates]) > 0.95
+    assert 0.7 < np.mean([fate == 1.0 for fate in fates]) < 0.9
+
+
+def test_span_lengths_are_spanberts():
+    from attention_guidance.objectives.masking import _span_length
+
+    generator = np.random.default_rng(0)
+    lengths = np.array([_span_length(generator) for _ in range(20_000)])
+    assert (lengths.min(), lengths.max()) == (1, 10)
+    assert lengths.mean() == pytest.approx(3.8, abs=0.06)
+    assert (lengths == 2).mean() / (lengths == 1).mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_span_does_not_cross_a_delimiter():
+    ids_T = np.array([0, *[5] * 4, 2, 0, *[5] * 4, 2])
+    for seed in range(100):
+        _, labels_T = masked("span", ids_T, seed, rate=0.5)
+        assert (labels_T[[0, 5, 6, 11]] == IGNORED).all()
+
+
+def test_a_word_longer_than_the_share_is_begun():
+    ids_T, _ = sequence(40)
+    _, labels_T = masked("word", ids_T, 0)
+    assert (labels_T != IGNORED).sum() == round(0.15 * 42)
+    assert (masked("word", np.array([0, 2]), 0)[1] == IGNORED).all()
+
+
+def test_the_rate_goes_from_one_to_the_other():
+    blocks = some_blocks(n=10, length=100)
+    draws = MaskedDraws(blocks, Masking(0.4, MASK, frozenset(range(5)), VOCABULARY), 100, 1, final_rate=0.1)
+    counts = [int((draws[n]["labels"] != IGNORED).sum()) for n in range(100)]
+    assert counts[0] == 40
+    assert counts[50] == 25
+    assert counts[99] == 10
+    assert counts == sorted(counts, reverse=True)
+    constant = MaskedDraws(blocks, Masking(0.4, MASK, frozenset(range(5)), VOCABULARY), 100, 1)
+    assert {int((constant[n]["labels"] != IGNORED).sum()) for n in range(100)} == {40}
+
+
+class Vocabulary:
+    """A tokenizer as far as masking asks it."""
+
+    all_special_ids, mask_token_id = (0,), 0
+
+    def __init__(self, *tokens):
+        self.tokens = ("<mask>", *tokens)
+
+    def get_vocab(self):
+        return {token: number for number, token in enumerate(self.tokens)}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "begin"),
+    [
+        (("the", "##re", "##s", "king"), "the king"),
+        (("\u0120the", "re", "\u010a", "\u0120"), "\u0120the \u010a \u0120"),
+        (("\u2581the", "re", "s"), "\u2581the"),
+    ],
+)
+def test_where_words_begin(tokens, begin):
+    from attention_guidance.objectives.masking import word_beginnings
+
+    found = word_beginnings(Vocabulary(*tokens))
+    named = [token for token, begins in zip(Vocabulary(*tokens).tokens, found, strict=True) if begins]
+    assert [token for token in named if token != "<mask>"] == begin.split()
+
+
+def test_a_tokenizer_that_knows_no_words():
+    with pytest.raises(ConfigError, match="take the objective mlm"):
+        Masking.for_tokenizer(Vocabulary("a", "b"), unit="word")

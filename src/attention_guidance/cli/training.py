@@ -132,7 +132,10 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     add("--vocab-size", type=int, metavar="N", help="of the tokenizer to train (by the size of the text)")
     add("--line-by-line", action="store_true", default=None, help="a document a sequence, padded, not packed blocks")
     add("--block-size", type=int, metavar="N", help="tokens in a sequence")
+    add("--objective", metavar="NAME",
+        help="what is predicted: mlm (single tokens), whole-word, or span (of words) (mlm)")  # fmt: skip
     add("--masking-rate", type=float, metavar="X", help="share of the tokens to predict (0.15)")
+    add("--final-masking-rate", type=float, metavar="X", help="what it goes to, linearly over the run (the same)")
 
 
 def _add_training_arguments(group: argparse._ArgumentGroup) -> None:

@@ -40,13 +40,17 @@ class MaskedDraws(Dataset[Example]):
         masking: how they are masked.
         n_draws: sequences in the whole run, i.e. steps x batch size.
         seed: of order and masks.
+        final_rate: what the masking rate goes to, linearly over the run; it stays the same without.
     """
 
-    def __init__(self, blocks: Blocks, masking: Masking, n_draws: int, seed: int) -> None:
+    def __init__(
+        self, blocks: Blocks, masking: Masking, n_draws: int, seed: int, final_rate: float | None = None
+    ) -> None:
         self.blocks = blocks
         self.masking = masking
         self.n_draws = n_draws
         self.seed = seed
+        self.final_rate = masking.rate if final_rate is None else final_rate
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
 
@@ -58,12 +62,13 @@ class MaskedDraws(Dataset[Example]):
         if epoch != self._epoch:
             self._order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.blocks))
             self._epoch = epoch
-        return _example(self.blocks, int(self._order[place]), self.masking, [self.seed, 1, draw])
+        rate = self.masking.rate + (self.final_rate - self.masking.rate) * draw / self.n_draws
+        return _example(self.blocks, int(self._order[place]), self.masking, [self.seed, 1, draw], rate)
 
 
-def _example(blocks: Blocks, index: int, masking: Masking, seed: list[int]) -> Example:
+def _example(blocks: Blocks, index: int, masking: Masking, seed: list[int], rate: float | None = None) -> Example:
     length = int(blocks.lengths[index])
-    inputs_T, labels_T = masking(blocks.ids[index], length, np.random.default_rng(seed))
+    inputs_T, labels_T = masking(blocks.ids[index], length, np.random.default_rng(seed), rate)
     example = {"input_ids": torch.from_numpy(inputs_T), "labels": torch.from_numpy(labels_T)}
     if length < len(inputs_T):
         example["attention_mask"] = (torch.arange(len(inputs_T)) < length).long()

@@ -45,7 +45,9 @@ class RunConfig:
         warmup_share: share of the steps that warm up.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to this norm; 0 leaves them.
+        objective: what is predicted: single tokens (`mlm`), `whole-word`s, or `span`s of words.
         masking_rate: share of the tokens to predict.
+        final_masking_rate: what that goes to, linearly over the run; None leaves it.
         precision: `auto` (bf16 where the machine computes in it, else fp32), `bf16`, `fp16` or `fp32`.
         heads: the guided heads; empty trains without guidance.
         weight: pull on each guided head.
@@ -87,7 +89,9 @@ class RunConfig:
     warmup_share: float = 0.06
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    objective: str = "mlm"
     masking_rate: float = 0.15
+    final_masking_rate: float | None = None
     precision: str = "auto"
     heads: str = "next:1 previous:1 first:0.25"
     weight: float = 0.1
@@ -112,9 +116,9 @@ class RunConfig:
         for name in ("layers", "hidden", "attention_heads", "feed_forward", "accumulation", "max_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("validation_share", "masking_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+        for name in ("validation_share", "masking_rate", "final_masking_rate"):
+            if (value := getattr(self, name)) is not None and not 0 < value < 1:
+                raise ConfigError(f"{name}={value} must lie between 0 and 1")
         for name in ("dropout", "warmup_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
@@ -153,6 +157,7 @@ class RunConfig:
 
 
 _CHOICES = {
+    "objective": ("mlm", "whole-word", "span"),
     "documents": ("auto", "line", "blank", "file"),
     "errors": ("strict", "replace"),
     "precision": ("auto", "bf16", "fp16", "fp32"),

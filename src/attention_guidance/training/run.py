@@ -24,6 +24,9 @@ from attention_guidance.training.model_card import model_card
 from attention_guidance.training.prepare import PreparedData
 from attention_guidance.training.trainer import MaskedLMTrainer, saving
 
+# What is masked together, by objective.
+_UNITS = {"mlm": "token", "whole-word": "word", "span": "span"}
+
 
 class Run:
     """A run ready to train, its folder begun.
@@ -50,14 +53,16 @@ class Run:
         self.model = random_model(config, vocabulary_size(data.tokenizer), **special_ids(data.tokenizer))
         MaskedHead(self.model)
         self.guidance = guide_as_configured(self.model, config, data.tokenizer) if config.heads else None
-        self.masking = Masking.for_tokenizer(data.tokenizer, config.masking_rate)
+        self.masking = Masking.for_tokenizer(data.tokenizer, config.masking_rate, _UNITS[config.objective])
         self.arguments = training_arguments(config, folder)
         # Trainer makes the folder of checkpoints; what the run is has to be there before.
         folder.begin(config, data.tokenizer, data)
         self.trainer = MaskedLMTrainer(
             model=self.model,
             args=self.arguments,
-            train_dataset=MaskedDraws(data.train, self.masking, config.max_steps * config.batch_size, config.seed),
+            train_dataset=MaskedDraws(
+                data.train, self.masking, config.max_steps * config.batch_size, config.seed, config.final_masking_rate
+            ),
             data_collator=collate,
             processing_class=data.tokenizer,
             validate=lambda model: self.validate(),
