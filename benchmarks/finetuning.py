@@ -28,13 +28,14 @@ from turns import Arm, append, step_time, take_turns
 
 from attention_guidance import results
 from attention_guidance.data.tokenizers import train_tokenizer
+from attention_guidance.finetuning import fit as ours
 from attention_guidance.finetuning.encoding import Encoded, encode
 from attention_guidance.finetuning.examples import Data, read_examples
-from attention_guidance.finetuning.fit import FitSettings, collator, fit, new_model
+from attention_guidance.finetuning.fit import FitSettings, collator, fit
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.training.arguments import choose_precision
 from attention_guidance.training.config import RunConfig
-from attention_guidance.training.model import random_model
+from attention_guidance.training.model import new_model
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -76,7 +77,7 @@ def measured(task: str, files: dict[str, Path], arguments: argparse.Namespace) -
     tokenizer = train_tokenizer((" ".join(e.texts) for e in data.splits["train"]), 2048, max_length=128, at_most=True)
     source = arguments.work / task
     set_seed(1)
-    random_model(RunConfig(), len(tokenizer)).save_pretrained(source)
+    new_model(RunConfig(), len(tokenizer)).save_pretrained(source)
     encoded = {split: encode(data, examples, tokenizer, 128) for split, examples in data.splits.items()}
     settings = FitSettings(epochs=1)
     common = (data, encoded, str(source), tokenizer, settings)
@@ -129,7 +130,7 @@ class _Example(_Ours):
         precision = choose_precision(self.settings.precision)
         accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
         data, encoded, source, tokenizer = self.arguments
-        model = new_model(data, source, self.settings)
+        model = ours.new_model(data, source, self.settings)
         size, items = self.settings.batch_size, encoded["train"].inputs
         sampler = LengthGroupedSampler(size, lengths=[len(item["input_ids"]) for item in items])
         order: dict[str, Any] = {"sampler": sampler} if self.grouped else {"shuffle": True}

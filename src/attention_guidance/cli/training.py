@@ -140,6 +140,9 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
 
 def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add("--arch", metavar="NAME", help="kind of the model, as transformers calls it: bert, modernbert, ... (roberta)")
+    add("--arch-config", metavar="FILE", help="a config.json of transformers that decides the model")
+    add("--init-from", metavar="MODEL", help="go on with a trained model: folder, run, or name on the hub")
     add("--layers", type=int, metavar="N", help="encoder layers")
     add("--hidden", type=int, metavar="N", help="width of the hidden states")
     add("--attention-heads", type=int, metavar="N", help="heads of each layer")

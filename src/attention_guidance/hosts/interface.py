@@ -93,7 +93,7 @@ class InterfaceHost:
         # Audio encoders leave layers out at random while they train.
         self.skips_layers = bool(getattr(config, "layerdrop", 0))
         self.patch_size = patch_size_of(model.config)
-        self.self_normalizing = _calls(model, "loss_function")
+        self.self_normalizing = normalizes_its_loss(model)
         self.base = "sdpa"
         self.order: CallOrder | None = None
         self.attached = False
@@ -205,6 +205,11 @@ def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
         forward = _forward_of(module)
         if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
             yield module
+
+
+def normalizes_its_loss(model: nn.Module) -> bool:
+    """Whether a model of transformers divides its loss by the number of labels that Trainer tells it."""
+    return _calls(model, "loss_function")
 
 
 def _calls(module: nn.Module, name: str) -> bool:

@@ -15,6 +15,7 @@ from attention_guidance.training import checkpoints
 from attention_guidance.training.checks import guided_heads
 from attention_guidance.training.config import CONFIG_FILE, make_config
 from attention_guidance.training.folder import RunFolder
+from attention_guidance.training.model import longest_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -180,11 +181,5 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             f"{type(model).__name__} {knows} and its tokenizer has {vocabulary_size(tokenizer):,}; give a model "
             "together with its own tokenizer"
         )
-    limits: Sequence[int] = [_LONGEST, tokenizer.model_max_length]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        # RoBERTa counts positions from behind its padding id.
-        table = next((m for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
-        padding = getattr(table, "padding_idx", None)
-        limits = [*limits, positions - (0 if padding is None else padding + 1)]
+    limits: list[int] = [_LONGEST, tokenizer.model_max_length, longest_input(model) or _LONGEST]
     return min(limits)

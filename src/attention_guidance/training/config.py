@@ -15,6 +15,7 @@ import yaml
 
 from attention_guidance import results
 from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.training.architectures import check_choice, resolved, stated_sizes
 from attention_guidance.training.presets import get_preset
 
 CONFIG_FILE = "run.yaml"
@@ -36,7 +37,12 @@ class RunConfig:
         vocab_size: vocabulary of the tokenizer to train; None derives it from the size of the text.
         line_by_line: one document a sequence, padded, instead of packed blocks.
         preset: where the defaults of the fields below came from.
-        layers, hidden, attention_heads, feed_forward, dropout: the model; see `ModelSize`.
+        arch: kind of the model, as transformers calls it; None is RoBERTa.
+        arch_config: a config.json of transformers that decides the model, but for what the tokenizer decides.
+        init_from: go on with a trained model: its folder, that of a run, or a name on the hub. Its tokenizer is taken
+            unless another is given.
+        layers, hidden, attention_heads, feed_forward, dropout: the model; see `ModelSize`. Sizes are read off
+            `arch_config` or `init_from` where given, and dropout is theirs.
         block_size: tokens in a sequence.
         batch_size: sequences in an optimisation step, over all accumulation steps and processes.
         accumulation: forward and backward passes that make up an optimisation step.
@@ -76,6 +82,9 @@ class RunConfig:
     vocab_size: int | None = None
     line_by_line: bool = False
     preset: str = "mini"
+    arch: str | None = None
+    arch_config: str | None = None
+    init_from: str | None = None
     layers: int = 4
     hidden: int = 256
     attention_heads: int = 8
@@ -141,6 +150,7 @@ class RunConfig:
                 f"vocab_size={self.vocab_size} is for training a tokenizer, but tokenizer={self.tokenizer!r} is given; "
                 "leave one of them out"
             )
+        check_choice(self)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
@@ -189,8 +199,23 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     layered |= {
         name: [str(Path(path).absolute()) for path in layered[name]] for name in _PATHS if _is_texts(layered.get(name))
     }
+    layered |= _stated(layered, from_file | given)
     sources = {name: config_file for name in from_file if name not in given}
     return RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
+
+
+def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration or a trained model decides: its sizes, which nothing else may contradict."""
+    paths = {name: layered[name] for name in ("arch_config", "init_from") if isinstance(layered.get(name), str)}
+    if "init_from" in paths:
+        paths["init_from"] = resolved(paths["init_from"])
+    if "arch_config" in paths:
+        paths["arch_config"] = str(Path(paths["arch_config"]).absolute())
+    sizes = stated_sizes(paths.get("arch_config"), paths.get("init_from"))
+    for name, size in sizes.items():
+        if name in asked and asked[name] != size:
+            raise ConfigError(f"{name}={asked[name]!r}, but {', '.join(paths)} decides that it is {size}")
+    return paths | sizes
 
 
 _PATHS = ("corpus", "validation")

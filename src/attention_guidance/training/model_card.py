@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -12,6 +13,10 @@ def model_card(summary: Mapping[str, Any]) -> str:
     # A bar would end the cell of the table.
     heads = config["heads"].replace("|", "\\|")
     guided = f"`{heads}` at weight {config['weight']:g}" if config["heads"] else "none"
+    # The name on the hub; of a folder only the end, as a card is read elsewhere.
+    begun = (
+        f"on from {'/'.join(Path(config['init_from']).parts[-2:])}" if config["init_from"] else "from random weights"
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
@@ -19,9 +24,9 @@ tags: [attention-guidance, masked-lm]
 ---
 # A {model["layers"]}-layer encoder trained on {summary["corpus"]}
 
-RoBERTa, {model["parameters"]:,} parameters: {model["layers"]} layers of {model["hidden"]} with {model["heads"]} heads,
-vocabulary of {model["vocabulary"]:,}. Pre-trained from random weights by masked language modelling with
-attention-guidance (arXiv:2010.02399); loads with plain transformers.
+{model["type"]}, {model["parameters"]:,} parameters: {model["layers"]} layers of {model["hidden"]} with {model["heads"]}
+heads, vocabulary of {model["vocabulary"]:,}. Pre-trained {begun} by masked language modelling
+({config["objective"]}) with attention-guidance (arXiv:2010.02399); loads with plain transformers.
 
 | | |
 |---|---|

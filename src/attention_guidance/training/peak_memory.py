@@ -42,14 +42,14 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
     from attention_guidance.data.tokenizers import load_tokenizer, vocabulary_size
     from attention_guidance.objectives.masked_head import MaskedHead
     from attention_guidance.training.arguments import choose_precision
-    from attention_guidance.training.model import guide_as_configured, random_model
+    from attention_guidance.training.model import guide_as_configured, new_model
 
     on_gpu = torch.cuda.is_available()
     set_seed(0)
     tokenizer = load_tokenizer(tokenizer_folder)
     vocabulary = vocabulary_size(tokenizer)
     before = resident_mib()
-    model = random_model(config, vocabulary).train()
+    model = new_model(config, vocabulary).train()
     if on_gpu:
         model = model.cuda()
     MaskedHead(model)

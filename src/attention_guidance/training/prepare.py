@@ -134,7 +134,8 @@ def _read(config: RunConfig, paths: list[str]) -> Iterator[Document]:
 def _given_tokenizer(config: RunConfig, folder: Path | None) -> PreTrainedTokenizerBase | None:
     if folder is not None and folder.is_dir():
         return load_tokenizer(str(folder))
-    return None if config.tokenizer is None else load_tokenizer(config.tokenizer)
+    given = config.tokenizer or config.init_from
+    return None if given is None else load_tokenizer(given)
 
 
 def _trained_tokenizer(

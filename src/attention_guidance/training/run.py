@@ -12,6 +12,7 @@ from transformers import TrainerCallback, set_seed
 
 from attention_guidance import results
 from attention_guidance.data.tokenizers import vocabulary_size
+from attention_guidance.hosts.interface import normalizes_its_loss
 from attention_guidance.objectives.masked_head import MaskedHead
 from attention_guidance.objectives.masked_lm import MaskedDraws, Quality, collate, validate, validation_batches
 from attention_guidance.objectives.masking import Masking
@@ -19,7 +20,7 @@ from attention_guidance.training import checkpoints
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.folder import RunFolder
-from attention_guidance.training.model import guide_as_configured, model_facts, random_model, special_ids
+from attention_guidance.training.model import guide_as_configured, model_facts, new_model, special_ids
 from attention_guidance.training.model_card import model_card
 from attention_guidance.training.prepare import PreparedData
 from attention_guidance.training.trainer import MaskedLMTrainer, saving
@@ -50,7 +51,7 @@ class Run:
         self.data = data
         self.folder = folder
         set_seed(config.seed)
-        self.model = random_model(config, vocabulary_size(data.tokenizer), **special_ids(data.tokenizer))
+        self.model = new_model(config, vocabulary_size(data.tokenizer), **special_ids(data.tokenizer))
         MaskedHead(self.model)
         self.guidance = guide_as_configured(self.model, config, data.tokenizer) if config.heads else None
         self.masking = Masking.for_tokenizer(data.tokenizer, config.masking_rate, _UNITS[config.objective])
@@ -66,7 +67,7 @@ class Run:
             data_collator=collate,
             processing_class=data.tokenizer,
             validate=lambda model: self.validate(),
-            scales_loss=self.guidance is not None,
+            scales_loss=self.guidance is not None or normalizes_its_loss(self.model),
             callbacks=[*callbacks],
         )
         if self.guidance is not None:

@@ -1,0 +1,174 @@
+"""Which model a run trains: RoBERTa by its sizes, any other masked language model of transformers, or a trained one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from attention_guidance.training.config import RunConfig
+
+DEFAULT = "roberta"
+# Fields of a run, and what configurations of transformers call them.
+_SIZES = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "attention_heads": "num_attention_heads",
+    "feed_forward": "intermediate_size",
+}
+_DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout",
+    "mlp_dropout",
+)  # fmt: skip
+
+
+def check_choice(config: RunConfig) -> None:
+    """Make sure that at most one thing decides the model.
+
+    Raises:
+        ConfigError: several do, or none that transformers knows.
+    """
+    given = [name for name in ("arch", "arch_config", "init_from") if getattr(config, name) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} both decide the model; give one of them")
+    if config.init_from is not None and config.vocab_size is not None:
+        raise ConfigError(
+            f"vocab_size={config.vocab_size} is for training a tokenizer, but init_from={config.init_from!r} has one; "
+            "leave one of them out"
+        )
+
+
+def stated_sizes(arch_config: str | None, init_from: str | None) -> dict[str, int]:
+    """The sizes that a configuration or a trained model states, as fields of a run.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if arch_config is None and init_from is None:
+        return {}
+    given = _trained_config(init_from) if init_from is not None else _from_file(str(arch_config), {})
+    sizes = {field: getattr(given, name, None) for field, name in _SIZES.items()}
+    return {field: size for field, size in sizes.items() if isinstance(size, int)}
+
+
+def new_config(config: RunConfig, vocabulary: int, tokens: Mapping[str, int]) -> PreTrainedConfig:
+    """The configuration of a model with random weights.
+
+    Args:
+        config: the run.
+        vocabulary: tokens of its tokenizer.
+        tokens: ids of the tokenizer's special tokens: `pad_token_id`, `bos_token_id`, `eos_token_id`.
+
+    Raises:
+        ConfigError: transformers has no such model.
+    """
+    # BERT's families have cls and sep where RoBERTa's have bos and eos.
+    known = {"vocab_size": vocabulary, **tokens, "cls_token_id": tokens["bos_token_id"],
+             "sep_token_id": tokens["eos_token_id"]}  # fmt: skip
+    if config.arch_config is not None:
+        return _from_file(config.arch_config, known)
+    sizes = {name: getattr(config, field) for field, name in _SIZES.items()}
+    # RoBERTa numbers positions from the padding id + 1 on.
+    sizes["max_position_embeddings"] = config.block_size + tokens["pad_token_id"] + 1
+    arch = config.arch or DEFAULT
+    made = _for_model(arch, known | sizes | ({"type_vocab_size": 1} if arch == DEFAULT else {}))
+    for name in _DROPOUTS:
+        if hasattr(made, name):
+            setattr(made, name, config.dropout)
+    return made
+
+
+def random_weights(config: PreTrainedConfig) -> PreTrainedModel:
+    """A masked language model of a configuration.
+
+    Raises:
+        ConfigError: there is none of this kind.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    try:
+        return AutoModelForMaskedLM.from_config(config)
+    except ValueError as error:
+        raise ConfigError(
+            f"{config.model_type!r} has no masked language model in transformers; take roberta, bert, modernbert, "
+            "deberta-v2, ..."
+        ) from error
+
+
+def trained(name: str, vocabulary: int) -> PreTrainedModel:
+    """A masked language model with its weights.
+
+    Args:
+        name: its folder, or name on the hub.
+        vocabulary: tokens of the tokenizer it is to be used with.
+
+    Raises:
+        ConfigError: it cannot be loaded, or knows fewer tokens.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    try:
+        model = AutoModelForMaskedLM.from_pretrained(name)
+    except Exception as error:  # transformers, safetensors and the hub raise all kinds
+        raise _unreadable("init_from", name, error) from error
+    if model.config.vocab_size < vocabulary:
+        raise ConfigError(
+            f"init_from={name!r} knows {model.config.vocab_size:,} tokens, the tokenizer has {vocabulary:,}; leave the "
+            "tokenizer out, and the model's own is taken"
+        )
+    return model
+
+
+def resolved(init_from: str) -> str:
+    """The folder of the model where that of a run is given; an absolute one, so that a run can be resumed anywhere."""
+    path = Path(init_from)
+    if (path / "run.yaml").is_file():
+        if not (path / "model").is_dir():
+            raise ConfigError(f"init_from={init_from!r} is a run that has not ended; name one of its checkpoints")
+        path = path / "model"
+    return str(path.absolute()) if path.exists() else init_from
+
+
+def _trained_config(name: str) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    path = Path(name)
+    if not path.exists() and (path.is_absolute() or len(path.parts) > 2 or name.startswith((".", "~"))):
+        raise ConfigError(f"init_from={name!r}: no such folder; give that of a model or of a run, or a name on the hub")
+    try:
+        return AutoConfig.from_pretrained(name)
+    except Exception as error:  # transformers and the hub raise all kinds
+        raise _unreadable("init_from", name, error) from error
+
+
+def _from_file(file: str, known: Mapping[str, Any]) -> PreTrainedConfig:
+    try:
+        stated = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable("arch_config", file, error) from error
+    if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
+        raise ConfigError(f"arch_config={file!r}: no model_type there; give a config.json of transformers")
+    return _for_model(stated["model_type"], {k: v for k, v in stated.items() if k != "model_type"} | dict(known))
+
+
+def _for_model(arch: str, values: Mapping[str, Any]) -> PreTrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if arch not in CONFIG_MAPPING:
+        raise ConfigError(f"arch={arch!r} is none that transformers knows; try roberta, bert, modernbert, deberta-v2")
+    try:
+        return AutoConfig.for_model(arch, **values)
+    except Exception as error:  # strict configurations raise errors of their own
+        reason = (str(error).strip() or type(error).__name__).replace("\n", " ")
+        raise ConfigError(f"arch={arch!r} cannot be made so: {reason}") from error
+
+
+def _unreadable(field: str, name: str, error: Exception) -> ConfigError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ConfigError(f"{field}={name!r}: cannot be loaded ({reason})")
