@@ -191,3 +191,20 @@ def test_round_trip_of_yoruba() -> None:
     lines = path.read_text(encoding="utf-8").split("\n")
     tokenizer = train_tokenizer(lines, 1000, max_length=128)
     assert tokenizer.batch_decode(tokenizer(lines, add_special_tokens=False)["input_ids"]) == lines
+
+
+def test_words_are_not_split_at_their_accents():
+    # Tone marks of Yoruba, vowel signs of Hindi: combining marks, which are no letters to Unicode.
+    words = ["ẹ̀kọ́", "हिन्दी", "café"]
+    tokenizer = train_tokenizer([f"x {' '.join(words)}"] * 20, 600, max_length=64, at_most=True)
+    for word in words:
+        assert len(tokenizer(" " + word, add_special_tokens=False)["input_ids"]) == 1
+
+
+def test_other_text_is_split_as_gpt2_splits():
+    from tokenizers import pre_tokenizers
+
+    backend = train_tokenizer(TEXTS, 300, max_length=64).backend_tokenizer
+    before = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in (*TEXTS, *(text for text in TRICKY if "ẹ" not in text and "\u0301" not in text and "हि" not in text)):
+        assert backend.pre_tokenizer.pre_tokenize_str(text) == before.pre_tokenize_str(text)

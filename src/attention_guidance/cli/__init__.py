@@ -1,7 +1,7 @@
 """The command line: a thin layer over `training` and `studies`. Heavy imports wait until a command runs.
 
-`training` and `finetuning` have the commands that train, `recipes` the one that does it all, `looking` those that look
-into what was trained, `arguments` what they share.
+`training` and `finetuning` have the commands that train, `recipes` the one that does it all, `tokenizers` the one
+for these, `looking` those that look into what was trained, `arguments` what they share.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from attention_guidance import __version__
-from attention_guidance.cli import finetuning, looking, recipes, training
+from attention_guidance.cli import finetuning, looking, recipes, tokenizers, training
 from attention_guidance.cli.arguments import Parser, fail
 from attention_guidance.errors import GuidanceError
 
@@ -57,5 +57,6 @@ def _parser() -> Parser:
     training.add_commands(commands)
     finetuning.add_commands(commands)
     recipes.add_commands(commands)
+    tokenizers.add_commands(commands)
     looking.add_commands(commands)
     return parser

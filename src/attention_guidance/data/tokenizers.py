@@ -1,18 +1,27 @@
 """Train a byte-level BPE tokenizer as RoBERTa's, or load any that can serve for masked language modelling."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from attention_guidance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """Special tokens of a trained tokenizer; the index is the id."""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 """The bytes and the special tokens."""
+
+# As GPT-2 splits, but for combining marks, which belong to their letters: without them every tone mark of Yoruba and
+# every vowel sign of Hindi would end a word, and no merge could cross it.
+_WORDS = r"'(?:s|t|re|ve|m|ll|d)| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 _SIZES = (
     (30_000, 512),
@@ -46,25 +55,30 @@ def train_tokenizer(
         show_progress: Draw a progress bar on the terminal.
 
     Returns:
-        A `RobertaTokenizerFast`, which `AutoTokenizer` loads wherever transformers is installed.
+        A fast tokenizer, which `AutoTokenizer` loads wherever transformers is installed.
 
     Raises:
         ConfigError: `vocab_size` is below 261, or above what the texts support (pairs seen twice or more).
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"vocabulary size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes and 5 special tokens)")
-    vocab, merges = _train_bpe(texts, vocab_size, show_progress)
-    if len(vocab) < vocab_size and not at_most:
+    backend = _train_bpe(texts, vocab_size, show_progress)
+    if (found := backend.get_vocab_size()) < vocab_size and not at_most:
         raise ConfigError(
-            f"vocabulary size {vocab_size}: this text supports only {len(vocab)} tokens; "
-            f"ask for {len(vocab)} or fewer, or give more text"
+            f"vocabulary size {vocab_size}: this text supports only {found} tokens; "
+            f"ask for {found} or fewer, or give more text"
         )
-    # The other special tokens are this class's defaults; the mask given as a string would lose its lstrip.
-    return RobertaTokenizerFast(
-        vocab=vocab,
-        merges=merges,
-        mask_token=_special("<mask>"),
-        add_prefix_space=False,
+    start, pad, end, unknown, mask = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=start,
+        eos_token=end,
+        cls_token=start,
+        sep_token=end,
+        pad_token=pad,
+        unk_token=unknown,
+        # Given as a string the mask would lose its lstrip.
+        mask_token=_special(mask),
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
@@ -109,15 +123,19 @@ def _special(token: str) -> object:
     return AddedToken(token, special=True, normalized=False, lstrip=token == "<mask>")
 
 
-def _train_bpe(
-    texts: Iterable[str], vocab_size: int, show_progress: bool
-) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return the vocabulary, token to id, and the merges in order."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+def _train_bpe(texts: Iterable[str], vocab_size: int, show_progress: bool) -> Tokenizer:
+    """Byte-level BPE with RoBERTa's special tokens around a text."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     # This splitting never joins letters and brackets, so that no merge can spell "</s>" or "<mask>".
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -126,8 +144,9 @@ def _train_bpe(
         show_progress=show_progress,
     )
     backend.train_from_iterator(texts, trainer)
-    model = json.loads(backend.to_str())["model"]
-    return model["vocab"], [(left, right) for left, right in model["merges"]]
+    start, end = ((token, SPECIAL_TOKENS.index(token)) for token in ("<s>", "</s>"))
+    backend.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=False)
+    return backend
 
 
 def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

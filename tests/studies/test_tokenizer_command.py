@@ -1,0 +1,61 @@
+"""The command `tokenizer`: trains, looks, compares, refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    words = ["the", "cat", "sees", "a", "house", "river", "follows", "ẹ̀kọ́"]
+    path.write_text("\n".join(" ".join(words[(n + k) % 8] for k in range(6)) + f" {n}" for n in range(300)))
+    return path
+
+
+def test_train_inspect_and_pretrain_with_it(tmp_path, cli, text, capsys):
+    out = tmp_path / "tok"
+    train = ["tokenizer", "train", text, "--kinds", "bpe", "unigram", "--vocab-sizes", "270", "-o", out]
+    assert cli(*train) == 2  # a unigram of so few words is smaller
+    assert "this text supports only" in capsys.readouterr().err
+    assert cli(*train[:-4], "-o", out, "--overwrite") == 0
+    content = json.loads((out / "tokenizers.json").read_text())
+    assert (content["kind"], content["corpus"].rpartition("/")[2]) == ("tokenizer", "text.txt")
+    assert content["documents"] == 30
+    names = [row["name"] for row in content["tokenizers"]]
+    assert names == ["bpe-512", "unigram-512"]
+    assert "never" in capsys.readouterr().out
+    look = tmp_path / "look"
+    assert cli("tokenizer", "inspect", out / names[0], out / names[1], "--text", text, "-o", look, "-q") == 0
+    seen = json.loads((look / "tokenizers.json").read_text())
+    assert [row["vocabulary"] for row in seen["tokenizers"]] == [row["vocabulary"] for row in content["tokenizers"]]
+    assert seen["documents"] == 300
+    run = [
+        "pretrain",
+        text,
+        "--batch-size",
+        "2",
+        "--tokenizer",
+        out / "unigram-512",
+        "--preset",
+        "tiny",
+        "--max-steps",
+        "2",
+    ]
+    assert cli(*run, "--objective", "whole-word", "-o", tmp_path / "run", "-q") == 0
+
+
+def test_what_is_refused(tmp_path, cli, text, capsys):
+    cases = {
+        "expected one of bpe": ["train", text, "--kinds", "words"],
+        "no such folder": ["inspect", tmp_path / "nowhere", "--text", text],
+        "given twice": ["inspect", "a", "a", "--text", text],
+        "at least 261": ["train", text, "--vocab-sizes", "20"],
+        "nothing.txt": ["train", tmp_path / "nothing.txt"],
+    }
+    for message, arguments in cases.items():
+        assert cli("tokenizer", *arguments, "-o", tmp_path / "out") == 2, message
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
