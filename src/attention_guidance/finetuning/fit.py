@@ -157,9 +157,8 @@ def fit(
             callbacks=[best],
         )
         trainer.remove_callback(PrinterCallback)
-        began = time.perf_counter()
         trainer.train()
-        seconds = time.perf_counter() - began - best.seconds
+        seconds = time.perf_counter() - best.began - best.seconds
     if settings.heads:
         guidance.remove()
     model.load_state_dict(best.state)
@@ -173,8 +172,14 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
     def __init__(self, score: Callable[[], dict[str, float]], metric: str, progress: Callable[[int], None] | None):
         self.score, self.metric, self.progress = score, metric, progress
         self.scores: list[dict[str, float]] = []
-        self.epoch, self.seconds = 0, 0.0
+        self.epoch, self.seconds, self.began = 0, 0.0, 0.0
         self.state: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock, now that everything is set up."""
+        self.began = time.perf_counter()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
