@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -137,3 +139,23 @@ def test_rank_correlation():
     assert rank_correlation(x, [0.1, 0.2, 0.3, 0.4, 50.0]) == pytest.approx((-1, -1, -1))
     assert np.isnan(rank_correlation([1, 2], [1, 2])).all()
     assert np.isnan(rank_correlation([1, 2, 3], [1, 1, 1])).all()
+
+
+def test_overlapping_intervals_are_not_apart():
+    """A head that is better than the upper end of the rule, but not surely."""
+    seen = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        head, offset = rng.random(160) < 0.6, rng.random(160) < 0.45
+        (found,) = score(answers(head[:, None, None, None], offsets=np.stack([offset, offset * 0], -1)), seed=seed)
+        best, rule = found.best_accuracy, found.baseline_accuracy
+        assert found.apart == (best.low > rule.high)
+        seen += best.value > rule.high > best.low
+    assert seen > 3  # or nothing was tested
+
+
+def test_chance_is_that_of_the_labels_own_questions():
+    found = answers(np.zeros((50, 1, 1, 1)), labels=["det"] * 30 + ["obj"] * 20)
+    chances = np.r_[np.full(30, 0.5), np.full(20, 0.1)].astype(np.float32)
+    everything, det, obj = score(dataclasses.replace(found, right_by_chance=chances))
+    assert (everything.chance, det.chance, obj.chance) == pytest.approx((0.34, 0.5, 0.1))
