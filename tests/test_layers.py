@@ -10,7 +10,7 @@ import attention_guidance
 ROOT = Path(attention_guidance.__file__).parent
 LAYERS = [
     {"errors", "results"},
-    {"patterns", "schedules"},
+    {"patterns", "schedules", "models"},
     {"assignment", "loss", "data"},
     {"inputs_outputs", "split_heads", "objectives"},
     {"forward_pass", "hosts"},

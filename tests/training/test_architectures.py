@@ -13,7 +13,17 @@ from attention_guidance.training.config import make_config
 from attention_guidance.training.model import new_model
 
 SIZES = {"layers": 2, "hidden": 32, "attention_heads": 2, "feed_forward": 64, "block_size": 32}
-ARCHITECTURES = ["roberta", "bert", "modernbert", "deberta-v2", "albert", "electra", "distilbert", "camembert"]
+ARCHITECTURES = [
+    "roberta",
+    "bert",
+    "modernbert",
+    "deberta-v2",
+    "albert",
+    "electra",
+    "distilbert",
+    "camembert",
+    "attention-only",
+]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

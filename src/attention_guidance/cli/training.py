@@ -114,7 +114,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
     add("--seed", type=int, metavar="N", help="of weights, order, masks and dropout (1)")
-    add("--preset", metavar="NAME", help="tiny, mini, small, base, roberta-4, -8, -12 or -16 (mini)")
+    add("--preset", metavar="NAME", help="tiny, mini, small, base, roberta-4, -8, -12, -16, attention-24 or -48 (mini)")
     _add_text_arguments(parser.add_argument_group("text"))
     _add_training_arguments(parser.add_argument_group("model and training (defaults: the preset's)"))
     _add_guidance_arguments(parser.add_argument_group("guidance"))
@@ -140,7 +140,11 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
 
 def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--arch", metavar="NAME", help="kind of the model, as transformers calls it: bert, modernbert, ... (roberta)")
+    add(
+        "--arch",
+        metavar="NAME",
+        help="kind of the model, as transformers calls it: bert, modernbert, ..., or attention-only (roberta)",
+    )
     add("--arch-config", metavar="FILE", help="a config.json of transformers that decides the model")
     add("--init-from", metavar="MODEL", help="go on with a trained model: folder, run, or name on the hub")
     add("--layers", type=int, metavar="N", help="encoder layers")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attention_guidance.errors import ConfigError
+from attention_guidance.models import AttentionOnlyConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -161,7 +162,10 @@ def _for_model(arch: str, values: Mapping[str, Any]) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if arch not in CONFIG_MAPPING:
-        raise ConfigError(f"arch={arch!r} is none that transformers knows; try roberta, bert, modernbert, deberta-v2")
+        raise ConfigError(
+            f"arch={arch!r} is none that transformers knows; try roberta, bert, modernbert, deberta-v2, "
+            f"{AttentionOnlyConfig.model_type}"
+        )
     try:
         return AutoConfig.for_model(arch, **values)
     except Exception as error:  # strict configurations raise errors of their own

@@ -17,6 +17,8 @@ def model_card(summary: Mapping[str, Any]) -> str:
     begun = (
         f"on from {'/'.join(Path(config['init_from']).parts[-2:])}" if config["init_from"] else "from random weights"
     )
+    plain = model["type"] != "attention-only"
+    loader = "plain transformers" if plain else "transformers after `import attention_guidance.models`"
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
@@ -26,7 +28,7 @@ tags: [attention-guidance, masked-lm]
 
 {model["type"]}, {model["parameters"]:,} parameters: {model["layers"]} layers of {model["hidden"]} with {model["heads"]}
 heads, vocabulary of {model["vocabulary"]:,}. Pre-trained {begun} by masked language modelling
-({config["objective"]}) with attention-guidance (arXiv:2010.02399); loads with plain transformers.
+({config["objective"]}) with attention-guidance (arXiv:2010.02399); loads with {loader}.
 
 | | |
 |---|---|

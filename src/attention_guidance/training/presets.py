@@ -1,11 +1,13 @@
 """Model sizes by name, each with the training settings that suit it.
 
 `tiny` to `base` are for small machines up to one good GPU; `roberta-4` to `roberta-16` are the paper's (section 4.1):
-RoBERTa-base at other depths, blocks of 512 tokens.
+RoBERTa-base at other depths, blocks of 512 tokens; `attention-24` and `attention-48` are its encoders without
+feed-forward blocks.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,6 +43,7 @@ class Preset:
         batch_size: sequences in an optimisation step.
         max_steps: optimisation steps.
         learning_rate: its peak, after warm-up.
+        arch: kind of the model, as in `RunConfig`.
     """
 
     model: ModelSize
@@ -48,6 +51,7 @@ class Preset:
     batch_size: int
     max_steps: int
     learning_rate: float
+    arch: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """All of it as one flat mapping of field to value."""
@@ -59,6 +63,10 @@ def _roberta(layers: int) -> Preset:
     return Preset(ModelSize(layers, 768, 12, 3072, 0.1), 512, 256, 100_000, 5e-4)
 
 
+def _attention_only(layers: int) -> Preset:
+    return dataclasses.replace(_roberta(layers), arch="attention-only")
+
+
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(ModelSize(4, 128, 4, 512), 64, 16, 600, 1e-3),
     "mini": Preset(ModelSize(4, 256, 8, 1024), 128, 32, 1500, 1e-3),
@@ -68,6 +76,8 @@ PRESETS: dict[str, Preset] = {
     "roberta-8": _roberta(8),
     "roberta-12": _roberta(12),
     "roberta-16": _roberta(16),
+    "attention-24": _attention_only(24),
+    "attention-48": _attention_only(48),
 }
 
 
