@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -30,6 +31,27 @@ def add_command(commands: Any, name: str, summary: str, description: str, run: A
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Where results go, and what is printed."""
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
+    add("--overwrite", action="store_true", help="replace what this command has written there before")
+    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+
+
+# The fields of `attention_guidance.studies.sample.Text`.
+TEXT = ("files", "text_field", "documents", "errors")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How text is read: `TEXT` but for the files."""
+    add = parser.add_argument
+    add("--text-field", default="text", metavar="NAME", help="field of .jsonl, column of .parquet with the text (text)")
+    add("--documents", default="auto",
+        help="a document of a plain file is a: line, blank (-line separated), file (auto)")  # fmt: skip
+    add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace goes on (strict)")
 
 
 def fail(error: object, code: int) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.cli.arguments import Assign, add_command, positive, seed
+from attention_guidance.cli.arguments import TEXT, Assign, add_command, add_output, add_reading, positive, seed
 
 _CENSUS = """\
 Which pattern does each head of a model follow? Over a sample of text, for every head and pattern: the mean attention
@@ -66,28 +66,6 @@ def add_commands(commands: Any) -> None:
     _add_reflexives(add_command(commands, "reflexives", "make sentences for a probe", _REFLEXIVES, _reflexives))
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
-    add("--overwrite", action="store_true", help="replace what this command has written there before")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
-
-
-# The fields of `attention_guidance.studies.sample.Text`.
-_TEXT = ("files", "text_field", "documents", "errors")
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--text-field", default="text", metavar="NAME", help="field of .jsonl, column of .parquet with the text (text)")
-    add(
-        "--documents",
-        default="auto",
-        help="a document of a plain file is a: line, blank (-line separated), file (auto)",
-    )
-    add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace goes on (strict)")
-
-
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
 
@@ -96,7 +74,7 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     add = parser.add_argument
     add("files", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
-    _add_common(parser)
+    add_output(parser)
     add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
     add("--checkpoints", dest="with_checkpoints", action="store_true", help="every checkpoint of a run, not its end")
     add("--patterns", nargs="+", default=(), metavar="NAME",
@@ -109,7 +87,7 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=positive, default=8, metavar="N", help="blocks in a forward pass (8)")
     add("--threshold", type=float, default=0.5, metavar="X", help="a head follows a pattern from this mass on (0.5)")
     add("--similarity-rows", type=int, default=256, metavar="N", help="rows to compare heads by; 0: do not (256)")
-    _add_reading(parser)
+    add_reading(parser)
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +105,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
 def _add_probe(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("data", type=Path, metavar="DATA", help="annotated file or folder")
-    _add_common(parser)
+    add_output(parser)
     _add_questions(parser)
     parser.add_argument("--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap (1000)")
 
@@ -135,13 +113,13 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
 def _add_skill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs of pretrain, with their checkpoints")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="annotated file or folder")
-    _add_common(parser)
+    add_output(parser)
     _add_questions(parser)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs or models, or names on the hub")
-    _add_common(parser)
+    add_output(parser)
     add = parser.add_argument
     add("--text", dest="files", nargs="+", default=(), metavar="FILE",
         help="look at the heads on this text (the first run's own, else the World English Bible)")  # fmt: skip
@@ -151,12 +129,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help="look through heads on this sentence; may be repeated (the beginnings of the text)")  # fmt: skip
     add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
     add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
-    _add_reading(parser)
+    add_reading(parser)
 
 
 def _add_reflexives(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    _add_common(parser)
+    add_output(parser)
     add("--sentences", type=positive, default=1000, metavar="N", help="how many (1000)")
     add("--seed", type=seed, default=1, metavar="N", help="of the draw (1)")
     add("--no-plural", dest="plural", action="store_false", help="himself and herself alone")
@@ -169,7 +147,7 @@ def _census(arguments: dict[str, Any]) -> int:
     from attention_guidance.studies.sample import Text
 
     model, output = arguments.pop("model"), arguments.pop("output")
-    text = Text(**{name: arguments.pop(name) for name in _TEXT})
+    text = Text(**{name: arguments.pop(name) for name in TEXT})
     how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
     census(model, text, output, CensusSettings(**arguments), **how)
     return 0
@@ -203,7 +181,7 @@ def _report(arguments: dict[str, Any]) -> int:
     from attention_guidance.studies.report import report
     from attention_guidance.studies.sample import Text
 
-    read = {name: arguments.pop(name) for name in _TEXT}
+    read = {name: arguments.pop(name) for name in TEXT}
     report(arguments.pop("runs"), arguments.pop("output"), text=Text(**read) if read["files"] else None, **arguments)
     return 0
 

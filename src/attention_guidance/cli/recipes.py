@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.cli.arguments import add_command, fail, positive, seed
+from attention_guidance.cli.arguments import TEXT, add_command, add_output, add_reading, fail, positive, seed
 
 _RECIPE = """\
 From raw text to a model and a page that says what it is worth, with settings chosen for the text.
@@ -25,30 +25,26 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "recipe", "text in, model and report out", _RECIPE, _recipe)
     add = parser.add_argument
     add("recipe", choices=["low-resource"], metavar="low-resource", help="the recipe for languages with little text")
-    add("corpus", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
-    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
+    add("files", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
+    add_output(parser)
     add("--ner", type=Path, metavar="DIR", help="folder of train, dev, test: a word and its entity label a line")
     add("--classify", type=Path, metavar="FILE", help="table of texts and labels, or folder of train, dev, test")
     add("--compare", action="store_true", help="pre-train without guidance too, to see what guidance brings")
     add("--seeds", type=positive, default=5, metavar="N", help="fine-tunings of each task (5)")
     add("--seed", type=seed, default=1, metavar="N", help="of pre-training (1)")
     add("--resume", action="store_true", help="go on where it was stopped")
-    add("--overwrite", action="store_true", help="replace what this command has written there before")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
     group = parser.add_argument_group("in place of what the rules choose").add_argument
     group("--preset", metavar="NAME", help="tiny, mini, small, base (by the size of the text)")
     group("--max-steps", type=positive, metavar="N", help="optimisation steps (40 passes, 1,500 to 6,000)")
     group("--vocab-size", type=positive, metavar="N", help="tokens of the vocabulary (by the size of the text)")
     group("--masking-rate", type=float, metavar="X", help="share of the tokens to predict (0.15)")
     group("--heads", metavar="SPEC", help="guided heads, as in pretrain")
-    reading = parser.add_argument_group("text").add_argument
-    reading("--documents", default="auto", help="a document of a plain file is a: line, blank, file (auto)")
-    reading("--errors", default="strict", help="on invalid UTF-8: strict stops, replace goes on (strict)")
-    reading("--text-field", default="text", metavar="NAME", help="field of .jsonl, column of .parquet (text)")
+    add_reading(parser)
 
 
 def _recipe(arguments: dict[str, Any]) -> int:
     from attention_guidance.recipe.low_resource import RecipeSettings, low_resource
+    from attention_guidance.studies.sample import Text
     from attention_guidance.training.pretrain import Stopped
     from attention_guidance.training.trainer import SaveError
 
@@ -57,8 +53,9 @@ def _recipe(arguments: dict[str, Any]) -> int:
     how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
     given = {name: arguments.pop(name) for name in ("preset", "max_steps", "vocab_size", "masking_rate", "heads")}
     overrides = {name: value for name, value in given.items() if value is not None}
+    text = Text(**{name: arguments.pop(name) for name in TEXT})
     try:
-        low_resource(RecipeSettings(overrides=overrides, **arguments), output, **how)
+        low_resource(RecipeSettings(text, overrides=overrides, **arguments), output, **how)
     except Stopped as stopped:
         return fail(stopped, 128 + stopped.signal)
     except SaveError as error:

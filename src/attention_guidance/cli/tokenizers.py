@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from attention_guidance.cli.arguments import add_command, positive, seed
+from attention_guidance.cli.arguments import TEXT, add_command, add_output, add_reading, positive, seed
 
 _TOKENIZER = """\
 Train tokenizers and see how well they fit a language.
@@ -32,22 +31,14 @@ def add_commands(commands: Any) -> None:
     add("--beside", nargs="+", default=[], metavar="TOKENIZER", help="folders or names of others to look at too")
     add("--max-length", type=positive, default=512, metavar="N", help="longest sequence in tokens (512)")
     add("--seed", type=seed, default=1, metavar="N", help="of the tenth of the documents that is held out (1)")
-    _add_common(train)
+    add_output(train)
+    add_reading(train)
     inspect = add_command(actions, "inspect", "how well tokenizers fit a text", _TOKENIZER, _inspect)
     add = inspect.add_argument
     add("tokenizers", nargs="+", metavar="TOKENIZER", help="folders, or names on the hub")
     add("--text", dest="files", nargs="+", default=[], metavar="FILE", help="text files, folders (the Bible)")
-    _add_common(inspect)
-
-
-def _add_common(parser: Any) -> None:
-    add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
-    add("--overwrite", action="store_true", help="replace what this command has written there before")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
-    add("--text-field", default="text", metavar="NAME", help="field of .jsonl, column of .parquet (text)")
-    add("--documents", default="auto", help="a document of a plain file is a: line, blank, file (auto)")
-    add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace goes on (strict)")
+    add_output(inspect)
+    add_reading(inspect)
 
 
 def _train(arguments: dict[str, Any]) -> int:
@@ -70,4 +61,4 @@ def _text(arguments: dict[str, Any]) -> Any:
     from attention_guidance.studies.sample import Text
 
     arguments.pop("action")
-    return Text(**{name: arguments.pop(name) for name in ("files", "text_field", "documents", "errors")})
+    return Text(**{name: arguments.pop(name) for name in TEXT})

@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance import results
-from attention_guidance.data.corpora import corpus_name, read_documents
-from attention_guidance.data.embedded import embedded_documents
 from attention_guidance.data.tables import read_table
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.finetuning.downstream import downstream, scored_already
@@ -28,6 +26,7 @@ from attention_guidance.recipe.clean import TextFacts, clean
 from attention_guidance.recipe.rules import Choice, choose
 from attention_guidance.report.recipe_page import write_recipe_page
 from attention_guidance.studies.output import Output
+from attention_guidance.studies.sample import Text
 from attention_guidance.training.checks import check_apart, check_settings
 from attention_guidance.training.config import make_config
 from attention_guidance.training.folder import RunFolder
@@ -45,26 +44,22 @@ class RecipeSettings:
     """What is given.
 
     Attributes:
-        corpus: text files and folders; empty means the text that comes with the package.
+        text: to pre-train on.
         ner: folder of files train, dev and test with an entity label a word, or None.
         classify: a table with texts and labels (a fifth is held out for the test), or a folder of train, dev and test.
         compare: pre-train without guidance as well.
         seeds: fine-tunings of each task.
         seed: of pre-training.
         overrides: fields of `RunConfig` that the user decides.
-        documents, errors, text_field: see `RunConfig`.
     """
 
-    corpus: Sequence[str] = ()
+    text: Text = dataclasses.field(default_factory=Text)
     ner: Path | None = None
     classify: Path | None = None
     compare: bool = False
     seeds: int = 5
     seed: int = 1
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    documents: str = "auto"
-    errors: str = "strict"
-    text_field: str = "text"
 
 
 def low_resource(
@@ -94,14 +89,7 @@ def low_resource(
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(aside).iterdir())}
     held_out = [text for data in read.values() for text in _evaluated(data)]
-    documents = (
-        read_documents(
-            settings.corpus, text_field=settings.text_field, split=settings.documents, errors=settings.errors
-        )
-        if settings.corpus
-        else embedded_documents()
-    )
-    kept, facts = clean(documents, held_out)
+    kept, facts = clean(settings.text.read(), held_out)
     choices = _chosen(facts, settings.overrides)
     # The rule's vocabulary is a bound: a text of few words supports fewer tokens.
     flags = {c.name: c.value for c in choices if c.name != "vocab_size" or "vocab_size" in settings.overrides}
@@ -111,7 +99,7 @@ def low_resource(
         raise ConfigError("the recipe needs heads to guide; with --compare it pre-trains without as well")
     if settings.compare:
         configs["unguided"] = make_config(flags | {"heads": ""})
-    check_apart(output, list(settings.corpus))
+    check_apart(output, [str(file) for file in settings.text.files])
     for arm, config in configs.items():
         check_settings(config, RunFolder(output / arm))
     text = "".join(json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in kept)
@@ -127,7 +115,7 @@ def low_resource(
     content = {
         **results.header("recipe"),
         "recipe": "low-resource",
-        "corpus": corpus_name(list(settings.corpus)) if settings.corpus else "World English Bible",
+        "corpus": settings.text.name,
         "text": dataclasses.asdict(facts),
         "warnings": facts.warnings,
         "choices": [dataclasses.asdict(choice) for choice in choices],
