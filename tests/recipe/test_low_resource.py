@@ -130,3 +130,13 @@ def test_without_tasks_there_is_a_model_and_a_page(tmp_path, given, cli):
     first = (out / "guided" / "results.json").read_bytes()
     assert cli("recipe", "low-resource", given / "text.txt", *QUICK, "-o", out, "--overwrite", "--seed", "2") == 0
     assert (out / "guided" / "results.json").read_bytes() != first
+
+
+def test_a_text_of_test_sentences_alone(tmp_path, given, cli, capsys):
+    sentences = (given / "ner" / "test.txt").read_text().split("\n\n")
+    lines = [" ".join(row.split()[0] for row in sentence.splitlines()) for sentence in sentences]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    assert cli("recipe", "low-resource", tmp_path / "text.txt", "--ner", given / "ner", *QUICK, "-o", out) == 2
+    assert "nothing is left without the 12 sentences" in capsys.readouterr().err
+    assert not out.exists()

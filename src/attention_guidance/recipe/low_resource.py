@@ -16,7 +16,7 @@ from rich.table import Table
 
 from attention_guidance import results
 from attention_guidance.data.tables import read_table
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.errors import ConfigError, CorpusError, RunError
 from attention_guidance.finetuning.downstream import downstream, scored_already
 from attention_guidance.finetuning.examples import Data, read_examples
 from attention_guidance.finetuning.finetune import FinetuneSettings, finetune
@@ -90,6 +90,11 @@ def low_resource(
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(aside).iterdir())}
     held_out = [text for data in read.values() for text in _evaluated(data)]
     kept, facts = clean(settings.text.read(), held_out)
+    if not kept:
+        raise CorpusError(
+            f"{settings.text.name}: nothing is left without the {facts.held_out_found:,} sentences of dev and test "
+            "that stand in it; give more text"
+        )
     choices = _chosen(facts, settings.overrides)
     # The rule's vocabulary is a bound: a text of few words supports fewer tokens.
     flags = {c.name: c.value for c in choices if c.name != "vocab_size" or "vocab_size" in settings.overrides}
