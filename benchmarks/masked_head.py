@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import AutoModelForMaskedLM, PreTrainedModel, set_seed
 from turns import Arm, append, step_time, take_turns
 
 from attention_guidance import results
 from attention_guidance.objectives.masked_head import MaskedHead
+from attention_guidance.training.architectures import new_config
 from attention_guidance.training.arguments import choose_precision
 from attention_guidance.training.config import make_config
-from attention_guidance.training.model import new_model
 
 RESULTS = Path(__file__).parent / "results" / "masked_head.jsonl"
 _LABELLED = 0.15
@@ -78,7 +78,8 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     models = []
     for masked in (False, True):
         set_seed(1)
-        model = new_model(config, arguments.vocabulary).to(device)
+        known = {"vocab_size": arguments.vocabulary, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+        model = AutoModelForMaskedLM.from_config(new_config(config, "roberta", known)).to(device)
         if masked:
             MaskedHead(model)
         models.append(model)

@@ -34,6 +34,7 @@ def guide(
     tokenizer: PreTrainedTokenizerBase | None = None,
     token_classes: TokenClasses | None = None,
     patterns: Mapping[str, Pattern] | None = None,
+    within: nn.Module | None = None,
 ) -> Guidance:
     """Guide attention heads of a model toward patterns while it trains.
 
@@ -57,6 +58,7 @@ def guide(
         tokenizer: finds the ids of token classes such as `delimiter` and `period`.
         token_classes: classes of one's own for use in `heads`, by name; see `attention_guidance.patterns.get_pattern`.
         patterns: patterns of one's own for use in `heads`, by name.
+        within: the model whose loss guidance joins, where `model` is only a part of it, such as one of two encoders.
 
     Returns:
         The handle: weights, per-head values, `remove()`.
@@ -83,4 +85,4 @@ def guide(
     schedule = Schedule(schedule) if isinstance(schedule, str) else schedule
     if not isinstance(schedule, Schedule):
         raise ConfigError(f"schedule={schedule!r} must be a Schedule or the name of its shape")
-    return Guidance(host, layers, choice, weight, schedule, total_steps)
+    return Guidance(host, layers, choice, weight, schedule, total_steps, within)

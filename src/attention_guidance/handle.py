@@ -55,8 +55,10 @@ class Guidance:
         weight: float,
         schedule: Schedule,
         total_steps: int | None = None,
+        within: nn.Module | None = None,
     ) -> None:
         self.model = host.model
+        self._whole = getattr(within, "_orig_mod", within) or host.model
         self.weight = weight
         self.schedule = schedule
         self.total_steps = total_steps
@@ -67,11 +69,14 @@ class Guidance:
         self._measuring = False
         self._last: ForwardPass | None = None
         self._measured: tuple[Tensor, Tensor] | None = None
+        # Whether the guidance of the last pass has been added to a loss.
+        self._joined = True
         host.attach({layer.layer: layer for layer in self._layers})
         # Bound methods, so that a copy of the model gets a copy of its guidance.
         self._hooks = [
             self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.model.register_forward_hook(self._end, with_kwargs=True, always_call=True),
+            self.model.register_forward_hook(self._end, always_call=True),
+            self._whole.register_forward_hook(self._join, with_kwargs=True),
         ]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,13 +117,13 @@ class Guidance:
             layer.current = current
         return args, model_kwargs
 
-    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         recorded, current = self._layers[0].recording, self._layers[0].current
         for layer in self._layers:
             layer.recording = False
         # No output: the forward pass has raised.
         if not recorded or current is None or output is None:
-            return output
+            return
         current.layers = layer_losses(current.rows, self._layers[0].objective, self._layers[0].normalization)
         current.rows = {}
         missing = [layer.layer for layer in self._layers if layer.layer not in current.layers]
@@ -138,7 +143,19 @@ class Guidance:
             sums, counts = self._sums_and_counts()
             before = self._measured or (torch.zeros_like(sums), torch.zeros_like(counts))
             self._measured = before[0] + sums, before[1] + counts
-        return self._with_guidance(named_inputs(model, args, kwargs), output) if model.training else output
+        self._joined = False
+
+    def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Add the guidance of the pass to the loss of the model, or of that which it is a part of."""
+        if not model.training or output is None:
+            return output
+        if self._joined:
+            raise AttachError(
+                f"{type(model).__name__} never called its part {type(self.model).__name__} in this pass, in training "
+                "mode: it would train unguided"
+            )
+        self._joined = True
+        return self._with_guidance(named_inputs(model, args, kwargs), output)
 
     def _skipped(self, layer: GuidedLayer) -> LayerLoss:
         """What a layer adds to a pass that leaves it out."""

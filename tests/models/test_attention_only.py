@@ -10,6 +10,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTokenClass
 
 from attention_guidance import guide
 from attention_guidance.models import AttentionOnlyConfig, AttentionOnlyForMaskedLM
+from attention_guidance.objectives.masked_lm import MaskedTokens
+from attention_guidance.objectives.masking import Masking
 from attention_guidance.training.config import make_config
 from attention_guidance.training.model import new_model
 
@@ -67,7 +69,8 @@ def test_the_papers_sizes(layers):
     config = make_config({"preset": f"attention-{layers}"})
     assert (config.arch, config.layers, config.hidden, config.attention_heads) == ("attention-only", layers, 768, 12)
     small = make_config({"preset": f"attention-{layers}", "hidden": 24, "block_size": 16})
-    model = new_model(small, 300)
+    known = {"vocab_size": 300, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    model = new_model(small, MaskedTokens(Masking(0.15, 4, frozenset(range(5)), 300)), known)
     assert len(model.roberta.encoder.layer) == layers
 
 

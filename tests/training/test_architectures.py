@@ -9,10 +9,14 @@ import torch
 from transformers import AutoModelForMaskedLM, BertConfig
 
 from attention_guidance.errors import ConfigError
+from attention_guidance.objectives.masked_lm import MaskedTokens
+from attention_guidance.objectives.masking import Masking
 from attention_guidance.training.config import make_config
 from attention_guidance.training.model import new_model
 
 SIZES = {"layers": 2, "hidden": 32, "attention_heads": 2, "feed_forward": 64, "block_size": 32}
+KNOWN = {"vocab_size": 300, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+NAMING = MaskedTokens(Masking(0.15, 4, frozenset(range(5)), 300))
 ARCHITECTURES = [
     "roberta",
     "bert",
@@ -29,7 +33,7 @@ ARCHITECTURES = [
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_any_kind_has_the_sizes_of_the_run(arch):
     config = make_config({**SIZES, "arch": arch})
-    model = new_model(config, 300, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    model = new_model(config, NAMING, KNOWN)
     assert model.config.model_type == arch
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (2, 32)
     assert model.config.vocab_size == 300
@@ -39,7 +43,7 @@ def test_any_kind_has_the_sizes_of_the_run(arch):
 
 
 def test_dropout_is_that_of_the_run():
-    model = new_model(make_config({**SIZES, "arch": "modernbert", "dropout": 0.3}), 300)
+    model = new_model(make_config({**SIZES, "arch": "modernbert", "dropout": 0.3}), NAMING, KNOWN)
     assert (model.config.mlp_dropout, model.config.attention_dropout) == (0.3, 0.3)
 
 
@@ -122,11 +126,11 @@ def test_what_is_refused(tmp_path, settings, message):
     (tmp_path / "empty.json").write_text("{}")
     files = {"CONFIG": str(tmp_path / "config.json"), "EMPTY": str(tmp_path / "empty.json")}
     with pytest.raises(ConfigError, match=message):
-        new_model(make_config({name: files.get(value, value) for name, value in settings.items()}), 300)
+        new_model(make_config({name: files.get(value, value) for name, value in settings.items()}), NAMING, KNOWN)
 
 
 def test_a_trained_model_needs_its_tokenizer(whole_run):
     with pytest.raises(ConfigError, match="knows 280 tokens, the tokenizer has 500"):
-        new_model(make_config({"init_from": str(whole_run), "block_size": 32}), 500)
+        new_model(make_config({"init_from": str(whole_run), "block_size": 32}), NAMING, KNOWN | {"vocab_size": 500})
     with pytest.raises(ConfigError, match="vocab_size=300 is for training a tokenizer"):
         make_config({"init_from": str(whole_run), "vocab_size": 300})

@@ -98,7 +98,7 @@ def test_what_a_comparison_leaves(comparison):
 def test_results_of_each_run(comparison):
     for arm in ARMS:
         run = strict_json(comparison / "seed-1" / arm / "results.json")
-        assert set(run) == HEADER | ARM | {"data", "tokens_per_step", "precision"}
+        assert set(run) == HEADER | ARM | {"data", "tokens_per_step", "precision", "final_means"}
         assert set(run["data"]) == {"documents", "train_tokens", "validation_tokens", "fingerprint"}
         assert set(run["model"]) == {"type", "layers", "hidden", "heads", "parameters", "vocabulary"}
         assert run["config"]["heads"] == ("next:1" if arm == "guided" else "")

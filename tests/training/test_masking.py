@@ -8,12 +8,14 @@ import torch
 
 from attention_guidance.data.blocks import Blocks
 from attention_guidance.errors import ConfigError
+from attention_guidance.objectives.base import Draws, validate, validation_batches
 from attention_guidance.objectives.masked_head import MaskedHead
-from attention_guidance.objectives.masked_lm import MaskedDraws, collate, validate, validation_batches
+from attention_guidance.objectives.masked_lm import MaskedTokens
 from attention_guidance.objectives.masking import IGNORED, Masking
 
 MASK, VOCABULARY = 4, 1000
 MASKING = Masking(0.15, MASK, frozenset(range(5)), VOCABULARY)
+NAMING = MaskedTokens(MASKING)
 
 
 def some_blocks(n: int = 7, length: int = 20, padding: int = 0) -> Blocks:
@@ -63,9 +65,9 @@ def test_more_to_choose_than_there_is():
 
 
 def test_a_draw_depends_on_seed_and_number_alone():
-    in_order = MaskedDraws(some_blocks(), MASKING, 21, seed=3)
-    backwards = MaskedDraws(some_blocks(), MASKING, 1000, seed=3)
-    other_seed = MaskedDraws(some_blocks(), MASKING, 21, seed=4)
+    in_order = Draws(some_blocks(), NAMING, 21, seed=3)
+    backwards = Draws(some_blocks(), NAMING, 1000, seed=3)
+    other_seed = Draws(some_blocks(), NAMING, 21, seed=4)
     drawn = [in_order[n] for n in range(21)]
     for n in reversed(range(21)):
         again = backwards[n]
@@ -75,7 +77,7 @@ def test_a_draw_depends_on_seed_and_number_alone():
 
 def test_each_epoch_draws_every_block_once_in_an_order_of_its_own():
     blocks = some_blocks(11)
-    draws = MaskedDraws(blocks, MASKING, 33, seed=1)
+    draws = Draws(blocks, NAMING, 33, seed=1)
 
     def block_of(draw: int) -> int:
         example = draws[draw]
@@ -88,16 +90,16 @@ def test_each_epoch_draws_every_block_once_in_an_order_of_its_own():
 
 
 def test_the_same_block_is_masked_anew_in_each_epoch():
-    draws = MaskedDraws(some_blocks(1), MASKING, 20, seed=1)
+    draws = Draws(some_blocks(1), NAMING, 20, seed=1)
     assert len({tuple(draws[n]["labels"].tolist()) for n in range(20)}) > 15
 
 
 def test_collate():
     full, padded = some_blocks(), some_blocks(padding=6)
-    batch = collate([MaskedDraws(full, MASKING, 7, 0)[n] for n in range(7)])
+    batch = NAMING.collate([Draws(full, NAMING, 7, 0)[n] for n in range(7)])
     assert set(batch) == {"input_ids", "labels"}
     assert batch["input_ids"].shape == (7, 20)
-    (batch,) = validation_batches(padded, MASKING, 8)
+    (batch,) = validation_batches(padded, NAMING, 8)
     assert batch["attention_mask"].sum(1).tolist() == [20, 14, 20, 20, 20, 20, 20]
     assert (batch["labels"][1, 14:] == IGNORED).all()
 
@@ -105,9 +107,9 @@ def test_collate():
 def test_validation_is_masked_alike_every_time_and_at_every_batch_size(make_model):
     blocks, model = some_blocks(), make_model(vocab_size=VOCABULARY)
     assert model.training
-    one, again, other = (validate(model, validation_batches(blocks, MASKING, size)) for size in (7, 7, 3))
+    one, again, other = (validate(model, NAMING, validation_batches(blocks, NAMING, size)) for size in (7, 7, 3))
     assert one == again
-    assert one.n_labels == other.n_labels == 7 * 3
+    assert one.n_items == other.n_items == 7 * 3
     assert other.loss == pytest.approx(one.loss, rel=1e-5)
     assert model.training
 
@@ -231,13 +233,13 @@ def test_a_word_longer_than_the_share_is_begun():
 
 def test_the_rate_goes_from_one_to_the_other():
     blocks = some_blocks(n=10, length=100)
-    draws = MaskedDraws(blocks, Masking(0.4, MASK, frozenset(range(5)), VOCABULARY), 100, 1, final_rate=0.1)
+    draws = Draws(blocks, MaskedTokens(MASKING, 0.4, 0.1), 100, 1)
     counts = [int((draws[n]["labels"] != IGNORED).sum()) for n in range(100)]
     assert counts[0] == 40
     assert counts[50] == 25
     assert counts[99] == 10
     assert counts == sorted(counts, reverse=True)
-    constant = MaskedDraws(blocks, Masking(0.4, MASK, frozenset(range(5)), VOCABULARY), 100, 1)
+    constant = Draws(blocks, MaskedTokens(MASKING, 0.4), 100, 1)
     assert {int((constant[n]["labels"] != IGNORED).sum()) for n in range(100)} == {40}
 
 

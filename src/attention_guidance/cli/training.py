@@ -108,7 +108,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that every training command shares: the fields of `RunConfig`, and where and how to run."""
     add = parser.add_argument
     add("corpus", nargs="*", metavar="CORPUS", action=Given,
-        help="text files (plain, .jsonl, .parquet; .gz, .zst), folders; default: the World English Bible")  # fmt: skip
+        help="text files (plain, .jsonl, .parquet; .gz, .zst), folders; images or recordings for the objectives "
+        "mim and speech; default: the World English Bible")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
     add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
     add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")
@@ -116,6 +117,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="of weights, order, masks and dropout (1)")
     add("--preset", metavar="NAME", help="tiny, mini, small, base, roberta-4, -8, -12, -16, attention-24 or -48 (mini)")
     _add_text_arguments(parser.add_argument_group("text"))
+    _add_objective_arguments(parser.add_argument_group("objectives other than masked tokens"))
     _add_training_arguments(parser.add_argument_group("model and training (defaults: the preset's)"))
     _add_guidance_arguments(parser.add_argument_group("guidance"))
 
@@ -133,9 +135,19 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     add("--line-by-line", action="store_true", default=None, help="a document a sequence, padded, not packed blocks")
     add("--block-size", type=int, metavar="N", help="tokens in a sequence")
     add("--objective", metavar="NAME",
-        help="what is predicted: mlm (single tokens), whole-word, or span (of words) (mlm)")  # fmt: skip
-    add("--masking-rate", type=float, metavar="X", help="share of the tokens to predict (0.15)")
+        help="what is learnt: mlm (single masked tokens), whole-word, span (of words), rtd (which tokens a generator "
+        "replaced), mlm+nsp, mlm+sop (and whether two pieces follow, or are in order), mim (images), speech; or a "
+        "function of yours, FILE.py:NAME (mlm)")  # fmt: skip
+    add("--masking-rate", type=float, metavar="X", help="share of the tokens, patches or frames to hide (0.15)")
     add("--final-masking-rate", type=float, metavar="X", help="what it goes to, linearly over the run (the same)")
+
+
+def _add_objective_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--generator-share", type=float, metavar="X", help="rtd: width of the generator, of the model's (0.5)")
+    add("--guided-part", help="rtd: which encoder is guided: discriminator, generator or both (discriminator)")
+    add("--image-size", type=int, metavar="N", help="mim: side of the images in pixels (64)")
+    add("--patch-size", type=int, metavar="N", help="mim: side of the patches in pixels (8)")
 
 
 def _add_training_arguments(group: argparse._ArgumentGroup) -> None:

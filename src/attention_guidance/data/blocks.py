@@ -42,6 +42,20 @@ class Blocks:
         """Return the number of blocks."""
         return len(self.ids)
 
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.integer], int]:
+        """Return the ids of a block [block_size] and how many are not padding."""
+        return self.ids[index], int(self.lengths[index])
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[np.integer], ...]:
+        """All that distinguishes these blocks from others."""
+        return self.ids, self.lengths
+
+    @property
+    def width(self) -> int:
+        """Positions of a block."""
+        return int(self.ids.shape[1])
+
     @property
     def n_tokens(self) -> int:
         """Number of tokens that are not padding."""
@@ -72,14 +86,19 @@ def split_validation(documents: list[Document], *, share: float, seed: int, max_
             f"{read}: a validation split needs 2 or more; have every line or paragraph be one "
             "(--documents line or blank), give more text, or name a separate --validation file"
         )
-    n_validation = min(max(1, round(share * n)), max_documents, n - 1)
-    # A hash and not a generator: the choice must not move with a version of numpy or of Python.
-    ranks = [hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest() for index in range(n)]
-    chosen = set(sorted(range(n), key=lambda index: ranks[index])[:n_validation])
+    chosen = held_out(n, share=share, seed=seed, at_most=max_documents)
     return Split(
         train=[document for index, document in enumerate(documents) if index not in chosen],
         validation=[documents[index] for index in sorted(chosen)],
     )
+
+
+def held_out(n: int, *, share: float, seed: int, at_most: int = 10_000) -> set[int]:
+    """Choose which of n things are validated on: at least one, and one less than all at most."""
+    n_chosen = min(max(1, round(share * n)), at_most, n - 1)
+    # A hash and not a generator: the choice must not move with a version of numpy or of Python.
+    ranks = [hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest() for index in range(n)]
+    return set(sorted(range(n), key=lambda index: ranks[index])[:n_chosen])
 
 
 def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Blocks:

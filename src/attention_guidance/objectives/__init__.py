@@ -1,1 +1,8 @@
-"""Pre-training objectives: what is hidden from the model and what it must say."""
+"""Pre-training objectives: what is hidden from the model and what it must say.
+
+`base` says what an objective is; every other file is one of them, or a part that several use: `masking`, `masked_head`.
+"""
+
+OBJECTIVES = ("mlm", "whole-word", "span", "rtd", "mlm+nsp", "mlm+sop", "mim", "speech")
+# Of rtd, which trains two encoders.
+GUIDED_PARTS = ("discriminator", "generator", "both")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Where the families whose loss flattens logits and labels keep their prediction head.
-_HEADS = ("lm_head", "cls")
+_HEADS = ("lm_head", "cls", "predictions")
 
 
 class MaskedHead:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from attention_guidance.training.config import RunConfig
 
-DEFAULT = "roberta"
 # Fields of a run, and what configurations of transformers call them.
 _SIZES = {
     "layers": "num_hidden_layers",
@@ -58,67 +57,47 @@ def stated_sizes(arch_config: str | None, init_from: str | None) -> dict[str, in
     return {field: size for field, size in sizes.items() if isinstance(size, int)}
 
 
-def new_config(config: RunConfig, vocabulary: int, tokens: Mapping[str, int]) -> PreTrainedConfig:
+def new_config(config: RunConfig, arch: str, known: Mapping[str, Any]) -> PreTrainedConfig:
     """The configuration of a model with random weights.
 
     Args:
         config: the run.
-        vocabulary: tokens of its tokenizer.
-        tokens: ids of the tokenizer's special tokens: `pad_token_id`, `bos_token_id`, `eos_token_id`.
+        arch: the kind of model where the run does not say.
+        known: what tokenizer and objective decide.
 
     Raises:
         ConfigError: transformers has no such model.
     """
-    # BERT's families have cls and sep where RoBERTa's have bos and eos.
-    known = {"vocab_size": vocabulary, **tokens, "cls_token_id": tokens["bos_token_id"],
-             "sep_token_id": tokens["eos_token_id"]}  # fmt: skip
     if config.arch_config is not None:
         return _from_file(config.arch_config, known)
     sizes = {name: getattr(config, field) for field, name in _SIZES.items()}
-    # RoBERTa numbers positions from the padding id + 1 on.
-    sizes["max_position_embeddings"] = config.block_size + tokens["pad_token_id"] + 1
-    arch = config.arch or DEFAULT
-    made = _for_model(arch, known | sizes | ({"type_vocab_size": 1} if arch == DEFAULT else {}))
+    if "pad_token_id" in known:
+        # RoBERTa numbers positions from the padding id + 1 on.
+        sizes["max_position_embeddings"] = config.block_size + known["pad_token_id"] + 1
+    arch = config.arch or arch
+    made = _for_model(arch, sizes | ({"type_vocab_size": 1} if arch == "roberta" else {}) | dict(known))
     for name in _DROPOUTS:
         if hasattr(made, name):
             setattr(made, name, config.dropout)
     return made
 
 
-def random_weights(config: PreTrainedConfig) -> PreTrainedModel:
-    """A masked language model of a configuration.
-
-    Raises:
-        ConfigError: there is none of this kind.
-    """
-    from transformers import AutoModelForMaskedLM
-
-    try:
-        return AutoModelForMaskedLM.from_config(config)
-    except ValueError as error:
-        raise ConfigError(
-            f"{config.model_type!r} has no masked language model in transformers; take roberta, bert, modernbert, "
-            "deberta-v2, ..."
-        ) from error
-
-
-def trained(name: str, vocabulary: int) -> PreTrainedModel:
-    """A masked language model with its weights.
+def trained(name: str, load: Callable[[str], PreTrainedModel], vocabulary: int = 0) -> PreTrainedModel:
+    """A model with its weights.
 
     Args:
         name: its folder, or name on the hub.
+        load: loads it.
         vocabulary: tokens of the tokenizer it is to be used with.
 
     Raises:
         ConfigError: it cannot be loaded, or knows fewer tokens.
     """
-    from transformers import AutoModelForMaskedLM
-
     try:
-        model = AutoModelForMaskedLM.from_pretrained(name)
+        model = load(name)
     except Exception as error:  # transformers, safetensors and the hub raise all kinds
         raise _unreadable("init_from", name, error) from error
-    if model.config.vocab_size < vocabulary:
+    if vocabulary and model.config.vocab_size < vocabulary:
         raise ConfigError(
             f"init_from={name!r} knows {model.config.vocab_size:,} tokens, the tokenizer has {vocabulary:,}; leave the "
             "tokenizer out, and the model's own is taken"

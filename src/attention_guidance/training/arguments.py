@@ -76,7 +76,7 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
         "seed": config.seed,
-        # The draws are in order already, see MaskedDraws.
+        # The draws are in order already, see Draws.
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "logging_steps": min(10, config.eval_steps),

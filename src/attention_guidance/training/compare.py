@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 from attention_guidance import results
 from attention_guidance.errors import ConfigError, RunError
@@ -20,7 +21,8 @@ from attention_guidance.training.config import RunConfig
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.in_turn import GiveTurn, train_in_turn
 from attention_guidance.training.peak_memory import peak_memory
-from attention_guidance.training.prepare import PreparedData, prepare_data
+from attention_guidance.training.prepare import prepare_data
+from attention_guidance.training.prepared import PreparedData
 from attention_guidance.training.pretrain import Stopped, figure
 from attention_guidance.training.progress import ProgressCallback, progress_bars
 from attention_guidance.training.run import Run
@@ -66,7 +68,7 @@ def compare(
     check_heads(config, data.tokenizer)
     pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}") for seeded in configs]
     # Nothing is written before all that can be wrong with the input has been looked at.
-    folder.begin(config, data.tokenizer)
+    folder.begin(config, data.processor)
     stop = StopRequest()
     with progress_bars(console, quiet) as bars, stop.listening():
         for pair, seed in zip(pairs, seeds, strict=True):
@@ -110,7 +112,8 @@ class _Pair:
         unfinished = [arm for arm in ARMS if self.folders[arm].finished is None]
         runs = {arm: Run(self.configs[arm], self.data, self.folders[arm], watchers(arm)) for arm in unfinished}
         for arm, run in runs.items():
-            run.trainer.add_callback(self._snapshots(arm))
+            if self.data.tokenizer is not None:
+                run.trainer.add_callback(self._snapshots(arm, self.data.tokenizer))
             run.trainer.add_callback(GiveTurn(_STRETCH))
         ended = train_in_turn(list(runs.values()))
         if not all(ended):
@@ -124,14 +127,16 @@ class _Pair:
         finished = {arm: self.folders[arm].finished for arm in ARMS}
         return {arm: summary for arm, summary in finished.items() if summary is not None}
 
-    def _snapshots(self, arm: str) -> AttentionSnapshots:
-        config, tokenizer = self.configs[arm], self.data.tokenizer
+    def _snapshots(self, arm: str, tokenizer: PreTrainedTokenizerBase) -> AttentionSnapshots:
+        config = self.configs[arm]
         shown = chosen_heads(guided_heads(self.configs["guided"], tokenizer), config.layers, config.attention_heads)
         folder = self.folders[arm].path / "attention"
         return AttentionSnapshots(folder, self.data.sample, tokenizer, shown, config.max_steps)
 
     def attention_maps(self) -> dict[str, Any]:
         """The snapshots of both arms, for `attention_maps.json` and the page."""
+        if self.data.tokenizer is None:
+            return {"schema_version": results.SCHEMA_VERSION, "text": "", "tokens": [], "snapshots": []}
         snapshots = []
         for arm in ARMS:
             taken = AttentionSnapshots.load(self.folders[arm].path / "attention")

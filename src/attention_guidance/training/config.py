@@ -15,6 +15,8 @@ import yaml
 
 from attention_guidance import results
 from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES
+from attention_guidance.objectives.own import is_own
 from attention_guidance.training.architectures import check_choice, resolved, stated_sizes
 from attention_guidance.training.presets import get_preset
 
@@ -51,9 +53,13 @@ class RunConfig:
         warmup_share: share of the steps that warm up.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to this norm; 0 leaves them.
-        objective: what is predicted: single tokens (`mlm`), `whole-word`s, or `span`s of words.
-        masking_rate: share of the tokens to predict.
+        objective: what is learnt: `mlm`, `whole-word`, `span`, `rtd`, `mlm+nsp`, `mlm+sop`, `mim`, `speech`, or a
+            function of one's own as `file.py:function`; see `attention_guidance.training.objective`.
+        masking_rate: share of the tokens (patches of `mim`, frames of `speech`) to hide.
         final_masking_rate: what that goes to, linearly over the run; None leaves it.
+        generator_share: of `rtd`: width of the generator as a share of the discriminator's.
+        guided_part: of `rtd`: which encoder is guided, `discriminator`, `generator` or `both`.
+        image_size, patch_size: of `mim`: sides of images and patches in pixels.
         precision: `auto` (bf16 where the machine computes in it, else fp32), `bf16`, `fp16` or `fp32`.
         heads: the guided heads; empty trains without guidance.
         weight: pull on each guided head.
@@ -101,6 +107,10 @@ class RunConfig:
     objective: str = "mlm"
     masking_rate: float = 0.15
     final_masking_rate: float | None = None
+    generator_share: float = 0.5
+    guided_part: str = "discriminator"
+    image_size: int = 64
+    patch_size: int = 8
     precision: str = "auto"
     heads: str = "next:1 previous:1 first:0.25"
     weight: float = 0.1
@@ -122,10 +132,11 @@ class RunConfig:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{name}={value} must be a finite number")
-        for name in ("layers", "hidden", "attention_heads", "feed_forward", "accumulation", "max_steps", "batch_size"):
+        for name in ("layers", "hidden", "attention_heads", "feed_forward", "accumulation", "max_steps", "batch_size",
+                     "patch_size"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("validation_share", "masking_rate", "final_masking_rate"):
+        for name in ("validation_share", "masking_rate", "final_masking_rate", "generator_share"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ConfigError(f"{name}={value} must lie between 0 and 1")
         for name in ("dropout", "warmup_share"):
@@ -151,6 +162,12 @@ class RunConfig:
                 "leave one of them out"
             )
         check_choice(self)
+        if self.image_size % self.patch_size:
+            raise ConfigError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
+        if not is_own(self.objective) and self.objective not in OBJECTIVES:
+            raise ConfigError(
+                f"objective={self.objective!r} is unknown; expected one of {', '.join(OBJECTIVES)}, or file.py:function"
+            )
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
@@ -167,10 +184,15 @@ class RunConfig:
 
 
 _CHOICES = {
-    "objective": ("mlm", "whole-word", "span"),
+    "guided_part": GUIDED_PARTS,
     "documents": ("auto", "line", "blank", "file"),
     "errors": ("strict", "replace"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
+}
+# What suits an objective better than what suits masked tokens.
+_SUITED: dict[str, dict[str, Any]] = {
+    "mim": {"masking_rate": 0.6, "heads": "left:1 right:1"},
+    "speech": {"masking_rate": 0.5, "heads": "next:1 previous:1"},
 }
 _FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
 _TYPES = typing.get_type_hints(RunConfig)
@@ -192,7 +214,12 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_yaml(config_file) if config_file else {}
     preset = given.get("preset", from_file.get("preset", "mini"))
-    layered = {"preset": preset} | get_preset(preset).settings() | from_file | given
+    objective = given.get("objective", from_file.get("objective", RunConfig.objective))
+    suited = _SUITED.get(objective, {}) if isinstance(objective, str) else {}
+    layered = {"preset": preset} | get_preset(preset).settings() | suited | from_file | given
+    if isinstance(objective, str) and is_own(objective):
+        file, _, function = objective.rpartition(":")
+        layered["objective"] = f"{Path(file).absolute()}:{function}"
     if config_file and "arguments" in given:
         layered["arguments"] = from_file.get("arguments", {}) | given["arguments"]
     # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.

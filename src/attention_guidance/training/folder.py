@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attention_guidance import results
 from attention_guidance.errors import RunError
 from attention_guidance.training import checkpoints
 from attention_guidance.training.checks import check_writable
 from attention_guidance.training.config import CONFIG_FILE, RunConfig, check_same_run, write_yaml
-from attention_guidance.training.prepare import PreparedData, check_unchanged
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from attention_guidance.training.prepared import PreparedData, check_unchanged
 
 RESULTS_FILE = "results.json"
 _DATA_FILE = "data.json"
@@ -60,12 +57,12 @@ class RunFolder:
         if self.data.exists():
             check_unchanged(data, json.loads(self.data.read_text())["fingerprint"], self.path)
 
-    def begin(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: PreparedData | None = None) -> None:
+    def begin(self, config: RunConfig, processor: Any, data: PreparedData | None = None) -> None:
         """Write down what the run is, as far as that has not been done.
 
         Args:
             config: its settings.
-            tokenizer: its tokenizer.
+            processor: its tokenizer, or what makes inputs of images or sound.
             data: what it trains on; a comparison has none of its own.
 
         Raises:
@@ -79,7 +76,7 @@ class RunFolder:
             raise RunError(f"--output {self.path} cannot be made ({error.strerror}); give another folder") from error
         write_yaml(config, self.config)
         if not self.tokenizer.exists():
-            checkpoints.write_whole(self.tokenizer, lambda folder: tokenizer.save_pretrained(folder))
+            checkpoints.write_whole(self.tokenizer, lambda folder: processor.save_pretrained(folder))
         if data is not None:
             results.write_json(self.data, {"fingerprint": data.fingerprint})
 

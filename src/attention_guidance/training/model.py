@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from attention_guidance.attach import guide
+from attention_guidance.data.tokenizers import vocabulary_size
 from attention_guidance.errors import ConfigError
 from attention_guidance.handle import Guidance
+from attention_guidance.objectives.base import Objective
 from attention_guidance.schedules import Schedule
-from attention_guidance.training.architectures import new_config, random_weights, trained
+from attention_guidance.training.architectures import new_config, trained
 from attention_guidance.training.config import RunConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def new_model(config: RunConfig, vocabulary: int, **tokens: int) -> PreTrainedModel:
-    """The model of a run: of the configured kind with random weights (seed them first), or one that is trained already.
+def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any]) -> PreTrainedModel:
+    """The model of a run: with random weights (seed them first), or one that is trained already.
 
     Args:
         config: the run.
-        vocabulary: tokens of its tokenizer.
-        **tokens: ids of the tokenizer's special tokens, as in `RobertaConfig`.
+        objective: what it learns.
+        known: what its tokenizer decides, see `told_by`.
 
     Raises:
         ConfigError: there is no such model, or its sequences are shorter than a block.
     """
     if config.init_from is not None:
-        model = trained(config.init_from, vocabulary)
+        model = trained(config.init_from, objective.trained_model, known.get("vocab_size", 0))
     else:
-        tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} | tokens
-        model = random_weights(new_config(config, vocabulary, tokens))
+        model = objective.new_model(new_config(config, objective.arch, {**known, **objective.settings}))
     limit = longest_input(model)
     if limit is not None and config.block_size > limit:
         raise ConfigError(f"block_size={config.block_size}: this model takes at most {limit} tokens")
@@ -48,35 +50,47 @@ def longest_input(model: PreTrainedModel) -> int | None:
     return positions - (0 if padding is None else padding + 1)
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The special ids a model's config tells; BERT's tokenizers have cls and sep where RoBERTa's have bos and eos."""
+def told_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """What a tokenizer decides of a model's configuration: its vocabulary and special ids.
+
+    BERT's tokenizers have cls and sep where RoBERTa's have bos and eos; their models are told both.
+    """
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    start = tokenizer.cls_token_id if start is None else start
+    end = tokenizer.sep_token_id if end is None else end
     return {
+        "vocab_size": vocabulary_size(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id if start is None else start,
-        "eos_token_id": tokenizer.sep_token_id if end is None else end,
+        "bos_token_id": start,
+        "eos_token_id": end,
+        "cls_token_id": start,
+        "sep_token_id": end,
     }
 
 
 def guide_as_configured(
-    model: PreTrainedModel, config: RunConfig, tokenizer: PreTrainedTokenizerBase | None
-) -> Guidance:
-    """Attach the guidance that a configuration describes."""
-    return guide(
-        model,
-        config.heads,
-        config.weight,
-        loss=config.loss,
-        normalization=config.normalization,
-        backend=config.backend,
-        schedule=Schedule(config.schedule, config.hold, config.end),
-        total_steps=config.max_steps,
-        tokenizer=tokenizer,
-        token_classes=config.token_classes,
-    )
+    model: PreTrainedModel, objective: Objective, config: RunConfig, tokenizer: PreTrainedTokenizerBase | None
+) -> dict[str, Guidance]:
+    """Attach the guidance that a configuration describes to each part of the model that is to be guided."""
+    return {
+        name: guide(
+            part,
+            config.heads,
+            config.weight,
+            loss=config.loss,
+            normalization=config.normalization,
+            backend=config.backend,
+            schedule=Schedule(config.schedule, config.hold, config.end),
+            total_steps=config.max_steps,
+            tokenizer=tokenizer,
+            token_classes=config.token_classes,
+            within=model,
+        )
+        for name, part in objective.guided_parts(model).items()
+    }
 
 
-def model_facts(model: PreTrainedModel) -> dict[str, int | str]:
+def model_facts(model: PreTrainedModel) -> dict[str, int | str | None]:
     """The kind and size of a model, for results and reports."""
     return {
         "type": model.config.model_type,
@@ -84,5 +98,5 @@ def model_facts(model: PreTrainedModel) -> dict[str, int | str]:
         "hidden": model.config.hidden_size,
         "heads": model.config.num_attention_heads,
         "parameters": model.num_parameters(),
-        "vocabulary": model.config.vocab_size,
+        "vocabulary": getattr(model.config, "vocab_size", None),
     }

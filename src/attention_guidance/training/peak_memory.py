@@ -39,30 +39,31 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
     import torch
     from transformers import set_seed
 
-    from attention_guidance.data.tokenizers import load_tokenizer, vocabulary_size
-    from attention_guidance.objectives.masked_head import MaskedHead
+    from attention_guidance.data.tokenizers import load_tokenizer
+    from attention_guidance.objectives.base import validation_batches
     from attention_guidance.training.arguments import choose_precision
-    from attention_guidance.training.model import guide_as_configured, new_model
+    from attention_guidance.training.model import guide_as_configured, new_model, told_by
+    from attention_guidance.training.objective import objective_of, random_items
 
     on_gpu = torch.cuda.is_available()
     set_seed(0)
-    tokenizer = load_tokenizer(tokenizer_folder)
-    vocabulary = vocabulary_size(tokenizer)
+    is_text = (Path(tokenizer_folder) / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(tokenizer_folder) if is_text else None
+    objective = objective_of(config, tokenizer)
     before = resident_mib()
-    model = new_model(config, vocabulary).train()
+    model = new_model(config, objective, {} if tokenizer is None else told_by(tokenizer)).train()
     if on_gpu:
         model = model.cuda()
-    MaskedHead(model)
     if config.heads:
-        guide_as_configured(model, config, tokenizer)
+        guide_as_configured(model, objective, config, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    size = (config.batch_size // config.accumulation, config.block_size)
+    n_examples = config.batch_size // config.accumulation
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(config.precision))
     for _ in range(_STEPS):
-        ids_BT = torch.randint(5, vocabulary, size, device=model.device)
-        labels_BT = ids_BT.masked_fill(torch.rand(size, device=model.device) > config.masking_rate, -100)
+        batch = next(validation_batches(random_items(config, tokenizer, n_examples), objective, n_examples))
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
-            loss = model(input_ids=ids_BT, labels=labels_BT).loss
+            loss = model(**batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from attention_guidance.data.tokenizers import (
 )
 from attention_guidance.errors import CorpusError
 from attention_guidance.training.config import RunConfig
+from attention_guidance.training.prepare_media import prepare_images, prepare_sound
+from attention_guidance.training.prepared import PreparedData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,48 +30,27 @@ if TYPE_CHECKING:
 _SPLIT_SEED = 0
 
 
-@dataclass(frozen=True)
-class PreparedData:
-    """What a run trains and validates on.
-
-    Attributes:
-        name: a short name of the corpus.
-        tokenizer: given or trained.
-        train, validation: the blocks.
-        n_documents: documents trained on.
-        sample: the beginning of the first validation document, for pictures.
-    """
-
-    name: str
-    tokenizer: PreTrainedTokenizerBase
-    train: Blocks
-    validation: Blocks
-    n_documents: int
-    sample: str
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of all that is trained and validated on: equal data, equal digest."""
-        digest = hashlib.sha256()
-        for blocks in (self.train, self.validation):
-            digest.update(blocks.ids.tobytes())
-            digest.update(blocks.lengths.tobytes())
-        return digest.hexdigest()
-
-
-def prepare_data(config: RunConfig, say: Callable[[str], None], tokenizer_folder: Path | None = None) -> PreparedData:
-    """Read the corpus, train or load the tokenizer, and lay the text out in blocks.
+def prepare_data(config: RunConfig, say: Callable[[str], None], processor_folder: Path | None = None) -> PreparedData:
+    """Read what a run trains on: text in blocks of tokens, images, or stretches of sound.
 
     Args:
         config: the run.
         say: told what is being done.
-        tokenizer_folder: where the tokenizer is kept: taken from there if it is there (so that a resumed run has the
+        processor_folder: where the tokenizer is kept: taken from there if it is there (so that a resumed run has the
             one it began with), else the caller may save it there.
 
     Raises:
-        CorpusError: text that cannot be read or does not suffice for one batch.
+        CorpusError: files that cannot be read or do not suffice for one batch.
         ConfigError: a tokenizer that does not serve, a vocabulary larger than the text supports.
     """
+    if config.objective == "mim":
+        return prepare_images(config, say)
+    if config.objective == "speech":
+        return prepare_sound(config, say)
+    return _prepare_text(config, say, processor_folder)
+
+
+def _prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder: Path | None) -> PreparedData:
     name = corpus_name(config.corpus) if config.corpus else "World English Bible"
     tokenizer = _given_tokenizer(config, tokenizer_folder)
     say(f"reading {name}")
@@ -145,16 +125,3 @@ def _trained_tokenizer(
     size = config.vocab_size or suggest_vocab_size(sum(len(text.encode()) for text in texts))
     say(f"training a byte-level BPE tokenizer of {size:,} tokens")
     return train_tokenizer(texts, size, max_length=config.block_size, at_most=config.vocab_size is None)
-
-
-def check_unchanged(data: PreparedData, fingerprint: str, folder: Path) -> None:
-    """Make sure that a resumed run goes on with the text it began with.
-
-    Raises:
-        CorpusError: the text, read again, is not the same.
-    """
-    if data.fingerprint != fingerprint:
-        raise CorpusError(
-            f"the text of {data.name} has changed since the run in {folder} began, so it cannot go on exactly; "
-            "give the text it began with, or another --output"
-        )

@@ -79,9 +79,13 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
 
 def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
     table = Table(title=f"Validation after {summary['steps']:,} steps", show_header=False)
-    table.add_row("loss", figure(summary["final_loss"], "{:.3f} nats"))
-    table.add_row("perplexity", figure(summary["final_perplexity"], "{:.1f}"))
-    table.add_row("masked tokens right", figure(summary["final_accuracy"], "{:.1%}"))
+    table.add_row("loss", figure(summary["final_loss"], "{:.3f} nats" if summary["predicts"] else "{:.3f}"))
+    if summary["gives_perplexity"]:
+        table.add_row("perplexity", figure(summary["final_perplexity"], "{:.1f}"))
+    if summary["final_accuracy"] is not None:
+        table.add_row(f"{summary['predicts']} right", figure(summary["final_accuracy"], "{:.1%}"))
+    for name, value in summary["final_means"].items():
+        table.add_row(name.replace("_", " "), figure(value, "{:.3f}"))
     console.print(table)
     if summary["guidance"]:
         console.print(_guidance_table(summary["guidance"]))

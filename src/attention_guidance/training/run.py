@@ -5,28 +5,24 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, set_seed
 
 from attention_guidance import results
-from attention_guidance.data.tokenizers import vocabulary_size
 from attention_guidance.hosts.interface import normalizes_its_loss
-from attention_guidance.objectives.masked_head import MaskedHead
-from attention_guidance.objectives.masked_lm import MaskedDraws, Quality, collate, validate, validation_batches
-from attention_guidance.objectives.masking import Masking
+from attention_guidance.objectives.base import Draws, Quality, validate, validation_batches
 from attention_guidance.training import checkpoints
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.folder import RunFolder
-from attention_guidance.training.model import guide_as_configured, model_facts, new_model, special_ids
+from attention_guidance.training.model import guide_as_configured, model_facts, new_model, told_by
 from attention_guidance.training.model_card import model_card
-from attention_guidance.training.prepare import PreparedData
-from attention_guidance.training.trainer import MaskedLMTrainer, saving
-
-# What is masked together, by objective.
-_UNITS = {"mlm": "token", "whole-word": "word", "span": "span"}
+from attention_guidance.training.objective import objective_of
+from attention_guidance.training.prepared import PreparedData
+from attention_guidance.training.trainer import PretrainingTrainer, saving
 
 
 class Run:
@@ -40,7 +36,7 @@ class Run:
 
     Attributes:
         model: the model under training.
-        guidance: the handle on its guided heads, None without guidance.
+        guidance: the handle on its guided heads, by the part of the model they are in; empty without guidance.
         trainer: trains it.
     """
 
@@ -51,38 +47,36 @@ class Run:
         self.data = data
         self.folder = folder
         set_seed(config.seed)
-        self.model = new_model(config, vocabulary_size(data.tokenizer), **special_ids(data.tokenizer))
-        MaskedHead(self.model)
-        self.guidance = guide_as_configured(self.model, config, data.tokenizer) if config.heads else None
-        self.masking = Masking.for_tokenizer(data.tokenizer, config.masking_rate, _UNITS[config.objective])
+        objective = self.objective = objective_of(config, data.tokenizer)
+        known = {} if data.tokenizer is None else told_by(data.tokenizer)
+        self.model = new_model(config, objective, known)
+        self.guidance = guide_as_configured(self.model, objective, config, data.tokenizer) if config.heads else {}
         self.arguments = training_arguments(config, folder)
         # Trainer makes the folder of checkpoints; what the run is has to be there before.
-        folder.begin(config, data.tokenizer, data)
-        self.trainer = MaskedLMTrainer(
+        folder.begin(config, data.processor, data)
+        self.trainer = PretrainingTrainer(
             model=self.model,
             args=self.arguments,
-            train_dataset=MaskedDraws(
-                data.train, self.masking, config.max_steps * config.batch_size, config.seed, config.final_masking_rate
-            ),
-            data_collator=collate,
-            processing_class=data.tokenizer,
+            train_dataset=Draws(data.train, objective, config.max_steps * config.batch_size, config.seed),
+            data_collator=objective.collate,
+            processing_class=data.processor,
             validate=lambda model: self.validate(),
-            scales_loss=self.guidance is not None or normalizes_its_loss(self.model),
+            scales_loss=bool(self.guidance) or normalizes_its_loss(self.model),
             callbacks=[*callbacks],
         )
-        if self.guidance is not None:
+        for guidance in self.guidance.values():
             # Before the reporters, so that they report the guidance too.
-            self.trainer.callback_handler.callbacks.insert(0, self.guidance.callback())
+            self.trainer.callback_handler.callbacks.insert(0, guidance.callback())
         self.resumed_from: int | None = None
 
     def validate(self) -> Quality:
         """Quality on the validation text; under guidance, `per_head` then tells of the same text."""
-        batches = validation_batches(self.data.validation, self.masking, self.arguments.per_device_eval_batch_size)
+        batches = validation_batches(self.data.validation, self.objective, self.arguments.per_device_eval_batch_size)
         precision = self.trainer.compute_loss_context_manager()
-        if self.guidance is None:
-            return validate(self.model, batches, precision)
-        with self.guidance.measure():
-            return validate(self.model, batches, precision)
+        with ExitStack() as measuring:
+            for guidance in self.guidance.values():
+                measuring.enter_context(guidance.measure())
+            return validate(self.model, self.objective, batches, precision)
 
     def train(self) -> bool:
         """Train, from the last good checkpoint if there is one.
@@ -109,8 +103,8 @@ class Run:
         summary = self.summary()
 
         def write(folder: Path) -> None:
-            self.model.save_pretrained(folder)
-            self.data.tokenizer.save_pretrained(folder)
+            self.objective.save(self.model, folder)
+            self.data.processor.save_pretrained(folder)
             (folder / "README.md").write_text(model_card(summary), encoding="utf-8")
 
         with saving(f"the model in {self.folder.path}", self.folder.checkpoints):
@@ -134,25 +128,32 @@ class Run:
                 "fingerprint": self.data.fingerprint,
             },
             "steps": self.config.max_steps,
-            "tokens_per_step": self.config.batch_size * self.config.block_size,
+            "tokens_per_step": self.config.batch_size * self.data.train.width,
             "resumed_from": self.resumed_from,
             "precision": "bf16" if self.arguments.bf16 else "fp16" if self.arguments.fp16 else "fp32",
             "final_loss": quality.loss,
-            "final_perplexity": quality.perplexity,
+            "final_perplexity": quality.perplexity if self.objective.gives_perplexity else None,
             "final_accuracy": quality.accuracy,
+            "final_means": dict(quality.means),
+            "predicts": self.objective.predicts,
+            "gives_perplexity": self.objective.gives_perplexity,
             "train_seconds": curve[-1]["seconds"] if curve else 0.0,
             "step_seconds_p50": statistics.median(self.trainer.timer.seconds or [0.0]),
             "curve": curve,
-            "guidance": [dataclasses.asdict(head) for head in self.guidance.per_head()] if self.guidance else [],
+            "guidance": [
+                ({"part": part} if part else {}) | dataclasses.asdict(head)
+                for part, guidance in self.guidance.items()
+                for head in guidance.per_head()
+            ],
         }
 
-    def curve(self) -> list[dict[str, float]]:
+    def curve(self) -> list[dict[str, float | None]]:
         """Validation over training: step, loss, accuracy, seconds of training until then."""
         return [
             {
                 "step": entry["step"],
                 "loss": entry["eval_loss"],
-                "accuracy": entry["eval_accuracy"],
+                "accuracy": entry.get("eval_accuracy"),
                 "seconds": entry["eval_train_seconds"],
             }
             for entry in self.trainer.state.log_history

@@ -1,4 +1,4 @@
-"""transformers' Trainer, made to validate masked language models, time its steps and save whole checkpoints."""
+"""transformers' Trainer, made to validate by the objective, time its steps and save whole checkpoints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from attention_guidance.objectives.masked_lm import Quality
-from attention_guidance.objectives.masking import IGNORED
+from attention_guidance.inputs_outputs import share_of_batch
+from attention_guidance.objectives.base import Quality
 from attention_guidance.training import checkpoints
 
 
@@ -72,11 +72,11 @@ class StepTimer(TrainerCallback):  # type: ignore[misc]
         self.seconds = np.load(checkpoint / self._FILE).tolist()
 
 
-class MaskedLMTrainer(Trainer):  # type: ignore[misc]
+class PretrainingTrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose validation is a function and whose checkpoints are whole or absent.
 
     Args:
-        validate: gives the model's quality on the validation text.
+        validate: gives the model's quality on what is held out.
         scales_loss: whether the model's loss is its share of an accumulated batch already, as a guided model's is.
         **kwargs: everything else, as for `Trainer`.
     """
@@ -106,8 +106,10 @@ class MaskedLMTrainer(Trainer):  # type: ignore[misc]
         come out multiplied by the accumulation steps.
         """
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if num_items_in_batch is not None and not self._scales_loss:
-            loss = loss * ((inputs["labels"] != IGNORED).sum() / num_items_in_batch)
+        share = share_of_batch(inputs | {"num_items_in_batch": num_items_in_batch})
+        # What takes no such number is divided by the passes of a step in Trainer.
+        if share is not None and self.model_accepts_loss_kwargs and not self._scales_loss:
+            loss = loss * share
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
@@ -119,12 +121,26 @@ class MaskedLMTrainer(Trainer):  # type: ignore[misc]
         quality = self._validate(self.model)
         metrics = {
             f"{metric_key_prefix}_loss": quality.loss,
-            f"{metric_key_prefix}_accuracy": quality.accuracy,
             f"{metric_key_prefix}_train_seconds": sum(self.timer.seconds),
+            **{f"{metric_key_prefix}_{name}": value for name, value in quality.means.items()},
         }
+        if quality.accuracy is not None:
+            metrics[f"{metric_key_prefix}_accuracy"] = quality.accuracy
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights the way they were saved.
+
+        transformers saves the weights of some kinds of models (ViT) under other names; Trainer would look for them by
+        the names they have now, find none, and go on with random weights after a warning.
+        """
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        model = self.model if model is None else model
+        model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint).state_dict())
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where Trainer puts checkpoints: aside, while one is being written."""
@@ -135,7 +151,7 @@ class MaskedLMTrainer(Trainer):  # type: ignore[misc]
 
         def write(folder: Path) -> None:
             self._checkpoint_folder = folder.parent
-            super(MaskedLMTrainer, self)._save_checkpoint(model, trial)
+            super(PretrainingTrainer, self)._save_checkpoint(model, trial)
             self.timer.save(folder)
 
         try:

@@ -1,0 +1,92 @@
+"""An objective of the user's own: a function that hides or changes tokens and says what is to be named.
+
+Shape suffixes: T positions, N candidates.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attention_guidance.errors import ConfigError
+from attention_guidance.objectives.masking import IGNORED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+# Ids [T], positions that may be changed [N], the tokenizer, a source of chance -> ids [T] and labels [T].
+OwnFunction = Callable[["NDArray[np.int64]", "NDArray[np.intp]", "PreTrainedTokenizerBase", np.random.Generator], Any]
+
+
+def is_own(objective: str) -> bool:
+    """Whether the name of an objective names a function in a file: `objective.py:function`."""
+    file, _, function = objective.rpartition(":")
+    return file.endswith(".py") and function.isidentifier()
+
+
+def load_own(objective: str) -> OwnFunction:
+    """The function that `objective.py:function` names.
+
+    Raises:
+        ConfigError: there is none, or its file cannot be run.
+    """
+    file, _, name = objective.rpartition(":")
+    if not Path(file).is_file():
+        raise ConfigError(f"objective={objective!r}: there is no file {file}")
+    try:
+        function = runpy.run_path(file).get(name)
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(f"objective={objective!r}: {file} fails: {type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"objective={objective!r}: {file} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+class OwnCorruption:
+    """A user's function as a `Corruption`: asked for each sequence, and its answer looked at.
+
+    Args:
+        name: what it is called, for messages.
+        function: takes ids [T], the positions that may be changed [N], the tokenizer and a source of chance; gives ids
+            [T] and labels [T], -100 where nothing is to be predicted.
+        tokenizer: the run's.
+    """
+
+    def __init__(self, name: str, function: OwnFunction, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.name = name
+        self.function = function
+        self.tokenizer = tokenizer
+        self._special = np.array(sorted(tokenizer.all_special_ids))
+
+    def __call__(
+        self,
+        ids_T: NDArray[np.integer[Any]],
+        length: int,
+        generator: np.random.Generator,
+        rate: float | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ask for one sequence.
+
+        Raises:
+            ConfigError: the answer is not two rows of as many whole numbers, or has nothing to predict.
+        """
+        candidates_N = np.flatnonzero(~np.isin(ids_T[:length], self._special))
+        answer = self.function(ids_T.astype(np.int64), candidates_N, self.tokenizer, generator)
+        try:
+            inputs_T, labels_T = (np.asarray(row) for row in answer)
+        except (TypeError, ValueError) as error:
+            raise self._wrong(f"gave {type(answer).__name__}") from error
+        for row in (inputs_T, labels_T):
+            if row.shape != ids_T.shape or not np.issubdtype(row.dtype, np.integer):
+                raise self._wrong(f"gave {row.dtype} of shape {row.shape}")
+        if len(candidates_N) and (labels_T == IGNORED).all():
+            raise self._wrong("gave no label, so that there is nothing to learn")
+        return inputs_T.astype(np.int64), labels_T.astype(np.int64)
+
+    def _wrong(self, what: str) -> ConfigError:
+        return ConfigError(f"objective={self.name!r} {what}; it must give ids and labels, whole numbers of shape (T,)")

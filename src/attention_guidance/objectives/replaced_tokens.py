@@ -1,0 +1,103 @@
+"""Replaced token detection (ELECTRA): a generator fills masks, the model tells which tokens it replaced.
+
+Shape suffixes: B batch, T positions, N labels of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
+
+from attention_guidance.errors import ConfigError
+from attention_guidance.models.replaced_tokens import ReplacedTokens
+from attention_guidance.objectives.base import Example, Score
+from attention_guidance.objectives.masked_lm import Corruption, MaskedTokens, named_tokens
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_GENERATOR = "generator"
+
+
+class ReplacedTokenDetection(MaskedTokens):
+    """Tell for every token whether the generator has replaced it (Clark et al. 2020).
+
+    The loss is the generator's masked language model plus `discriminator_weight` times the discriminator's
+    cross-entropy. What is kept as the model is the discriminator; the generator lies in its folder `generator`.
+
+    Args:
+        corrupt, rate, final_rate: as for `MaskedTokens`.
+        generator_share: width of the generator as a share of the discriminator's.
+        discriminator_weight: factor on the discriminator's loss; the paper's is 50.
+        guided: which encoder is guided: `discriminator`, `generator` or `both`.
+    """
+
+    arch = "electra"
+    predicts = "tokens"
+    gives_perplexity = False
+
+    def __init__(
+        self,
+        corrupt: Corruption,
+        rate: float | None = None,
+        final_rate: float | None = None,
+        generator_share: float = 0.5,
+        discriminator_weight: float = 50.0,
+        guided: str = "discriminator",
+    ) -> None:
+        super().__init__(corrupt, rate, final_rate)
+        self.generator_share = generator_share
+        self.discriminator_weight = discriminator_weight
+        self.guided = guided
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Objective`."""
+        return {"generator_share": self.generator_share, "discriminator_weight": self.discriminator_weight}
+
+    def score(self, batch: Example, output: Any) -> Score:
+        """See `Objective`; counted are all tokens but padding. `detected` is the share of replaced tokens found."""
+        counted_BT = batch.get("attention_mask", batch["input_ids"].new_ones(())).bool().expand_as(output.replaced)
+        said_BT = output.logits > 0
+        right = int(((said_BT == output.replaced) & counted_BT).sum())
+        named = named_tokens(batch, output.generator_logits)
+        means = {
+            "generator_loss": float(output.generator_loss),
+            "generator_accuracy": (named.n_right or 0) / named.n_items,
+            "discriminator_loss": float(output.discriminator_loss),
+            "replaced": int(output.replaced.sum()) / int(counted_BT.sum()),
+            "detected": int((said_BT & output.replaced).sum()) / max(1, int(output.replaced.sum())),
+        }
+        return Score(int(counted_BT.sum()), right, means)
+
+    def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """See `Objective`."""
+        if config.model_type != self.arch:
+            raise ConfigError(f"the objective rtd trains ELECTRA's two encoders, not {config.model_type!r}: no --arch")
+        # As wide as the discriminator, for both.
+        config.embedding_size = config.hidden_size
+        return ReplacedTokens(config)
+
+    def trained_model(self, name: str) -> PreTrainedModel:
+        """See `Objective`: what `save` has written."""
+        discriminator = ElectraForPreTraining.from_pretrained(name)
+        generator = ElectraForMaskedLM.from_pretrained(name, subfolder=_GENERATOR)
+        model = ReplacedTokens(discriminator.config)
+        model.generator.load_state_dict(generator.state_dict())
+        model.load_state_dict(discriminator.state_dict(), strict=False)
+        return model
+
+    def guided_parts(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """See `Objective`: the encoders without their heads."""
+        assert isinstance(model, ReplacedTokens)
+        parts = {"discriminator": model.electra, "generator": model.generator.electra}
+        return parts if self.guided == "both" else {self.guided: parts[self.guided]}
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """See `Objective`."""
+        assert isinstance(model, ReplacedTokens)
+        model.discriminator().save_pretrained(folder)
+        model.generator.save_pretrained(Path(folder) / _GENERATOR)

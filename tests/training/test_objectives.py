@@ -1,0 +1,405 @@
+"""Each objective, guided and unguided, through the same code as `pretrain`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, TrainerCallback
+
+from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.objectives import OBJECTIVES
+from attention_guidance.objectives.base import Draws, validation_batches
+from attention_guidance.objectives.masking import IGNORED
+from attention_guidance.training.config import make_config
+from attention_guidance.training.folder import RunFolder
+from attention_guidance.training.model import told_by
+from attention_guidance.training.objective import objective_of
+from attention_guidance.training.prepare import prepare_data
+from attention_guidance.training.run import Run
+
+OWN = """
+import numpy as np
+
+def reversed_pieces(ids, places, tokenizer, generator):
+    \"\"\"Name the tokens of a piece that stands in reverse.\"\"\"
+    labels = np.full_like(ids, -100)
+    start = generator.integers(len(places) - 4)
+    piece = places[start : start + 4]
+    labels[piece] = ids[piece]
+    ids[piece] = ids[piece][::-1]
+    return ids, labels
+
+def wrong_shape(ids, places, tokenizer, generator):
+    return ids[:3], ids
+
+def no_labels(ids, places, tokenizer, generator):
+    return ids, np.full_like(ids, -100)
+
+def no_pair(ids, places, tokenizer, generator):
+    return None
+"""
+# A pull so strong and steady that the heads are there within a few hundred steps of milliseconds.
+SMALL = {
+    "layers": 2, "hidden": 32, "attention_heads": 2, "feed_forward": 64, "block_size": 32, "batch_size": 8,
+    "max_steps": 250, "learning_rate": 5e-3, "weight": 2.0, "schedule": "constant", "precision": "fp32",
+    "report_to": "none", "eval_every": 250, "save_every": 250, "validation_share": 0.1,
+}  # fmt: skip
+EVERY = [*OBJECTIVES, "own"]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """Images of waves, each in colours and directions of its own."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    chance = np.random.default_rng(0)
+    y, x = np.mgrid[:20, :20] / 20
+    for number in range(40):
+        waves = [np.sin(5 * (a * x + b * y) + c) for a, b, c in chance.random((3, 3))]
+        pixels = ((np.stack(waves, -1) + 1) * 127).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory) -> Path:
+    """Recordings of tunes: a note of five in each tenth of a second."""
+    soundfile = pytest.importorskip("soundfile")
+    folder = tmp_path_factory.mktemp("recordings")
+    chance = random.Random(0)
+    time = np.arange(800) / 8000
+    for number in range(6):
+        notes = [np.sin(2 * np.pi * chance.choice([200, 300, 450, 675, 1000]) * time) for _ in range(60)]
+        soundfile.write(folder / f"{number}.wav", 0.5 * np.concatenate(notes), 8000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(corpus, images, recordings, tmp_path_factory):
+    """The settings of a small run of an objective."""
+    own = tmp_path_factory.mktemp("own") / "own.py"
+    own.write_text(OWN)
+
+    def of(kind: str, **more):
+        special = {
+            "mim": {"corpus": [str(images)], "image_size": 16, "patch_size": 4},
+            "speech": {"corpus": [str(recordings)], "block_size": 24, "batch_size": 4, "learning_rate": 3e-3},
+            "own": {"objective": f"{own}:reversed_pieces"},
+        }
+        text = {"corpus": [str(corpus)], "vocab_size": 280, "heads": "next:1 first@1"}
+        if kind in ("mim", "speech"):
+            text = {}
+        return make_config(SMALL | text | {"objective": kind} | special.get(kind, {}) | more)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def run_of(settings, tmp_path_factory):
+    """A run of an objective, ready to train."""
+
+    def make(objective: str, **more) -> Run:
+        config = settings(objective, **more)
+        folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
+        return Run(config, prepare_data(config, lambda said: None), folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(run_of):
+    """Guided and unguided, trained to the end, with the losses before and after."""
+    kept: dict[str, dict[str, tuple[Run, float, float]]] = {}
+
+    def of(objective: str):
+        if objective not in kept:
+            kept[objective] = {}
+            for arm, more in (("guided", {}), ("unguided", {"heads": ""})):
+                run = run_of(objective, **more)
+                before = run.validate().loss
+                assert run.train()
+                kept[objective][arm] = run, before, run.validate().loss
+        return kept[objective]
+
+    return of
+
+
+@pytest.mark.parametrize("objective", EVERY)
+def test_the_loss_falls_and_guided_heads_get_there(trained, objective):
+    for _, before, after in trained(objective).values():
+        assert math.isfinite(after)
+        assert after < 0.95 * before
+    run = trained(objective)["guided"][0]
+    run.validate()
+    heads = [head for guidance in run.guidance.values() for head in guidance.per_head()]
+    assert len(heads) == 4
+    # The squared error of a row is at least (1 - mass)**2, so that at 0.01 the mean mass is at least 0.9.
+    assert max(head.error for head in heads) <= 0.01, heads
+
+
+@pytest.mark.parametrize("objective", EVERY)
+def test_weight_0_is_unguided_bit_for_bit(run_of, objective):
+    short = {"max_steps": 3, "accumulation": 2, "eval_every": 1}
+    guided, unguided = run_of(objective, weight=0.0, **short), run_of(objective, heads="", **short)
+    # One after the other, as both draw from the same source of chance.
+    for run in (guided, unguided):
+        assert run.train()
+    for (name, theirs), ours in zip(
+        unguided.model.state_dict().items(), guided.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(theirs, ours), name
+    assert [point["loss"] for point in guided.curve()] == [point["loss"] for point in unguided.curve()]
+
+
+@pytest.mark.parametrize("objective", EVERY)
+def test_accumulation_changes_nothing(run_of, objective):
+    losses = []
+    for accumulation in (1, 2):
+        run = run_of(objective, max_steps=4, accumulation=accumulation, dropout=0.0, eval_every=4)
+        if objective == "rtd":
+            # What the generator draws depends on the size of the batch.
+            run.model.discriminator_weight = 0.0
+        if objective == "speech":
+            pytest.skip("units are drawn at random (Gumbel), which depends on the size of the batch")
+        assert run.train()
+        losses.append(run.validate().loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", EVERY)
+def test_what_is_saved_loads_with_transformers(trained, objective):
+    run = trained(objective)["guided"][0]
+    run.finish()
+    model = AutoModel.from_pretrained(run.folder.path / "model")
+    assert model.config.num_hidden_layers == 2
+    summary = json.loads(run.folder.results.read_text())
+    assert (run.folder.path / "model" / "README.md").read_text().startswith("---\nlibrary_name: transformers")
+    assert summary["tokens_per_step"] == run.config.batch_size * run.data.train.width
+    assert (summary["final_perplexity"] is not None) == run.objective.gives_perplexity
+    assert (summary["final_accuracy"] is None) == (objective == "mim")
+
+
+@pytest.mark.parametrize("objective", ["rtd", "mlm+sop", "mim", "speech"])
+def test_a_stopped_run_goes_on_exactly(settings, tmp_path, objective):
+    config = settings(objective, max_steps=6, save_every=2, eval_every=3, dropout=0.1)
+    data = prepare_data(config, lambda said: None)
+    whole = Run(config, data, RunFolder(tmp_path / "whole"))
+    assert whole.train()
+    halved = Run(config, data, RunFolder(tmp_path / "halved"))
+    halved.trainer.add_callback(_StopAfter(4))
+    assert not halved.train()
+    resumed = Run(config, data, RunFolder(tmp_path / "halved"))
+    assert resumed.train()
+    assert resumed.resumed_from == 4
+    for name, theirs in whole.model.state_dict().items():
+        assert torch.equal(theirs, resumed.model.state_dict()[name]), name
+
+
+class TestReplacedTokens:
+    def test_the_generator_is_narrower_and_shares_its_embeddings(self, run_of):
+        model = run_of("rtd").model
+        assert model.generator.config.hidden_size == 16
+        assert (
+            model.generator.electra.embeddings.word_embeddings.weight is model.electra.embeddings.word_embeddings.weight
+        )
+
+    def test_the_loss_is_the_weighted_sum(self, run_of):
+        run = run_of("rtd", heads="")
+        (batch,) = [*_batches(run)][:1]
+        output = run.model.eval()(**batch)
+        assert output.loss.item() == pytest.approx(
+            output.generator_loss.item() + 50 * output.discriminator_loss.item(), rel=1e-6
+        )
+        labels_BT = batch["labels"]
+        # The generator's loss is that of transformers' own head over all positions.
+        theirs = run.model.generator(**batch).loss
+        assert output.generator_loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+        assert not (output.replaced & (labels_BT == IGNORED)).any()
+        assert output.replaced.sum() > 0.9 * (labels_BT != IGNORED).sum()
+
+    @pytest.mark.parametrize(("part", "parts"), [("generator", 1), ("both", 2)])
+    def test_either_encoder_is_guided(self, run_of, part, parts):
+        # Wide enough that the generator has as many heads as are guided.
+        run = run_of("rtd", guided_part=part, attention_heads=4, heads="next@0", max_steps=2)
+        assert run.train()
+        assert len(run.guidance) == parts
+        assert {entry["part"] for entry in run.summary()["guidance"]} == set(run.guidance)
+
+    def test_guidance_joins_the_whole_loss_once(self, run_of):
+        run = run_of("rtd")
+        batch = next(_batches(run))
+        run.model.train()
+        torch.manual_seed(0)
+        output = run.model(**batch)
+        objective = output.generator_loss + 50 * output.discriminator_loss
+        added = run.guidance["discriminator"].loss()
+        assert added > 0
+        assert output.loss.item() == pytest.approx((objective + added).item(), rel=1e-6)
+
+    def test_both_are_saved_and_trained_on(self, trained, run_of):
+        run = trained("rtd")["guided"][0]
+        run.finish()
+        folder = run.folder.path / "model"
+        discriminator, generator = ElectraForPreTraining.from_pretrained(folder), folder / "generator"
+        ids_BT = next(_batches(run))["input_ids"]
+        with torch.no_grad():
+            assert torch.equal(discriminator.eval()(ids_BT).logits, run.model.eval()(ids_BT).logits)
+        assert AutoModelForMaskedLM.from_pretrained(generator).config.hidden_size == 16
+        again = run.objective.trained_model(str(folder))
+        for name, theirs in run.model.state_dict().items():
+            assert torch.equal(theirs, again.state_dict()[name]), name
+
+
+class TestSentencePairs:
+    @pytest.mark.parametrize("objective", ["mlm+nsp", "mlm+sop"])
+    def test_pairs_are_made_of_pieces_of_blocks(self, run_of, objective):
+        run = run_of(objective, heads="")
+        draws = Draws(run.data.train, run.objective, 400, 1)
+        start, end = (run.data.tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>"))
+        true = [run.objective._halves(*run.data.train[n]) for n in range(len(run.data.train))]
+        pairs = {(tuple(a), tuple(b)) for a, b in true}
+        asked = 0
+        for n in range(400):
+            example = draws[n]
+            ids_T = torch.where(example["labels"] == IGNORED, example["input_ids"], example["labels"])
+            second_T = example["token_type_ids"].bool()
+            valid_T = example.get("attention_mask", torch.ones_like(ids_T)).bool()
+            first, second = ids_T[valid_T & ~second_T].tolist(), ids_T[second_T].tolist()
+            assert (first[0], first[-1], second[-1]) == (start, end, end)
+            pair = tuple(first[1:-1]), tuple(second[:-1])
+            changed = bool(example["pair_label"])
+            asked += changed
+            # The second of a pair may have lost its end to make room for another's first.
+            if not changed:
+                assert pair in pairs
+            elif objective == "mlm+sop":
+                assert pair[::-1] in pairs
+            else:
+                assert pair not in pairs
+        assert 150 < asked < 250
+
+    def test_heads_for_pairs_are_needed(self, run_of):
+        with pytest.raises(ConfigError, match=r"roberta.*no head for pairs"):
+            run_of("mlm+nsp", arch="roberta")
+
+    def test_bert_is_asked_for_the_order_too(self, run_of):
+        run = run_of("mlm+sop", arch="bert", max_steps=2)
+        assert run.train()
+        assert 0 <= run.validate().means["pair_accuracy"] <= 1
+
+
+class TestSpeech:
+    def test_the_loss_is_the_mean_over_hidden_frames(self, run_of):
+        run = run_of("speech", heads="")
+        batch = next(_batches(run))
+        output = run.model.eval()(**batch)
+        hidden = batch["mask_time_indices"].sum()
+        assert hidden == round(0.5 * 24) * len(batch["input_values"])
+        whole = output.contrastive_loss + 0.1 * output.diversity_loss
+        assert output.loss.item() == pytest.approx((whole / hidden).item(), rel=1e-6)
+
+    def test_false_units_are_of_other_hidden_frames_of_the_same_recording(self, run_of):
+        run = run_of("speech", heads="")
+        batch = next(_batches(run))
+        hidden_BT, false_BTK = batch["mask_time_indices"], batch["sampled_negative_indices"]
+        n_frames = hidden_BT.shape[1]
+        for b, t in hidden_BT.nonzero().tolist():
+            false_K = false_BTK[b, t]
+            assert ((false_K // n_frames) == b).all()
+            assert hidden_BT[b, false_K % n_frames].all()
+            assert not (false_K % n_frames == t).any()
+
+    def test_recordings_are_resampled(self, settings):
+        # 6 s at 8,000 samples a second are 6 s at 16,000: 12 stretches of 24 frames (0.485 s).
+        data = prepare_data(settings("speech"), lambda said: None)
+        assert len(data.train) + len(data.validation) == 6 * 12
+
+    def test_accuracy_counts_the_nearest_unit(self, run_of):
+        run = run_of("speech", heads="")
+        batch = next(_batches(run))
+        output = run.model.eval()(**batch)
+        perfect = dataclasses.replace(output, projected_states=output.projected_quantized_states)
+        assert run.objective.score(batch, perfect).n_right == int(batch["mask_time_indices"].sum())
+        opposite = dataclasses.replace(output, projected_states=-output.projected_quantized_states)
+        assert run.objective.score(batch, opposite).n_right < 0.5 * int(batch["mask_time_indices"].sum())
+
+
+class TestWrongInput:
+    def test_an_objective_that_there_is_not(self):
+        with pytest.raises(ConfigError, match="objective='mlmm' is unknown; expected one of mlm, "):
+            make_config({"objective": "mlmm"})
+
+    @pytest.mark.parametrize(
+        ("name", "said"), [("wrong_shape", r"shape \(3,\)"), ("no_labels", "gave no label"), ("no_pair", "NoneType")]
+    )
+    def test_functions_of_ones_own(self, settings, name, said):
+        config = settings("own")
+        config = dataclasses.replace(config, objective=config.objective.replace("reversed_pieces", name))
+        data = prepare_data(config, lambda text: None)
+        with pytest.raises(ConfigError, match=said):
+            Draws(data.train, objective_of(config, data.tokenizer), 4, 1)[0]
+
+    def test_files_of_ones_own(self, tmp_path, settings):
+        broken = tmp_path / "broken.py"
+        broken.write_text("import nothing_of_the_kind\n")
+        data = prepare_data(settings("mlm"), lambda text: None)
+        for objective, said in (
+            (f"{tmp_path}/none.py:f", "there is no file"),
+            (f"{broken}:f", "fails: ModuleNotFoundError"),
+            (f"{Path(__file__)}:nothing", "has no function 'nothing'"),
+        ):
+            with pytest.raises(ConfigError, match=said):
+                objective_of(settings("mlm", objective=objective), data.tokenizer)
+
+    def test_a_tokenizer_without_a_mask(self, settings):
+        data = prepare_data(settings("mlm"), lambda text: None)
+        data.tokenizer.mask_token = None
+        with pytest.raises(ConfigError, match="the tokenizer has no mask token"):
+            objective_of(settings("rtd"), data.tokenizer)
+        assert told_by(data.tokenizer)["vocab_size"] == 280
+
+    def test_an_image_that_is_none(self, settings, images, tmp_path):
+        (tmp_path / "1.png").write_bytes((images / "1.png").read_bytes()[:100])
+        with pytest.raises(CorpusError, match=r"1\.png: not an image that can be read"):
+            prepare_data(settings("mim", corpus=[str(tmp_path)]), lambda said: None)
+
+    def test_a_folder_without_images(self, settings, recordings):
+        with pytest.raises(CorpusError, match=r"no images in this folder; read are \.png"):
+            prepare_data(settings("mim", corpus=[str(recordings)]), lambda said: None)
+
+    def test_a_recording_that_is_none(self, settings, tmp_path):
+        (tmp_path / "a.wav").write_bytes(b"RIFF")
+        with pytest.raises(CorpusError, match=r"a\.wav: not a recording that can be read"):
+            prepare_data(settings("speech", corpus=[str(tmp_path)]), lambda said: None)
+
+    def test_recordings_too_short(self, settings):
+        with pytest.raises(CorpusError, match="lower --block-size"):
+            prepare_data(settings("speech", block_size=2000), lambda said: None)
+
+    def test_nothing_to_learn_from(self, settings):
+        with pytest.raises(ConfigError, match="objective='mim' needs a folder of files"):
+            prepare_data(settings("mim", corpus=[]), lambda said: None)
+
+    def test_too_few(self, settings):
+        with pytest.raises(CorpusError, match="36 items to train on, one batch needs 64"):
+            prepare_data(settings("mim", batch_size=64), lambda said: None)
+
+
+def _batches(run: Run):
+    return validation_batches(run.data.validation, run.objective, 4)
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
