@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from transformers import get_scheduler, set_seed
+from transformers import AutoModelForMaskedLM, get_scheduler, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 from turns import Arm, append, step_time, take_turns
@@ -33,9 +33,10 @@ from attention_guidance.finetuning.encoding import Encoded, encode
 from attention_guidance.finetuning.examples import Data, read_examples
 from attention_guidance.finetuning.fit import FitSettings, collator, fit
 from attention_guidance.finetuning.tasks import get_task
+from attention_guidance.training.architectures import new_config
 from attention_guidance.training.arguments import choose_precision
 from attention_guidance.training.config import RunConfig
-from attention_guidance.training.model import new_model
+from attention_guidance.training.model import told_by
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -77,7 +78,7 @@ def measured(task: str, files: dict[str, Path], arguments: argparse.Namespace) -
     tokenizer = train_tokenizer((" ".join(e.texts) for e in data.splits["train"]), 2048, max_length=128, at_most=True)
     source = arguments.work / task
     set_seed(1)
-    new_model(RunConfig(), len(tokenizer)).save_pretrained(source)
+    AutoModelForMaskedLM.from_config(new_config(RunConfig(), "roberta", told_by(tokenizer))).save_pretrained(source)
     encoded = {split: encode(data, examples, tokenizer, 128) for split, examples in data.splits.items()}
     settings = FitSettings(epochs=1)
     common = (data, encoded, str(source), tokenizer, settings)

@@ -21,6 +21,7 @@ from attention_guidance.training.checkpoints import checkpoints, step_of
 from attention_guidance.training.compare import ARMS, verdict
 
 HEADER = {"schema_version", "kind", "date", "versions", "device", "command", "config", "corpus", "model", "steps"}
+OF_OBJECTIVE = {"final_means", "predicts", "gives_perplexity"}
 ARM = {
     "curve",
     "final_loss",
@@ -77,7 +78,7 @@ def test_what_a_comparison_leaves(comparison):
         *("run.yaml", "tokenizer", "seed-1", "compare.json", "compare.html", "attention_maps.json")
     }
     result = strict_json(comparison / "compare.json")
-    assert set(result) == HEADER | {"heads", "weight", "tokens_per_step", "seeds", "peak_memory", "verdict"}
+    assert set(result) == HEADER | {"heads", "weight", "predicts", "tokens_per_step", "seeds", "peak_memory", "verdict"}
     assert (result["schema_version"], result["kind"], result["steps"], result["heads"]) == (1, "compare", 60, "next:1")
     (seed,) = result["seeds"]
     assert set(seed) == {
@@ -98,7 +99,7 @@ def test_what_a_comparison_leaves(comparison):
 def test_results_of_each_run(comparison):
     for arm in ARMS:
         run = strict_json(comparison / "seed-1" / arm / "results.json")
-        assert set(run) == HEADER | ARM | {"data", "tokens_per_step", "precision", "final_means"}
+        assert set(run) == HEADER | ARM | {"data", "tokens_per_step", "precision"} | OF_OBJECTIVE
         assert set(run["data"]) == {"documents", "train_tokens", "validation_tokens", "fingerprint"}
         assert set(run["model"]) == {"type", "layers", "hidden", "heads", "parameters", "vocabulary"}
         assert run["config"]["heads"] == ("next:1" if arm == "guided" else "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import random
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, TrainerCallback
 
+from attention_guidance import guide
 from attention_guidance.errors import ConfigError, CorpusError
 from attention_guidance.objectives import OBJECTIVES
-from attention_guidance.objectives.base import Draws, validation_batches
+from attention_guidance.objectives.base import Draws, validate, validation_batches
 from attention_guidance.objectives.masking import IGNORED
 from attention_guidance.training.config import make_config
 from attention_guidance.training.folder import RunFolder
@@ -47,8 +47,8 @@ def no_pair(ids, places, tokenizer, generator):
 """
 # A pull so strong and steady that the heads are there within a few hundred steps of milliseconds.
 SMALL = {
-    "layers": 2, "hidden": 32, "attention_heads": 2, "feed_forward": 64, "block_size": 32, "batch_size": 8,
-    "max_steps": 250, "learning_rate": 5e-3, "weight": 2.0, "schedule": "constant", "precision": "fp32",
+    "layers": 2, "hidden": 32, "attention_heads": 2, "feed_forward": 64, "block_size": 16, "batch_size": 8,
+    "max_steps": 250, "learning_rate": 1e-2, "weight": 5.0, "schedule": "constant", "precision": "fp32",
     "report_to": "none", "eval_every": 250, "save_every": 250, "validation_share": 0.1,
 }  # fmt: skip
 EVERY = [*OBJECTIVES, "own"]
@@ -71,14 +71,16 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory) -> Path:
-    """Recordings of tunes: a note of five in each tenth of a second."""
+    """Noisy recordings of tunes of six notes, half of them with 8,000 samples a second."""
     soundfile = pytest.importorskip("soundfile")
     folder = tmp_path_factory.mktemp("recordings")
-    chance = random.Random(0)
-    time = np.arange(800) / 8000
-    for number in range(6):
-        notes = [np.sin(2 * np.pi * chance.choice([200, 300, 450, 675, 1000]) * time) for _ in range(60)]
-        soundfile.write(folder / f"{number}.wav", 0.5 * np.concatenate(notes), 8000)
+    chance = np.random.default_rng(0)
+    for number in range(10):
+        rate = (8000, 16000)[number % 2]
+        time = np.arange(rate // 5) / rate
+        notes = [np.sin(2 * np.pi * chance.choice([220, 330, 440, 550, 660, 880]) * time) for _ in range(20)]
+        tune = 0.5 * np.concatenate(notes)
+        soundfile.write(folder / f"{number}.wav", tune + chance.normal(0, 0.01, len(tune)), rate)
     return folder
 
 
@@ -91,7 +93,9 @@ def settings(corpus, images, recordings, tmp_path_factory):
     def of(kind: str, **more):
         special = {
             "mim": {"corpus": [str(images)], "image_size": 16, "patch_size": 4},
-            "speech": {"corpus": [str(recordings)], "block_size": 24, "batch_size": 4, "learning_rate": 3e-3},
+            "speech": {"corpus": [str(recordings)], "block_size": 12, "batch_size": 4, "weight": 1.0, "max_steps": 300},
+            "mlm+nsp": {"hidden": 48},
+            "mlm+sop": {"hidden": 48},
             "own": {"objective": f"{own}:reversed_pieces"},
         }
         text = {"corpus": [str(corpus)], "vocab_size": 280, "heads": "next:1 first@1"}
@@ -126,7 +130,7 @@ def trained(run_of):
                 run = run_of(objective, **more)
                 before = run.validate().loss
                 assert run.train()
-                kept[objective][arm] = run, before, run.validate().loss
+                kept[objective][arm] = run, before, run.finish()["final_loss"]
         return kept[objective]
 
     return of
@@ -138,11 +142,23 @@ def test_the_loss_falls_and_guided_heads_get_there(trained, objective):
         assert math.isfinite(after)
         assert after < 0.95 * before
     run = trained(objective)["guided"][0]
-    run.validate()
-    heads = [head for guidance in run.guidance.values() for head in guidance.per_head()]
-    assert len(heads) == 4
-    # The squared error of a row is at least (1 - mass)**2, so that at 0.01 the mean mass is at least 0.9.
-    assert max(head.error for head in heads) <= 0.01, heads
+    masses = [mass for part in run.guidance for mass in masses_on_patterns(run, part)]
+    assert len(masses) == 4
+    assert min(masses) >= 0.9, masses
+    if objective == "speech":
+        # Where only one unit is left, all frames are right.
+        assert run.validate().means["units"] > 5
+
+
+def masses_on_patterns(run: Run, part: str) -> list[float]:
+    """For each guided head, exp of the mean log mass on its targets: at most the mean mass."""
+    run.guidance[part].remove()
+    encoder = run.objective.guided_parts(run.model)[part]
+    looking = guide(encoder, run.config.heads, loss="log_mass", tokenizer=run.data.tokenizer, within=run.model)
+    with looking.measure():
+        validate(run.model, run.objective, _batches(run))
+    looking.remove()
+    return [math.exp(-head.error) for head in looking.per_head()]
 
 
 @pytest.mark.parametrize("objective", EVERY)
@@ -159,16 +175,15 @@ def test_weight_0_is_unguided_bit_for_bit(run_of, objective):
     assert [point["loss"] for point in guided.curve()] == [point["loss"] for point in unguided.curve()]
 
 
-@pytest.mark.parametrize("objective", EVERY)
+# The units of speech are drawn at random (Gumbel), which depends on the size of the batch.
+@pytest.mark.parametrize("objective", [name for name in EVERY if name != "speech"])
 def test_accumulation_changes_nothing(run_of, objective):
     losses = []
     for accumulation in (1, 2):
-        run = run_of(objective, max_steps=4, accumulation=accumulation, dropout=0.0, eval_every=4)
+        run = run_of(objective, max_steps=4, accumulation=accumulation, heads="", eval_every=4)
         if objective == "rtd":
             # What the generator draws depends on the size of the batch.
             run.model.discriminator_weight = 0.0
-        if objective == "speech":
-            pytest.skip("units are drawn at random (Gumbel), which depends on the size of the batch")
         assert run.train()
         losses.append(run.validate().loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -177,7 +192,6 @@ def test_accumulation_changes_nothing(run_of, objective):
 @pytest.mark.parametrize("objective", EVERY)
 def test_what_is_saved_loads_with_transformers(trained, objective):
     run = trained(objective)["guided"][0]
-    run.finish()
     model = AutoModel.from_pretrained(run.folder.path / "model")
     assert model.config.num_hidden_layers == 2
     summary = json.loads(run.folder.results.read_text())
@@ -246,7 +260,6 @@ class TestReplacedTokens:
 
     def test_both_are_saved_and_trained_on(self, trained, run_of):
         run = trained("rtd")["guided"][0]
-        run.finish()
         folder = run.folder.path / "model"
         discriminator, generator = ElectraForPreTraining.from_pretrained(folder), folder / "generator"
         ids_BT = next(_batches(run))["input_ids"]
@@ -302,7 +315,7 @@ class TestSpeech:
         batch = next(_batches(run))
         output = run.model.eval()(**batch)
         hidden = batch["mask_time_indices"].sum()
-        assert hidden == round(0.5 * 24) * len(batch["input_values"])
+        assert hidden == round(0.5 * 12) * len(batch["input_values"])
         whole = output.contrastive_loss + 0.1 * output.diversity_loss
         assert output.loss.item() == pytest.approx((whole / hidden).item(), rel=1e-6)
 
@@ -318,9 +331,9 @@ class TestSpeech:
             assert not (false_K % n_frames == t).any()
 
     def test_recordings_are_resampled(self, settings):
-        # 6 s at 8,000 samples a second are 6 s at 16,000: 12 stretches of 24 frames (0.485 s).
+        # 4 s are 16 stretches of 12 frames (0.245 s), whatever the samples a second.
         data = prepare_data(settings("speech"), lambda said: None)
-        assert len(data.train) + len(data.validation) == 6 * 12
+        assert len(data.train) + len(data.validation) == 10 * 16
 
     def test_accuracy_counts_the_nearest_unit(self, run_of):
         run = run_of("speech", heads="")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from attention_guidance.errors import ConfigError
@@ -125,7 +125,7 @@ class Objective(ABC):
     def trained_model(self, name: str) -> PreTrainedModel:
         """A model with its weights, from a folder or the hub; raises what transformers raises."""
 
-    def guided_parts(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+    def guided_parts(self, model: PreTrainedModel) -> dict[str, PreTrainedModel]:
         """The encoders to guide, by name; an objective with a single one has no name for it."""
         return {"": model}
 

@@ -31,7 +31,7 @@ class MaskedImages(Objective):
     """
 
     arch = "vit"
-    predicts = ""
+    predicts = "hidden patches"
 
     def __init__(self, image_size: int, patch_size: int, rate: float = 0.6) -> None:
         self.image_size = image_size

@@ -16,7 +16,6 @@ from attention_guidance.objectives.base import Example, Score
 from attention_guidance.objectives.masked_lm import Corruption, MaskedTokens, named_tokens
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _GENERATOR = "generator"
@@ -90,7 +89,7 @@ class ReplacedTokenDetection(MaskedTokens):
         model.load_state_dict(discriminator.state_dict(), strict=False)
         return model
 
-    def guided_parts(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+    def guided_parts(self, model: PreTrainedModel) -> dict[str, PreTrainedModel]:
         """See `Objective`: the encoders without their heads."""
         assert isinstance(model, ReplacedTokens)
         parts = {"discriminator": model.electra, "generator": model.generator.electra}

@@ -72,7 +72,7 @@ class Subject:
         if self.run is None:
             return {}
         config = make_config({}, self.run / CONFIG_FILE)
-        if not config.heads:
+        if not config.heads or config.guided_part == "generator":  # what is kept as the model is the discriminator
             return {}
         return {(guided.layer, guided.head): guided.pattern.name for guided in guided_heads(config)}
 

@@ -49,8 +49,12 @@ def check_heads(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = N
         guided_heads(config, tokenizer)
 
 
-def guided_heads(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[GuidedHead, ...]:
+def guided_heads(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = None, n_heads: int | None = None
+) -> tuple[GuidedHead, ...]:
     """The guided heads of a run; without its tokenizer the members of token classes are placeholders.
+
+    An encoder may have another number of heads than the run's model, as a generator has.
 
     Raises:
         PatternError: they do not fit the model.
@@ -60,7 +64,10 @@ def guided_heads(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = 
         # Any id will do where only the names are looked at.
         classes = {name: [0] for name in (*TOKEN_CLASSES, *classes)}
     return assign_heads(
-        config.heads, config.layers, config.attention_heads, lambda name: get_pattern(name, tokenizer, classes)
+        config.heads,
+        config.layers,
+        n_heads or config.attention_heads,
+        lambda name: get_pattern(name, tokenizer, classes),
     )
 
 

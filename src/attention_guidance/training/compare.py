@@ -113,7 +113,7 @@ class _Pair:
         runs = {arm: Run(self.configs[arm], self.data, self.folders[arm], watchers(arm)) for arm in unfinished}
         for arm, run in runs.items():
             if self.data.tokenizer is not None:
-                run.trainer.add_callback(self._snapshots(arm, self.data.tokenizer))
+                run.trainer.add_callback(self._snapshots(arm, run, self.data.tokenizer))
             run.trainer.add_callback(GiveTurn(_STRETCH))
         ended = train_in_turn(list(runs.values()))
         if not all(ended):
@@ -127,11 +127,16 @@ class _Pair:
         finished = {arm: self.folders[arm].finished for arm in ARMS}
         return {arm: summary for arm, summary in finished.items() if summary is not None}
 
-    def _snapshots(self, arm: str, tokenizer: PreTrainedTokenizerBase) -> AttentionSnapshots:
-        config = self.configs[arm]
-        shown = chosen_heads(guided_heads(self.configs["guided"], tokenizer), config.layers, config.attention_heads)
+    def _snapshots(self, arm: str, run: Run, tokenizer: PreTrainedTokenizerBase) -> AttentionSnapshots:
+        config = run.config
+        encoder = next(iter(run.objective.guided_parts(run.model).values()))
+        n_heads = encoder.config.num_attention_heads
+        guided = guided_heads(self.configs["guided"], tokenizer, n_heads)
         folder = self.folders[arm].path / "attention"
-        return AttentionSnapshots(folder, self.data.sample, tokenizer, shown, config.max_steps)
+        ids_T = AttentionSnapshots.shown_ids(self.data.sample, tokenizer, config.block_size)
+        return AttentionSnapshots(
+            folder, encoder, ids_T, chosen_heads(guided, config.layers, n_heads), config.max_steps
+        )
 
     def attention_maps(self) -> dict[str, Any]:
         """The snapshots of both arms, for `attention_maps.json` and the page."""
@@ -141,7 +146,8 @@ class _Pair:
         for arm in ARMS:
             taken = AttentionSnapshots.load(self.folders[arm].path / "attention")
             snapshots += [{"arm": arm} | snapshot for snapshot in taken]
-        ids_T = AttentionSnapshots.shown_ids(self.data.sample, self.data.tokenizer)
+        block_size = self.configs["guided"].block_size
+        ids_T = AttentionSnapshots.shown_ids(self.data.sample, self.data.tokenizer, block_size)
         return {
             "schema_version": results.SCHEMA_VERSION,
             "text": self.data.tokenizer.decode(ids_T, skip_special_tokens=True),
@@ -181,6 +187,7 @@ def _comparison(
         "heads": config.heads,
         "weight": config.weight,
         "model": pairs[0]["guided"]["model"],
+        "predicts": pairs[0]["guided"].get("predicts", "masked tokens"),
         "steps": config.max_steps,
         "tokens_per_step": config.batch_size * config.block_size,
         "seeds": by_seed,

@@ -79,7 +79,8 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
 
 def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:
     table = Table(title=f"Validation after {summary['steps']:,} steps", show_header=False)
-    table.add_row("loss", figure(summary["final_loss"], "{:.3f} nats" if summary["predicts"] else "{:.3f}"))
+    in_nats = summary["final_accuracy"] is not None
+    table.add_row("loss", figure(summary["final_loss"], "{:.3f} nats" if in_nats else "{:.3f}"))
     if summary["gives_perplexity"]:
         table.add_row("perplexity", figure(summary["final_perplexity"], "{:.1f}"))
     if summary["final_accuracy"] is not None:

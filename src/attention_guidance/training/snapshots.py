@@ -34,39 +34,41 @@ class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
 
     Args:
         folder: where to; snapshots of an interrupted run stay there when it resumes.
-        text: the sentence to look at; its beginning is taken.
-        tokenizer: the model's.
+        encoder: what to look into.
+        ids_T: the sentence to look at, as from `shown_ids`.
         heads: layer, head and pattern of each map.
         max_steps: length of the run.
     """
 
     def __init__(
-        self, folder: Path, text: str, tokenizer: PreTrainedTokenizerBase, heads: list[dict[str, Any]], max_steps: int
+        self, folder: Path, encoder: PreTrainedModel, ids_T: Tensor, heads: list[dict[str, Any]], max_steps: int
     ) -> None:
         self.folder = folder
         self.heads = heads
         self.shares = {0: 0.0, max(1, round(0.01 * max_steps)): 0.01, max_steps: 1.0}
-        self.ids_T = self.shown_ids(text, tokenizer)
+        self.encoder = encoder
+        self.ids_T = ids_T
 
     @staticmethod
-    def shown_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-        """The ids of the beginning of a text, as they are shown."""
-        ids_T: Tensor = tokenizer(text, truncation=True, max_length=_LONGEST, return_tensors="pt")["input_ids"][0]
+    def shown_ids(text: str, tokenizer: PreTrainedTokenizerBase, longest: int) -> Tensor:
+        """The ids of the beginning of a text, as they are shown, as many as a model takes."""
+        at_most = min(_LONGEST, longest)
+        ids_T: Tensor = tokenizer(text, truncation=True, max_length=at_most, return_tensors="pt")["input_ids"][0]
         return ids_T
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take the first snapshot."""
-        self._take(kwargs["model"], state.global_step)
+        self._take(state.global_step)
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take a snapshot if its time has come."""
-        self._take(kwargs["model"], state.global_step)
+        self._take(state.global_step)
 
-    def _take(self, model: PreTrainedModel, step: int) -> None:
+    def _take(self, step: int) -> None:
         path = self.folder / f"step-{step}.json"
         if step not in self.shares or path.exists():
             return
-        maps = attention_maps(model, self.ids_T)
+        maps = attention_maps(self.encoder, self.ids_T)
         shown = [head | {"weights": maps[head["layer"], head["head"]].tolist()} for head in self.heads]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"step": step, "share": self.shares[step], "maps": _rounded(shown)})

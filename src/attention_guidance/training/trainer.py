@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from attention_guidance.inputs_outputs import share_of_batch
 from attention_guidance.objectives.base import Quality
@@ -130,7 +138,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         """Load the weights the way they were saved.
 
         transformers saves the weights of some kinds of models (ViT) under other names; Trainer would look for them by
@@ -139,7 +147,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        model = self.model if model is None else model
+        model = model or self.model
+        assert isinstance(model, PreTrainedModel)
         model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint).state_dict())
 
     def _get_output_dir(self, trial: Any) -> str:
