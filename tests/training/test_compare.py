@@ -78,7 +78,16 @@ def test_what_a_comparison_leaves(comparison):
         *("run.yaml", "tokenizer", "seed-1", "compare.json", "compare.html", "attention_maps.json")
     }
     result = strict_json(comparison / "compare.json")
-    assert set(result) == HEADER | {"heads", "weight", "predicts", "tokens_per_step", "seeds", "peak_memory", "verdict"}
+    assert set(result) == HEADER | {
+        "heads",
+        "weight",
+        "predicts",
+        "gives_perplexity",
+        "tokens_per_step",
+        "seeds",
+        "peak_memory",
+        "verdict",
+    }
     assert (result["schema_version"], result["kind"], result["steps"], result["heads"]) == (1, "compare", 60, "next:1")
     (seed,) = result["seeds"]
     assert set(seed) == {

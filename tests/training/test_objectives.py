@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,8 @@ from attention_guidance.training.objective import objective_of
 from attention_guidance.training.prepare import prepare_data
 from attention_guidance.training.run import Run
 
+# Beside the example of the docs, which is trained with.
 OWN = """
-import numpy as np
-
-def reversed_pieces(ids, places, tokenizer, generator):
-    \"\"\"Name the tokens of a piece that stands in reverse.\"\"\"
-    labels = np.full_like(ids, -100)
-    start = generator.integers(len(places) - 4)
-    piece = places[start : start + 4]
-    labels[piece] = ids[piece]
-    ids[piece] = ids[piece][::-1]
-    return ids, labels
-
 def wrong_shape(ids, places, tokenizer, generator):
     return ids[:3], ids
 
@@ -88,7 +79,9 @@ def recordings(tmp_path_factory) -> Path:
 def settings(corpus, images, recordings, tmp_path_factory):
     """The settings of a small run of an objective."""
     own = tmp_path_factory.mktemp("own") / "own.py"
-    own.write_text(OWN)
+    page = Path(__file__).parents[2] / "docs" / "pretraining.md"
+    (example,) = re.findall(r"```python\n# reversed.py\n(.+?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    own.write_text(example + OWN)
 
     def of(kind: str, **more):
         special = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,7 +56,9 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def fail(error: object, code: int) -> int:
-    """Say what went wrong in one line; gives the code to exit with."""
+    """Say what went wrong in one line, once where several processes find it; gives the code to exit with."""
+    if os.environ.get("RANK", "0") != "0":
+        return code
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 

@@ -165,6 +165,7 @@ def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
     add("--feed-forward", type=int, metavar="N", help="width of the feed-forward blocks")
     add("--dropout", type=float, metavar="X", help="of hidden states and attention")
     add("--max-steps", type=int, metavar="N", help="optimisation steps")
+    add("--max-time", metavar="TIME", help="train this long instead, e.g. 3h or 90m; all schedules go by the clock")
     add("--batch-size", type=int, metavar="N", help="sequences in an optimisation step")
     add("--accumulation", type=int, metavar="N", help="passes that make up a step, to save memory (1)")
     add("--learning-rate", type=float, metavar="X", help="peak of the learning rate")

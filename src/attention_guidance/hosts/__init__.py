@@ -27,7 +27,7 @@ def host_of(model: nn.Module) -> Host:
         if hasattr(module, "set_attn_implementation"):
             raise AttachError(
                 f"{kind} cannot be guided, but its {name} ({type(module).__name__}) is a model of transformers: guide "
-                "that one; an objective of your own then needs guidance.loss() added"
+                "that one, with within= the whole, whose loss it then joins"
             )
     if has_multihead(model):
         return MultiheadHost(model)

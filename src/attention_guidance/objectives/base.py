@@ -6,7 +6,7 @@ Shape suffixes: B batch, T positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -158,13 +158,22 @@ class Draws(Dataset[Example]):
         objective: what is made of them.
         n_draws: examples in the whole run, i.e. steps x batch size.
         seed: of order and chance.
+        progress: tells the share of the run that is done; the share of the draws without.
     """
 
-    def __init__(self, items: Items, objective: Objective, n_draws: int, seed: int) -> None:
+    def __init__(
+        self,
+        items: Items,
+        objective: Objective,
+        n_draws: int,
+        seed: int,
+        progress: Callable[[], float] | None = None,
+    ) -> None:
         self.items = items
         self.objective = objective
         self.n_draws = n_draws
         self.seed = seed
+        self.progress = progress
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
 
@@ -177,7 +186,8 @@ class Draws(Dataset[Example]):
             self._order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.items))
             self._epoch = epoch
         generator = np.random.default_rng([self.seed, 1, draw])
-        return self.objective.example(self.items, int(self._order[place]), generator, draw / self.n_draws)
+        progress = draw / self.n_draws if self.progress is None else self.progress()
+        return self.objective.example(self.items, int(self._order[place]), generator, progress)
 
 
 def validation_batches(items: Items, objective: Objective, batch_size: int) -> Iterator[Example]:

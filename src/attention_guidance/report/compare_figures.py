@@ -44,6 +44,11 @@ def match_point(compare: Mapping[str, Any]) -> tuple[float, float] | None:
     return None if step is None or loss is None else (step, loss)
 
 
+def unit(compare: Mapping[str, Any]) -> str:
+    """What the loss is measured in, for labels; nothing where it is a sum of several or an error of pixels."""
+    return ", nats a token" if compare.get("gives_perplexity", True) else ""
+
+
 def loss_curves(compare: Mapping[str, Any], size: tuple[float, float] = (9.4, 4.3)) -> Figure:
     """Validation loss over steps: each seed a thin line, their mean a strong one, both arms.
 
@@ -61,7 +66,7 @@ def loss_curves(compare: Mapping[str, Any], size: tuple[float, float] = (9.4, 4.
     ax = fig.add_axes(box, facecolor="none")
     ax.patch.set_gid("ag-plot")
     roomy = size[0] > 6
-    style_axes(ax, "training step", "validation loss, nats a token", "auto" if roomy else 4)
+    style_axes(ax, "training step", f"validation loss{unit(compare)}", "auto" if roomy else 4)
     ends = {arm: end for arm in reversed(ARMS) if (end := _draw_arm(ax, compare, arm)) is not None}
     if not ends:
         note(ax, "no finite validation loss")

@@ -92,7 +92,8 @@ def _loss_tile(compare: Mapping[str, Any]) -> dict[str, str]:
         )
         return {"title": title, "value": DIVERGED, "text": lost + " There is no difference to report."}
     difference = guided - unguided
-    ends = f"Guided ends at {guided:.2f}, unguided at {unguided:.2f} nats a token; lower is better."
+    unit = figures.unit(compare).removeprefix(",")
+    ends = f"Guided ends at {guided:.2f}, unguided at {unguided:.2f}{unit}; lower is better."
     judged = "The two end level. " if abs(difference) < 0.005 else "Guided is worse. " if difference > 0 else ""
     spread = _across(_known(compare, "final_loss_difference"), 2)
     return {"title": title, "value": signed(difference), "text": judged + ends + spread}

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from attention_guidance.errors import ConfigError
+from attention_guidance.training import processes
 from attention_guidance.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -60,10 +61,16 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         # The Trainer's own place for event files is this variable.
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.logs)
     precision = choose_precision(config.precision)
-    per_device = config.batch_size // config.accumulation
+    parts = config.accumulation * processes.count()
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"batch_size={config.batch_size} must be a multiple of accumulation={config.accumulation} times "
+            f"{processes.count()} processes"
+        )
+    per_device = config.batch_size // parts
     settings: dict[str, Any] = {
         "output_dir": str(folder.checkpoints),
-        "max_steps": config.max_steps,
+        "max_steps": config.total_steps,
         "per_device_train_batch_size": per_device,
         "per_device_eval_batch_size": per_device,
         "gradient_accumulation_steps": config.accumulation,

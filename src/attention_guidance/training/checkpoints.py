@@ -55,6 +55,11 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def being_written(target: Path) -> Path:
+    """Where `write_whole` has the content of a folder written."""
+    return target.parent / PARTIAL / target.name
+
+
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file is as it was written."""
     try:

@@ -34,7 +34,7 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     check_normalization(config.normalization, config.loss)
     BackendChoice(config.backend)
     # Steps and shares can be compared only now that the length of the run is known.
-    Schedule(config.schedule, config.hold, config.end).factor(0, config.max_steps)
+    Schedule(config.schedule, config.hold, config.end).factor(0, config.total_steps)
     training_arguments(config, folder)
     check_apart(folder.path, [*config.corpus, *config.validation])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import statistics
 from collections.abc import Callable, Sequence
@@ -57,6 +58,10 @@ def compare(
     """
     if not config.heads:
         raise ConfigError("compare needs heads to guide; heads='' leaves nothing to compare")
+    if config.max_time is not None:
+        raise ConfigError(f"compare counts steps; max_time={config.max_time!r} is for pretrain, give max_steps here")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("compare trains in one process; under torchrun or accelerate launch use pretrain, once an arm")
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     console = Console(quiet=quiet)
     folder = RunFolder(output)
@@ -188,6 +193,7 @@ def _comparison(
         "weight": config.weight,
         "model": pairs[0]["guided"]["model"],
         "predicts": pairs[0]["guided"].get("predicts", "masked tokens"),
+        "gives_perplexity": pairs[0]["guided"].get("gives_perplexity", True),
         "steps": config.max_steps,
         "tokens_per_step": config.batch_size * config.block_size,
         "seeds": by_seed,

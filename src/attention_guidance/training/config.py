@@ -18,6 +18,7 @@ from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES
 from attention_guidance.objectives.own import is_own
 from attention_guidance.training.architectures import check_choice, resolved, stated_sizes
+from attention_guidance.training.clock import ENDLESS, seconds_of
 from attention_guidance.training.presets import get_preset
 
 CONFIG_FILE = "run.yaml"
@@ -49,6 +50,8 @@ class RunConfig:
         batch_size: sequences in an optimisation step, over all accumulation steps and processes.
         accumulation: forward and backward passes that make up an optimisation step.
         max_steps: optimisation steps.
+        max_time: train for this long instead, e.g. `3h` or `90m`: all schedules go by the clock, and so do validations
+            and checkpoints.
         learning_rate: its peak; it warms up, then falls linearly to 0.
         warmup_share: share of the steps that warm up.
         weight_decay: AdamW's.
@@ -100,6 +103,7 @@ class RunConfig:
     batch_size: int = 32
     accumulation: int = 1
     max_steps: int = 1500
+    max_time: str | None = None
     learning_rate: float = 1e-3
     warmup_share: float = 0.06
     weight_decay: float = 0.01
@@ -161,6 +165,7 @@ class RunConfig:
                 f"vocab_size={self.vocab_size} is for training a tokenizer, but tokenizer={self.tokenizer!r} is given; "
                 "leave one of them out"
             )
+        self._check_time()
         check_choice(self)
         if self.image_size % self.patch_size:
             raise ConfigError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
@@ -172,14 +177,34 @@ class RunConfig:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
 
+    def _check_time(self) -> None:
+        if self.max_time is None:
+            return
+        seconds_of(self.max_time)
+        for name in ("eval_every", "save_every"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name}={getattr(self, name)} counts steps; with max_time it goes by the clock")
+        for name in ("hold", "end"):
+            if isinstance(getattr(self, name), int) and self.heads:
+                raise ConfigError(f"{name}={getattr(self, name)} counts steps; with max_time give a share, such as 0.2")
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run; more than there will be where it goes by the clock."""
+        return self.max_steps if self.max_time is None else ENDLESS
+
     @property
     def eval_steps(self) -> int:
         """Steps between validations."""
+        if self.max_time is not None:
+            return ENDLESS
         return self.eval_every or max(1, self.max_steps // 30)
 
     @property
     def save_steps(self) -> int:
         """Steps between checkpoints."""
+        if self.max_time is not None:
+            return ENDLESS
         return self.save_every or max(1, min(1000, self.max_steps // 10))
 
 

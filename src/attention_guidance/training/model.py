@@ -81,7 +81,7 @@ def guide_as_configured(
             normalization=config.normalization,
             backend=config.backend,
             schedule=Schedule(config.schedule, config.hold, config.end),
-            total_steps=config.max_steps,
+            total_steps=config.total_steps,
             tokenizer=tokenizer,
             token_classes=config.token_classes,
             within=model,

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance.errors import RunError
+from attention_guidance.training import processes
 from attention_guidance.training.checks import check_heads, check_settings
+from attention_guidance.training.clock import Clock, seconds_of
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.prepare import prepare_data
@@ -52,27 +54,36 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
         Stopped: a signal asked to stop.
         SaveError: a checkpoint could not be written.
     """
+    processes.start()
+    quiet = quiet or not processes.is_first()
     console = Console(quiet=quiet)
     folder = RunFolder(output)
-    if any(output.glob("seed-*/*/run.yaml")):
-        raise RunError(f"--output {output} holds a comparison, not a run; give another folder")
-    folder.claim(config, resume)
+    if processes.is_first():
+        if any(output.glob("seed-*/*/run.yaml")):
+            raise RunError(f"--output {output} holds a comparison, not a run; give another folder")
+        folder.claim(config, resume)
+    processes.wait()
     if (finished := folder.finished) is not None:
         console.print(f"the run in {output} has ended already")
         _report(console, finished, folder)
         return finished
     check_settings(config, folder)
-    data = prepare_data(config, console.print, folder.tokenizer)
-    folder.check_text(data)
-    check_heads(config, data.tokenizer)
     stop = StopRequest()
     with progress_bars(console, quiet) as bars:
-        run = Run(config, data, folder, [ProgressCallback(bars, "training", quiet), StopOnRequest(stop)])
+        clock = None if config.max_time is None else Clock(seconds_of(config.max_time))
+        callbacks = [ProgressCallback(bars, "training", quiet, clock), StopOnRequest(stop)]
+        # The first process leaves the tokenizer in the folder for the others.
+        with processes.first_before_others():
+            data = prepare_data(config, console.print, folder.tokenizer)
+            folder.check_text(data)
+            check_heads(config, data.tokenizer)
+            run = Run(config, data, folder, callbacks, clock)
         with stop.listening():
             ended = run.train()
     if not ended:
         raise Stopped(run.trainer.state.global_step, stop.signal or signal.SIGTERM)
     summary = run.finish()
+    processes.end()
     _report(console, summary, folder)
     return summary
 
@@ -81,11 +92,11 @@ def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> Non
     table = Table(title=f"Validation after {summary['steps']:,} steps", show_header=False)
     in_nats = summary["final_accuracy"] is not None
     table.add_row("loss", figure(summary["final_loss"], "{:.3f} nats" if in_nats else "{:.3f}"))
-    if summary["gives_perplexity"]:
+    if summary.get("gives_perplexity", True):
         table.add_row("perplexity", figure(summary["final_perplexity"], "{:.1f}"))
     if summary["final_accuracy"] is not None:
-        table.add_row(f"{summary['predicts']} right", figure(summary["final_accuracy"], "{:.1%}"))
-    for name, value in summary["final_means"].items():
+        table.add_row(f"{summary.get('predicts', 'masked tokens')} right", figure(summary["final_accuracy"], "{:.1%}"))
+    for name, value in summary.get("final_means", {}).items():
         table.add_row(name.replace("_", " "), figure(value, "{:.3f}"))
     console.print(table)
     if summary["guidance"]:

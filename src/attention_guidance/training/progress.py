@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from attention_guidance.training.clock import Clock
+
 _SHOWN = {"loss": "loss {:.3f}", "guidance": "guidance {:.3f}", "eval_loss": "validation {:.3f}"}
 # Beside a bar, so that all of it fits into 80 columns.
 _SHORT = {"loss": "loss {:.2f}", "guidance": "guidance {:.2f}", "eval_loss": "val {:.2f}"}
@@ -35,9 +37,11 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         bars: the bars to add to.
         label: what the run is called.
         quiet: print nothing.
+        clock: that of a run which goes by it; the bar then counts seconds.
     """
 
-    def __init__(self, bars: Progress, label: str, quiet: bool) -> None:
+    def __init__(self, bars: Progress, label: str, quiet: bool, clock: Clock | None = None) -> None:
+        self.clock = clock
         self.bars = bars
         self.label = label
         self.lines = bars.console if bars.disable and not quiet else None
@@ -47,11 +51,15 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw the bar, where the run stands."""
-        self.task = self.bars.add_task(self.label, total=state.max_steps, completed=state.global_step, figures="")
+        total = state.max_steps if self.clock is None else round(self.clock.budget)
+        self.task = self.bars.add_task(self.label, total=total, completed=self._done(state), figures="")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar."""
-        self.bars.update(self.task, completed=state.global_step)
+        self.bars.update(self.task, completed=self._done(state))
+
+    def _done(self, state: TrainerState) -> int:
+        return state.global_step if self.clock is None else int(self.clock.elapsed)
 
     def on_log(
         self,
@@ -67,7 +75,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self.bars.update(self.task, figures=self._text(_SHORT))
         if self.lines is not None and "eval_loss" in logs:
             shown = self._text(_SHOWN)
-            self.lines.print(f"{self.label}  step {state.global_step}/{state.max_steps}  {shown}", highlight=False)
+            of = f"/{state.max_steps}" if self.clock is None else f" ({self.clock.progress:.0%} of the time)"
+            self.lines.print(f"{self.label}  step {state.global_step}{of}  {shown}", highlight=False)
 
     def _text(self, forms: dict[str, str]) -> str:
         return "  ".join(forms[name].format(value) for name, value in self.figures.items())

@@ -14,8 +14,9 @@ from transformers import TrainerCallback, set_seed
 from attention_guidance import results
 from attention_guidance.hosts.interface import normalizes_its_loss
 from attention_guidance.objectives.base import Draws, Quality, validate, validation_batches
-from attention_guidance.training import checkpoints
+from attention_guidance.training import checkpoints, processes
 from attention_guidance.training.arguments import training_arguments
+from attention_guidance.training.clock import Clock
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.model import guide_as_configured, model_facts, new_model, told_by
@@ -33,6 +34,7 @@ class Run:
         data: what it trains on.
         folder: where it is kept.
         callbacks: more callbacks for the Trainer.
+        clock: of a run that lasts a given time.
 
     Attributes:
         model: the model under training.
@@ -41,7 +43,12 @@ class Run:
     """
 
     def __init__(
-        self, config: RunConfig, data: PreparedData, folder: RunFolder, callbacks: Sequence[TrainerCallback] = ()
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        folder: RunFolder,
+        callbacks: Sequence[TrainerCallback] = (),
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.data = data
@@ -52,21 +59,29 @@ class Run:
         self.model = new_model(config, objective, known)
         self.guidance = guide_as_configured(self.model, objective, config, data.tokenizer) if config.heads else {}
         self.arguments = training_arguments(config, folder)
-        # Trainer makes the folder of checkpoints; what the run is has to be there before.
-        folder.begin(config, data.processor, data)
+        if processes.is_first():
+            # Trainer makes the folder of checkpoints; what the run is has to be there before.
+            folder.begin(config, data.processor, data)
+        n_draws = config.total_steps * config.batch_size
+        progress = None if clock is None else lambda: clock.progress
         self.trainer = PretrainingTrainer(
             model=self.model,
             args=self.arguments,
-            train_dataset=Draws(data.train, objective, config.max_steps * config.batch_size, config.seed),
+            train_dataset=Draws(data.train, objective, n_draws, config.seed, progress),
             data_collator=objective.collate,
             processing_class=data.processor,
             validate=lambda model: self.validate(),
             scales_loss=bool(self.guidance) or normalizes_its_loss(self.model),
-            callbacks=[*callbacks],
+            callbacks=[*callbacks, *filter(None, [clock])],
+            clock=clock,
+            warmup_share=config.warmup_share,
         )
         for guidance in self.guidance.values():
             # Before the reporters, so that they report the guidance too.
             self.trainer.callback_handler.callbacks.insert(0, guidance.callback())
+        self.clock = clock
+        if clock is not None:
+            clock.guidances = self.guidance.values()
         self.resumed_from: int | None = None
 
     def validate(self) -> Quality:
@@ -85,13 +100,17 @@ class Run:
             Whether the run came to its end; False when it was asked to stop before.
         """
         checkpoint = checkpoints.last_good(self.folder.checkpoints)
-        # Whatever else has drawn random numbers since this run was made.
-        set_seed(self.config.seed)
+        # Whatever else has drawn random numbers since this run was made. Each process drops out on its own.
+        set_seed(self.config.seed + processes.number())
         if checkpoint is not None:
             self.resumed_from = checkpoints.step_of(checkpoint)
             self.trainer.timer.load(checkpoint)
+            if self.clock is not None:
+                self.clock.load(checkpoint)
             self.arguments.eval_on_start = False
         self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.clock is not None:
+            return self.clock.progress >= 1
         return bool(self.trainer.state.global_step >= self.config.max_steps)
 
     def finish(self) -> dict[str, Any]:
@@ -107,9 +126,11 @@ class Run:
             self.data.processor.save_pretrained(folder)
             (folder / "README.md").write_text(model_card(summary), encoding="utf-8")
 
-        with saving(f"the model in {self.folder.path}", self.folder.checkpoints):
-            checkpoints.write_whole(self.folder.path / "model", write)
-            results.write_json(self.folder.results, summary)
+        if processes.is_first():
+            with saving(f"the model in {self.folder.path}", self.folder.checkpoints):
+                checkpoints.write_whole(self.folder.path / "model", write)
+                results.write_json(self.folder.results, summary)
+        processes.wait()
         return summary
 
     def summary(self) -> dict[str, Any]:
@@ -127,7 +148,7 @@ class Run:
                 "validation_tokens": self.data.validation.n_tokens,
                 "fingerprint": self.data.fingerprint,
             },
-            "steps": self.config.max_steps,
+            "steps": self.trainer.state.global_step,
             "tokens_per_step": self.config.batch_size * self.data.train.width,
             "resumed_from": self.resumed_from,
             "precision": "bf16" if self.arguments.bf16 else "fp16" if self.arguments.fp16 else "fp32",

@@ -11,6 +11,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from attention_guidance.training import processes
+
+# Steps between the questions of several processes whether one was asked to stop.
+_ASKED_EVERY = 10
+
 
 class StopRequest:
     """Remembers that a signal asked the run to stop."""
@@ -47,6 +52,11 @@ class StopOnRequest(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask the Trainer to save and stop."""
-        if self.request.signal is not None:
+        # All have to stop after the same step; they ask each other now and then, as that takes time.
+        if processes.together():
+            asked = state.global_step % _ASKED_EVERY == 0 and processes.agreed(self.request.signal or 0)
+        else:
+            asked = self.request.signal
+        if asked:
             control.should_save = True
             control.should_training_stop = True

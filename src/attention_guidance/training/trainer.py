@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -23,7 +24,8 @@ from transformers import (
 
 from attention_guidance.inputs_outputs import share_of_batch
 from attention_guidance.objectives.base import Quality
-from attention_guidance.training import checkpoints
+from attention_guidance.training import checkpoints, processes
+from attention_guidance.training.clock import Clock
 
 
 class SaveError(RuntimeError):
@@ -47,6 +49,21 @@ def saving(what: str, folder: Path) -> Iterator[None]:
         kept = checkpoints.checkpoints(folder)
         left = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
         raise SaveError(f"could not save {what}: {error}; {left}") from error
+
+
+def write_together(target: Path, write: Callable[[Path], None]) -> None:
+    """`checkpoints.write_whole` by several processes, each of which writes its part into the same folder."""
+
+    def in_step(folder: Path) -> None:
+        processes.wait()
+        write(folder)
+        processes.wait()
+
+    if processes.is_first():
+        checkpoints.write_whole(target, in_step)
+    else:
+        in_step(checkpoints.being_written(target))
+    processes.wait()
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]
@@ -86,20 +103,42 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
     Args:
         validate: gives the model's quality on what is held out.
         scales_loss: whether the model's loss is its share of an accumulated batch already, as a guided model's is.
+        clock: what the learning rate goes by, if not by steps.
+        warmup_share: share of the time in which it rises then.
         **kwargs: everything else, as for `Trainer`.
     """
 
     control: TrainerControl
+    lr_scheduler: Any
 
-    def __init__(self, *, validate: Callable[[nn.Module], Quality], scales_loss: bool, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        validate: Callable[[nn.Module], Quality],
+        scales_loss: bool,
+        clock: Clock | None = None,
+        warmup_share: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(eval_dataset=[], **kwargs)
         self._validate = validate
         self._scales_loss = scales_loss
+        self._clock = clock
+        self._warmup_share = warmup_share
         self.remove_callback(PrinterCallback)
         self.timer = StepTimer()
         # First of the callbacks, so that what the others do between steps is not on the clock.
         self.callback_handler.callbacks.insert(0, self.timer)
         self._checkpoint_folder: Path | None = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The learning rate over steps, or over time."""
+        if self._clock is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        clock, share = self._clock, self._warmup_share
+        optimizer = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: clock.factor(share))
+        return self.lr_scheduler
 
     def compute_loss(
         self,
@@ -161,11 +200,15 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         def write(folder: Path) -> None:
             self._checkpoint_folder = folder.parent
             super(PretrainingTrainer, self)._save_checkpoint(model, trial)
-            self.timer.save(folder)
+            if processes.is_first():
+                self.timer.save(folder)
+                if self._clock is not None:
+                    self._clock.save(folder)
 
         try:
             with saving(f"{target.name} in {target.parent}", target.parent):
-                checkpoints.write_whole(target, write)
-                checkpoints.keep_newest(target.parent, target, self.args.save_total_limit)
+                write_together(target, write)
+                if processes.is_first():
+                    checkpoints.keep_newest(target.parent, target, self.args.save_total_limit)
         finally:
             self._checkpoint_folder = None

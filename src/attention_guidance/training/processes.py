@@ -1,0 +1,87 @@
+"""Several processes that train one model together, started by torchrun or `accelerate launch`; alone, all is idle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+# The first process reads and packs the text while the others wait.
+_PATIENCE = timedelta(hours=12)
+
+
+def start() -> None:
+    """Join the other processes, if this one was started as one of several. Idempotent."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
+def end() -> None:
+    """Part from the others."""
+    if together():
+        dist.destroy_process_group()
+
+
+def together() -> bool:
+    """Whether there are several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def count() -> int:
+    """How many there are."""
+    return dist.get_world_size() if together() else 1
+
+
+def number() -> int:
+    """The number of this one, from 0."""
+    return dist.get_rank() if together() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the one that writes and talks."""
+    return number() == 0
+
+
+def wait() -> None:
+    """Wait until all have come here."""
+    if together():
+        dist.barrier()
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """What is done inside is done by the first process, and then by the others."""
+    if not is_first():
+        wait()
+    yield
+    if is_first():
+        wait()
+
+
+def agreed(value: float) -> float:
+    """The largest of what the processes say."""
+    if not together():
+        return value
+    said = torch.tensor([value], dtype=torch.float64, device=_device())
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return float(said.item())
+
+
+def of_first(value: float) -> float:
+    """What the first process says."""
+    if not together():
+        return value
+    said = torch.tensor([value], dtype=torch.float64, device=_device())
+    dist.broadcast(said, 0)
+    return float(said.item())
+
+
+def _device() -> torch.device:
+    on_gpu = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

@@ -1,0 +1,105 @@
+"""Several processes under torchrun train what one trains, also after one of them was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import attention_guidance
+
+# Long beside the quarter of a minute of a run, so that a hang fails instead of blocking.
+TIMEOUT = 180
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def command(arguments: list[str]) -> list[str]:
+    """A guided run without dropout, in full precision, so that its losses can be compared."""
+    run = [*arguments, "--dropout", "0", "--precision", "fp32", "--batch-size", "8", "--accumulation", "1"]
+    return [*run, "--max-steps", str(STEPS), "--save-every", "20", "--eval-every", "40", "--keep-checkpoints", "1"]
+
+
+@pytest.fixture(scope="module")
+def alone(command, cli, tmp_path_factory) -> list[float]:
+    """The validation losses of one process."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert cli("pretrain", *command, "-o", folder, "-q") == 0
+    return losses_in(folder)
+
+
+def losses_in(folder: Path) -> list[float]:
+    return [point["loss"] for point in json.loads((folder / "results.json").read_text())["curve"]]
+
+
+def launch(n: int, *arguments: object) -> subprocess.Popen[str]:
+    package = Path(attention_guidance.__file__).parents[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package), "HF_HUB_OFFLINE": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    command = [*torchrun, "-m", "attention_guidance", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        said, complained = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        said, complained = process.communicate()
+        pytest.fail(f"no end after {TIMEOUT} s: {said[-2000:]} {complained[-2000:]}")
+    return process.returncode, said, complained
+
+
+@pytest.mark.parametrize(("n", "accumulation"), [(2, 2), (4, 1)])
+def test_the_curve_is_that_of_one_process(command, alone, tmp_path, n, accumulation):
+    code, said, complained = finish(
+        launch(n, "pretrain", *command, "--accumulation", accumulation, "-o", tmp_path / "run")
+    )
+    assert code == 0, complained[-3000:]
+    assert losses_in(tmp_path / "run") == pytest.approx(alone, rel=1e-4)
+    # One of them talks.
+    assert said.count("packing") == 1
+    assert said.count(f"step {STEPS}/{STEPS}") == 1
+
+
+def test_one_is_killed_and_fewer_go_on(command, alone, tmp_path):
+    folder = tmp_path / "run"
+    whole = launch(4, "pretrain", *command, "-o", folder, "-q", "--resume")
+    end = time.monotonic() + TIMEOUT
+    while not (folder / "checkpoints" / "checkpoint-20").exists():
+        assert whole.poll() is None, whole.communicate()[1][-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.kill(workers_of(whole.pid)[-1], signal.SIGKILL)
+    code, _, complained = finish(whole)
+    assert code != 0
+    assert "SIGKILL" in complained
+    assert not (folder / "results.json").exists()
+    code, _, complained = finish(launch(2, "pretrain", *command, "-o", folder, "-q", "--resume"))
+    assert code == 0, complained[-3000:]
+    assert json.loads((folder / "results.json").read_text())["resumed_from"] >= 20
+    assert losses_in(folder) == pytest.approx(alone, rel=1e-4)
+
+
+def workers_of(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    return sorted(int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+
+
+def test_wrong_input_is_told_once(command, tmp_path):
+    code, _, complained = finish(launch(3, "pretrain", *command, "-o", tmp_path / "run", "-q"))
+    assert code != 0
+    assert complained.count("error: batch_size=8 must be a multiple of accumulation=1 times 3 processes") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_compare_is_for_one(command, tmp_path, cli, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli("compare", *command, "-o", tmp_path / "run", "-q") == 2
+    assert "compare trains in one process" in capsys.readouterr().err
