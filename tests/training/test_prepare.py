@@ -3,10 +3,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from attention_guidance.data.tokenizers import train_tokenizer
+from attention_guidance.training import prepare_text
 from attention_guidance.training.config import RunConfig, make_config
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.prepare import prepare_data
@@ -63,3 +66,77 @@ def test_the_fingerprint_tells_texts_apart(tmp_path):
     once, again = (prepare_data(settings, lambda text: None).fingerprint for _ in range(2))
     corpus.write_text(corpus.read_text().replace("Line 7", "Line 8"))
     assert once == again != prepare_data(settings, lambda text: None).fingerprint
+
+
+@pytest.fixture
+def kept_in_files(tmp_path, monkeypatch):
+    """Any text counts as large."""
+    monkeypatch.setattr(prepare_text, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setenv("ATTENTION_GUIDANCE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("line_by_line", [False, True])
+def test_blocks_in_files_are_those_in_memory(tmp_path, kept_in_files, monkeypatch, line_by_line):
+    corpus = tmp_path / "corpus.txt"
+    lines = ["A line that comes again."] * 30 + [f"Line {n} of the text, {'more ' * (n % 9)}." for n in range(90)]
+    corpus.write_text("\n".join(lines))
+    settings = config(corpus, vocab_size=270, line_by_line=line_by_line)
+    said: list[str] = []
+    first, again = (prepare_data(settings, said.append) for _ in range(2))
+    assert sum("the blocks are kept in" in line for line in said) == sum("already packed" in line for line in said) == 1
+    monkeypatch.setattr(prepare_text, "_IN_MEMORY_BYTES", 1 << 30)
+    in_memory = prepare_data(settings, said.append)
+    assert isinstance(first.train.ids, np.memmap)
+    assert not isinstance(in_memory.train.ids, np.memmap)
+    assert first.fingerprint == again.fingerprint == in_memory.fingerprint
+    assert first.train.truncated == in_memory.train.truncated
+    assert first.sample == in_memory.sample
+    assert len(first.validation) == len(again.validation) == len(in_memory.validation)
+
+
+def test_another_text_has_other_files(tmp_path, kept_in_files):
+    corpus = tmp_path / "corpus.txt"
+    settings = config(corpus, vocab_size=270)
+    for word in ("one", "two"):
+        corpus.write_text("\n".join(f"Line {n} of text {word}." for n in range(90)))
+        prepare_data(settings, lambda text: None)
+    prepare_data(config(corpus, vocab_size=270, block_size=8), lambda text: None)
+    prepare_data(config(corpus, vocab_size=270, validation_share=0.1), lambda text: None)
+    assert len([*kept_in_files.iterdir()]) == 4
+
+
+def test_packing_that_was_cut_off_begins_anew(tmp_path, kept_in_files, monkeypatch):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(f"Line {n} of the text." for n in range(90)))
+    settings = config(corpus, vocab_size=270)
+
+    def fail(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(prepare_text.np, "save", fail)
+        with pytest.raises(OSError, match="No space left"):
+            prepare_data(settings, lambda text: None)
+    said: list[str] = []
+    prepare_data(settings, said.append)
+    assert any("the blocks are kept in" in line for line in said)
+
+
+def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text(tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(f"Line {n} of the text." for n in range(400)))
+    monkeypatch.setattr(prepare_text, "_TOKENIZER_BYTES", corpus.stat().st_size // 4)
+    trained: list[list[str]] = []
+
+    def keep(texts, *args, **kwargs):
+        trained.append([*texts])
+        return train_tokenizer(trained[-1], *args, **kwargs)
+
+    monkeypatch.setattr(prepare_text, "train_tokenizer", keep)
+    said: list[str] = []
+    data = prepare_data(config(corpus, vocab_size=270), said.append)
+    assert any("tokens on 3" in line for line in said)  # of what is trained on: a quarter of 4/5 of the text
+    assert 0.2 * data.n_documents < len(trained[0]) < 0.45 * data.n_documents
+    again = prepare_data(config(corpus, vocab_size=270), said.append)
+    assert again.fingerprint == data.fingerprint

@@ -1,9 +1,14 @@
 """Divide documents into training and validation, and lay their tokens out in blocks of equal length."""
 
 import hashlib
+import heapq
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +19,7 @@ from attention_guidance.errors import ConfigError, CorpusError
 
 _BATCH_TEXTS = 1024
 _BATCH_CHARS = 1 << 20
+_WRITTEN_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -75,33 +81,55 @@ def split_validation(documents: list[Document], *, share: float, seed: int, max_
         ConfigError: `share` or `max_documents` is out of range.
         CorpusError: There are fewer than two documents.
     """
-    n = len(documents)
-    if not 0 < share < 1:
-        raise ConfigError(f"validation share {share}: must lie between 0 and 1, such as 0.05")
-    if max_documents < 1:
-        raise ConfigError(f"max_documents {max_documents}: must be at least 1")
-    if n < 2:
-        read = f"1 document ({documents[0].source})" if n else "0 documents"
-        raise CorpusError(
-            f"{read}: a validation split needs 2 or more; have every line or paragraph be one "
-            "(--documents line or blank), give more text, or name a separate --validation file"
-        )
-    chosen = held_out(n, share=share, seed=seed, at_most=max_documents)
+    first = documents[0].source if documents else ""
+    chosen = held_out(len(documents), share=share, seed=seed, first=first, at_most=max_documents)
     return Split(
         train=[document for index, document in enumerate(documents) if index not in chosen],
         validation=[documents[index] for index in sorted(chosen)],
     )
 
 
-def held_out(n: int, *, share: float, seed: int, at_most: int = 10_000) -> set[int]:
-    """Choose which of n things are validated on: at least one, and one less than all at most."""
+def held_out(n: int, *, share: float, seed: int, first: str = "", at_most: int = 10_000) -> set[int]:
+    """Choose which of n documents are validated on: at least one, and one less than all at most.
+
+    Args:
+        n: At least two.
+        share: As for `split_validation`.
+        seed: As for `split_validation`.
+        first: Where the first comes from, for the message.
+        at_most: How many may be chosen.
+
+    Raises:
+        ConfigError: `share` or `at_most` is out of range.
+        CorpusError: There are fewer than two.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"validation share {share}: must lie between 0 and 1, such as 0.05")
+    if at_most < 1:
+        raise ConfigError(f"max_documents {at_most}: must be at least 1")
+    if n < 2:
+        read = f"1 document ({first})" if n else "0 documents"
+        raise CorpusError(
+            f"{read}: a validation split needs 2 or more; have every line or paragraph be one "
+            "(--documents line or blank), give more text, or name a separate --validation file"
+        )
     n_chosen = min(max(1, round(share * n)), at_most, n - 1)
-    # A hash and not a generator: the choice must not move with a version of numpy or of Python.
-    ranks = [hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest() for index in range(n)]
-    return set(sorted(range(n), key=lambda index: ranks[index])[:n_chosen])
+
+    def rank(index: int) -> bytes:
+        # A hash and not a generator: the choice must not move with a version of numpy or of Python.
+        return hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
+
+    return set(heapq.nsmallest(n_chosen, range(n), key=rank))
 
 
-def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Blocks:
+def pack(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    *,
+    file: Path | None = None,
+    only_with: npt.NDArray[np.bool_] | None = None,
+) -> Blocks:
     """Fill blocks without padding: RoBERTa's FULL-SENTENCES (Liu et al. 2019, section 4.2).
 
     A block is `<s> ... </s>` (`[CLS] ... [SEP]`); the texts inside follow each other with one `</s>` between two,
@@ -113,12 +141,14 @@ def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: i
         texts: One string a document.
         tokenizer: A fast tokenizer with pad, sep or eos, and cls or bos tokens.
         block_size: Tokens of a block, special ones included.
+        file: Where the ids are written to, to be read from there as they are needed; else they stay in memory.
+        only_with: For each id whether a block needs one such; blocks without are left out.
 
     Raises:
         ConfigError: `block_size` is under 3.
     """
     marks = _Marks.of(tokenizer, block_size)
-    rows = _Rows(marks, block_size)
+    rows = _Rows(marks, block_size, file, only_with)
     room = block_size - 2
     inner = np.empty(room, marks.dtype)
     used = 0
@@ -136,12 +166,19 @@ def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: i
         if used == room:
             rows.add(inner)
             used = 0
-    if used and not rows.lengths:
+    if used and not rows.given:
         rows.add(inner[:used])
     return rows.blocks()
 
 
-def one_per_line(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Blocks:
+def one_per_line(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    *,
+    file: Path | None = None,
+    only_with: npt.NDArray[np.bool_] | None = None,
+) -> Blocks:
     """Give each text a block of its own, `<s> text </s>`, cut to fit (counted in `truncated`) and padded.
 
     A text of no token, such as one of control characters that BERT's tokenizer removes, gets no block.
@@ -150,12 +187,14 @@ def one_per_line(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block
         texts: One string a block.
         tokenizer: As for `pack`.
         block_size: Tokens of a block, special ones included.
+        file: As for `pack`.
+        only_with: As for `pack`.
 
     Raises:
         ConfigError: `block_size` is under 3.
     """
     marks = _Marks.of(tokenizer, block_size)
-    rows = _Rows(marks, block_size)
+    rows = _Rows(marks, block_size, file, only_with)
     truncated = 0
     for ids in _encode(texts, tokenizer, marks):
         truncated += len(ids) > block_size - 2
@@ -212,24 +251,53 @@ class _Marks:
 
 
 class _Rows:
-    """Rows written one after the other into memory that grows, without a Python object per row or token."""
+    """Rows written one after the other into memory or a file, without a Python object per row or token."""
 
-    def __init__(self, marks: _Marks, block_size: int) -> None:
+    def __init__(
+        self,
+        marks: _Marks,
+        block_size: int,
+        file: Path | None = None,
+        only_with: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self.marks = marks
         self.row = np.empty(block_size, marks.dtype)
         self.data = bytearray()
         self.lengths = array("i")
+        self.given = 0
+        self.only_with = only_with
+        self.path = file
+        self.file = None if file is None else file.open("wb")
 
     def add(self, inner: npt.NDArray[np.integer]) -> None:
+        self.given += 1
+        if self.only_with is not None and not self.only_with[inner].any():
+            return
         n = len(inner)
         self.row[0], self.row[1 : n + 1], self.row[n + 1] = self.marks.start, inner, self.marks.end
         self.row[n + 2 :] = self.marks.pad
         self.data += self.row.tobytes()
         self.lengths.append(n + 2)
+        if self.file is not None and len(self.data) >= _WRITTEN_BYTES:
+            self.file.write(self.data)
+            self.data.clear()
 
     def blocks(self, truncated: int = 0) -> Blocks:
-        ids = np.frombuffer(self.data, self.marks.dtype).reshape(-1, len(self.row))
-        return Blocks(ids, np.array(self.lengths, np.int32), truncated)
+        lengths = np.array(self.lengths, np.int32)
+        if self.file is None or self.path is None:
+            ids = np.frombuffer(self.data, self.marks.dtype).reshape(-1, len(self.row))
+            return Blocks(ids, lengths, truncated)
+        with self.file:
+            self.file.write(self.data)
+        return Blocks(read_ids(self.path, self.marks.dtype, len(self.row)), lengths, truncated)
+
+
+def read_ids(file: Path, dtype: npt.DTypeLike, block_size: int) -> npt.NDArray[np.integer]:
+    """The ids that `pack` has written, read as they are needed."""
+    if not file.stat().st_size:
+        return np.empty((0, block_size), dtype)
+    ids: npt.NDArray[np.integer] = np.memmap(file, dtype, "r").reshape(-1, block_size)
+    return ids
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -249,20 +317,31 @@ def _encode(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, marks: _Marks
 ) -> Iterator[npt.NDArray[np.integer]]:
     """Yield the ids of each text, without special tokens; texts of no token are left out."""
-    for batch in _batches(texts):
-        # verbose: a document longer than the model's limit is cut into blocks, so the warning would mislead.
-        encoded = tokenizer(
-            batch,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        for tokens in encoded["input_ids"]:
-            if tokens:
-                ids = np.array(tokens, marks.dtype)
-                yield _without_special(ids, marks)
+    # The tokenizer itself, as transformers' way around it takes half as long again.
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    literal = backend.encode_special_tokens
+
+    def encode(batch: list[str]) -> list[Any]:
+        encodings: list[Any] = backend.encode_batch_fast(batch, add_special_tokens=False)
+        return encodings
+
+    try:
+        # Their names in a text are text.
+        backend.encode_special_tokens = True
+        with ThreadPoolExecutor(1) as beside:
+            # A batch is encoded, outside of Python, while the one before is laid out.
+            batches = _batches(texts)
+            waiting = [beside.submit(encode, batch) for batch in itertools.islice(batches, 1)]
+            while waiting:
+                encodings = waiting.pop().result()
+                waiting = [beside.submit(encode, batch) for batch in itertools.islice(batches, 1)]
+                for encoding in encodings:
+                    if encoding.ids:
+                        yield _without_special(np.array(encoding.ids, marks.dtype), marks)
+    finally:
+        backend.encode_special_tokens = literal
 
 
 def _without_special(ids: npt.NDArray[np.integer], marks: _Marks) -> npt.NDArray[np.integer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from attention_guidance.errors import CorpusError
 from attention_guidance.objectives.base import Items
+
+# Rows that are looked at in one go.
+_ROWS = 1 << 16
 
 
 class HeldItems(Items, Protocol):
@@ -60,7 +64,11 @@ class PreparedData:
         digest = hashlib.sha256()
         for items in (self.train, self.validation):
             for array in items.arrays:
-                digest.update(np.ascontiguousarray(array).data)
+                for start in range(0, len(array), _ROWS):
+                    digest.update(np.ascontiguousarray(array[start : start + _ROWS]).data)
+                    if isinstance(array, np.memmap):
+                        # What has been read of a file would count as held.
+                        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
         return digest.hexdigest()
 
 

@@ -1,0 +1,245 @@
+"""From a run's configuration to the text it trains on: documents, tokenizer, blocks.
+
+The documents are read anew for each thing that is done with them (measuring, holding out, training a tokenizer,
+packing), so that they never are all in memory; the blocks of a large text are kept in files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attention_guidance.data.blocks import Blocks, held_out, one_per_line, pack, read_ids, require_batch
+from attention_guidance.data.corpora import Document, corpus_name, read_documents
+from attention_guidance.data.embedded import embedded_documents
+from attention_guidance.data.tokenizers import (
+    load_tokenizer,
+    suggest_vocab_size,
+    train_tokenizer,
+    vocabulary_size,
+)
+from attention_guidance.errors import CorpusError
+from attention_guidance.training.checkpoints import write_whole
+from attention_guidance.training.config import RunConfig
+from attention_guidance.training.prepared import PreparedData
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+# The same documents are held out whatever the seed of training, so that runs of several seeds can be compared.
+_SPLIT_SEED = 0
+# The blocks of more text than this are kept in files.
+_IN_MEMORY_BYTES = 1 << 28
+# Of more text than this a tokenizer is trained on a sample.
+_TOKENIZER_BYTES = 1 << 29
+_CACHE = "ATTENTION_GUIDANCE_CACHE"
+
+
+def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder: Path | None) -> PreparedData:
+    """Read text; arguments and errors as for `prepare_data`."""
+    text = _Text(config)
+    tokenizer = _given_tokenizer(config, tokenizer_folder)
+    say(f"reading {text.name}")
+    held = text.held_out
+    if tokenizer is None:
+        tokenizer = _trained_tokenizer(config, text, say)
+    say(f"packing {text.n_documents:,} documents into blocks of {config.block_size} tokens")
+    what = f"training text ({text.name})"
+    train, trained_on = _train_blocks(config, text, tokenizer, say)
+    _require_known(train, what)
+    require_batch(train, config.batch_size, what)
+    if train.truncated:
+        say(f"{train.truncated:,} documents are longer than a block and lose their end")
+    # A text that is trained on tells nothing about text never seen.
+    unseen = [document for document in held if document.text not in trained_on]
+    if not unseen:
+        raise CorpusError(
+            f"all {len(held)} documents chosen for validation stand in the training text word for word; "
+            "raise --validation-share, or give another --validation file"
+        )
+    validation = _lay_out(config, (document.text for document in unseen), tokenizer)
+    _require_known(validation, "validation text")
+    validation = _thinned(validation, max(1, config.max_validation_tokens // config.block_size))
+    say(
+        f"{train.n_tokens:,} tokens to train on, {validation.n_tokens:,} to validate on, "
+        f"vocabulary of {len(tokenizer):,}"
+    )
+    return PreparedData(text.name, tokenizer, train, validation, text.n_documents, unseen[0].text[:2000])
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """What is known of all documents after they were read once: their number, their bytes, a digest, the first."""
+
+    n_documents: int
+    n_bytes: int
+    digest: str
+    first: str
+
+
+class _Text:
+    """The documents of a run, those to train on and those held out."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.name = corpus_name(config.corpus) if config.corpus else "World English Bible"
+
+    def _all(self) -> Iterator[Document]:
+        return self._read(self.config.corpus) if self.config.corpus else iter(embedded_documents())
+
+    def _read(self, paths: list[str]) -> Iterator[Document]:
+        config = self.config
+        return read_documents(paths, text_field=config.text_field, split=config.documents, errors=config.errors)
+
+    @cached_property
+    def measures(self) -> _Measures:
+        """What is told by reading all."""
+        n_documents, n_bytes, digest, first = 0, 0, hashlib.blake2b(digest_size=16), ""
+        for document in self._all():
+            encoded = document.text.encode()
+            first = first or document.source
+            n_documents += 1
+            n_bytes += len(encoded)
+            digest.update(encoded + b"\0")
+        return _Measures(n_documents, n_bytes, digest.hexdigest(), first)
+
+    @cached_property
+    def _chosen(self) -> set[int]:
+        """Numbers of the documents that are held out."""
+        if self.config.validation:
+            return set()
+        measures, share = self.measures, self.config.validation_share
+        return held_out(measures.n_documents, share=share, seed=_SPLIT_SEED, first=measures.first)
+
+    @cached_property
+    def held_out(self) -> list[Document]:
+        """The documents to validate on."""
+        if self.config.validation:
+            return list(self._read(self.config.validation))
+        return [document for number, document in enumerate(self._all()) if number in self._chosen]
+
+    @property
+    def n_documents(self) -> int:
+        """Documents to train on."""
+        return self.measures.n_documents - len(self._chosen)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes to train on."""
+        held = 0 if self.config.validation else sum(len(document.text.encode()) for document in self.held_out)
+        return self.measures.n_bytes - held
+
+    def to_train_on(self) -> Iterator[tuple[int, str]]:
+        """Numbers and texts of the documents to train on."""
+        for number, document in enumerate(self._all()):
+            if number not in self._chosen:
+                yield number, document.text
+
+
+def _given_tokenizer(config: RunConfig, folder: Path | None) -> PreTrainedTokenizerBase | None:
+    if folder is not None and folder.is_dir():
+        return load_tokenizer(str(folder))
+    given = config.tokenizer or config.init_from
+    return None if given is None else load_tokenizer(given)
+
+
+def _trained_tokenizer(config: RunConfig, text: _Text, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
+    size = config.vocab_size or suggest_vocab_size(text.n_bytes)
+    share = min(1.0, _TOKENIZER_BYTES / text.n_bytes)
+    sample = "" if share == 1 else f" on {share:.0%} of the documents"
+    say(f"training a byte-level BPE tokenizer of {size:,} tokens{sample}")
+    texts = (document for number, document in text.to_train_on() if share == 1 or _drawn(number) < share)
+    return train_tokenizer(texts, size, max_length=config.block_size, at_most=config.vocab_size is None)
+
+
+def _drawn(number: int) -> float:
+    """A number from 0 to 1 that depends on a document's own number alone."""
+    return int.from_bytes(hashlib.blake2b(f"tokenizer:{number}".encode(), digest_size=8).digest()) / 2**64
+
+
+def _train_blocks(
+    config: RunConfig, text: _Text, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+) -> tuple[Blocks, set[str]]:
+    """The blocks to train on, and the texts held out that stand among them word for word."""
+    # Files given for validation are taken as they are.
+    held = set() if config.validation else {document.text for document in text.held_out}
+    trained_on: set[str] = set()
+
+    def texts() -> Iterator[str]:
+        for _, document in text.to_train_on():
+            if document in held:
+                trained_on.add(document)
+            yield document
+
+    if text.measures.n_bytes <= _IN_MEMORY_BYTES:
+        return _lay_out(config, texts(), tokenizer), trained_on
+
+    def write(folder: Path) -> None:
+        blocks = _lay_out(config, texts(), tokenizer, folder / "ids")
+        np.save(folder / "lengths.npy", blocks.lengths)
+        # Of the documents held out, the numbers of those that are trained on too.
+        numbers = [number for number, document in enumerate(text.held_out) if document.text in trained_on]
+        facts = {"dtype": blocks.ids.dtype.name, "truncated": blocks.truncated, "trained_on": numbers}
+        (folder / "blocks.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    folder = cache_folder() / _key(config, text, tokenizer) / "blocks"
+    if (folder / "blocks.json").is_file():
+        say(f"already packed, in {folder}")
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder, write)
+        say(f"the blocks are kept in {folder}")
+    facts = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
+    ids = read_ids(folder / "ids", facts["dtype"], config.block_size)
+    found = {text.held_out[number].text for number in facts["trained_on"]}
+    return Blocks(ids, np.load(folder / "lengths.npy"), facts["truncated"]), found
+
+
+def _lay_out(
+    config: RunConfig, texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, file: Path | None = None
+) -> Blocks:
+    """The blocks of some texts, without those in which no token can be predicted."""
+    lay_out = one_per_line if config.line_by_line else pack
+    return lay_out(texts, tokenizer, config.block_size, file=file, only_with=_ordinary(tokenizer))
+
+
+def _ordinary(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
+    """Which ids are of no special token [V]."""
+    ordinary = np.ones(vocabulary_size(tokenizer), bool)
+    ordinary[tokenizer.all_special_ids] = False
+    return ordinary
+
+
+def _require_known(blocks: Blocks, what: str) -> None:
+    if not len(blocks):
+        raise CorpusError(f"{what}: the tokenizer knows none of its words; give the tokenizer of this language")
+
+
+def _thinned(blocks: Blocks, n_wanted: int) -> Blocks:
+    """At most so many blocks, from all over the text."""
+    kept = np.unique(np.linspace(0, len(blocks) - 1, n_wanted).round().astype(int))
+    return replace(blocks, ids=blocks.ids[kept], lengths=blocks.lengths[kept])
+
+
+def cache_folder() -> Path:
+    """Where the blocks of large texts are kept, for the next run with the same text and tokenizer."""
+    given = os.environ.get(_CACHE)
+    system = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else system / "attention-guidance"
+
+
+def _key(config: RunConfig, text: _Text, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A name for all that decides the blocks."""
+    held = None if config.validation else config.validation_share
+    decides = [text.measures.digest, tokenizer.backend_tokenizer.to_str(), config.block_size, config.line_by_line, held]
+    decides += [sorted(tokenizer.all_special_ids)]
+    return hashlib.blake2b(json.dumps(decides).encode(), digest_size=16).hexdigest()
