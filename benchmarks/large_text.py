@@ -4,8 +4,8 @@
     python benchmarks/large_text.py --gigabytes 0.25
     python benchmarks/large_text.py --show              the table of what is kept
 
-The text is the English of ../shared/data again and again, each line with a number of its own. It is tokenized and packed
-by what `pretrain` uses, in a process of its own whose peak is read from the system; a piece of it is also packed in
+The text is the English of ../shared/data again and again, each line with a number of its own. It is tokenized and
+packed by what `pretrain` uses, in a process of its own whose peak is read from the system; a piece of it is also packed in
 turns with the tokenizer's own `encode_batch_fast` over the same documents, both on all cores. Results are appended to
 results/large_text.jsonl.
 """
@@ -83,12 +83,13 @@ def measured(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     environment = os.environ | {"ATTENTION_GUIDANCE_CACHE": str(work / "cache")}
     command = [sys.executable, __file__, "--prepare", str(work / "text.txt"), str(work / "tokenizer")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    # Seconds of encoding over those of packing: the throughput of the latter as a share of the former's.
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return (
         results.header("large_text")
         | {"command": "benchmarks/large_text.py", "gigabytes": arguments.gigabytes, "piece": arguments.piece}
         | {"rounds": len(times["packed"]), "processors": os.cpu_count()}
-        | json.loads(done.stdout.splitlines()[-1])
+        | found
+        # Seconds of encoding over those of packing: the throughput of the latter as a share of the former's.
         | step_time(times["encoded"], times["packed"])
     )
 
