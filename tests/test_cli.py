@@ -122,7 +122,7 @@ def test_flags_that_cannot_be_read(arguments, message, capsys):
 )
 def test_settings_are_checked_before_any_text_is_read(given, message, corpus, refusal, monkeypatch):
     monkeypatch.setattr(
-        "attention_guidance.training.prepare.read_documents", lambda *args, **kwargs: pytest.fail("text was read")
+        "attention_guidance.training.prepare_text.read_documents", lambda *args, **kwargs: pytest.fail("text was read")
     )
     for command in ("pretrain", "compare"):
         extra = [part.replace("|", " ") for part in given.split()]

@@ -124,6 +124,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add("--dataset", metavar="NAME", help="a data set of the Hugging Face hub instead of files: wikimedia/wikipedia")
+    add("--dataset-config", metavar="NAME", help="which of its configurations: 20231101.sw")
+    add("--dataset-split", metavar="NAME", help="which of its splits (train)")
     add("--validation", nargs="+", metavar="FILE", help="validate on these (else on documents split off the corpus)")
     add("--validation-share", type=float, metavar="X", help="share of the documents to split off (0.02)")
     add("--max-validation-tokens", type=int, metavar="N", help="validate on at most this many (32768)")

@@ -30,6 +30,8 @@ class RunConfig:
 
     Attributes:
         corpus: text files and folders; empty means the text that comes with the package.
+        dataset: a data set of the Hugging Face hub instead of files, by its name, or a folder of one.
+        dataset_config, dataset_split: which of its configurations and splits.
         validation: files to validate on; empty means documents split off the corpus.
         validation_share: share of the documents that are split off.
         max_validation_tokens: at most this many tokens are validated on, so that validation stays cheap.
@@ -81,6 +83,9 @@ class RunConfig:
     """
 
     corpus: list[str] = field(default_factory=list)
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str = "train"
     validation: list[str] = field(default_factory=list)
     validation_share: float = 0.02
     max_validation_tokens: int = 32_768
@@ -166,6 +171,9 @@ class RunConfig:
                 "leave one of them out"
             )
         self._check_time()
+        if self.dataset is not None and (self.corpus or self.objective in ("mim", "speech")):
+            other = f"corpus={self.corpus[0]!r}" if self.corpus else f"objective={self.objective!r}"
+            raise ConfigError(f"dataset={self.dataset!r} is text, and does not go with {other}; leave one of them out")
         check_choice(self)
         if self.image_size % self.patch_size:
             raise ConfigError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")

@@ -20,6 +20,7 @@ import numpy as np
 from attention_guidance.data.blocks import Blocks, held_out, one_per_line, pack, read_ids, require_batch
 from attention_guidance.data.corpora import Document, corpus_name, read_documents
 from attention_guidance.data.embedded import embedded_documents
+from attention_guidance.data.hub import HubDocuments
 from attention_guidance.data.tokenizers import (
     load_tokenizer,
     suggest_vocab_size,
@@ -91,10 +92,19 @@ class _Text:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.name = corpus_name(config.corpus) if config.corpus else "World English Bible"
+        self.name = corpus_name(config.corpus) if config.corpus else config.dataset or "World English Bible"
 
     def _all(self) -> Iterator[Document]:
-        return self._read(self.config.corpus) if self.config.corpus else iter(embedded_documents())
+        if self.config.corpus:
+            return self._read(self.config.corpus)
+        return iter(embedded_documents() if self._dataset is None else self._dataset)
+
+    @cached_property
+    def _dataset(self) -> HubDocuments | None:
+        config = self.config
+        if config.dataset is None:
+            return None
+        return HubDocuments(config.dataset, config.dataset_config, config.dataset_split, config.text_field)
 
     def _read(self, paths: list[str]) -> Iterator[Document]:
         config = self.config
