@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -275,6 +276,26 @@ def refusal(cli, capsys):
         return said
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "said"),
+    [
+        ("objective: mlm", "objective: mim", "learnt from images, and report looks at text only"),
+        (
+            "dataset: null",
+            "dataset: somebody/news",
+            "learnt from the data set somebody/news; give some text with --text",
+        ),
+    ],
+)
+def test_report_of_a_run_without_files_of_text(tmp_path, refusal, whole_run, line, other, said):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    settings = (run / "run.yaml").read_text()
+    assert line in settings
+    settings = re.sub(r"^corpus:\n(- .*\n)+", "corpus: []\n", settings, flags=re.MULTILINE)
+    (run / "run.yaml").write_text(settings.replace(line, other))
+    assert said in refusal("report", run, "-o", tmp_path / "r", "-q")
 
 
 def test_nothing_is_overwritten_unless_asked(tmp_path, cli, refusal, whole_run, corpus):
