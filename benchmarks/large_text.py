@@ -5,9 +5,9 @@
     python benchmarks/large_text.py --show              the table of what is kept
 
 The text is the English of ../shared/data again and again, each line with a number of its own. It is tokenized and
-packed by what `pretrain` uses, in a process of its own whose peak is read from the system; a piece of it is also packed in
-turns with the tokenizer's own `encode_batch_fast` over the same documents, both on all cores. Results are appended to
-results/large_text.jsonl.
+packed by what `pretrain` uses, in a process of its own whose peak is read from the system; a piece of it is also packed
+in turns with the tokenizer's own `encode_batch_fast` over the same documents, both on all cores. Results are appended
+to results/large_text.jsonl.
 """
 
 from __future__ import annotations
