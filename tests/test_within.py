@@ -88,3 +88,25 @@ def test_a_copy_is_guided_too(pair):
     guide(pair.wide, "next:1", weight=0.5, within=pair)
     copied = copy.deepcopy(pair)
     assert torch.equal(copied(IDS).loss, pair(IDS).loss)
+
+
+@pytest.mark.parametrize("normalizes", [False, True])
+def test_the_objective_of_the_whole_stays_as_it_is_under_accumulation(pair, normalizes):
+    class Counting(Pair):
+        def forward(self, input_ids, labels=None, num_items_in_batch=None):
+            return super().forward(input_ids)
+
+    class Normalizing(Counting):
+        def loss_function(self):
+            """Its forward mentions it, as transformers' models that divide by the number of labels do."""
+
+        def forward(self, input_ids, labels=None, num_items_in_batch=None):
+            self.loss_function()
+            return Pair.forward(self, input_ids)
+
+    pair.__class__ = Normalizing if normalizes else Counting
+    plain = copy.deepcopy(pair)(IDS).loss
+    guidances = [guide(part, "next:1", weight=0.5, within=pair) for part in (pair.wide, pair.narrow)]
+    added = pair(IDS, labels=IDS, num_items_in_batch=4 * IDS.numel()).loss - plain
+    expected = sum(guidance.loss() for guidance in guidances) * (0.25 if normalizes else 1.0)
+    assert added.item() == pytest.approx(expected.item(), rel=1e-9)

@@ -15,6 +15,7 @@ from attention_guidance.errors import AttachError
 from attention_guidance.forward_pass import ForwardPass
 from attention_guidance.guided_layer import GuidedLayer
 from attention_guidance.hosts.call import Host
+from attention_guidance.hosts.interface import normalizes_its_loss
 from attention_guidance.inputs_outputs import loss_of, named_inputs, share_of_batch
 from attention_guidance.loss.aggregate import mean
 from attention_guidance.loss.backends import BackendChoice
@@ -169,7 +170,10 @@ class Guidance:
         if objective is None:
             return output
         share = share_of_batch(inputs)
-        if share is not None and not self._host.self_normalizing:
+        if self._whole is not self.model:
+            # Several may join the loss of one whole: it stays as it is, and guidance goes as it goes.
+            share = share if normalizes_its_loss(self._whole) else None
+        elif share is not None and not self._host.self_normalizing:
             objective = objective * share
         total = objective
         if self.current_weight:

@@ -195,7 +195,7 @@ def _comparison(
         "predicts": pairs[0]["guided"].get("predicts", "masked tokens"),
         "gives_perplexity": pairs[0]["guided"].get("gives_perplexity", True),
         "steps": config.max_steps,
-        "tokens_per_step": config.batch_size * config.block_size,
+        "tokens_per_step": config.batch_size * data.train.width,
         "seeds": by_seed,
         "peak_memory": memory,
         "verdict": verdict(by_seed, config.max_steps),
