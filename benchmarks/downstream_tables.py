@@ -60,7 +60,7 @@ def _averages(records: list[Record]) -> list[str]:
     """Mean differences over the entity tasks and over the others."""
     said = []
     for name, chosen in (
-        ("entities", [record for record in records if record["task"] == "ner"]),
+        ("languages' entities", [record for record in records if record["task"] == "ner"]),
         ("GLUE tasks", [record for record in records if record["task"] != "ner"]),
     ):
         if len(chosen) > 1:
