@@ -1,6 +1,8 @@
 """The pages that are written by commands name what the tests hold, and what the pages link to is there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import encoders
@@ -23,3 +25,11 @@ def test_support_names_every_encoder():
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_tables_of_convergence_are_what_is_kept():
+    command = [sys.executable, str(ROOT / "benchmarks" / "convergence.py"), "--show"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    pages = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/pretraining.md"))
+    assert len(shown) > 8
+    assert [line for line in shown if line not in pages] == []
