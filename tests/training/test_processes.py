@@ -8,15 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+import watched
+from transformers import AutoModelForMaskedLM
 
 import attention_guidance
 
 # Long beside the quarter of a minute of a run, so that a hang fails instead of blocking.
 TIMEOUT = 180
 STEPS = 200
+_PROGRAM = ("-m", "attention_guidance")
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +43,11 @@ def losses_in(folder: Path) -> list[float]:
     return [point["loss"] for point in json.loads((folder / "results.json").read_text())["curve"]]
 
 
-def launch(n: int, *arguments: object) -> subprocess.Popen[str]:
+def launch(n: int, *arguments: object, program: Sequence[str] = _PROGRAM) -> subprocess.Popen[str]:
     package = Path(attention_guidance.__file__).parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package), "HF_HUB_OFFLINE": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-    command = [*torchrun, "-m", "attention_guidance", *map(str, arguments)]
+    command = [*torchrun, *program, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -68,9 +73,27 @@ def test_the_curve_is_that_of_one_process(command, alone, tmp_path, n, accumulat
     assert said.count(f"step {STEPS}/{STEPS}") == 1
 
 
-def test_one_is_killed_and_fewer_go_on(command, alone, tmp_path):
+def test_in_shares_the_curve_is_that_of_one_process(command, alone, tmp_path):
     folder = tmp_path / "run"
-    whole = launch(4, "pretrain", *command, "-o", folder, "-q", "--resume")
+    arguments = [*command, "--accumulation", "2", "-o", folder, "-q"]
+    code, _, complained = finish(launch(2, "pretrain", *arguments, "--shard", program=(watched.__file__,)))
+    assert code == 0, complained[-3000:]
+    assert losses_in(folder) == pytest.approx(alone, rel=1e-4)
+    for number in range(2):
+        held = json.loads((folder / f"held-{number}.json").read_text())
+        # Not half to the last digit, as rows are not divided.
+        assert held == {"parameters": pytest.approx(0.5, abs=0.05), "moments": pytest.approx(0.5, abs=0.05)}
+    # What is written is whole.
+    model = AutoModelForMaskedLM.from_pretrained(folder / "model")
+    kept = AutoModelForMaskedLM.from_pretrained(folder / "checkpoints" / f"checkpoint-{STEPS}")
+    assert model.state_dict().keys() == kept.state_dict().keys()
+    assert all(torch.equal(weight, kept.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("before", "after"), [(["--shard"], []), ([], ["--shard"])])
+def test_one_is_killed_and_fewer_go_on(command, alone, tmp_path, before, after):
+    folder = tmp_path / "run"
+    whole = launch(4, "pretrain", *command, *before, "-o", folder, "-q", "--resume")
     end = time.monotonic() + TIMEOUT
     while not (folder / "checkpoints" / "checkpoint-20").exists():
         assert whole.poll() is None, whole.communicate()[1][-3000:]
@@ -81,7 +104,7 @@ def test_one_is_killed_and_fewer_go_on(command, alone, tmp_path):
     assert code != 0
     assert "SIGKILL" in complained
     assert not (folder / "results.json").exists()
-    code, _, complained = finish(launch(2, "pretrain", *command, "-o", folder, "-q", "--resume"))
+    code, _, complained = finish(launch(2, "pretrain", *command, *after, "-o", folder, "-q", "--resume"))
     assert code == 0, complained[-3000:]
     assert json.loads((folder / "results.json").read_text())["resumed_from"] >= 20
     assert losses_in(folder) == pytest.approx(alone, rel=1e-4)
@@ -97,6 +120,11 @@ def test_wrong_input_is_told_once(command, tmp_path):
     assert code != 0
     assert complained.count("error: batch_size=8 must be a multiple of accumulation=1 times 3 processes") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_shares_are_for_several(command, tmp_path, cli, capsys):
+    assert cli("pretrain", *command, "--shard", "-o", tmp_path / "run", "-q") == 2
+    assert "error: shard: one process has no other to share with; start several" in capsys.readouterr().err
 
 
 def test_compare_is_for_one(command, tmp_path, cli, monkeypatch, capsys):

@@ -176,6 +176,8 @@ def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
     add("--weight-decay", type=float, metavar="X", help="AdamW's (0.01)")
     add("--max-grad-norm", type=float, metavar="X", help="clip gradients to this norm; 0 does not (1.0)")
     add("--precision", help="auto, bf16, fp16 or fp32 (auto: bf16 where the machine computes in it)")
+    add("--shard", action="store_true", default=None,
+        help="several processes: lay parameters, gradients and optimizer out in shares over them (FSDP2)")  # fmt: skip
     add("--eval-every", type=int, metavar="N", help="steps between validations (a thirtieth of the run)")
     add("--save-every", type=int, metavar="N", help="steps between checkpoints (a tenth of the run, at most 1000)")
     add("--keep-checkpoints", type=int, metavar="N", help="newest checkpoints to keep (2)")

@@ -39,6 +39,8 @@ _RESERVED = {
     "auto_find_batch_size": "--batch-size",
     "train_sampling_strategy": "the run's own order, which a resume relies on",
     "ignore_data_skip": "the run's own order, which a resume relies on",
+    "fsdp": "--shard",
+    "fsdp_config": "--shard",
     "remove_unused_columns": "the run's own batches",
     "label_smoothing_factor": "the masked-LM objective as it is",
     "save_only_model": "whole checkpoints, which a resume relies on",
@@ -67,6 +69,10 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
             f"batch_size={config.batch_size} must be a multiple of accumulation={config.accumulation} times "
             f"{processes.count()} processes"
         )
+    if config.shard and processes.count() == 1:
+        raise ConfigError("shard: one process has no other to share with; start several with torchrun, or leave it out")
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ConfigError("accelerate launch --use_fsdp: give --shard here instead, and leave --use_fsdp out")
     per_device = config.batch_size // parts
     settings: dict[str, Any] = {
         "output_dir": str(folder.checkpoints),

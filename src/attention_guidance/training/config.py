@@ -66,6 +66,8 @@ class RunConfig:
         guided_part: of `rtd`: which encoder is guided, `discriminator`, `generator` or `both`.
         image_size, patch_size: of `mim`: sides of images and patches in pixels.
         precision: `auto` (bf16 where the machine computes in it, else fp32), `bf16`, `fp16` or `fp32`.
+        shard: lay parameters, gradients and the optimizer's state out in shares over the processes (FSDP2), which must
+            then be several.
         heads: the guided heads; empty trains without guidance.
         weight: pull on each guided head.
         loss: guidance loss, `squared_error` or `log_mass`.
@@ -121,6 +123,7 @@ class RunConfig:
     image_size: int = 64
     patch_size: int = 8
     precision: str = "auto"
+    shard: bool = False
     heads: str = "next:1 previous:1 first:0.25"
     weight: float = 0.1
     loss: str = "squared_error"
@@ -309,6 +312,10 @@ def write_yaml(config: RunConfig, path: Path) -> None:
     results.write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
 
 
+# Checkpoints hold whole tensors however the model was laid out.
+_MAY_CHANGE = ("shard",)
+
+
 def check_same_run(config: RunConfig, saved: Path) -> None:
     """Make sure that a run to be resumed is the one that was begun.
 
@@ -317,7 +324,7 @@ def check_same_run(config: RunConfig, saved: Path) -> None:
     """
     before = dataclasses.asdict(make_config(read_yaml(saved)))
     for name, value in dataclasses.asdict(config).items():
-        if before[name] != value:
+        if before[name] != value and name not in _MAY_CHANGE:
             raise RunError(
                 f"{saved.parent} holds a run with {name}={before[name]!r}, not {value!r}: resume it with the same "
                 "settings, or give another --output"

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from attention_guidance import results
 from attention_guidance.hosts.interface import normalizes_its_loss
 from attention_guidance.objectives.base import Draws, Quality, validate, validation_batches
-from attention_guidance.training import checkpoints, processes
+from attention_guidance.training import checkpoints, processes, sharding
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.clock import Clock
 from attention_guidance.training.config import RunConfig
@@ -75,6 +75,7 @@ class Run:
             callbacks=[*callbacks, *filter(None, [clock])],
             clock=clock,
             warmup_share=config.warmup_share,
+            in_shares=config.shard,
         )
         for guidance in self.guidance.values():
             # Before the reporters, so that they report the guidance too.
@@ -120,9 +121,10 @@ class Run:
             The results as written.
         """
         summary = self.summary()
+        model = self._whole_model() if self.config.shard else self.model
 
         def write(folder: Path) -> None:
-            self.objective.save(self.model, folder)
+            self.objective.save(model, folder)
             self.data.processor.save_pretrained(folder)
             (folder / "README.md").write_text(model_card(summary), encoding="utf-8")
 
@@ -132,6 +134,13 @@ class Run:
                 results.write_json(self.folder.results, summary)
         processes.wait()
         return summary
+
+    def _whole_model(self) -> PreTrainedModel:
+        """The model with its weights in one place, of one in shares; to be called by all processes."""
+        weights = sharding.whole(self.model.state_dict())
+        model = self.objective.new_model(self.model.config)
+        model.load_state_dict(weights)
+        return model
 
     def summary(self) -> dict[str, Any]:
         """The results: what was trained on what, and how well it came out."""

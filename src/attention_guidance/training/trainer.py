@@ -24,7 +24,7 @@ from transformers import (
 
 from attention_guidance.inputs_outputs import share_of_batch
 from attention_guidance.objectives.base import Quality
-from attention_guidance.training import checkpoints, processes
+from attention_guidance.training import checkpoints, processes, sharding
 from attention_guidance.training.clock import Clock
 
 
@@ -105,6 +105,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         scales_loss: whether the model's loss is its share of an accumulated batch already, as a guided model's is.
         clock: what the learning rate goes by, if not by steps.
         warmup_share: share of the time in which it rises then.
+        in_shares: lay the model and its optimizer out in shares over the processes, see `sharding`.
         **kwargs: everything else, as for `Trainer`.
     """
 
@@ -118,6 +119,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         scales_loss: bool,
         clock: Clock | None = None,
         warmup_share: float = 0.0,
+        in_shares: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_dataset=[], **kwargs)
@@ -125,11 +127,24 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         self._scales_loss = scales_loss
         self._clock = clock
         self._warmup_share = warmup_share
+        self._in_shares = in_shares
         self.remove_callback(PrinterCallback)
         self.timer = StepTimer()
         # First of the callbacks, so that what the others do between steps is not on the clock.
         self.callback_handler.callbacks.insert(0, self.timer)
         self._checkpoint_folder: Path | None = None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer, before which a model is laid out in shares that is to be."""
+        begins_in_shares = self._in_shares and self.optimizer is None
+        if begins_in_shares:
+            sharding.shard(self.model)
+            # Autocast, and no DistributedDataParallel around it: what is prepared once is left alone.
+            self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if begins_in_shares:
+            sharding.follow_shares(optimizer)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The learning rate over steps, or over time."""
@@ -183,12 +198,30 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         transformers saves the weights of some kinds of models (ViT) under other names; Trainer would look for them by
         the names they have now, find none, and go on with random weights after a warning.
         """
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
         model = model or self.model
         assert isinstance(model, PreTrainedModel)
         model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint).state_dict())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights, whole ones also of a model in shares."""
+        if not self._in_shares:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = sharding.whole(self.model.state_dict())
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._in_shares:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Put together by all processes, written by one.
+        state = sharding.whole(self.optimizer.state_dict())
+        hook = self.optimizer.optimizer.register_state_dict_post_hook(lambda optimizer, in_shares: state)
+        try:
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            hook.remove()
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where Trainer puts checkpoints: aside, while one is being written."""
