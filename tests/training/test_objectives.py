@@ -23,6 +23,7 @@ from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.model import told_by
 from attention_guidance.training.objective import objective_of
 from attention_guidance.training.prepare import prepare_data
+from attention_guidance.training.pretrain import pretrain
 from attention_guidance.training.run import Run
 
 # Beside the example of the docs, which is trained with.
@@ -35,6 +36,12 @@ def no_labels(ids, places, tokenizer, generator):
 
 def no_pair(ids, places, tokenizer, generator):
     return None
+
+def failing(ids, places, tokenizer, generator):
+    return 1 / 0
+
+def too_few(ids):
+    return ids, ids
 """
 # A pull so strong and steady that the heads are there within a few hundred steps of milliseconds.
 SMALL = {
@@ -344,7 +351,14 @@ class TestWrongInput:
             make_config({"objective": "mlmm"})
 
     @pytest.mark.parametrize(
-        ("name", "said"), [("wrong_shape", r"shape \(3,\)"), ("no_labels", "gave no label"), ("no_pair", "NoneType")]
+        ("name", "said"),
+        [
+            ("wrong_shape", r"shape \(3,\)"),
+            ("no_labels", "gave no label"),
+            ("no_pair", "NoneType"),
+            ("failing", r"fails at .*own.py:\d+: ZeroDivisionError: division by zero"),
+            ("too_few", r"fails: TypeError: too_few\(\) takes 1 positional argument but 4 were given"),
+        ],
     )
     def test_functions_of_ones_own(self, settings, name, said):
         config = settings("own")
@@ -364,6 +378,14 @@ class TestWrongInput:
         ):
             with pytest.raises(ConfigError, match=said):
                 objective_of(settings("mlm", objective=objective), data.tokenizer)
+
+    def test_a_failing_function_is_seen_before_anything_is_written(self, settings, tmp_path):
+        config = settings("own")
+        for name in ("failing", "nothing"):
+            wrong = dataclasses.replace(config, objective=config.objective.replace("reversed_pieces", name))
+            with pytest.raises(ConfigError, match=name):
+                pretrain(wrong, tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()
 
     def test_a_tokenizer_without_a_mask(self, settings):
         data = prepare_data(settings("mlm"), lambda text: None)

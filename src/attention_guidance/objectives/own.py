@@ -6,6 +6,7 @@ Shape suffixes: T positions, N candidates.
 from __future__ import annotations
 
 import runpy
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +74,16 @@ class OwnCorruption:
         """Ask for one sequence.
 
         Raises:
-            ConfigError: the answer is not two rows of as many whole numbers, or has nothing to predict.
+            ConfigError: the function fails, or the answer is not two rows of as many whole numbers, or has nothing to
+                predict.
         """
         candidates_N = np.flatnonzero(~np.isin(ids_T[:length], self._special))
-        answer = self.function(ids_T.astype(np.int64), candidates_N, self.tokenizer, generator)
+        try:
+            answer = self.function(ids_T.astype(np.int64), candidates_N, self.tokenizer, generator)
+        except Exception as error:  # whatever the user's code raises
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f" at {place.filename}:{place.lineno}" if place.filename != __file__ else ""
+            raise ConfigError(f"objective={self.name!r} fails{where}: {type(error).__name__}: {error}") from error
         try:
             inputs_T, labels_T = (np.asarray(row) for row in answer)
         except (TypeError, ValueError) as error:

@@ -152,6 +152,12 @@ def _for_model(arch: str, values: Mapping[str, Any]) -> PreTrainedConfig:
         raise ConfigError(f"arch={arch!r} cannot be made so: {reason}") from error
 
 
+_GIVE = {
+    "arch_config": "a config.json of transformers",
+    "init_from": "a folder of save_pretrained's or of a run, or a name on the Hugging Face hub",
+}
+
+
 def _unreadable(field: str, name: str, error: Exception) -> ConfigError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ConfigError(f"{field}={name!r}: cannot be loaded ({reason})")
+    return ConfigError(f"{field}={name!r}: cannot be loaded ({reason}); give {_GIVE[field]}")

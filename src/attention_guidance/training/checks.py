@@ -11,6 +11,7 @@ from attention_guidance.errors import RunError
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
+from attention_guidance.objectives.own import is_own, load_own
 from attention_guidance.patterns import TOKEN_CLASSES, TokenClasses, get_pattern
 from attention_guidance.schedules import Schedule
 from attention_guidance.training.arguments import training_arguments
@@ -27,9 +28,12 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
 
     Raises:
         GuidanceError: heads that do not fit the model, an unknown loss, normalization or schedule, arguments that
-            transformers' Trainer does not take, a precision the machine does not have, an output inside the corpus.
+            transformers' Trainer does not take, a precision the machine does not have, an output inside the corpus, an
+            objective of one's own that is not there.
     """
     check_heads(config)
+    if is_own(config.objective):
+        load_own(config.objective)
     check_objective(config.loss)
     check_normalization(config.normalization, config.loss)
     BackendChoice(config.backend)

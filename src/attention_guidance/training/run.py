@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from attention_guidance import results
@@ -55,6 +56,8 @@ class Run:
         self.folder = folder
         set_seed(config.seed)
         objective = self.objective = objective_of(config, data.tokenizer)
+        # A function of the user's may fail, which is better seen before anything is written.
+        objective.example(data.train, 0, np.random.default_rng(config.seed), 0.0)
         known = {} if data.tokenizer is None else told_by(data.tokenizer)
         self.model = new_model(config, objective, known)
         self.guidance = guide_as_configured(self.model, objective, config, data.tokenizer) if config.heads else {}
