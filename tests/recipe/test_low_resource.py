@@ -83,7 +83,7 @@ def test_the_page_tells_it(done):
     assert not re.search(r"(src|href)=\"http", page)
 
 
-def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys):
+def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_path):
     before = {path: path.read_bytes() for path in done.rglob("finetune.json")}
     assert len(before) == 4
     tasks = ["--ner", given / "ner", "--classify", given / "classes.tsv", "--compare"]
@@ -91,8 +91,26 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys):
     assert {path: path.read_bytes() for path in done.rglob("finetune.json")} == before
     assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert cli("recipe", "low-resource", given / "ner" / "train.txt", *tasks, *QUICK, "-o", done, "--resume") == 2
+    shorter = tmp_path / "shorter.txt"
+    shorter.write_text("\n".join((given / "text.txt").read_text().splitlines()[:1400]))
+    assert cli("recipe", "low-resource", shorter, *tasks, *QUICK, "-o", done, "--resume") == 2
     assert "are not those that the recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("some words\n" * 300, "a single document, which 299 others repeat; give text of several"),
+        ("some words " * 3000, "a single document; give text of several, or let each line or paragraph be one"),
+        ("some words\nand others\n", "20 bytes without what repeats, too little to learn from; 20,000 are the least"),
+    ],
+)
+def test_too_little_text_is_refused_before_anything_is_written(tmp_path, cli, capsys, text, message):
+    (tmp_path / "text.txt").write_text(text)
+    command = ["recipe", "low-resource", tmp_path / "text.txt", "--documents", "line", *QUICK]
+    assert cli(*command, "-o", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None
 
 def _in_folder(task: Task, folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise ConfigError(f"--data {folder}: no such folder")
+        raise ConfigError(f"{folder}: no such folder; expected one of files called train, dev and test")
     suffixes = _TAGGED if task.kind == "tokens" else FORMATS
     found = {}
     for split, names in _NAMES.items():
@@ -56,11 +56,11 @@ def _in_folder(task: Task, folder: Path) -> dict[str, Path]:
             file for file in folder.iterdir() if file.stem.lower() in names and file.suffix.lower() in suffixes
         )
         if len(files) > 1:
-            raise ConfigError(f"--data {folder}: several files of {split} ({', '.join(file.name for file in files)})")
+            raise ConfigError(f"{folder}: several files of {split} ({', '.join(file.name for file in files)})")
         if files:
             found[split] = files[0]
     if "train" not in found:
-        raise ConfigError(f"--data {folder}: no file called train there that ends in {', '.join(suffixes)}")
+        raise ConfigError(f"{folder}: no file called train there that ends in {', '.join(suffixes)}")
     return found
 
 
@@ -99,7 +99,11 @@ def hold_out(
     """
     texts = list(dict.fromkeys(example.texts for example in examples))
     if len(texts) < 2:
-        raise ConfigError("too few examples to hold some out; give a file of its own to choose on (--dev)")
+        where = f" ({examples[0].place})" if examples else ""
+        raise ConfigError(
+            f"{len(texts)} text to train on{where}: some would be held out; give more (blank lines divide sentences, "
+            "for ner), or a file of its own to choose on (--dev)"
+        )
     order = np.random.default_rng(seed).permutation(len(texts))
     out = {texts[n] for n in order[: max(1, round(share * len(texts)))]}
     return [e for e in examples if e.texts not in out], [e for e in examples if e.texts in out]

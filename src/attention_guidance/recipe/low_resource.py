@@ -36,6 +36,8 @@ RECIPE_FILE = "recipe.json"
 PAGE_FILE = "recipe.html"
 _TEXT_FILE = "text.jsonl"
 _TEST_SHARE = 0.2
+# Some batches of the smallest model, whatever the language.
+_LEAST_BYTES = 20_000
 _OF_RUN = ("steps", "final_loss", "final_accuracy", "train_seconds", "curve", "model")
 
 
@@ -90,11 +92,7 @@ def low_resource(
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(aside).iterdir())}
     held_out = [text for data in read.values() for text in _evaluated(data)]
     kept, facts = clean(settings.text.read(), held_out)
-    if not kept:
-        raise CorpusError(
-            f"{settings.text.name}: nothing is left without the {facts.held_out_found:,} sentences of dev and test "
-            "that stand in it; give more text"
-        )
+    _require_enough(settings.text.name, facts)
     choices = _chosen(facts, settings.overrides)
     # The rule's vocabulary is a bound: a text of few words supports fewer tokens.
     flags = {c.name: c.value for c in choices if c.name != "vocab_size" or "vocab_size" in settings.overrides}
@@ -133,6 +131,25 @@ def low_resource(
     write_recipe_page(content, output / PAGE_FILE)
     console.print(f"read {output / PAGE_FILE}; the model: {output / 'guided' / 'model'}", highlight=False)
     return content
+
+
+def _require_enough(name: str, facts: TextFacts) -> None:
+    if not facts.documents:
+        raise CorpusError(
+            f"{name}: nothing is left without the {facts.held_out_found:,} sentences of dev and test that stand in it; "
+            "give more text"
+        )
+    if facts.documents == 1:
+        repeats = f", which {facts.repeated:,} others repeat" if facts.repeated else ""
+        raise CorpusError(
+            f"{name}: a single document{repeats}; give text of several, or let each line or paragraph be one "
+            "(--documents line or blank)"
+        )
+    if facts.bytes < _LEAST_BYTES:
+        raise CorpusError(
+            f"{name}: {facts.bytes:,} bytes without what repeats, too little to learn from; {_LEAST_BYTES:,} are the "
+            "least, some megabytes a good start"
+        )
 
 
 def _tasks(settings: RecipeSettings, aside: Path) -> dict[str, dict[str, Path]]:
