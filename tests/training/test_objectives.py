@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from attention_guidance.errors import ConfigError, CorpusError
 from attention_guidance.objectives import OBJECTIVES
 from attention_guidance.objectives.base import Draws, validate, validation_batches
 from attention_guidance.objectives.masking import IGNORED
+from attention_guidance.objectives.own import load_own
 from attention_guidance.training.config import make_config
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.model import told_by
@@ -42,6 +44,18 @@ def failing(ids, places, tokenizer, generator):
 
 def too_few(ids):
     return ids, ids
+
+def leaving(ids, places, tokenizer, generator):
+    raise SystemExit(0)
+
+def deep(ids, places, tokenizer, generator):
+    return np.zeros(3).reshape(2, 2)
+
+def unknown_ids(ids, places, tokenizer, generator):
+    return ids + 1000, ids
+
+def unknown_labels(ids, places, tokenizer, generator):
+    return ids, ids - 1000
 """
 # A pull so strong and steady that the heads are there within a few hundred steps of milliseconds.
 SMALL = {
@@ -357,6 +371,10 @@ class TestWrongInput:
             ("no_labels", "gave no label"),
             ("no_pair", "NoneType"),
             ("failing", r"fails at .*own.py:\d+: ZeroDivisionError: division by zero"),
+            ("deep", r"fails at .*own.py:\d+: ValueError: cannot reshape"),
+            ("leaving", r"fails at .*own.py:\d+: SystemExit: 0"),
+            ("unknown_ids", r"gave ids from 1\d\d\d to 1\d\d\d; those of the vocabulary go from 0 to 279"),
+            ("unknown_labels", r"gave labels from -\d+ to -\d+; those of the vocabulary go from 0 to 279"),
             ("too_few", r"fails: TypeError: too_few\(\) takes 1 positional argument but 4 were given"),
         ],
     )
@@ -370,14 +388,27 @@ class TestWrongInput:
     def test_files_of_ones_own(self, tmp_path, settings):
         broken = tmp_path / "broken.py"
         broken.write_text("import nothing_of_the_kind\n")
+        leaving = tmp_path / "leaving.py"
+        leaving.write_text("raise SystemExit(0)\n")
         data = prepare_data(settings("mlm"), lambda text: None)
         for objective, said in (
             (f"{tmp_path}/none.py:f", "there is no file"),
             (f"{broken}:f", "fails: ModuleNotFoundError"),
+            (f"{leaving}:f", "fails: SystemExit: 0"),
             (f"{Path(__file__)}:nothing", "has no function 'nothing'"),
         ):
             with pytest.raises(ConfigError, match=said):
                 objective_of(settings("mlm", objective=objective), data.tokenizer)
+
+    def test_a_file_of_ones_own_imports_what_lies_beside_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        (tmp_path / "beside_of_test.py").write_text("def f(ids, places, tokenizer, generator): return ids, ids\n")
+        (tmp_path / "main.py").write_text("from beside_of_test import f\n")
+        assert callable(load_own(f"{tmp_path}/main.py:f"))
+
+    def test_rates_are_for_others(self, settings):
+        with pytest.raises(ConfigError, match=r"final_masking_rate=0.3: objective=.* decides itself what is hidden"):
+            settings("own", final_masking_rate=0.3)
 
     def test_a_failing_function_is_seen_before_anything_is_written(self, settings, tmp_path):
         config = settings("own")

@@ -1,6 +1,7 @@
 """Read documents from text, JSON lines and Parquet files, and say exactly where one cannot be read."""
 
 import codecs
+import functools
 import io
 import itertools
 import json
@@ -134,8 +135,14 @@ def _list_folder(folder: Path) -> list[Path]:
         there = f"only {' '.join(sorted(skipped))}" if skipped else "no visible file"
         raise CorpusError(f"{folder}: {there} in this folder; read are {known}, or name each file itself")
     if skipped:
-        _LOG.warning("%s: skipped files ending in %s; name them to read them", folder, " ".join(sorted(skipped)))
+        _warn_of_skipped(folder, " ".join(sorted(skipped)))
     return sorted(found)
+
+
+@functools.cache
+def _warn_of_skipped(folder: Path, suffixes: str) -> None:
+    """Once, however often the folder is read."""
+    _LOG.warning("%s: skipped files ending in %s; name them to read them", folder, suffixes)
 
 
 def _format(path: Path) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ Shape suffixes: T positions, N candidates.
 from __future__ import annotations
 
 import runpy
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attention_guidance.data.tokenizers import vocabulary_size
 from attention_guidance.errors import ConfigError
 from attention_guidance.objectives.masking import IGNORED
 
@@ -39,9 +41,13 @@ def load_own(objective: str) -> OwnFunction:
     file, _, name = objective.rpartition(":")
     if not Path(file).is_file():
         raise ConfigError(f"objective={objective!r}: there is no file {file}")
+    # What lies beside the file can be imported, as from a script.
+    beside = str(Path(file).resolve().parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
     try:
         function = runpy.run_path(file).get(name)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ConfigError(f"objective={objective!r}: {file} fails: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise ConfigError(f"objective={objective!r}: {file} has no function {name!r}")
@@ -63,6 +69,7 @@ class OwnCorruption:
         self.function = function
         self.tokenizer = tokenizer
         self._special = np.array(sorted(tokenizer.all_special_ids))
+        self._n_ids = vocabulary_size(tokenizer)
 
     def __call__(
         self,
@@ -74,15 +81,16 @@ class OwnCorruption:
         """Ask for one sequence.
 
         Raises:
-            ConfigError: the function fails, or the answer is not two rows of as many whole numbers, or has nothing to
-                predict.
+            ConfigError: the function fails, or the answer is not two rows of as many whole numbers of the vocabulary,
+                or has nothing to predict.
         """
         candidates_N = np.flatnonzero(~np.isin(ids_T[:length], self._special))
         try:
             answer = self.function(ids_T.astype(np.int64), candidates_N, self.tokenizer, generator)
-        except Exception as error:  # whatever the user's code raises
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f" at {place.filename}:{place.lineno}" if place.filename != __file__ else ""
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            frames = traceback.extract_tb(error.__traceback__)
+            inside = [frame for frame in frames if frame.filename == self.name.rpartition(":")[0]]
+            where = f" at {inside[-1].filename}:{inside[-1].lineno}" if inside else ""
             raise ConfigError(f"objective={self.name!r} fails{where}: {type(error).__name__}: {error}") from error
         try:
             inputs_T, labels_T = (np.asarray(row) for row in answer)
@@ -91,6 +99,12 @@ class OwnCorruption:
         for row in (inputs_T, labels_T):
             if row.shape != ids_T.shape or not np.issubdtype(row.dtype, np.integer):
                 raise self._wrong(f"gave {row.dtype} of shape {row.shape}")
+        for what, row in (("ids", inputs_T), ("labels", labels_T[labels_T != IGNORED])):
+            if len(row) and not 0 <= row.min() <= row.max() < self._n_ids:
+                raise ConfigError(
+                    f"objective={self.name!r} gave {what} from {row.min()} to {row.max()}; those of the vocabulary go "
+                    f"from 0 to {self._n_ids - 1}"
+                )
         if len(candidates_N) and (labels_T == IGNORED).all():
             raise self._wrong("gave no label, so that there is nothing to learn")
         return inputs_T.astype(np.int64), labels_T.astype(np.int64)

@@ -184,6 +184,9 @@ class RunConfig:
             raise ConfigError(
                 f"objective={self.objective!r} is unknown; expected one of {', '.join(OBJECTIVES)}, or file.py:function"
             )
+        for name in ("masking_rate", "final_masking_rate"):
+            if is_own(self.objective) and (value := getattr(self, name)) != _FIELDS[name].default:
+                raise ConfigError(f"{name}={value}: objective={self.objective!r} decides itself what is hidden")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
