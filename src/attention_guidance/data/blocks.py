@@ -20,6 +20,7 @@ from attention_guidance.errors import ConfigError, CorpusError
 _BATCH_TEXTS = 1024
 _BATCH_CHARS = 1 << 20
 _WRITTEN_BYTES = 1 << 24
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -150,23 +151,23 @@ def pack(
     marks = _Marks.of(tokenizer, block_size)
     rows = _Rows(marks, block_size, file, only_with)
     room = block_size - 2
-    inner = np.empty(room, marks.dtype)
+    # What stands inside of many blocks, one after the other: a row at a time costs a tenth of the tokenizer's time.
+    inner = np.empty(_ROWS_AT_ONCE * room, marks.dtype)
     used = 0
     for ids in _encode(texts, tokenizer, marks):
-        if used:
-            inner[used], used = marks.end, used + 1
-        start = 0
-        while start < len(ids):
-            if used == room:
-                rows.add(inner)
-                used = 0
-            n = min(room - used, len(ids) - start)
-            inner[used : used + n] = ids[start : start + n]
-            used, start = used + n, start + n
-        if used == room:
-            rows.add(inner)
-            used = 0
-    if used and not rows.given:
+        pieces = [ids] if used % room == 0 else [np.array([marks.end], marks.dtype), ids]
+        for piece in pieces:
+            start = 0
+            while start < len(piece):
+                n = min(len(inner) - used, len(piece) - start)
+                inner[used : used + n] = piece[start : start + n]
+                used, start = used + n, start + n
+                if used == len(inner):
+                    rows.add_full(inner)
+                    used = 0
+    whole = used - used % room
+    rows.add_full(inner[:whole])
+    if not rows.given and used:
         rows.add(inner[:used])
     return rows.blocks()
 
@@ -278,6 +279,21 @@ class _Rows:
         self.row[n + 2 :] = self.marks.pad
         self.data += self.row.tobytes()
         self.lengths.append(n + 2)
+        self._write_what_is_long()
+
+    def add_full(self, inner: npt.NDArray[np.integer]) -> None:
+        """Add rows without padding, given what stands inside of them, one after the other."""
+        inner = inner.reshape(-1, len(self.row) - 2)
+        self.given += len(inner)
+        if self.only_with is not None:
+            inner = inner[self.only_with[inner].any(1)]
+        rows = np.empty((len(inner), len(self.row)), self.marks.dtype)
+        rows[:, 0], rows[:, 1:-1], rows[:, -1] = self.marks.start, inner, self.marks.end
+        self.data += rows.tobytes()
+        self.lengths.extend([len(self.row)] * len(rows))
+        self._write_what_is_long()
+
+    def _write_what_is_long(self) -> None:
         if self.file is not None and len(self.data) >= _WRITTEN_BYTES:
             self.file.write(self.data)
             self.data.clear()
