@@ -23,3 +23,11 @@ def test_whole_at_a_tiny_size(tmp_path):
     assert record["peak_mib"] >= record["libraries_mib"] > 50
     assert f"{record['ratio']:.2f} (" in done.stdout
     assert str(tmp_path) not in kept.read_text()
+
+
+def test_the_docs_have_what_is_kept():
+    command = [sys.executable, ROOT / "benchmarks" / "large_text.py", "--show"]
+    shown = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+    assert "10 GB" in shown
+    page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    assert [row for row in shown.splitlines() if row not in page] == []

@@ -80,7 +80,7 @@ def test_a_configuration_decides_but_for_the_tokenizer(tmp_path, cli, arguments)
     stated.to_json_file(tmp_path / "config.json")
     file = tmp_path / "config.json"
     free = [*arguments]
-    for name in ("--layers", "--hidden", "--attention-heads", "--feed-forward"):
+    for name in ("--layers", "--hidden", "--attention-heads", "--feed-forward", "--dropout"):
         place = free.index(name)
         del free[place : place + 2]
     out = tmp_path / "run"

@@ -98,6 +98,41 @@ def test_the_file_is_not_blamed_for_a_flag(yaml_file):
         make_config({"weight": "x"}, yaml_file("weight: 1\n"))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"generator_share": 0.25}, "generator_share=0.25 is for objective rtd"),
+        ({"image_size": 32}, "image_size=32 is for objective mim"),
+        ({"dataset_split": "test"}, "dataset_split='test' is for a dataset"),
+        ({"max_steps": 7, "max_time": "1h"}, "max_steps=7 is for a run without max_time"),
+        ({"objective": "mim", "tokenizer": "here"}, "tokenizer='here' is for objectives of text"),
+        ({"objective": "speech", "final_masking_rate": 0.3}, "is for objectives that mask tokens"),
+    ],
+)
+def test_what_would_do_nothing(given, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(given)
+
+
+def test_what_a_file_has_may_do_nothing(tmp_path):
+    """As that of a run has everything."""
+    write_yaml(RunConfig(generator_share=0.25, max_steps=7), tmp_path / "run.yaml")
+    assert make_config({"max_time": "1h"}, tmp_path / "run.yaml").max_time == "1h"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size=0 must be above 0"),
+        ({"max_steps": 10**23}, "is more than any run takes; 1,000,000,000 are the most"),
+        ({"token_classes": {"comma": []}}, "token_classes: comma has no tokens"),
+    ],
+)
+def test_sizes_out_of_range(given, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(given)
+
+
 def test_resuming_with_another_setting_names_both_values(tmp_path):
     write_yaml(RunConfig(max_steps=10), tmp_path / "run.yaml")
     check_same_run(RunConfig(max_steps=10), tmp_path / "run.yaml")

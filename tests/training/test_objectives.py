@@ -7,15 +7,16 @@ import json
 import math
 import re
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, TrainerCallback
+from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, RobertaConfig, TrainerCallback
 
 from attention_guidance import guide
-from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.errors import ConfigError, CorpusError, GuidanceError
 from attention_guidance.objectives import OBJECTIVES
 from attention_guidance.objectives.base import Draws, validate, validation_batches
 from attention_guidance.objectives.masking import IGNORED
@@ -407,7 +408,9 @@ class TestWrongInput:
         assert callable(load_own(f"{tmp_path}/main.py:f"))
 
     def test_rates_are_for_others(self, settings):
-        with pytest.raises(ConfigError, match=r"final_masking_rate=0.3: objective=.* decides itself what is hidden"):
+        with pytest.raises(
+            ConfigError, match=r"final_masking_rate=0.3 is for objectives that mask tokens; leave it out"
+        ):
             settings("own", final_masking_rate=0.3)
 
     def test_a_failing_function_is_seen_before_anything_is_written(self, settings, tmp_path):
@@ -429,6 +432,56 @@ class TestWrongInput:
         (tmp_path / "1.png").write_bytes((images / "1.png").read_bytes()[:100])
         with pytest.raises(CorpusError, match=r"1\.png: not an image that can be read"):
             prepare_data(settings("mim", corpus=[str(tmp_path)]), lambda said: None)
+
+    def test_an_image_broken_in_the_middle(self, settings, images, tmp_path):
+        content = (images / "1.png").read_bytes()
+        place = content.index(b"IDAT") - 4
+        data = content[place + 8 : place + 8 + int.from_bytes(content[place : place + 4])]
+
+        def chunk(kind: bytes, data: bytes) -> bytes:
+            return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+        broken = chunk(b"IDAT", data[:50]) + chunk(b"\1\2\3\4", b"") + chunk(b"IDAT", data[50:])
+        (tmp_path / "1.png").write_bytes(content[:place] + broken)
+        with pytest.raises(CorpusError, match=r"1\.png: not an image that can be read"):
+            prepare_data(settings("mim", corpus=[str(tmp_path)]), lambda said: None)
+
+    def test_a_recording_of_no_numbers(self, settings, tmp_path):
+        soundfile = pytest.importorskip("soundfile")
+        soundfile.write(tmp_path / "a.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
+        with pytest.raises(CorpusError, match=r"a\.wav: has samples that are not finite numbers"):
+            prepare_data(settings("speech", corpus=[str(tmp_path)]), lambda said: None)
+
+    @pytest.mark.parametrize(
+        ("kind", "more", "message"),
+        [
+            ("mlm", {"heads": "left:1"}, "left"),
+            ("mlm", {"heads": "offset:40:1"}, "pattern 'offset:40' reaches beyond block_size=16"),
+            ("mim", {"heads": "delimiter:1"}, "pattern 'delimiter' is of tokens, and objective='mim' has none"),
+            ("speech", {"hidden": 34}, "a wav2vec2 model cannot be made so"),
+            ("mim", {"arch": "swin"}, "swin"),
+            ("mlm", {"arch": "gpt2"}, "'gpt2' has no masked language model in transformers"),
+        ],
+    )
+    def test_what_does_not_go_together_is_seen_before_anything_is_written(
+        self, settings, tmp_path, kind, more, message
+    ):
+        with pytest.raises(GuidanceError, match=message):
+            pretrain(settings(kind, **more), tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [("speech", "speech goes on with wav2vec2, not 'roberta'"), ("rtd", "two encoders, not with 'roberta'")],
+    )
+    def test_going_on_with_a_model_of_another_kind(self, settings, tmp_path, kind, message):
+        RobertaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2, num_attention_heads=2).save_pretrained(
+            tmp_path
+        )
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        objective = objective_of(settings(kind), prepare_data(settings("mlm"), lambda said: None).tokenizer)
+        with pytest.raises(ConfigError, match=message):
+            objective.trained_model(str(tmp_path))
 
     def test_a_folder_without_images(self, settings, recordings):
         with pytest.raises(CorpusError, match=r"no images in this folder; read are \.png"):

@@ -58,6 +58,8 @@ def _compare(arguments: dict[str, Any]) -> int:
     settings = _downstream_settings(arguments)
 
     def train(config: Any, output: Path, **how: Any) -> None:
+        if settings is not None and config.objective in ("mim", "speech"):
+            raise ConfigError(f"--downstream {settings.task} is of text, and objective={config.objective!r} is not")
         compare(config, output, seeds=range(config.seed, config.seed + n_seeds), **how)
         if settings is not None:
             from attention_guidance.finetuning.downstream import downstream
@@ -192,7 +194,7 @@ def _add_guidance_arguments(group: argparse._ArgumentGroup) -> None:
         help="which heads follow which pattern: 'next:1 previous:1 first:0.25' (the default), by count or share in "
         "every layer; '0-3: next:1; 4-: first@2,3' by layer and number; '' for no guidance. Patterns: next, previous, "
         "first, same, delimiter, period, offset:K, a --token-class, unions a|b")  # fmt: skip
-    add("--weight", type=float, metavar="X", help="pull on each guided head (0.1)")
+    add("--weight", type=float, metavar="X", help="pull on each guided head (0.1; rtd: 5)")
     add("--loss", help="squared_error or log_mass (squared_error)")
     add("--normalization", help="query: weight is per head; elementwise: the authors' scale (query)")
     add("--backend", metavar="NAME",

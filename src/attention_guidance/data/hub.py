@@ -8,6 +8,7 @@ from typing import Any
 from attention_guidance.data.corpora import Document
 from attention_guidance.errors import ConfigError, CorpusError
 
+_BROKEN = "given as the corpus, its files are read with the file and line of what is wrong"
 _LOCAL = "where the hub cannot be reached, fetch its files elsewhere and give their folder as the corpus"
 
 
@@ -55,5 +56,8 @@ def _load(name: str, config: str | None, split: str) -> Any:
     try:
         return load_dataset(name, config, split=split)
     except Exception as error:  # the library and the hub raise all kinds
-        reason = " ".join((str(error).strip() or type(error).__name__).split())
-        raise ConfigError(f"dataset={name!r} cannot be loaded ({reason[:300]}); {_LOCAL}") from error
+        # What went wrong with a file is said by the cause.
+        told = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+        reason = " ".join((str(told).strip() or type(told).__name__).split())
+        hint = _BROKEN if told is not error else _LOCAL
+        raise ConfigError(f"dataset={name!r} cannot be loaded ({reason[:300]}); {hint}") from error

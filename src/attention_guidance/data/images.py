@@ -75,7 +75,7 @@ def _read(files: Sequence[Path], size: int) -> Iterator[npt.NDArray[np.uint8]]:
         try:
             with Image.open(file) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # each format has errors of its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CorpusError(f"{file}: not an image that can be read ({reason}); repair or remove it") from error
         yield np.asarray(square).transpose(2, 0, 1)

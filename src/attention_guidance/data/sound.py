@@ -98,6 +98,8 @@ def _read(files: Sequence[Path]) -> Iterator[npt.NDArray[np.int16]]:
             samples_SC, rate = soundfile.read(file, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise CorpusError(f"{file}: not a recording that can be read ({error}); repair or remove it") from error
+        if not np.isfinite(samples_SC).all():
+            raise CorpusError(f"{file}: has samples that are not finite numbers; repair or remove it")
         mono = samples_SC.mean(1)
         if rate != SAMPLES_PER_SECOND:
             mono = resample_poly(mono, SAMPLES_PER_SECOND, rate)

@@ -81,7 +81,7 @@ class MaskedTokens(Objective):
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""
-        hint = "roberta, bert, modernbert, deberta-v2, ..."
+        hint = "roberta, bert, modernbert, ..."
         return _only_at_labels(from_config(AutoModelForMaskedLM, config, "masked language model", hint))
 
     def trained_model(self, name: str) -> PreTrainedModel:

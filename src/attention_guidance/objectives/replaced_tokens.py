@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import ElectraForMaskedLM, ElectraForPreTraining
+from transformers import AutoConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 from attention_guidance.errors import ConfigError
 from attention_guidance.models.replaced_tokens import ReplacedTokens
@@ -82,8 +82,13 @@ class ReplacedTokenDetection(MaskedTokens):
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`: what `save` has written."""
+        if (kind := AutoConfig.from_pretrained(name).model_type) != self.arch:
+            raise ConfigError(f"the objective rtd goes on with ELECTRA's two encoders, not with {kind!r}")
         discriminator = ElectraForPreTraining.from_pretrained(name)
-        generator = ElectraForMaskedLM.from_pretrained(name, subfolder=_GENERATOR)
+        try:
+            generator = ElectraForMaskedLM.from_pretrained(name, subfolder=_GENERATOR)
+        except OSError as error:
+            raise ConfigError("no generator beside it, as a run of rtd has in its model's folder") from error
         model = ReplacedTokens(discriminator.config)
         model.generator.load_state_dict(generator.state_dict())
         model.load_state_dict(discriminator.state_dict(), strict=False)

@@ -126,8 +126,7 @@ class SentencePairs(MaskedTokens):
         label = next((name for name in _LABELS if name in known), None)
         if label is None:
             raise ConfigError(
-                f"{model.config.model_type!r} has no head for pairs of sentences in transformers; take --arch bert or "
-                "albert"
+                f"{model.config.model_type!r} has no head for pairs of sentences in transformers; bert and albert have"
             )
         self._label = label
         MaskedHead(model)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Wav2Vec2ForPreTraining
+from transformers import AutoConfig, Wav2Vec2ForPreTraining
 
 from attention_guidance.errors import ConfigError
 from attention_guidance.objectives.base import Example, Objective, Score
@@ -114,6 +114,8 @@ class SpeechUnits(Objective):
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`."""
+        if (kind := AutoConfig.from_pretrained(name).model_type) != self.arch:
+            raise ConfigError(f"the objective speech goes on with wav2vec2, not {kind!r}")
         return _by_the_mean(Wav2Vec2ForPreTraining.from_pretrained(name))
 
 

@@ -142,7 +142,7 @@ def _for_model(arch: str, values: Mapping[str, Any]) -> PreTrainedConfig:
 
     if arch not in CONFIG_MAPPING:
         raise ConfigError(
-            f"arch={arch!r} is none that transformers knows; try roberta, bert, modernbert, deberta-v2, "
+            f"arch={arch!r} is none that transformers knows; try roberta, bert, modernbert, "
             f"{AttentionOnlyConfig.model_type}"
         )
     try:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention_guidance.assignment import GuidedHead, assign_heads
-from attention_guidance.errors import RunError
+from attention_guidance.errors import PatternError, RunError
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
 from attention_guidance.objectives.own import is_own, load_own
 from attention_guidance.patterns import TOKEN_CLASSES, TokenClasses, get_pattern
+from attention_guidance.patterns.base import members
+from attention_guidance.patterns.kinds import Offset, TokenClass
 from attention_guidance.schedules import Schedule
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.config import RunConfig
@@ -67,12 +69,18 @@ def guided_heads(
     if tokenizer is None:
         # Any id will do where only the names are looked at.
         classes = {name: [0] for name in (*TOKEN_CLASSES, *classes)}
-    return assign_heads(
+    assigned = assign_heads(
         config.heads,
         config.layers,
         n_heads or config.attention_heads,
         lambda name: get_pattern(name, tokenizer, classes),
     )
+    for pattern in {member for head in assigned for member in members(head.pattern)}:
+        if isinstance(pattern, Offset) and abs(pattern.offset) >= config.block_size and config.objective != "mim":
+            raise PatternError(f"pattern {pattern.name!r} reaches beyond block_size={config.block_size}")
+        if isinstance(pattern, TokenClass) and config.objective in ("mim", "speech"):
+            raise PatternError(f"pattern {pattern.name!r} is of tokens, and objective={config.objective!r} has none")
+    return assigned
 
 
 def check_apart(output: Path, corpus: list[str]) -> None:

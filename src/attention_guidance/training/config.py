@@ -19,6 +19,7 @@ from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES
 from attention_guidance.objectives.own import is_own
 from attention_guidance.training.architectures import check_choice, resolved, stated_sizes
 from attention_guidance.training.clock import ENDLESS, seconds_of
+from attention_guidance.training.idle import check_idle
 from attention_guidance.training.presets import get_preset
 
 CONFIG_FILE = "run.yaml"
@@ -154,12 +155,18 @@ class RunConfig:
         for name in ("dropout", "warmup_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        for name in ("learning_rate", "eval_every", "save_every", "keep_checkpoints", "max_validation_tokens"):
+        for name in ("learning_rate", "eval_every", "save_every", "keep_checkpoints", "max_validation_tokens",
+                     "vocab_size"):  # fmt: skip
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name}={value} must be above 0")
         for name in ("weight", "weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more")
+        if self.max_steps > ENDLESS:
+            raise ConfigError(f"max_steps={self.max_steps} is more than any run takes; {ENDLESS:,} are the most")
+        for name, tokens in self.token_classes.items():
+            if not tokens:
+                raise ConfigError(f"token_classes: {name} has no tokens; give some, such as {name}=', ;'")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed} must be 0 or more and below 2**32")
         if self.block_size < 8:
@@ -184,9 +191,6 @@ class RunConfig:
             raise ConfigError(
                 f"objective={self.objective!r} is unknown; expected one of {', '.join(OBJECTIVES)}, or file.py:function"
             )
-        for name in ("masking_rate", "final_masking_rate"):
-            if is_own(self.objective) and (value := getattr(self, name)) != _FIELDS[name].default:
-                raise ConfigError(f"{name}={value}: objective={self.objective!r} decides itself what is hidden")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
@@ -232,6 +236,8 @@ _CHOICES = {
 _SUITED: dict[str, dict[str, Any]] = {
     "mim": {"masking_rate": 0.6, "heads": "left:1 right:1"},
     "speech": {"masking_rate": 0.5, "heads": "next:1 previous:1"},
+    # Beside a loss that weighs 50.
+    "rtd": {"weight": 5.0},
 }
 _FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
 _TYPES = typing.get_type_hints(RunConfig)
@@ -267,7 +273,10 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     }
     layered |= _stated(layered, from_file | given)
     sources = {name: config_file for name in from_file if name not in given}
-    return RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
+    config = RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
+    defaults = {name: field.default for name, field in _FIELDS.items()} | get_preset(preset).settings() | suited
+    check_idle(config, given, defaults)
+    return config
 
 
 def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

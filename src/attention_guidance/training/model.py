@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attention_guidance.attach import guide
 from attention_guidance.data.tokenizers import vocabulary_size
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, GuidanceError
 from attention_guidance.handle import Guidance
 from attention_guidance.objectives.base import Objective
 from attention_guidance.schedules import Schedule
@@ -32,7 +32,14 @@ def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any])
     if config.init_from is not None:
         model = trained(config.init_from, objective.trained_model, known.get("vocab_size", 0))
     else:
-        model = objective.new_model(new_config(config, objective.arch, {**known, **objective.settings}))
+        made = new_config(config, objective.arch, {**known, **objective.settings})
+        try:
+            model = objective.new_model(made)
+        except GuidanceError:
+            raise
+        except Exception as error:  # whatever a model of any kind raises
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ConfigError(f"a {made.model_type} model cannot be made so ({reason})") from error
     limit = longest_input(model)
     if limit is not None and config.block_size > limit:
         raise ConfigError(f"block_size={config.block_size}: this model takes at most {limit} tokens")

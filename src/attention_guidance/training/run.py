@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from attention_guidance import results
+from attention_guidance.errors import ConfigError, GuidanceError
 from attention_guidance.hosts.interface import normalizes_its_loss
 from attention_guidance.objectives.base import Draws, Quality, validate, validation_batches
 from attention_guidance.training import checkpoints, processes, sharding
@@ -56,12 +58,11 @@ class Run:
         self.folder = folder
         set_seed(config.seed)
         objective = self.objective = objective_of(config, data.tokenizer)
-        # A function of the user's may fail, which is better seen before anything is written.
-        objective.example(data.train, 0, np.random.default_rng(config.seed), 0.0)
         known = {} if data.tokenizer is None else told_by(data.tokenizer)
         self.model = new_model(config, objective, known)
         self.guidance = guide_as_configured(self.model, objective, config, data.tokenizer) if config.heads else {}
         self.arguments = training_arguments(config, folder)
+        self._try_one_example()
         if processes.is_first():
             # Trainer makes the folder of checkpoints; what the run is has to be there before.
             folder.begin(config, data.processor, data)
@@ -87,6 +88,31 @@ class Run:
         if clock is not None:
             clock.guidances = self.guidance.values()
         self.resumed_from: int | None = None
+
+    def _try_one_example(self) -> None:
+        """Put one through model and guidance: what does not go together is seen before anything is written.
+
+        Raises:
+            ConfigError: the model cannot take it.
+        """
+        example = self.objective.example(self.data.train, 0, np.random.default_rng(self.config.seed), 0.0)
+        self.model.to(self.arguments.device)
+        self.model.eval()
+        cuda = [self.model.device.index or 0] if self.model.device.type == "cuda" else []
+        try:
+            with torch.no_grad(), torch.random.fork_rng(cuda), ExitStack() as measuring:
+                for guidance in self.guidance.values():
+                    measuring.enter_context(guidance.measure())
+                batch = self.objective.collate([example])
+                self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()})
+        except GuidanceError:
+            raise
+        except Exception as error:  # whatever a model of any kind raises
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            kind = self.model.config.model_type
+            raise ConfigError(f"the {kind} model fails on the first example: {reason}") from error
+        finally:
+            self.model.train()
 
     def validate(self) -> Quality:
         """Quality on the validation text; under guidance, `per_head` then tells of the same text."""

@@ -1,0 +1,65 @@
+"""Settings that would do nothing: given all the same, they are an error and not passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance.errors import ConfigError
+from attention_guidance.objectives.own import is_own
+
+if TYPE_CHECKING:
+    from attention_guidance.training.config import RunConfig
+
+_OF_TEXT = (
+    "text_field", "documents", "tokenizer", "vocab_size", "line_by_line",
+    "token_classes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What some settings need to do anything."""
+
+    settings: Collection[str]
+    what: str
+    met: Callable[[RunConfig], bool]
+
+
+_NEEDS = (
+    _Need(("generator_share", "guided_part"), "objective rtd", lambda c: c.objective == "rtd"),
+    _Need(("image_size", "patch_size"), "objective mim", lambda c: c.objective == "mim"),
+    _Need(("dataset_config", "dataset_split"), "a dataset", lambda c: c.dataset is not None),
+    _Need(("max_steps",), "a run without max_time", lambda c: c.max_time is None),
+    _Need(_OF_TEXT, "objectives of text", lambda c: c.objective not in ("mim", "speech")),
+    _Need(
+        ("final_masking_rate",),
+        "objectives that mask tokens",
+        lambda c: c.objective not in ("mim", "speech") and not is_own(c.objective),
+    ),
+    _Need(("masking_rate",), "objectives other than a function", lambda c: not is_own(c.objective)),
+    _Need(
+        ("dropout", "generator_share"),
+        "a new model; arch_config and init_from bring theirs",
+        lambda c: c.arch_config is None and c.init_from is None,
+    ),
+)
+
+
+def check_idle(config: RunConfig, given: Collection[str], defaults: Mapping[str, Any]) -> None:
+    """Make sure that everything given does something.
+
+    Args:
+        config: the run.
+        given: names of the settings that were given, flags and not those of a file, which may be a run's whole.
+        defaults: what they would be otherwise.
+
+    Raises:
+        ConfigError: one does nothing; says what it is for.
+    """
+    for need in _NEEDS:
+        for name in need.settings:
+            value = getattr(config, name)
+            if name in given and value != defaults[name] and not need.met(config):
+                raise ConfigError(f"{name}={value!r} is for {need.what}; leave it out")
