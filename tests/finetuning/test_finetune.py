@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
+from attention_guidance.finetuning.examples import read_examples
+from attention_guidance.finetuning.tasks import get_task
+
 FAST = ["--epochs", "10", "--batch-size", "8", "--learning-rates", "5e-3", "--dropout", "0", "--seeds", "2", "-q"]
 
 
@@ -177,11 +180,45 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     assert "run: scored already" in capsys.readouterr().out
     assert cli(*[*command[:-4], "--seeds", "1", "-o", out, "--resume", "-q"]) == 0
     assert (out / "run" / "finetune.json").read_bytes() != before
+    # Another text under the same name is another request.
+    before = (out / "run" / "finetune.json").read_bytes()
+    test = tmp_path / "test.tsv"
+    test.write_text(test.read_text().replace("\tx", "\ty"))
+    assert cli(*[*command[:-4], "--seeds", "1", "-o", out, "--resume"]) == 0
+    assert "scored already" not in capsys.readouterr().out
+    assert (out / "run" / "finetune.json").read_bytes() != before
+
+
+def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, whole_run, table, capsys):
+    arguments = table(["x", "y"], n=8)
+    train = tmp_path / "train.tsv"
+    train.write_text("text\tlabel\n" + "".join(f" \t{label}\n" for label in "xyxyxyxy"))
+    command = ["finetune", whole_run, "--task", "classify", *arguments, "--epochs", "1", "--learning-rates", "5e-3"]
+    assert cli(*command, "--seeds", "1", "-o", tmp_path / "out") == 0
+    content = read(tmp_path / "out")
+    assert content["baseline"] is None
+    assert "no model without pre-training could be fitted (empty vocabulary" in content["notes"][-1]
+
+
+def test_a_run_is_not_overwritten(tmp_path, cli, whole_run, table, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    assert cli("finetune", run, "--task", "classify", *table(["x", "y"]), "-o", run, "--overwrite") == 2
+    assert "holds a run of pre-training; give another folder" in capsys.readouterr().err
+
+
+def test_the_f1_of_mrpc_is_of_equivalents(tmp_path):
+    for labels in (["not_equivalent", "equivalent"], ["-1", "1"], ["0", "1"], ["not_duplicate", "duplicate"]):
+        rows = [f"a{n}\tb{n}\t{label}" for n, label in enumerate(reversed(labels * 3))]
+        (tmp_path / "train.tsv").write_text("\n".join(["sentence1\tsentence2\tlabel", *rows]))
+        assert [*read_examples(get_task("mrpc"), {"train": tmp_path / "train.tsv"}).labels] == labels
 
 
 def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
     good = table(["x", "y"])
     (tmp_path / "one.tsv").write_text("text\na\n")
+    (tmp_path / "blank.tsv").write_text("text\tlabel\na\t \n")
+    (tmp_path / "half.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "\\ud83d", "label": "x"}\n')
     out = ["-o", tmp_path / "out"]
     cases = {
         "--task 'glue'": [whole_run, "--task", "glue", *good],
@@ -191,6 +228,12 @@ def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
         "at most 32 tokens": [whole_run, "--task", "classify", *good, "--max-length", "64"],
         "must lie between 0 and 1": [whole_run, "--task", "classify", *good, "--learning-rates", "2"],
         "--dropout": [whole_run, "--task", "classify", *good, "--dropout", "1"],
+        "leave no room": [whole_run, "--task", "classify", *good, "--max-length", "2"],
+        "stay below 2**32": [whole_run, "--task", "classify", *good, "--seed", "4294967295", "--seeds", "2"],
+        "--precision fp64": [whole_run, "--task", "classify", *good, "--precision", "fp64"],
+        "--weight-decay nan": [whole_run, "--task", "classify", *good, "--weight-decay", "nan"],
+        "2: no label in column 'label'": [whole_run, "--task", "classify", *good[:2], "--dev", tmp_path / "blank.tsv"],
+        "2: half a character": [whole_run, "--task", "classify", *good[:2], "--dev", tmp_path / "half.jsonl"],
         "--columns": [whole_run, "--task", "ner", *good, "--columns", "word", "tag"],
     }
     for message, arguments in cases.items():

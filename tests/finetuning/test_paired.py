@@ -63,6 +63,32 @@ def test_several_labels_are_scikit_learns_macro_f1():
     assert found.first == pytest.approx(f1_score(*matrices, average="macro"))
 
 
+def test_parts_of_speech_are_scikit_learns_macro_f1():
+    gold, guess = (
+        drawn(lambda chance, kinds=kinds: tuple(chance.choices(kinds, k=7)), 40, n)
+        for n, kinds in enumerate(("NVA", "NVX"))
+    )
+    found = difference(
+        Predictions(gold, (guess,)), Predictions(gold, (gold,)), "f1", "tokens", entities=False, resamples=100
+    )
+    flat = [[tag for sentence in side for tag in sentence] for side in (gold, guess)]
+    assert found.first == pytest.approx(f1_score(*flat, average="macro"))
+    assert found.second == 1
+
+
+def test_labels_that_gold_lacks_count():
+    gold, guess = tuple("aabb"), tuple("aabc")
+    found = difference(Predictions(gold, (guess,)), Predictions(gold, (gold,)), "matthews", "classify", resamples=100)
+    assert found.first == pytest.approx(matthews_corrcoef(gold, guess))
+    several, none = (("a",), ("a",)), ((), ("a",))
+    found = difference(
+        Predictions(several, (none,)), Predictions(several, (several,)), "macro_f1", "multilabel", labels=["a", "b"],
+        resamples=100,
+    )  # fmt: skip
+    matrices = [np.array([[label in row for label in "ab"] for row in side]) for side in (several, none)]
+    assert found.first == pytest.approx(f1_score(*matrices, average="macro", zero_division=0))
+
+
 def at_random(gold, share, rng):
     """Labels of which so large a share is right."""
     return tuple(g if rng.random() < share else str(1 - int(g)) for g in gold)

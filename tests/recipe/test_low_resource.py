@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from attention_guidance.report.recipe_page import write_recipe_page
+
 QUICK = ["--preset", "tiny", "--max-steps", "6", "--seeds", "2", "-q"]
 
 
@@ -95,6 +97,25 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_pat
     shorter.write_text("\n".join((given / "text.txt").read_text().splitlines()[:1400]))
     assert cli("recipe", "low-resource", shorter, *tasks, *QUICK, "-o", done, "--resume") == 2
     assert "are not those that the recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "said"),
+    [
+        (0.30, 0.25, 0.35, "finding names is 20.0 points worse than without pre-training"),
+        (0.52, 0.45, 0.59, "finding names shows no difference to doing without pre-training"),
+        (0.10, None, None, "finding names is 40.0 points worse than without pre-training, in a single fine-tuning"),
+    ],
+)
+def test_the_headline_tells_what_is_shown(done, tmp_path, mean, low, high, said):
+    content = json.loads((done / "recipe.json").read_text())
+    task = content["tasks"]["ner"]
+    task["baseline"][task["split"]]["f1"] = 0.5
+    task["scores"]["f1"] |= {"mean": mean, "low": low, "high": high}
+    content["tasks"] = {"ner": task}
+    (tmp_path / "ner").symlink_to(done / "ner")
+    write_recipe_page(content, tmp_path / "recipe.html")
+    assert f"{said}</h1>" in (tmp_path / "recipe.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,9 @@ def test_more_seeds_are_added(copied, arguments, cli, capsys):
     said = capsys.readouterr().out
     assert "seed 2 guided" in said
     assert "seed 1 guided" not in said
+    # Both stay, also when one is asked for.
+    assert cli("compare", *arguments, "-o", copied, "--resume", "--seeds", 1, "-q") == 0
+    assert [seed["seed"] for seed in strict_json(copied / "compare.json")["seeds"]] == [1, 2]
 
 
 @pytest.mark.usefixtures("no_measuring")

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from attention_guidance.data.tokenizers import train_tokenizer
+from attention_guidance.errors import RunError
 from attention_guidance.training import prepare_text
 from attention_guidance.training.config import RunConfig, make_config
 from attention_guidance.training.folder import RunFolder
@@ -121,6 +122,26 @@ def test_packing_that_was_cut_off_begins_anew(tmp_path, kept_in_files, monkeypat
     said: list[str] = []
     prepare_data(settings, said.append)
     assert any("the blocks are kept in" in line for line in said)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("ids", 64), ("ids", 7), ("blocks.json", 9), ("lengths.npy", 3)])
+def test_damaged_blocks_are_packed_again(tmp_path, kept_in_files, name, kept):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(f"Line {n} of the text." for n in range(90)))
+    settings = config(corpus, vocab_size=270)
+    before = prepare_data(settings, lambda text: None).fingerprint
+    (file,) = kept_in_files.glob(f"*/blocks/{name}")
+    file.write_bytes(file.read_bytes()[:kept])
+    said: list[str] = []
+    assert prepare_data(settings, said.append).fingerprint == before
+    assert any("are damaged, and are packed again" in line for line in said)
+
+
+def test_a_cache_that_is_no_folder(tmp_path, kept_in_files):
+    kept_in_files.write_text("")
+    (tmp_path / "corpus.txt").write_text("\n".join(f"Line {n} of the text." for n in range(90)))
+    with pytest.raises(RunError, match=r"cannot be made \(.*\); set ATTENTION_GUIDANCE_CACHE to a folder"):
+        prepare_data(config(tmp_path / "corpus.txt", vocab_size=270), lambda text: None)
 
 
 def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,11 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             raise CorpusError(f"{path}:{number}: not JSON ({error}); expected one object a line") from error
         if not isinstance(record, dict):
             raise CorpusError(f"{path}:{number}: a JSON {type(record).__name__}, expected an object")
+        for name, value in record.items():
+            if isinstance(value, str) and not value.isascii() and re.search("[\ud800-\udfff]", value):
+                raise CorpusError(
+                    f"{path}:{number}: half a character (a lone surrogate) in {name!r}; mend or remove it"
+                )
         yield Row(record, f"{path}:{number}")
 
 

@@ -78,7 +78,7 @@ def read_tagged(path: Path, *, columns: tuple[int, int] | None = None, repair: b
 
 
 def _sentences(path: Path, columns: tuple[int, int] | None) -> Iterator[TaggedSentence]:
-    conllu = path.suffix == ".conllu"
+    conllu = path.suffix.lower() == ".conllu"
     word_at, tag_at = columns or ((2, 4) if conllu else (1, 0))
     words: list[str] = []
     tags: list[str] = []

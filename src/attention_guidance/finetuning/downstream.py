@@ -14,7 +14,7 @@ from rich.table import Table
 from attention_guidance import results
 from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
-from attention_guidance.finetuning.finetune import FINETUNE_FILE, FinetuneSettings, finetune, summary
+from attention_guidance.finetuning.finetune import FINETUNE_FILE, FinetuneSettings, finetune, request_of, summary
 from attention_guidance.finetuning.paired import Predictions, difference
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import score_over_steps
@@ -83,6 +83,8 @@ def downstream(
         for side in sides
     }
     first, *others = [side.name for side in sides]
+    known = found[sides[0].name] if sides[0].name in found else next(iter(found.values()))
+    how = {"labels": known["labels"], "entities": known["scheme"] is not None}
     content = {
         **results.header("downstream"),
         "task": task.name,
@@ -92,7 +94,9 @@ def downstream(
         "baseline": found[next(iter(found))]["baseline"],
         "differences": [
             {"model": other, "minus": first}
-            | dataclasses.asdict(gap := difference(predictions[other], predictions[first], task.metric, task.kind))
+            | dataclasses.asdict(
+                gap := difference(predictions[other], predictions[first], task.metric, task.kind, **how)
+            )
             | {"verdict": gap.verdict}
             for other in others
         ],
@@ -122,18 +126,8 @@ def scored_already(folder: Path, settings: FinetuneSettings) -> dict[str, Any] |
         content: dict[str, Any] = json.loads((folder / FINETUNE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    seeds = [seed["seed"] for seed in content["seeds"]]
-    fit = {name: value for name, value in content["settings"].items() if name != "max_length"}
-    same = (
-        content["task"] == settings.task
-        and (content["baseline"] is not None or not settings.baseline)
-        and (not settings.learning_rates or [*map(float, content["learning_rates"])] == [*settings.learning_rates])
-        and seeds == list(settings.seeds_used)
-        and fit == dataclasses.asdict(settings.fit)
-        and {split: item["file"] for split, item in content["data"].items()}
-        == {"dev": settings.files["train"].name} | {split: file.name for split, file in settings.files.items()}
-    )
-    return content if same else None
+    fitted = content["baseline"] is not None or not settings.baseline
+    return content if fitted and content.get("request") == request_of(settings) else None
 
 
 def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int]) -> Predictions:
@@ -154,7 +148,7 @@ def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int]) 
 def _read_tokens(file: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     gold, predicted = [], []
     for block in file.read_text(encoding="utf-8").split("\n\n"):
-        rows = [line.rsplit(" ", 2) for line in block.splitlines() if line]
+        rows = [line.rsplit(" ", 2) for line in block.split("\n") if line]
         gold.append(tuple(row[1] for row in rows))
         predicted.append(tuple(row[2] for row in rows))
     return tuple(gold), tuple(predicted)

@@ -77,6 +77,10 @@ def encode(
 
 def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
     inputs, n_cut = [], 0
+    for example in examples[:1]:
+        n_special = tokenizer.num_special_tokens_to_add(pair=len(example.texts) == 2)
+        if longest < n_special + len(example.texts):
+            raise ConfigError(f"{longest} tokens leave no room for text between the {n_special} special ones")
     for example in examples:
         settings = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
         encoded = tokenizer(*example.texts, truncation=True, max_length=longest, **settings)

@@ -127,13 +127,19 @@ def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | 
     if task.kind != "regress":
         *_, column = named["train"]
         found = {label for row in tables["train"] for label in _labels_of(row, column, task)}
-        labels = tuple(sorted(found, key=lambda label: (not label.isdecimal(), label.zfill(9), label)))
+        labels = tuple(sorted(found, key=_rank))
         if len(labels) < 2:
             raise CorpusError(f"{files['train']}: a single label ({', '.join(labels)}) in column {column!r}")
     splits = {
         split: [_example(row, named[split], task, labels) for row in rows] for split, rows in tables.items()
     }  # fmt: skip
     return Data(task, labels, splits, _names(files))
+
+
+def _rank(label: str) -> tuple[bool, bool, str, str]:
+    """Numbers in their order; of two labels the second is the one that GLUE's F1 is of: 1, equivalent, duplicate."""
+    negative = label.lower().startswith(("-", "not_", "not ", "non_", "non-"))
+    return not negative, not label.isdecimal(), label.zfill(9), label
 
 
 def _names(files: Mapping[str, Path]) -> dict[str, str]:
@@ -159,14 +165,18 @@ def _labels_of(row: Row, column: str, task: Task) -> list[str]:
     """The labels of a row; several are a JSON list, or stand with `|` or `,` between them."""
     value = row.values.get(column)
     if task.kind != "multilabel":
-        return ["" if value is None else str(value).strip()]
+        if value is None or value != value or not str(value).strip():
+            raise CorpusError(f"{row.place}: no label in column {column!r}")
+        return [" ".join(str(value).split())]
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except ValueError as error:
             raise CorpusError(f"{row.place}: labels {value!r} are no JSON list ({error})") from error
     if isinstance(value, list):
-        return [str(label) for label in value]
+        if wrong := [label for label in value if "|" in str(label)]:
+            raise CorpusError(f"{row.place}: label {wrong[0]!r} holds |, which stands between labels")
+        return [" ".join(str(label).split()) for label in value]
     return [label.strip() for label in re.split(r"[|,]", "" if value is None else str(value)) if label.strip()]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -69,6 +71,8 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"--seeds {self.seeds}: must be at least 1")
+        if not 0 <= self.seed <= self.seed + self.seeds - 1 < 2**32:
+            raise ConfigError(f"--seed {self.seed}: with {self.seeds} seeds must be 0 or more and stay below 2**32")
         for rate in self.learning_rates:
             if not 0 < rate < 1:
                 raise ConfigError(f"--learning-rates {rate:g}: must lie between 0 and 1")
@@ -128,10 +132,14 @@ def finetune(
         for seed in settings.seeds_used[1:]:
             fits[seed] = runner.fit(rate, seed)
         scored = {seed: runner.score(seed, fits[seed]) for seed in fits}
-        baseline = None
+        baseline, notes = None, [*data.notes]
         if settings.baseline:
             steps.begin("baseline without pre-training", None)
-            baseline = fit_baseline(data)
+            try:
+                baseline = fit_baseline(data)
+            except ValueError as error:  # a single label in training, texts without a character
+                notes.append(f"no model without pre-training could be fitted ({error})")
+                console.print(notes[-1], highlight=False)
     best_seed = max(fits, key=lambda seed: _best(fits[seed], task.metric))
     told = "test" if "test" in data.splits else "dev"
     content = {
@@ -149,7 +157,8 @@ def finetune(
         },
         "labels": list(data.labels),
         "scheme": data.scheme,
-        "notes": list(data.notes),
+        "notes": notes,
+        "request": request_of(settings),
         "settings": dataclasses.asdict(settings.fit) | {"max_length": longest},
         "learning_rate": rate,
         "learning_rates": {f"{tried_rate:g}": _best(found, task.metric) for tried_rate, found in tried.items()},
@@ -182,6 +191,20 @@ def finetune(
     report(console, content)
     console.print(f"every figure: {output / FINETUNE_FILE}; model, predictions beside it", highlight=False)
     return content
+
+
+def request_of(settings: FinetuneSettings) -> str:
+    """A digest of all that was asked for but the baseline, the content of the files included."""
+    asked = dataclasses.asdict(settings) | {
+        "baseline": None,
+        "learning_rates": [*map(float, settings.learning_rates)],
+        "columns": [*map(str, settings.columns or ())],
+        "files": {
+            split: hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+            for split, file in sorted(settings.files.items())
+        },
+    }
+    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class _Runner:
@@ -265,7 +288,7 @@ def _write_predictions(path: Path, data: Data, split: str, predictions: Sequence
 
     def shown(label: Any) -> str:
         if data.task.kind == "regress":
-            return f"{label:g}"
+            return repr(float(label))
         if data.task.kind == "multilabel":
             return "|".join(name for name, on in zip(data.labels, label, strict=True) if on)
         return str(data.labels[label])

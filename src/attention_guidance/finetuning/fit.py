@@ -31,6 +31,7 @@ from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.scores import evaluate
+from attention_guidance.training.architectures import DROPOUTS
 from attention_guidance.training.arguments import choose_precision
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class FitSettings:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.precision not in ("auto", "bf16", "fp16", "fp32"):
+            raise ConfigError(f"--precision {self.precision}: expected auto, bf16, fp16 or fp32")
+        for name in ("weight_decay", "weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be a number, 0 or more")
         for name in ("warmup_share", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 0 and below 1")
@@ -215,7 +221,7 @@ def new_model(data: Data, source: str, settings: FitSettings) -> PreTrainedModel
             config.label2id = {label: number for number, label in enumerate(data.labels)}
         if data.task.kind in kinds:
             config.problem_type = kinds[data.task.kind]
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, settings.dropout)
         loader = AutoModelForTokenClassification if data.task.kind == "tokens" else AutoModelForSequenceClassification

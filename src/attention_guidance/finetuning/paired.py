@@ -66,6 +66,8 @@ def difference(
     metric: str,
     kind: str,
     *,
+    labels: Sequence[str] = (),
+    entities: bool = True,
     seed: int = 1,
     resamples: int = 2000,
 ) -> Difference:
@@ -79,6 +81,8 @@ def difference(
         second: of the other, on the same file; as many, paired with the first in their order.
         metric: which one, as in `finetune.json`.
         kind: of the task, see `attention_guidance.finetuning.tasks`.
+        labels: all that training knew, in their order; those of gold and predictions without.
+        entities: whether labels of words are of entities.
         seed: of the bootstrap.
         resamples: of it.
 
@@ -91,7 +95,10 @@ def difference(
         raise ConfigError("the two models were not scored on the same test examples; fine-tune both on the same files")
     if len(sides[0]) != len(sides[1]):
         raise ConfigError(f"{len(sides[0])} and {len(sides[1])} pre-trainings cannot be paired")
-    terms, function = _terms(gold, metric, kind)
+    if not labels and kind in ("classify", "multilabel"):
+        rows = [gold, *(predicted for side in sides for model in side for predicted in model.predicted)]
+        labels = sorted({label for row in rows for item in row for label in ([item] if kind == "classify" else item)})
+    terms, function = _terms(gold, metric, kind, labels, entities)
     chance = np.random.default_rng(seed)
     n = len(gold)
     times_RN = np.concatenate([np.ones((1, n)), chance.multinomial(n, np.full(n, 1 / n), size=resamples)])
@@ -123,9 +130,11 @@ def _redrawn(by_seed: Array, chance: np.random.Generator) -> Array:
 
 
 def _terms(
-    gold: Sequence[Any], metric: str, kind: str
+    gold: Sequence[Any], metric: str, kind: str, labels: Sequence[str], entities: bool
 ) -> tuple[Callable[[Sequence[Any]], Array], Callable[[Array], Array]]:
     """The terms of each example given its prediction, [N, K], and the metric as a function of their sums, [R, K]."""
+    if kind == "tokens" and metric == "f1" and not entities:
+        return (lambda predicted: _by_label(gold, predicted)), _macro_f1_of_present
     if kind == "tokens" and metric == "f1":
         return (lambda predicted: np.array([_entities(g, p) for g, p in zip(gold, predicted, strict=True)])), _f1
     if kind == "regress" and metric == "pearson":
@@ -137,7 +146,6 @@ def _terms(
 
         return moments, _pearson
     if kind == "multilabel" and metric == "macro_f1":
-        labels = sorted({label for row in gold for label in row})
 
         def counts(predicted: Sequence[Any]) -> Array:
             return np.array(
@@ -147,15 +155,12 @@ def _terms(
 
         return counts, lambda sums: _f1(sums.reshape(len(sums), -1, 3)).mean(-1)
     if kind == "classify" and metric in ("accuracy", "matthews", "f1"):
-        labels = sorted(set(gold))
+        number = {label: n for n, label in enumerate(labels)}
 
         def cells(predicted: Sequence[Any]) -> Array:
-            everything = sorted({*labels, *predicted})
-            if len(everything) > len(labels):
-                raise ConfigError(f"predictions hold labels that gold does not: {', '.join(everything)}")
             matrix = np.zeros((len(gold), len(labels), len(labels)))
             for n, (g, p) in enumerate(zip(gold, predicted, strict=True)):
-                matrix[n, labels.index(g), labels.index(p)] = 1
+                matrix[n, number[g], number[p]] = 1
             return matrix.reshape(len(gold), -1)
 
         functions = {"accuracy": _accuracy, "matthews": _matthews, "f1": _f1_of_second}
@@ -167,6 +172,27 @@ def _entities(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, 
     """Right, predicted and gold entities of a sentence, as seqeval finds them."""
     there, found = set(get_entities(list(gold))), set(get_entities(list(predicted)))
     return len(there & found), len(found), len(there)
+
+
+def _by_label(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Array:
+    """Right, predicted and gold words of each label in each sentence, [N, 3 labels]."""
+    labels = sorted({label for side in (gold, predicted) for sentence in side for label in sentence})
+    number = {label: n for n, label in enumerate(labels)}
+    counts = np.zeros((len(gold), len(labels), 3))
+    for n, (there, found) in enumerate(zip(gold, predicted, strict=True)):
+        for g, p in zip(there, found, strict=True):
+            counts[n, number[g], 2] += 1
+            counts[n, number[p], 1] += 1
+            counts[n, number[g], 0] += g == p
+    return counts.reshape(len(gold), -1)
+
+
+def _macro_f1_of_present(sums: Array) -> Array:
+    """The mean over the labels that are there, in gold or predictions."""
+    sums = sums.reshape(len(sums), -1, 3)
+    present = sums[..., 1:].sum(-1) > 0
+    mean: Array = (_f1(sums) * present).sum(-1) / np.maximum(present.sum(-1), 1)
+    return mean
 
 
 def _f1(sums: Array) -> Array:

@@ -57,12 +57,15 @@ def _headline(recipe: Content) -> str:
             continue
         what = _TASKS[name].lower()
         low, high = _ends(task)
-        if low is not None and low > 0:
+        if low is None:
+            better = "better" if gain > 0 else "worse"
+            said.append(f"{what} is {abs(gain):.1f} points {better} than without pre-training, in a single fine-tuning")
+        elif low > 0:
             said.append(f"{what} is {gain:.1f} points better than without pre-training")
         elif high is not None and high < 0:
             said.append(f"{what} is {-gain:.1f} points worse than without pre-training")
         else:
-            said.append(f"{what} is about as good as without pre-training")
+            said.append(f"{what} shows no difference to doing without pre-training")
     if not said:
         return f"A model of {recipe['corpus']}"
     return f"With the model of {recipe['corpus']}, {' and '.join(said)}"
@@ -82,6 +85,10 @@ def _gain(task: Content) -> float | None:
     """Points above the model without pre-training."""
     baseline = _baseline(task)
     return None if baseline is None else 100 * (_score(task)["mean"] - baseline)
+
+
+def _trainings(n: int) -> str:
+    return f"mean of {n} trainings" if n > 1 else "of one training"
 
 
 def _ends(task: Content) -> tuple[float | None, float | None]:
@@ -119,7 +126,7 @@ def _task_tile(name: str, task: Content) -> dict[str, str]:
     return {
         "title": _TASKS[name],
         "value": number(100 * score["mean"], 1),
-        "text": f"{task['metric'].capitalize()} on the test file, mean of {score['seeds']} trainings.{beside}",
+        "text": f"{task['metric'].capitalize()} on the test file, {_trainings(score['seeds'])}.{beside}",
     }
 
 

@@ -37,6 +37,9 @@ class Output:
                 "beside it of the same names"
             )
 
+        if overwrite and (folder / "run.yaml").is_file() and not (folder / main).is_file():
+            raise RunError(f"--output {folder} holds a run of pre-training; give another folder")
+
     def json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write JSON."""
         self.folder.mkdir(parents=True, exist_ok=True)

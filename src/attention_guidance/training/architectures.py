@@ -22,7 +22,7 @@ _SIZES = {
     "attention_heads": "num_attention_heads",
     "feed_forward": "intermediate_size",
 }
-_DROPOUTS = (
+DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout",
     "mlp_dropout",
 )  # fmt: skip
@@ -76,7 +76,7 @@ def new_config(config: RunConfig, arch: str, known: Mapping[str, Any]) -> PreTra
         sizes["max_position_embeddings"] = config.block_size + known["pad_token_id"] + 1
     arch = config.arch or arch
     made = _for_model(arch, sizes | ({"type_vocab_size": 1} if arch == "roberta" else {}) | dict(known))
-    for name in _DROPOUTS:
+    for name in DROPOUTS:
         if hasattr(made, name):
             setattr(made, name, config.dropout)
     return made

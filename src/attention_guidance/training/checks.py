@@ -42,7 +42,7 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     # Steps and shares can be compared only now that the length of the run is known.
     Schedule(config.schedule, config.hold, config.end).factor(0, config.total_steps)
     training_arguments(config, folder)
-    check_apart(folder.path, [*config.corpus, *config.validation])
+    check_apart(folder.path, [*config.corpus, *config.validation, *filter(None, [config.dataset])])
 
 
 def check_heads(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:

@@ -19,7 +19,7 @@ from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.report.compare_page import write_compare_page
 from attention_guidance.training.checks import check_heads, check_settings, guided_heads
 from attention_guidance.training.config import RunConfig
-from attention_guidance.training.folder import RunFolder
+from attention_guidance.training.folder import RESULTS_FILE, RunFolder
 from attention_guidance.training.in_turn import GiveTurn, train_in_turn
 from attention_guidance.training.peak_memory import peak_memory
 from attention_guidance.training.prepare import prepare_data
@@ -62,6 +62,8 @@ def compare(
         raise ConfigError(f"compare counts steps; max_time={config.max_time!r} is for pretrain, give max_steps here")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError("compare trains in one process; under torchrun or accelerate launch use pretrain, once an arm")
+    # Those that have been trained stay in the comparison, also when fewer are asked for.
+    seeds = sorted({*seeds, *(_seeds_in(output) if resume else ())})
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     console = Console(quiet=quiet)
     folder = RunFolder(output)
@@ -91,6 +93,16 @@ def compare(
     write_compare_page(comparison, snapshots, output / PAGE_FILE)
     _report(console, comparison, output)
     return comparison
+
+
+def _seeds_in(output: Path) -> list[int]:
+    """The seeds of which both runs have ended."""
+    return [
+        int(number)
+        for folder in output.glob("seed-*")
+        if (number := folder.name.removeprefix("seed-")).isdecimal()
+        and all((folder / arm / RESULTS_FILE).is_file() for arm in ARMS)
+    ]
 
 
 class _Pair:

@@ -261,6 +261,9 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     preset = given.get("preset", from_file.get("preset", "mini"))
     objective = given.get("objective", from_file.get("objective", RunConfig.objective))
     suited = _SUITED.get(objective, {}) if isinstance(objective, str) else {}
+    if "objective" in given and given["objective"] != from_file.get("objective", RunConfig.objective):
+        # What suits the objective of the file does not suit another.
+        from_file = {name: value for name, value in from_file.items() if name not in suited}
     layered = {"preset": preset} | get_preset(preset).settings() | suited | from_file | given
     if isinstance(objective, str) and is_own(objective):
         file, _, function = objective.rpartition(":")
@@ -270,6 +273,11 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.
     layered |= {
         name: [str(Path(path).absolute()) for path in layered[name]] for name in _PATHS if _is_texts(layered.get(name))
+    }
+    layered |= {
+        name: str(Path(layered[name]).absolute())
+        for name in ("tokenizer", "dataset")
+        if isinstance(layered.get(name), str) and Path(layered[name]).is_dir()
     }
     layered |= _stated(layered, from_file | given)
     sources = {name: config_file for name in from_file if name not in given}

@@ -55,7 +55,7 @@ class RunFolder:
             CorpusError: it began with another.
         """
         if self.data.exists():
-            check_unchanged(data, json.loads(self.data.read_text())["fingerprint"], self.path)
+            check_unchanged(data, _read(self.data)["fingerprint"], self.path)
 
     def begin(self, config: RunConfig, processor: Any, data: PreparedData | None = None) -> None:
         """Write down what the run is, as far as that has not been done.
@@ -83,4 +83,12 @@ class RunFolder:
     @property
     def finished(self) -> dict[str, Any] | None:
         """The results, if the run has ended."""
-        return json.loads(self.results.read_text()) if self.results.exists() else None
+        return _read(self.results) if self.results.exists() else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is damaged ({error}); restore it, or begin again in another --output") from error
+    return content

@@ -27,7 +27,7 @@ from attention_guidance.data.tokenizers import (
     train_tokenizer,
     vocabulary_size,
 )
-from attention_guidance.errors import CorpusError
+from attention_guidance.errors import CorpusError, RunError
 from attention_guidance.training.checkpoints import write_whole
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.prepared import PreparedData
@@ -202,16 +202,35 @@ def _train_blocks(
         (folder / "blocks.json").write_text(json.dumps(facts), encoding="utf-8")
 
     folder = cache_folder() / _key(config, text, tokenizer) / "blocks"
-    if (folder / "blocks.json").is_file():
-        say(f"already packed, in {folder}")
-    else:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    packed = _packed(folder, config.block_size, say)
+    if packed is None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder.parent} cannot be made ({error.strerror}); set {_CACHE} to a folder") from error
         write_whole(folder, write)
         say(f"the blocks are kept in {folder}")
-    facts = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
-    ids = read_ids(folder / "ids", facts["dtype"], config.block_size)
-    found = {text.held_out[number].text for number in facts["trained_on"]}
-    return Blocks(ids, np.load(folder / "lengths.npy"), facts["truncated"]), found
+        packed = _packed(folder, config.block_size, lambda said: None)
+        assert packed is not None
+    blocks, numbers = packed
+    return blocks, {text.held_out[number].text for number in numbers}
+
+
+def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> tuple[Blocks, list[int]] | None:
+    """Blocks that are kept in a folder, and the numbers of documents held out that they hold; None without any."""
+    if not folder.exists():
+        return None
+    try:
+        facts = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
+        lengths = np.load(folder / "lengths.npy")
+        ids = read_ids(folder / "ids", facts["dtype"], block_size)
+        if len(ids) != len(lengths):
+            raise ValueError("rows are missing")
+    except (OSError, ValueError, KeyError):
+        say(f"the blocks in {folder} are damaged, and are packed again")
+        return None
+    say(f"already packed, in {folder}")
+    return Blocks(ids, lengths, facts["truncated"]), facts["trained_on"]
 
 
 def _lay_out(
