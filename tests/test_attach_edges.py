@@ -1,11 +1,9 @@
 """Guided models in the ways people use models: copied, pickled, subclassed, wrapped, with heads of all kinds."""
 
-import copy
-import io
-
 import numpy as np
 import pytest
 import torch
+from copied import WAYS, copied
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -93,18 +91,13 @@ def test_subclasses_with_a_forward_of_their_own(model_class, batch):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("way", WAYS)
 def test_copies_are_guided_models_of_their_own(make_model, batch, when, way):
     model = make_model()
     handle = guide(model, HEADS, weight=0.5)
     if when == "after":
         model(**batch).loss.backward()
-    if way == "deepcopy":
-        other = copy.deepcopy(model)
-    else:
-        file = io.BytesIO()
-        torch.save(model, file)
-        other = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+    other = copied(model, way)
     loss = model(**batch).loss
     assert other(**batch).loss.item() == loss.item()
     handle.remove()

@@ -5,132 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
-import sys
-import zlib
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, RobertaConfig, TrainerCallback
+from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, TrainerCallback
 
 from attention_guidance import guide
-from attention_guidance.errors import ConfigError, CorpusError, GuidanceError
+from attention_guidance.errors import ConfigError
 from attention_guidance.objectives import OBJECTIVES
 from attention_guidance.objectives.base import Draws, validate, validation_batches
 from attention_guidance.objectives.masking import IGNORED
-from attention_guidance.objectives.own import load_own
-from attention_guidance.training.config import make_config
 from attention_guidance.training.folder import RunFolder
-from attention_guidance.training.model import told_by
-from attention_guidance.training.objective import objective_of
 from attention_guidance.training.prepare import prepare_data
-from attention_guidance.training.pretrain import pretrain
 from attention_guidance.training.run import Run
 
-# Beside the example of the docs, which is trained with.
-OWN = """
-def wrong_shape(ids, places, tokenizer, generator):
-    return ids[:3], ids
-
-def no_labels(ids, places, tokenizer, generator):
-    return ids, np.full_like(ids, -100)
-
-def no_pair(ids, places, tokenizer, generator):
-    return None
-
-def failing(ids, places, tokenizer, generator):
-    return 1 / 0
-
-def too_few(ids):
-    return ids, ids
-
-def leaving(ids, places, tokenizer, generator):
-    raise SystemExit(0)
-
-def deep(ids, places, tokenizer, generator):
-    return np.zeros(3).reshape(2, 2)
-
-def unknown_ids(ids, places, tokenizer, generator):
-    return ids + 1000, ids
-
-def unknown_labels(ids, places, tokenizer, generator):
-    return ids, ids - 1000
-"""
-# A pull so strong and steady that the heads are there within a few hundred steps of milliseconds.
-SMALL = {
-    "layers": 2, "hidden": 32, "attention_heads": 2, "feed_forward": 64, "block_size": 16, "batch_size": 8,
-    "max_steps": 250, "learning_rate": 1e-2, "weight": 5.0, "schedule": "constant", "precision": "fp32",
-    "report_to": "none", "eval_every": 250, "save_every": 250, "validation_share": 0.1,
-}  # fmt: skip
 EVERY = [*OBJECTIVES, "own"]
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory) -> Path:
-    """Images of waves, each in colours and directions of its own."""
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("images")
-    chance = np.random.default_rng(0)
-    y, x = np.mgrid[:20, :20] / 20
-    for number in range(40):
-        waves = [np.sin(5 * (a * x + b * y) + c) for a, b, c in chance.random((3, 3))]
-        pixels = ((np.stack(waves, -1) + 1) * 127).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def recordings(tmp_path_factory) -> Path:
-    """Noisy recordings of tunes of six notes, half of them with 8,000 samples a second."""
-    soundfile = pytest.importorskip("soundfile")
-    folder = tmp_path_factory.mktemp("recordings")
-    chance = np.random.default_rng(0)
-    for number in range(10):
-        rate = (8000, 16000)[number % 2]
-        time = np.arange(rate // 5) / rate
-        notes = [np.sin(2 * np.pi * chance.choice([220, 330, 440, 550, 660, 880]) * time) for _ in range(20)]
-        tune = 0.5 * np.concatenate(notes)
-        soundfile.write(folder / f"{number}.wav", tune + chance.normal(0, 0.01, len(tune)), rate)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def settings(corpus, images, recordings, tmp_path_factory):
-    """The settings of a small run of an objective."""
-    own = tmp_path_factory.mktemp("own") / "own.py"
-    page = Path(__file__).parents[2] / "docs" / "pretraining.md"
-    (example,) = re.findall(r"```python\n# reversed.py\n(.+?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    own.write_text(example + OWN)
-
-    def of(kind: str, **more):
-        special = {
-            "mim": {"corpus": [str(images)], "image_size": 16, "patch_size": 4},
-            "speech": {"corpus": [str(recordings)], "block_size": 12, "batch_size": 4, "weight": 1.0, "max_steps": 300},
-            "mlm+nsp": {"hidden": 48},
-            "mlm+sop": {"hidden": 48},
-            "own": {"objective": f"{own}:reversed_pieces"},
-        }
-        text = {"corpus": [str(corpus)], "vocab_size": 280, "heads": "next:1 first@1"}
-        if kind in ("mim", "speech"):
-            text = {}
-        return make_config(SMALL | text | {"objective": kind} | special.get(kind, {}) | more)
-
-    return of
-
-
-@pytest.fixture(scope="session")
-def run_of(settings, tmp_path_factory):
-    """A run of an objective, ready to train."""
-
-    def make(objective: str, **more) -> Run:
-        config = settings(objective, **more)
-        folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
-        return Run(config, prepare_data(config, lambda said: None), folder)
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -358,151 +247,6 @@ class TestSpeech:
         assert run.objective.score(batch, perfect).n_right == int(batch["mask_time_indices"].sum())
         opposite = dataclasses.replace(output, projected_states=-output.projected_quantized_states)
         assert run.objective.score(batch, opposite).n_right < 0.5 * int(batch["mask_time_indices"].sum())
-
-
-class TestWrongInput:
-    def test_an_objective_that_there_is_not(self):
-        with pytest.raises(ConfigError, match="objective='mlmm' is unknown; expected one of mlm, "):
-            make_config({"objective": "mlmm"})
-
-    @pytest.mark.parametrize(
-        ("name", "said"),
-        [
-            ("wrong_shape", r"shape \(3,\)"),
-            ("no_labels", "gave no label"),
-            ("no_pair", "NoneType"),
-            ("failing", r"fails at .*own.py:\d+: ZeroDivisionError: division by zero"),
-            ("deep", r"fails at .*own.py:\d+: ValueError: cannot reshape"),
-            ("leaving", r"fails at .*own.py:\d+: SystemExit: 0"),
-            ("unknown_ids", r"gave ids from 1\d\d\d to 1\d\d\d; those of the vocabulary go from 0 to 279"),
-            ("unknown_labels", r"gave labels from -\d+ to -\d+; those of the vocabulary go from 0 to 279"),
-            ("too_few", r"fails: TypeError: too_few\(\) takes 1 positional argument but 4 were given"),
-        ],
-    )
-    def test_functions_of_ones_own(self, settings, name, said):
-        config = settings("own")
-        config = dataclasses.replace(config, objective=config.objective.replace("reversed_pieces", name))
-        data = prepare_data(config, lambda text: None)
-        with pytest.raises(ConfigError, match=said):
-            Draws(data.train, objective_of(config, data.tokenizer), 4, 1)[0]
-
-    def test_files_of_ones_own(self, tmp_path, settings):
-        broken = tmp_path / "broken.py"
-        broken.write_text("import nothing_of_the_kind\n")
-        leaving = tmp_path / "leaving.py"
-        leaving.write_text("raise SystemExit(0)\n")
-        data = prepare_data(settings("mlm"), lambda text: None)
-        for objective, said in (
-            (f"{tmp_path}/none.py:f", "there is no file"),
-            (f"{broken}:f", "fails: ModuleNotFoundError"),
-            (f"{leaving}:f", "fails: SystemExit: 0"),
-            (f"{Path(__file__)}:nothing", "has no function 'nothing'"),
-        ):
-            with pytest.raises(ConfigError, match=said):
-                objective_of(settings("mlm", objective=objective), data.tokenizer)
-
-    def test_a_file_of_ones_own_imports_what_lies_beside_it(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        (tmp_path / "beside_of_test.py").write_text("def f(ids, places, tokenizer, generator): return ids, ids\n")
-        (tmp_path / "main.py").write_text("from beside_of_test import f\n")
-        assert callable(load_own(f"{tmp_path}/main.py:f"))
-
-    def test_rates_are_for_others(self, settings):
-        with pytest.raises(
-            ConfigError, match=r"final_masking_rate=0.3 is for objectives that mask tokens; leave it out"
-        ):
-            settings("own", final_masking_rate=0.3)
-
-    def test_a_failing_function_is_seen_before_anything_is_written(self, settings, tmp_path):
-        config = settings("own")
-        for name in ("failing", "nothing"):
-            wrong = dataclasses.replace(config, objective=config.objective.replace("reversed_pieces", name))
-            with pytest.raises(ConfigError, match=name):
-                pretrain(wrong, tmp_path / "run", quiet=True)
-        assert not (tmp_path / "run").exists()
-
-    def test_a_tokenizer_without_a_mask(self, settings):
-        data = prepare_data(settings("mlm"), lambda text: None)
-        data.tokenizer.mask_token = None
-        with pytest.raises(ConfigError, match="the tokenizer has no mask token"):
-            objective_of(settings("rtd"), data.tokenizer)
-        assert told_by(data.tokenizer)["vocab_size"] == 280
-
-    def test_an_image_that_is_none(self, settings, images, tmp_path):
-        (tmp_path / "1.png").write_bytes((images / "1.png").read_bytes()[:100])
-        with pytest.raises(CorpusError, match=r"1\.png: not an image that can be read"):
-            prepare_data(settings("mim", corpus=[str(tmp_path)]), lambda said: None)
-
-    def test_an_image_broken_in_the_middle(self, settings, images, tmp_path):
-        content = (images / "1.png").read_bytes()
-        place = content.index(b"IDAT") - 4
-        data = content[place + 8 : place + 8 + int.from_bytes(content[place : place + 4])]
-
-        def chunk(kind: bytes, data: bytes) -> bytes:
-            return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
-
-        broken = chunk(b"IDAT", data[:50]) + chunk(b"\1\2\3\4", b"") + chunk(b"IDAT", data[50:])
-        (tmp_path / "1.png").write_bytes(content[:place] + broken)
-        with pytest.raises(CorpusError, match=r"1\.png: not an image that can be read"):
-            prepare_data(settings("mim", corpus=[str(tmp_path)]), lambda said: None)
-
-    def test_a_recording_of_no_numbers(self, settings, tmp_path):
-        soundfile = pytest.importorskip("soundfile")
-        soundfile.write(tmp_path / "a.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
-        with pytest.raises(CorpusError, match=r"a\.wav: has samples that are not finite numbers"):
-            prepare_data(settings("speech", corpus=[str(tmp_path)]), lambda said: None)
-
-    @pytest.mark.parametrize(
-        ("kind", "more", "message"),
-        [
-            ("mlm", {"heads": "left:1"}, "left"),
-            ("mlm", {"heads": "offset:40:1"}, "pattern 'offset:40' reaches beyond block_size=16"),
-            ("mim", {"heads": "delimiter:1"}, "pattern 'delimiter' is of tokens, and objective='mim' has none"),
-            ("speech", {"hidden": 34}, "a wav2vec2 model cannot be made so"),
-            ("mim", {"arch": "swin"}, "swin"),
-            ("mlm", {"arch": "gpt2"}, "'gpt2' has no masked language model in transformers"),
-        ],
-    )
-    def test_what_does_not_go_together_is_seen_before_anything_is_written(
-        self, settings, tmp_path, kind, more, message
-    ):
-        with pytest.raises(GuidanceError, match=message):
-            pretrain(settings(kind, **more), tmp_path / "run", quiet=True)
-        assert not (tmp_path / "run").exists()
-
-    @pytest.mark.parametrize(
-        ("kind", "message"),
-        [("speech", "speech goes on with wav2vec2, not 'roberta'"), ("rtd", "two encoders, not with 'roberta'")],
-    )
-    def test_going_on_with_a_model_of_another_kind(self, settings, tmp_path, kind, message):
-        RobertaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2, num_attention_heads=2).save_pretrained(
-            tmp_path
-        )
-        (tmp_path / "model.safetensors").write_bytes(b"")
-        objective = objective_of(settings(kind), prepare_data(settings("mlm"), lambda said: None).tokenizer)
-        with pytest.raises(ConfigError, match=message):
-            objective.trained_model(str(tmp_path))
-
-    def test_a_folder_without_images(self, settings, recordings):
-        with pytest.raises(CorpusError, match=r"no images in this folder; read are \.png"):
-            prepare_data(settings("mim", corpus=[str(recordings)]), lambda said: None)
-
-    def test_a_recording_that_is_none(self, settings, tmp_path):
-        (tmp_path / "a.wav").write_bytes(b"RIFF")
-        with pytest.raises(CorpusError, match=r"a\.wav: not a recording that can be read"):
-            prepare_data(settings("speech", corpus=[str(tmp_path)]), lambda said: None)
-
-    def test_recordings_too_short(self, settings):
-        with pytest.raises(CorpusError, match="lower --block-size"):
-            prepare_data(settings("speech", block_size=2000), lambda said: None)
-
-    def test_nothing_to_learn_from(self, settings):
-        with pytest.raises(ConfigError, match="objective='mim' needs a folder of files"):
-            prepare_data(settings("mim", corpus=[]), lambda said: None)
-
-    def test_too_few(self, settings):
-        with pytest.raises(CorpusError, match="36 items to train on, one batch needs 64"):
-            prepare_data(settings("mim", batch_size=64), lambda said: None)
 
 
 def _batches(run: Run):

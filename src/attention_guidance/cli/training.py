@@ -8,6 +8,7 @@ from typing import Any
 
 from attention_guidance.cli.arguments import Assign, Given, add_command, fail, positive, steps_or_share
 from attention_guidance.errors import ConfigError
+from attention_guidance.objectives import OTHER_THAN_TEXT
 
 _PRETRAIN = """\
 Pre-train a masked language model on text, with attention heads guided toward simple patterns.
@@ -58,7 +59,7 @@ def _compare(arguments: dict[str, Any]) -> int:
     settings = _downstream_settings(arguments)
 
     def train(config: Any, output: Path, **how: Any) -> None:
-        if settings is not None and config.objective in ("mim", "speech"):
+        if settings is not None and config.objective in OTHER_THAN_TEXT:
             raise ConfigError(f"--downstream {settings.task} is of text, and objective={config.objective!r} is not")
         compare(config, output, seeds=range(config.seed, config.seed + n_seeds), **how)
         if settings is not None:

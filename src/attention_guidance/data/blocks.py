@@ -1,14 +1,14 @@
 """Divide documents into training and validation, and lay their tokens out in blocks of equal length."""
 
+import functools
 import hashlib
 import heapq
-import itertools
 from array import array
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ _BATCH_TEXTS = 1024
 _BATCH_CHARS = 1 << 20
 _WRITTEN_BYTES = 1 << 24
 _ROWS_AT_ONCE = 1024
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -339,25 +341,30 @@ def _encode(
     backend.no_padding()
     literal = backend.encode_special_tokens
 
-    def encode(batch: list[str]) -> list[Any]:
-        encodings: list[Any] = backend.encode_batch_fast(batch, add_special_tokens=False)
-        return encodings
-
+    encode = functools.partial(backend.encode_batch_fast, add_special_tokens=False)
     try:
         # Their names in a text are text.
         backend.encode_special_tokens = True
-        with ThreadPoolExecutor(1) as beside:
-            # A batch is encoded, outside of Python, while the one before is laid out.
-            batches = _batches(texts)
-            waiting = [beside.submit(encode, batch) for batch in itertools.islice(batches, 1)]
-            while waiting:
-                encodings = waiting.pop().result()
-                waiting = [beside.submit(encode, batch) for batch in itertools.islice(batches, 1)]
-                for encoding in encodings:
-                    if encoding.ids:
-                        yield _without_special(np.array(encoding.ids, marks.dtype), marks)
+        # A batch is encoded, outside of Python, while the one before is laid out.
+        for encodings in _one_ahead(encode, _batches(texts)):
+            for encoding in encodings:
+                if encoding.ids:
+                    yield _without_special(np.array(encoding.ids, marks.dtype), marks)
     finally:
         backend.encode_special_tokens = literal
+
+
+def _one_ahead(function: Callable[[_Given], _Made], items: Iterable[_Given]) -> Iterator[_Made]:
+    """What a function makes of each item, the next being made, on a thread, while one is used."""
+    with ThreadPoolExecutor(1) as beside:
+        before: Future[_Made] | None = None
+        for item in items:
+            now = beside.submit(function, item)
+            if before is not None:
+                yield before.result()
+            before = now
+        if before is not None:
+            yield before.result()
 
 
 def _without_special(ids: npt.NDArray[np.integer], marks: _Marks) -> npt.NDArray[np.integer]:

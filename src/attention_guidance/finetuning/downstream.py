@@ -77,21 +77,22 @@ def downstream(
             for step, loss, source in of_checkpoints.get(name, ()):
                 of_step = scores(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
                 curve.append({"model": name, "step": step, "loss": loss} | of_step)
-    split = next(iter(found.values()))["split"]
+    # What is of the files is the same for all; the baseline is the first's alone.
+    known = next(iter(found.values()))
+    how = {"labels": known["labels"], "entities": known["scheme"] is not None}
+    split = known["split"]
     predictions = {
         side.name: [read_predictions(output / name, split, task.kind, settings.seeds_used) for name in side.models]
         for side in sides
     }
     first, *others = [side.name for side in sides]
-    known = found[sides[0].name] if sides[0].name in found else next(iter(found.values()))
-    how = {"labels": known["labels"], "entities": known["scheme"] is not None}
     content = {
         **results.header("downstream"),
         "task": task.name,
         "metric": task.metric,
         "split": split,
         "models": [_model(side, found, task.metric) for side in sides],
-        "baseline": found[next(iter(found))]["baseline"],
+        "baseline": known["baseline"],
         "differences": [
             {"model": other, "minus": first}
             | dataclasses.asdict(

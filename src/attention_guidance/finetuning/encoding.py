@@ -77,9 +77,10 @@ def encode(
 
 def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
     inputs, n_cut = [], 0
-    for example in examples[:1]:
-        n_special = tokenizer.num_special_tokens_to_add(pair=len(example.texts) == 2)
-        if longest < n_special + len(example.texts):
+    if examples:
+        n_texts = len(examples[0].texts)
+        n_special = tokenizer.num_special_tokens_to_add(pair=n_texts == 2)
+        if longest < n_special + n_texts:
             raise ConfigError(f"{longest} tokens leave no room for text between the {n_special} special ones")
     for example in examples:
         settings = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}

@@ -4,5 +4,7 @@
 """
 
 OBJECTIVES = ("mlm", "whole-word", "span", "rtd", "mlm+nsp", "mlm+sop", "mim", "speech")
+# Those that learn from something else than text, and what they learn from.
+OTHER_THAN_TEXT = {"mim": "images", "speech": "recordings"}
 # Of rtd, which trains two encoders.
 GUIDED_PARTS = ("discriminator", "generator", "both")

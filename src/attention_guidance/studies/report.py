@@ -15,6 +15,7 @@ from rich.console import Console
 from attention_guidance import results
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.errors import ConfigError, CorpusError, RunError
+from attention_guidance.objectives import OTHER_THAN_TEXT
 from attention_guidance.report.run_page import figures, write_run_page
 from attention_guidance.studies.census import CensusSettings, census_rows, measured_census
 from attention_guidance.studies.models import Subject, longest_sequence, names_of, results_of, subjects
@@ -119,14 +120,13 @@ def _config(run: str) -> RunConfig | None:
     return make_config({}, path) if path.is_file() else None
 
 
-_OTHER = {"mim": "images", "speech": "recordings"}
-
-
 def _own_text(run: str) -> Text:
     """What a run was validated or trained on, if it is still there; the embedded text for a model."""
     config = _config(run)
-    if config is not None and config.objective in ("mim", "speech"):
-        raise ConfigError(f"the run in {run} learnt from {_OTHER[config.objective]}, and report looks at text only")
+    if config is not None and config.objective in OTHER_THAN_TEXT:
+        raise ConfigError(
+            f"the run in {run} learnt from {OTHER_THAN_TEXT[config.objective]}, and report looks at text only"
+        )
     if config is not None and config.dataset is not None:
         raise ConfigError(f"the run in {run} learnt from the data set {config.dataset}; give some text with --text")
     if config is None or not config.corpus:

@@ -11,6 +11,7 @@ from attention_guidance.errors import PatternError, RunError
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
+from attention_guidance.objectives import OTHER_THAN_TEXT
 from attention_guidance.objectives.own import is_own, load_own
 from attention_guidance.patterns import TOKEN_CLASSES, TokenClasses, get_pattern
 from attention_guidance.patterns.base import members
@@ -78,7 +79,7 @@ def guided_heads(
     for pattern in {member for head in assigned for member in members(head.pattern)}:
         if isinstance(pattern, Offset) and abs(pattern.offset) >= config.block_size and config.objective != "mim":
             raise PatternError(f"pattern {pattern.name!r} reaches beyond block_size={config.block_size}")
-        if isinstance(pattern, TokenClass) and config.objective in ("mim", "speech"):
+        if isinstance(pattern, TokenClass) and config.objective in OTHER_THAN_TEXT:
             raise PatternError(f"pattern {pattern.name!r} is of tokens, and objective={config.objective!r} has none")
     return assigned
 

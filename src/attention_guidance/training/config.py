@@ -15,7 +15,7 @@ import yaml
 
 from attention_guidance import results
 from attention_guidance.errors import ConfigError, RunError
-from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES
+from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES, OTHER_THAN_TEXT
 from attention_guidance.objectives.own import is_own
 from attention_guidance.training.architectures import check_choice, resolved, stated_sizes
 from attention_guidance.training.clock import ENDLESS, seconds_of
@@ -181,7 +181,7 @@ class RunConfig:
                 "leave one of them out"
             )
         self._check_time()
-        if self.dataset is not None and (self.corpus or self.objective in ("mim", "speech")):
+        if self.dataset is not None and (self.corpus or self.objective in OTHER_THAN_TEXT):
             other = f"corpus={self.corpus[0]!r}" if self.corpus else f"objective={self.objective!r}"
             raise ConfigError(f"dataset={self.dataset!r} is text, and does not go with {other}; leave one of them out")
         check_choice(self)

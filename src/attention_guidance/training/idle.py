@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attention_guidance.errors import ConfigError
+from attention_guidance.objectives import OTHER_THAN_TEXT
 from attention_guidance.objectives.own import is_own
 
 if TYPE_CHECKING:
@@ -32,11 +33,11 @@ _NEEDS = (
     _Need(("image_size", "patch_size"), "objective mim", lambda c: c.objective == "mim"),
     _Need(("dataset_config", "dataset_split"), "a dataset", lambda c: c.dataset is not None),
     _Need(("max_steps",), "a run without max_time", lambda c: c.max_time is None),
-    _Need(_OF_TEXT, "objectives of text", lambda c: c.objective not in ("mim", "speech")),
+    _Need(_OF_TEXT, "objectives of text", lambda c: c.objective not in OTHER_THAN_TEXT),
     _Need(
         ("final_masking_rate",),
         "objectives that mask tokens",
-        lambda c: c.objective not in ("mim", "speech") and not is_own(c.objective),
+        lambda c: c.objective not in OTHER_THAN_TEXT and not is_own(c.objective),
     ),
     _Need(("masking_rate",), "objectives other than a function", lambda c: not is_own(c.objective)),
     _Need(

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from attention_guidance import results
 from attention_guidance.errors import ConfigError, GuidanceError
 from attention_guidance.hosts.interface import normalizes_its_loss
-from attention_guidance.objectives.base import Draws, Quality, validate, validation_batches
+from attention_guidance.objectives.base import Draws, Example, Quality, validate, validation_batches
 from attention_guidance.training import checkpoints, processes, sharding
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.clock import Clock
@@ -95,29 +94,22 @@ class Run:
         Raises:
             ConfigError: the model cannot take it.
         """
-        example = self.objective.example(self.data.train, 0, np.random.default_rng(self.config.seed), 0.0)
         self.model.to(self.arguments.device)
-        self.model.eval()
-        cuda = [self.model.device.index or 0] if self.model.device.type == "cuda" else []
         try:
-            with torch.no_grad(), torch.random.fork_rng(cuda), ExitStack() as measuring:
-                for guidance in self.guidance.values():
-                    measuring.enter_context(guidance.measure())
-                batch = self.objective.collate([example])
-                self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()})
+            self._scored(itertools.islice(validation_batches(self.data.train, self.objective, 1), 1))
         except GuidanceError:
             raise
         except Exception as error:  # whatever a model of any kind raises
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             kind = self.model.config.model_type
             raise ConfigError(f"the {kind} model fails on the first example: {reason}") from error
-        finally:
-            self.model.train()
 
     def validate(self) -> Quality:
         """Quality on the validation text; under guidance, `per_head` then tells of the same text."""
         batches = validation_batches(self.data.validation, self.objective, self.arguments.per_device_eval_batch_size)
-        precision = self.trainer.compute_loss_context_manager()
+        return self._scored(batches, self.trainer.compute_loss_context_manager())
+
+    def _scored(self, batches: Iterator[Example], precision: AbstractContextManager[Any] | None = None) -> Quality:
         with ExitStack() as measuring:
             for guidance in self.guidance.values():
                 measuring.enter_context(guidance.measure())
