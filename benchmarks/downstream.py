@@ -18,11 +18,14 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from downstream_tables import show
 from transformers.utils import logging
 from turns import append
+
+if TYPE_CHECKING:
+    from attention_guidance.finetuning.finetune import FinetuneSettings
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -84,21 +87,25 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def pretrained(text: str, arguments: argparse.Namespace, *, guided: bool, steps: int, rate: float) -> Path:
-    """A finished run, made or gone on with if it is not there."""
+    """A finished run of the study, made or gone on with if it is not there."""
+    name = f"{text}-{'guided' if guided else 'unguided'}-{steps}-{rate:g}"
+    corpus = [str(arguments.data / text / "train.txt")]
+    flags = {"corpus": corpus, "max_steps": steps, "learning_rate": rate} | ({} if guided else {"heads": ""})
+    return finished_run(text, name, flags, arguments)
+
+
+def finished_run(text: str, name: str, flags: dict[str, Any], arguments: argparse.Namespace) -> Path:
+    """A finished run with any settings, likewise."""
     from attention_guidance.training.config import make_config
     from attention_guidance.training.pretrain import pretrain
 
-    arm = "guided" if guided else "unguided"
-    output: Path = arguments.runs / f"{text}-{arm}-{steps}-{rate:g}"
-    folder = arguments.data / text
-    flags = {
-        "corpus": [str(folder / "train.txt")], "validation": [str(folder / "valid.txt")], "preset": arguments.preset,
-        "max_steps": steps, "learning_rate": rate, "keep_checkpoints": _LOOKS, "save_every": max(1, steps // _LOOKS),
-        "eval_every": max(1, steps // _LOOKS),
-    }  # fmt: skip
+    output: Path = arguments.runs / name
+    every = max(1, flags["max_steps"] // _LOOKS)
+    validation = [str(arguments.data / text / "valid.txt")]
+    looks = {"validation": validation, "keep_checkpoints": _LOOKS, "save_every": every, "eval_every": every}
     if not (output / "results.json").is_file():
         print(f"pre-training {output.name}", file=sys.stderr, flush=True)
-        pretrain(make_config(flags if guided else flags | {"heads": ""}), output, resume=True, quiet=True)
+        pretrain(make_config(looks | {"preset": arguments.preset} | flags), output, resume=True, quiet=True)
     return output
 
 
@@ -126,15 +133,8 @@ def compared(
 ) -> dict[str, Any]:
     """One task, fine-tuned from three models."""
     from attention_guidance.finetuning.downstream import downstream
-    from attention_guidance.finetuning.finetune import FinetuneSettings
 
-    folder = arguments.data / text / "ner" if task == "ner" else arguments.data / task
-    suffix = "txt" if task == "ner" else "tsv"
-    files = {split: folder / f"{split}.{suffix}" for split in ("train", "dev", "test")}
-    if not files["test"].is_file():
-        # What is there as dev is tested on; the one to choose on is held out of training.
-        files = {"train": files["train"], "test": files["dev"]}
-    settings = FinetuneSettings(task, files, repair=True, seeds=arguments.seeds)
+    settings = finetune_settings(text, task, arguments)
     models = [str(path) for path in dict.fromkeys((unguided, guided, early))]
     output = arguments.runs / f"{arguments.study}-{text}-{task}"
     print(f"fine-tuning {output.name}", file=sys.stderr, flush=True)
@@ -151,6 +151,19 @@ def compared(
         "models": {arms[model.pop("model")]: model for model in found["models"]},
         "differences": {arms[gap.pop("model")]: gap for gap in found["differences"]},
     }
+
+
+def finetune_settings(text: str, task: str, arguments: argparse.Namespace) -> FinetuneSettings:
+    """A task and its files; what is there as dev is tested on where there is no test file."""
+    from attention_guidance.finetuning.finetune import FinetuneSettings
+
+    folder = arguments.data / text / "ner" if task == "ner" else arguments.data / task
+    suffix = "txt" if task == "ner" else "tsv"
+    files = {split: folder / f"{split}.{suffix}" for split in ("train", "dev", "test")}
+    if not files["test"].is_file():
+        # The one to choose on is held out of training.
+        files = {"train": files["train"], "test": files["dev"]}
+    return FinetuneSettings(task, files, repair=True, seeds=arguments.seeds)
 
 
 def _facts(run: Path) -> dict[str, Any]:

@@ -46,10 +46,10 @@ def _table(records: list[Record]) -> list[str]:
                 task,
                 _METRICS[record["metric"]],
                 "" if baseline is None else f"{100 * baseline[record['split']][record['metric']]:.1f}",
-                _score(models["unguided"]),
-                _score(models["guided"]),
-                _gap(record["differences"].get("guided")),
-                _gap(record["differences"].get("overtaking")),
+                score(models["unguided"]),
+                score(models["guided"]),
+                gap(record["differences"].get("guided")),
+                gap(record["differences"].get("overtaking")),
                 f"{record['overtaking_step']:,}",
             )
         )
@@ -69,12 +69,15 @@ def _averages(records: list[Record]) -> list[str]:
     return ["", *said] if said else []
 
 
-def _score(model: Record) -> str:
+def score(model: Record) -> str:
+    """A model's mean and deviation over seeds, in points."""
     deviation = "" if model["std"] is None else f" ± {100 * model['std']:.1f}"
     return f"{100 * model['mean']:.1f}{deviation}"
 
 
-def _gap(gap: Record | None) -> str:
-    if gap is None:
+def gap(difference: Record | None) -> str:
+    """A difference and its interval, in points."""
+    if difference is None:
         return "–"
-    return f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})"
+    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -1,4 +1,4 @@
-"""benchmarks/downstream.py and finetuning.py: whole at tiny sizes, and what is kept is what the pages say."""
+"""benchmarks/downstream.py, recipe_rules.py and finetuning.py: whole at tiny sizes; the pages say what is kept."""
 
 from __future__ import annotations
 
@@ -68,12 +68,36 @@ def test_what_the_study_found_is_a_table(found):
     assert f"{100 * record['differences']['guided']['value']:+.1f} (" in shown
 
 
-@pytest.mark.parametrize("name", ["downstream.py", "finetuning.py"])
+def test_settings_of_the_recipe_are_changed_one_at_a_time(data, tmp_path):
+    small = ["--preset", "tiny", "--steps", "12", "--seeds", "2", "--only", "masking", "steps", "--megabytes", "0.04"]
+    kept = tmp_path / "kept.jsonl"
+    done = run("recipe_rules.py", *small, "--data", data, "--runs", tmp_path, "--results", kept)
+    assert done.returncode == 0, done.stderr
+    masking, steps = map(json.loads, kept.read_text().splitlines())
+    assert {value: facts["masking_rate"] for value, facts in masking["tried"].items()} == {
+        "default": 0.15, "30 %": 0.3, "40 %": 0.4,
+    }  # fmt: skip
+    assert [facts["max_steps"] for facts in steps["tried"].values()] == [12, 4, 24]
+    assert masking["models"]["default"] == steps["models"]["default"]
+    gap = masking["differences"]["30 %"]
+    means = {value: model["mean"] for value, model in masking["models"].items()}
+    assert gap["value"] == pytest.approx(means["30 %"] - means["default"])
+    assert f"| Swahili, 0.04 MB | masking | 30 % | {100 * means['30 %']:.1f} ±" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["downstream.py", "finetuning.py", "recipe_rules.py"])
 def test_nothing_kept(tmp_path, name):
     assert run(name, "--show", "--results", tmp_path / "none.jsonl").stdout == "nothing is kept yet\n"
 
 
-@pytest.mark.parametrize(("name", "page"), [("downstream.py", "README.md"), ("finetuning.py", "docs/finetuning.md")])
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("downstream.py", "README.md"),
+        ("finetuning.py", "docs/finetuning.md"),
+        ("recipe_rules.py", "docs/low-resource.md"),
+    ],
+)
 def test_pages_say_what_is_kept(name, page):
     shown = run(name, "--show")
     assert shown.returncode == 0, shown.stderr
@@ -83,7 +107,7 @@ def test_pages_say_what_is_kept(name, page):
 
 
 def test_missing_data_are_named(tmp_path):
-    for command in (["downstream.py", "short"], ["finetuning.py"]):
+    for command in (["downstream.py", "short"], ["finetuning.py"], ["recipe_rules.py"]):
         done = run(*command, "--data", tmp_path / "none")
         assert done.returncode == 2
         assert "are not there" in done.stderr

@@ -1,0 +1,138 @@
+"""Are the settings that the recipe chooses good ones? One is changed at a time, and entities are looked for.
+
+    python benchmarks/recipe_rules.py                            Swahili, every setting (hours on 2 cores)
+    python benchmarks/recipe_rules.py --only masking weight
+    python benchmarks/recipe_rules.py --megabytes 0.25 --only model
+    python benchmarks/recipe_rules.py --show                     the table of what is kept
+
+Every model is guided. The default (`mini`, the vocabulary that suits the text, 15 % masked, weight 0.1) is pre-trained
+for 1,500 steps, and so is what it is compared with but where steps are what is changed; each is fine-tuned alike over
+five seeds. Reads ../shared/data, which is not part of the
+project. Goes on where it was stopped, as long as --runs is there. What it finds is appended to
+results/recipe_rules.jsonl, a line a setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from downstream import DATA, HERE, finetune_settings, finished_run
+from downstream_tables import gap, score
+from transformers.utils import logging
+from turns import append
+
+RESULTS = HERE / "results" / "recipe_rules.jsonl"
+_STEPS = 1500
+# By setting: values to try beside the default, by what to call them; `times` are so many times the steps.
+_TRIED: dict[str, dict[str, dict[str, Any]]] = {
+    # As many tokens in all: a step of the smaller one has a quarter.
+    "model": {"tiny": {"preset": "tiny", "times": 4}},
+    "vocabulary": {"2,048": {"vocab_size": 2048}, "16,384": {"vocab_size": 16_384}},
+    "steps": {"a third": {"times": 1 / 3}, "twice": {"times": 2}},
+    "masking": {"30 %": {"masking_rate": 0.3}, "40 %": {"masking_rate": 0.4}},
+    "weight": {"0.03": {"weight": 0.03}, "0.3": {"weight": 0.3}},
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", default="swahili", help="a folder of the data with train.txt, valid.txt and ner")
+    parser.add_argument("--megabytes", type=float, help="pre-train on the first so many alone (all)")
+    parser.add_argument("--only", nargs="+", choices=[*_TRIED], default=[*_TRIED])
+    parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "recipe_rules", help="where runs are kept")
+    parser.add_argument("--preset", default="mini", help="the default's")
+    parser.add_argument("--steps", type=int, default=_STEPS, help="the default's (1,500)")
+    parser.add_argument("--seeds", type=int, default=5, help="of fine-tuning (5)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--show", action="store_true", help="print what is kept")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print(show(arguments.results))
+        return 0
+    if not arguments.data.is_dir():
+        print(f"error: the data in {arguments.data} are not there", file=sys.stderr)
+        return 2
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for record in study(arguments):
+        append(arguments.results, [record])
+        print(json.dumps(record), flush=True)
+    print(show(arguments.results))
+    return 0
+
+
+def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Each setting's comparison, as soon as it is known."""
+    from attention_guidance.finetuning.downstream import downstream
+
+    corpus = arguments.data / arguments.text / "train.txt"
+    megabytes = arguments.megabytes or corpus.stat().st_size / 1e6
+    if arguments.megabytes is not None:
+        corpus = _beginning(corpus, round(megabytes * 1e6), arguments.runs)
+
+    def model(name: str, changed: Mapping[str, Any]) -> str:
+        flags = {"corpus": [str(corpus)], **changed}
+        flags["max_steps"] = round(arguments.steps * flags.pop("times", 1))
+        return str(finished_run(arguments.text, f"{arguments.text}-{megabytes:.2f}-{name}", flags, arguments))
+
+    settings = finetune_settings(arguments.text, "ner", arguments)
+    for setting in arguments.only:
+        models = {"default": model("default", {})}
+        for value, changed in _TRIED[setting].items():
+            models[value] = model(f"{setting}-{value.replace(' %', '')}", changed)
+        # One folder for all settings, so that the default is fine-tuned once.
+        output = arguments.runs / f"{arguments.text}-{megabytes:.2f}-ner"
+        print(f"fine-tuning for {setting}", file=sys.stderr, flush=True)
+        found = downstream([*models.values()], settings, output, resume=True, quiet=True)
+        values = dict(zip((record["model"] for record in found["models"]), models, strict=True))
+        kept = ("schema_version", "kind", "date", "versions", "device", "task", "metric", "split")
+        yield {name: found[name] for name in kept} | {
+            "text": arguments.text,
+            "megabytes": round(megabytes, 2),
+            "setting": setting,
+            "tried": {value: _facts(Path(run)) for value, run in models.items()},
+            "models": {values[record.pop("model")]: record for record in found["models"]},
+            "differences": {values[gap.pop("model")]: gap for gap in found["differences"]},
+        }
+
+
+def _beginning(text: Path, n_bytes: int, runs: Path) -> Path:
+    """The first whole lines of a text, about so many bytes of it."""
+    file = runs / f"{text.parent.name}-{n_bytes}.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text.read_bytes()[:n_bytes].rpartition(b"\n")[0] + b"\n")
+    return file
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    result = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    names = ("preset", "max_steps", "learning_rate", "masking_rate", "heads", "weight", "seed")
+    facts = {name: result["config"][name] for name in names}
+    return facts | {name: result[name] for name in ("tokens_per_step", "final_loss", "train_seconds")}
+
+
+def show(path: Path) -> str:
+    """The newest result of each setting as Markdown."""
+    newest = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        record = json.loads(line)
+        newest[record["text"], record["megabytes"], record["setting"]] = record
+    if not newest:
+        return "nothing is kept yet"
+    head = ("text", "setting", "tried", "entity F1", "minus the default's (95 %)")
+    rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
+    for (text, megabytes, setting), record in newest.items():
+        what = f"{text.capitalize()}, {megabytes:g} MB", setting
+        for value, model in record["models"].items():
+            rows.append((*what, value, score(model), gap(record["differences"].get(value))))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
