@@ -79,8 +79,11 @@ def test_compare_looks_at_the_task_before_it_trains(tmp_path, cli, arguments, ta
     assert cli("compare", *arguments, "-o", out, "--downstream", "classify", "--task-data", task) == 2
     assert "test.tsv:2: label 'z' is not in the training file" in capsys.readouterr().err
     assert not out.exists()
-    assert cli("compare", *arguments, "-o", out, "--task-data", task) == 2
-    assert "needs --downstream TASK" in capsys.readouterr().err
+    for flag in (["--task-data", task], ["--finetune-seeds", "3"], ["--repair"]):
+        assert cli("compare", *arguments, "-o", out, *flag) == 2
+        assert f"{flag[0]} needs --downstream TASK" in capsys.readouterr().err
+    assert cli("compare", *arguments, "-o", out, "--downstream", "ner") == 2
+    assert "--downstream ner needs --task-data, a folder of files" in capsys.readouterr().err
 
 
 def test_the_score_over_pre_training(tmp_path, cli, whole_run, task):

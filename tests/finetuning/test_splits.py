@@ -107,5 +107,5 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
 
     monkeypatch.setattr(Hub, "list_repo_files", fail)
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    with pytest.raises(ConfigError, match=r"cola: its files could not be fetched from the hub \(no route\); give"):
+    with pytest.raises(ConfigError, match=r"files of cola could not be fetched from the hub \(no route\); give"):
         find_files(get_task("cola"), {})

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from attention_guidance.recipe.low_resource import _split
 from attention_guidance.report.recipe_page import write_recipe_page
 
 QUICK = ["--preset", "tiny", "--max-steps", "6", "--seeds", "2", "-q"]
@@ -159,6 +160,26 @@ def test_a_task_without_a_test_file(tmp_path, given, cli, capsys):
     (folder / "train.txt").write_text((given / "ner" / "train.txt").read_text())
     assert cli("recipe", "low-resource", given / "text.txt", "--ner", folder, *QUICK, "-o", tmp_path / "out") == 2
     assert "no file called test there" in capsys.readouterr().err
+
+
+def test_a_label_that_is_rare_is_trained_on(tmp_path, given, cli, capsys):
+    """Whichever row it stands in, as a fifth of them becomes the test."""
+    rows = (given / "classes.tsv").read_text().splitlines()
+    table, folder = tmp_path / "classes.tsv", tmp_path / "aside"
+    for place in range(1, 20):
+        table.write_text("\n".join([*rows[:place], "rare words\tugly", *rows[place:20], *rows[60:]]))
+        folder.mkdir(exist_ok=True)
+        files = _split(table, folder)
+        labels = {
+            split: [json.loads(line)["label"] for line in file.read_text().splitlines()]
+            for split, file in files.items()
+        }
+        assert labels["train"].count("ugly") == 1
+        assert labels["test"]
+    table.write_text("text\tlabel\na\tx\nb\ty\n")
+    command = ["recipe", "low-resource", given / "text.txt", "--classify", table, *QUICK, "-o", tmp_path / "out"]
+    assert cli(*command) == 2
+    assert f"error: {table}: too few texts of each label" in capsys.readouterr().err
 
 
 def test_without_tasks_there_is_a_model_and_a_page(tmp_path, given, cli):

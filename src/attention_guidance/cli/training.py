@@ -42,8 +42,8 @@ def add_commands(commands: Any) -> None:
     add = compare.add_argument_group("downstream").add_argument
     add("--downstream", metavar="TASK", help="fine-tune on this task too: ner, classify, cola, ...; see finetune")
     add("--task-data", type=Path, metavar="DIR", help="its files, called train, dev or valid, and test")
-    add("--finetune-seeds", type=positive, default=5, metavar="N", help="fine-tunings of each run (5)")
-    add("--repair", action="store_true", help="let an I- that continues nothing begin an entity")
+    add("--finetune-seeds", type=positive, metavar="N", help="fine-tunings of each run (5)")
+    add("--repair", action="store_true", default=None, help="let an I- that continues nothing begin an entity")
 
 
 def _pretrain(arguments: dict[str, Any]) -> int:
@@ -72,21 +72,24 @@ def _compare(arguments: dict[str, Any]) -> int:
 
 def _downstream_settings(arguments: dict[str, Any]) -> Any:
     """How a comparison is fine-tuned, None if it is not; its files are checked before hours of training."""
-    task, data, seeds, repair = (
-        arguments.pop(name) for name in ("downstream", "task_data", "finetune_seeds", "repair")
-    )
+    task = arguments.pop("downstream")
+    given = {name: arguments.pop(name) for name in ("task_data", "finetune_seeds", "repair")}
     if task is None:
-        if data is not None:
-            raise ConfigError(f"--task-data {data} needs --downstream TASK")
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} needs --downstream TASK")
         return None
     from attention_guidance.finetuning.examples import read_examples
     from attention_guidance.finetuning.finetune import FinetuneSettings
     from attention_guidance.finetuning.splits import find_files
-    from attention_guidance.finetuning.tasks import get_task
+    from attention_guidance.finetuning.tasks import GLUE, get_task
 
-    files = find_files(get_task(task), {}, data)
+    if given["task_data"] is None and task not in GLUE:
+        raise ConfigError(f"--downstream {task} needs --task-data, a folder of files called train, dev and test")
+    files = find_files(get_task(task), {}, given["task_data"])
+    repair = bool(given["repair"])
     read_examples(get_task(task), files, repair=repair)
-    return FinetuneSettings(task, files, repair=repair, seeds=seeds)
+    return FinetuneSettings(task, files, repair=repair, seeds=given["finetune_seeds"] or FinetuneSettings.seeds)
 
 
 def _train(arguments: dict[str, Any], train: Any) -> int:

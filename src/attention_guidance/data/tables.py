@@ -14,6 +14,7 @@ from attention_guidance.data.lines import numbered_lines
 from attention_guidance.errors import CorpusError
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+_MARKS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,10 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 
 def _header(cells: list[str], path: Path, number: int) -> list[str]:
+    if len(cells) == 1 and (other := next((mark for mark in _MARKS if mark in cells[0]), None)):
+        raise CorpusError(
+            f"{path}:{number}: columns with {_MARKS[other]} between; expected commas in .csv, tabs in .tsv"
+        )
     if len(set(cells)) < len(cells):
         raise CorpusError(f"{path}:{number}: two columns of one name in the header ({', '.join(cells)})")
     return cells

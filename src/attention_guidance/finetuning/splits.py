@@ -84,8 +84,8 @@ def _from_hub(task: Task) -> dict[str, Path]:
     except Exception as error:  # the hub raises all kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"--task {task.name}: its files could not be fetched from the hub ({reason}); give them with --train and "
-            "--test, or --data"
+            f"the files of {task.name} could not be fetched from the hub ({reason}); give your own, "
+            "a folder of train and test"
         ) from error
 
 

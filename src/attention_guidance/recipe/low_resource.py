@@ -172,8 +172,14 @@ def _tasks(settings: RecipeSettings, aside: Path) -> dict[str, dict[str, Path]]:
 def _split(table: Path, folder: Path) -> dict[str, Path]:
     """A table as a file to train on and one for the test; alike texts are in the same."""
     data = read_examples(get_task("classify"), {"train": table, "dev": table})
-    _, out = hold_out(data.splits["train"], _TEST_SHARE)
-    places = {example.place for example in out}
+    stay, out = hold_out(data.splits["train"], _TEST_SHARE)
+    # A test of labels that training never sees would be no test.
+    known = {example.label for example in stay}
+    places = {example.place for example in out if example.label in known}
+    if not places or len(known) < 2:
+        raise CorpusError(
+            f"{table}: too few texts of each label to keep some for a test; give more, or a folder of train and test"
+        )
     files = {}
     for split in ("test", "train"):
         rows = [row.values for row in read_table(table) if (row.place in places) == (split == "test")]

@@ -75,4 +75,6 @@ def save_svg(fig: Figure, path: Path) -> None:
 
 def save_png(fig: Figure, path: Path) -> None:
     """Write the figure as a PNG on white, 160 dots an inch, without a date."""
-    fig.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page and the SVG have it
+        fig.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})
