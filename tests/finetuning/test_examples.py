@@ -46,7 +46,7 @@ def test_pairs_several_labels_and_numbers(tmp_path):
 
 def test_entities_have_both_labels_of_a_kind(tmp_path):
     data = read_examples(
-        get_task("ner"), files(tmp_path, "txt", train="a B-PER\nb O\n", dev="a B-PER\nb I-PER\n", test="c O\n")
+        get_task("ner"), files(tmp_path, "txt", train="a B-PER\nb O\n", dev="a B-PER\nb I-PER\n", test="c B-PER\n")
     )
     assert data.labels == ("O", "B-PER", "I-PER")
     assert data.splits["dev"][0].label == (1, 2)
@@ -71,6 +71,8 @@ CLASSES, SCORES = "text\tlabel\n", "text\tscore\n"
         ("classify", "tsv", f"{CLASSES}a\tx\n", f"{CLASSES}a\tx\n", r"train\.tsv: a single label \(x\)"),
         ("regress", "tsv", f"{SCORES}a\tlots\n", f"{SCORES}a\t1\n", r"train\.tsv:2: score 'lots' is not a number"),
         ("regress", "tsv", f"{SCORES}a\tnan\n", f"{SCORES}a\t1\n", r"train\.tsv:2: score 'nan' is not a number"),
+        ("ner", "txt", "a O\nb O\n", "b B-PER\n", r"train\.txt: every word has the label O, so that there is nothing"),
+        ("ner", "txt", "a B-PER\n", "b O\nc O\n", r"dev\.txt: every word has the label O, so that there is nothing"),
         ("ner", "txt", "a B-PER\n", "b O\nc B-LOC\n", r"dev\.txt:2: label 'B-LOC' is not in the training file"),
         ("multilabel", "jsonl", '{"text": "a", "labels": ["x", "y"]}\n', '{"text": "a"}\n', r"dev\.jsonl: one column"),
     ],

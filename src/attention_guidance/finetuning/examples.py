@@ -95,6 +95,11 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
     numbers_of = {label: number for number, label in enumerate(labels)}
     splits = {}
     for split, text in texts.items():
+        if len(labels) < 2 or all(tag == "O" for sentence in text.sentences for tag in sentence.tags):
+            raise CorpusError(
+                f"{text.path}: every word has the label {text.sentences[0].tags[0]}, so that there is nothing to find; "
+                "name the columns of words and labels with --columns, such as 1 4"
+            )
         examples = []
         for sentence in text.sentences:
             for place, tag in enumerate(sentence.tags):
