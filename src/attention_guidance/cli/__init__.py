@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.pop("command")
     run = arguments.pop("run")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    _silence_libraries()
     try:
+        _silence_libraries()
         sys.exit(run(arguments))
     except GuidanceError as error:
         sys.exit(fail(error, 2))
