@@ -8,9 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from attention_guidance.finetuning.examples import read_examples
+from attention_guidance.finetuning.fit import fit
 from attention_guidance.finetuning.tasks import get_task
 
 FAST = ["--epochs", "10", "--batch-size", "8", "--learning-rates", "5e-3", "--dropout", "0", "--seeds", "2", "-q"]
@@ -146,6 +148,9 @@ def test_the_learning_rate_is_chosen_on_dev(tmp_path, cli, whole_run, table):
     content = read(out)
     assert content["learning_rate"] == 5e-3
     assert content["learning_rates"]["1e-07"] < content["learning_rates"]["0.005"]
+    assert content["notes"] == [
+        "of the learning rates tried the highest, 0.005, is best on dev; one beyond may be better still"
+    ]
     assert content["scores"]["accuracy"]["std"] is None
 
 
@@ -187,6 +192,60 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     assert cli(*[*command[:-4], "--seeds", "1", "-o", out, "--resume"]) == 0
     assert "scored already" not in capsys.readouterr().out
     assert (out / "run" / "finetune.json").read_bytes() != before
+
+
+def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypatch, capsys):
+    rates = ["--learning-rates", "1e-3", "5e-3", "--epochs", "2", "--seeds", "2"]
+    command = ["finetune", whole_run, "--task", "classify", *table(["x", "y"], n=24), *rates]
+    assert cli(*command, "-o", tmp_path / "whole", "-q") == 0
+    fitted = []
+
+    def stopping(*args, learning_rate, seed, **kwargs):
+        if len(fitted) == 2:
+            raise KeyboardInterrupt
+        fitted.append((learning_rate, seed))
+        return fit(*args, learning_rate=learning_rate, seed=seed, **kwargs)
+
+    monkeypatch.setattr("attention_guidance.finetuning.finetune.fit", stopping)
+    out = tmp_path / "out"
+    assert cli(*command, "-o", out) == 130
+    assert len([*(out / "fits").glob("*/*/fit.json")]) == 2
+    # One of them is damaged: it is fitted again.
+    (damaged,) = (out / "fits").glob("*/0.005-seed-1/fit.json")
+    damaged.write_text("{}")
+    fitted.clear()
+    assert cli(*command, "-o", out) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert cli(*command, "-o", out, "--resume") == 0
+    assert fitted == [(5e-3, 1), (read(out)["learning_rate"], 2)]
+    assert "learning rate 0.001, seed 1: fitted already" in capsys.readouterr().out
+    assert not (out / "fits").exists()
+    whole, halved = read(tmp_path / "whole"), read(out)
+    assert halved["scores"] == whole["scores"]
+    assert halved["learning_rates"] == whole["learning_rates"]
+    for name in ("predictions/test-seed-1.tsv", "predictions/test-seed-2.tsv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # Done is done, and what is of other settings is not replaced.
+    before = (out / "finetune.json").read_bytes()
+    assert cli(*command, "-o", out, "--resume") == 0
+    assert "out: scored already" in capsys.readouterr().out
+    assert cli(*command, "--seed", "7", "-o", out, "--resume") == 2
+    assert "holds scores of another model, other files or settings" in capsys.readouterr().err
+    assert (out / "finetune.json").read_bytes() == before
+
+
+def test_another_model_in_the_same_place_is_fine_tuned_again(tmp_path, cli, whole_run, table):
+    arguments = ["--task", "classify", *table(["x", "y"], n=24), "--epochs", "1", "--learning-rates", "5e-3"]
+    model = shutil.copytree(whole_run / "model", tmp_path / "model")
+    command = ["finetune", model, *arguments, "--seeds", "1", "-o", tmp_path / "out", "-q"]
+    assert cli(*command) == 0
+    assert cli(*command, "--resume") == 0
+    weights = load_file(model / "model.safetensors")
+    save_file({name: -weight for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    assert cli(*command, "--resume") == 2
+    before = read(tmp_path / "out")["request"]
+    assert cli(*command, "--resume", "--overwrite") == 0
+    assert read(tmp_path / "out")["request"] != before
 
 
 def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, whole_run, table, capsys):

@@ -43,13 +43,14 @@ def add_commands(commands: Any) -> None:
     one = add_command(commands, "finetune", "a downstream score of any encoder, over seeds", _FINETUNE, _finetune)
     one.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
     _add_settings(one)
+    one.add_argument("--resume", action="store_true", help="go on with the fits and scores that are there already")
     several = add_command(commands, "downstream", "is one model better than another", _DOWNSTREAM, _downstream)
     several.add_argument("models", nargs="+", metavar="MODEL", help="as for finetune; the first is compared with")
     _add_settings(several)
     add = several.add_argument
     add("--checkpoints", dest="n_checkpoints", type=positive, default=0, metavar="N",
         help="score so many checkpoints of each run too, evenly spread, and draw them over steps (none)")  # fmt: skip
-    add("--resume", action="store_true", help="take models that are scored already as they are")
+    add("--resume", action="store_true", help="go on with the fits and scores that are there already")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +85,7 @@ def _finetune(arguments: dict[str, Any]) -> int:
     from attention_guidance.finetuning.finetune import finetune
 
     model, output = arguments.pop("model"), arguments.pop("output")
-    how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
+    how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
     finetune(model, _settings(arguments), output, **how)
     return 0
 

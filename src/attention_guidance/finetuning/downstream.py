@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.table import Table
 from attention_guidance import results
 from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
-from attention_guidance.finetuning.finetune import FINETUNE_FILE, FinetuneSettings, finetune, request_of, summary
+from attention_guidance.finetuning.finetune import FinetuneSettings, finetune, summary
 from attention_guidance.finetuning.paired import Predictions, difference
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import score_over_steps
@@ -40,7 +39,7 @@ def downstream(
         settings: the task and how, the same for all.
         output: the folder for `downstream.json`, and a folder for each model with what `finetune` writes.
         n_checkpoints: fine-tune at most so many checkpoints of each run too, and draw the score over its steps.
-        resume: take the results of models that are there already with the same settings.
+        resume: take the scores and fits that are there already of the same models, files and settings.
         overwrite: replace what is there.
         quiet: print nothing.
 
@@ -62,10 +61,7 @@ def downstream(
     task = get_task(settings.task)
 
     def scores(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
-        there = scored_already(output / name, settings) if resume else None
-        if there is not None:
-            console.print(f"{name}: scored already", highlight=False)
-        return there or finetune(model, settings, output / name, overwrite=overwrite or resume, quiet=quiet)
+        return finetune(model, settings, output / name, resume=resume, overwrite=overwrite or resume, quiet=quiet)
 
     found: dict[str, dict[str, Any]] = {}
     curve = []
@@ -119,16 +115,6 @@ def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str)
     ]
     over = summary([run["mean"] for run in runs]) if len(runs) > 1 else found[next(iter(side.models))]["scores"][metric]
     return {"model": side.name, **over, "runs": runs}
-
-
-def scored_already(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
-    """The results in a folder, if they are of these settings."""
-    try:
-        content: dict[str, Any] = json.loads((folder / FINETUNE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    fitted = content["baseline"] is not None or not settings.baseline
-    return content if fitted and content.get("request") == request_of(settings) else None
 
 
 def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int]) -> Predictions:

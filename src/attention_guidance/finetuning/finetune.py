@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,11 +15,12 @@ from rich.table import Table
 
 from attention_guidance import results
 from attention_guidance.data.tagged import write_tagged
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.finetuning.baseline import fit_baseline
 from attention_guidance.finetuning.encoding import Encoded, decode, encode
 from attention_guidance.finetuning.examples import Data, Example, read_examples
 from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
+from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, is_begun, request_of, scored_already
 from attention_guidance.finetuning.scores import evaluate, per_class
 from attention_guidance.finetuning.splits import SPLITS
 from attention_guidance.finetuning.tasks import get_task
@@ -34,7 +33,6 @@ from attention_guidance.training.checkpoints import write_whole
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FINETUNE_FILE = "finetune.json"
 # Small encoders want larger steps than those of the papers, which are of a hidden width of 768 and more.
 _SMALL = 512
 _LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
@@ -84,7 +82,13 @@ class FinetuneSettings:
 
 
 def finetune(
-    model: str, settings: FinetuneSettings, output: Path, *, overwrite: bool = False, quiet: bool = False
+    model: str,
+    settings: FinetuneSettings,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune an encoder over seeds and score it.
 
@@ -96,7 +100,8 @@ def finetune(
         settings: the task and how.
         output: the folder for `finetune.json`, predictions, the picture of confusions, and the model of the seed that
             is best on dev.
-        overwrite: replace what is there.
+        resume: take what is there of the same model, files and settings: the scores, or else the fits so far.
+        overwrite: replace what is there; with `resume`, what is of others.
         quiet: print nothing.
 
     Returns:
@@ -105,12 +110,22 @@ def finetune(
     Raises:
         GuidanceError: bad input.
     """
-    folder = Output(output, FINETUNE_FILE, overwrite)
+    goes_on = resume and (is_begun(output) or (output / FINETUNE_FILE).is_file())
+    folder = Output(output, FINETUNE_FILE, overwrite or goes_on)
     console = Console(quiet=quiet)
     task = get_task(settings.task)
     subject = subjects(model)[0]
     tokenizer = subject.tokenizer()
     data = read_examples(task, settings.files, columns=settings.columns, repair=settings.repair)
+    request = request_of(subject.source, settings)
+    if resume and (there := scored_already(output, request, with_baseline=settings.baseline)) is not None:
+        console.print(f"{output.name}: scored already", highlight=False)
+        return there
+    if goes_on and not overwrite and (output / FINETUNE_FILE).is_file():
+        raise RunError(
+            f"--output {output} holds scores of another model, other files or settings; give another folder, or "
+            "--overwrite"
+        )
     for note in data.notes:
         console.print(note, highlight=False)
     encoder = subject.load()
@@ -123,16 +138,20 @@ def finetune(
         split: encode(data, examples, tokenizer, longest, overlap=split != "train")
         for split, examples in data.splits.items()
     }
-    rates = list(settings.learning_rates) or list(_LEARNING_RATES[width < _SMALL])
+    rates = [*map(float, settings.learning_rates)] or list(_LEARNING_RATES[width < _SMALL])
     with Steps(console, quiet) as steps:
-        runner = _Runner(data, encoded, subject.source, tokenizer, settings.fit, steps)
+        kept = KeptFits(output, request, resume=resume)
+        runner = _Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
         tried = {rate: runner.fit(rate, settings.seed) for rate in rates}
         rate = max(tried, key=lambda rate: _best(tried[rate], task.metric))
+        notes = [*data.notes, *_at_the_end(rate, rates)]
+        for note in notes[len(data.notes) :]:
+            console.print(note, highlight=False)
         fits = {settings.seed: tried[rate]}
         for seed in settings.seeds_used[1:]:
             fits[seed] = runner.fit(rate, seed)
         scored = {seed: runner.score(seed, fits[seed]) for seed in fits}
-        baseline, notes = None, [*data.notes]
+        baseline = None
         if settings.baseline:
             steps.begin("baseline without pre-training", None)
             try:
@@ -158,7 +177,7 @@ def finetune(
         "labels": list(data.labels),
         "scheme": data.scheme,
         "notes": notes,
-        "request": request_of(settings),
+        "request": request,
         "settings": dataclasses.asdict(settings.fit) | {"max_length": longest},
         "learning_rate": rate,
         "learning_rates": {f"{tried_rate:g}": _best(found, task.metric) for tried_rate, found in tried.items()},
@@ -175,7 +194,8 @@ def finetune(
         "best_seed": best_seed,
         "per_class": scored[best_seed][told]["per_class"],
     }  # fmt: skip
-    folder.json(FINETUNE_FILE, content)
+    # Last of all, as it tells that all is there.
+    (output / FINETUNE_FILE).unlink(missing_ok=True)
     for seed in fits:
         for split, found in scored[seed].items():
             _write_predictions(output / "predictions" / f"{split}-seed-{seed}", data, split, found["predictions"])
@@ -188,23 +208,11 @@ def finetune(
         tokenizer.save_pretrained(target)
 
     write_whole(output / "model", write)
+    folder.json(FINETUNE_FILE, content)
+    kept.forget()
     report(console, content)
     console.print(f"every figure: {output / FINETUNE_FILE}; model, predictions beside it", highlight=False)
     return content
-
-
-def request_of(settings: FinetuneSettings) -> str:
-    """A digest of all that was asked for but the baseline, the content of the files included."""
-    asked = dataclasses.asdict(settings) | {
-        "baseline": None,
-        "learning_rates": [*map(float, settings.learning_rates)],
-        "columns": [*map(str, settings.columns or ())],
-        "files": {
-            split: hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
-            for split, file in sorted(settings.files.items())
-        },
-    }
-    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class _Runner:
@@ -218,16 +226,24 @@ class _Runner:
         tokenizer: PreTrainedTokenizerBase,
         settings: FitSettings,
         steps: Steps,
+        kept: KeptFits,
     ) -> None:
         self.data, self.encoded, self.source, self.tokenizer = data, encoded, source, tokenizer
-        self.settings, self.steps = settings, steps
+        self.settings, self.steps, self.kept = settings, steps, kept
 
     def fit(self, rate: float, seed: int) -> Fit:
-        self.steps.begin(f"learning rate {rate:g}, seed {seed}", self.settings.epochs)
-        return fit(
+        what, name = f"learning rate {rate:g}, seed {seed}", f"{rate!r}-seed-{seed}"
+        there = self.kept.get(name, self.data, self.settings)
+        self.steps.begin(f"{what}: fitted already" if there else what, self.settings.epochs)
+        if there is not None:
+            self.steps.at(self.settings.epochs)
+            return there
+        found = fit(
             self.data, self.encoded, self.source, self.tokenizer, learning_rate=rate, seed=seed,
             settings=self.settings, progress=self.steps.at,
         )  # fmt: skip
+        self.kept.put(name, found)
+        return found
 
     def score(self, seed: int, found: Fit) -> dict[str, dict[str, Any]]:
         """Metrics and predictions on dev and, once, on test."""
@@ -244,6 +260,14 @@ class _Runner:
                 "predictions": predictions,
             }
         return scored
+
+
+def _at_the_end(rate: float, rates: Sequence[float]) -> list[str]:
+    """What to say where the best of several learning rates is the last of them, on either side."""
+    if len(rates) < 2 or rate not in (min(rates), max(rates)):
+        return []
+    which = "highest" if rate == max(rates) else "lowest"
+    return [f"of the learning rates tried the {which}, {rate:g}, is best on dev; one beyond may be better still"]
 
 
 def _best(found: Fit, metric: str) -> float:

@@ -17,7 +17,7 @@ from rich.table import Table
 from attention_guidance import results
 from attention_guidance.data.tables import read_table
 from attention_guidance.errors import ConfigError, CorpusError, RunError
-from attention_guidance.finetuning.downstream import downstream, scored_already
+from attention_guidance.finetuning.downstream import downstream
 from attention_guidance.finetuning.examples import Data, read_examples
 from attention_guidance.finetuning.finetune import FinetuneSettings, finetune
 from attention_guidance.finetuning.splits import find_files, hold_out
@@ -241,9 +241,9 @@ def _evaluate(
         scores: dict[str, Any] = json.loads((target / "guided" / "finetune.json").read_text(encoding="utf-8"))
         (gap,) = compared["differences"]
         return scores | {"baseline": compared["baseline"], "folder": f"{name}/guided", "difference": gap}
-    there = scored_already(target, of_task) if resume else None
     how["overwrite"] |= resume
-    return (there or finetune(str(output / "guided"), of_task, target, **how)) | {"folder": name, "difference": None}
+    scores = finetune(str(output / "guided"), of_task, target, resume=resume, **how)
+    return scores | {"folder": name, "difference": None}
 
 
 def _report_text(console: Console, facts: TextFacts, choices: Sequence[Choice]) -> None:

@@ -1,0 +1,101 @@
+"""What fine-tunings leave on the disk, by which a later one with --resume goes on: scores, and fits until then."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attention_guidance import results
+from attention_guidance.finetuning.fit import Fit, FitSettings, new_model
+from attention_guidance.training.checkpoints import damage, write_whole
+
+if TYPE_CHECKING:
+    from attention_guidance.finetuning.examples import Data
+    from attention_guidance.finetuning.finetune import FinetuneSettings
+
+FINETUNE_FILE = "finetune.json"
+_FITS = "fits"
+_FACTS = "fit.json"
+# What decides a model; a checkpoint has the optimizer's state beside it.
+_OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merges.txt", "spiece.model")
+
+
+def request_of(source: str, settings: FinetuneSettings) -> str:
+    """A digest of all that was asked for but the baseline, the content of the model and the files included."""
+    folder = Path(source)
+    weights = {file.name: _digest(file) for pattern in _OF_MODEL for file in folder.glob(pattern) if file.is_file()}
+    asked = dataclasses.asdict(settings) | {
+        "model": weights or source,
+        "baseline": None,
+        "learning_rates": [*map(float, settings.learning_rates)],
+        "columns": [*map(str, settings.columns or ())],
+        "files": {split: _digest(file) for split, file in settings.files.items()},
+    }
+    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def scored_already(folder: Path, request: str, *, with_baseline: bool) -> dict[str, Any] | None:
+    """The results in a folder, if they are of this request."""
+    try:
+        content: dict[str, Any] = json.loads((folder / FINETUNE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = content.get("request") == request
+    return content if same and (content["baseline"] is not None or not with_baseline) else None
+
+
+class KeptFits:
+    """The fits of a fine-tuning that has not ended.
+
+    Args:
+        output: its folder.
+        request: see `request_of`; fits of another are not taken.
+        resume: whether those that are there are taken.
+    """
+
+    def __init__(self, output: Path, request: str, *, resume: bool) -> None:
+        self.all = output / _FITS
+        self.folder = self.all / request
+        if not resume:
+            self.forget()
+
+    def get(self, name: str, data: Data, settings: FitSettings) -> Fit | None:
+        """One of them; None if it is not there, or not as it was written."""
+        folder = self.folder / name
+        if damage(folder) is not None:
+            return None
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        model = new_model(data, str(folder), settings).eval()
+        device: Any = torch.accelerator.current_accelerator() or "cpu"
+        return Fit(model=model.to(device), **facts)
+
+    def put(self, name: str, fit: Fit) -> None:
+        """Keep one."""
+        facts = {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit) if field.name != "model"}
+
+        def write(folder: Path) -> None:
+            fit.model.save_pretrained(folder)
+            results.write_json(folder / _FACTS, facts)
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / name, write)
+
+    def forget(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.all, ignore_errors=True)
+
+
+def is_begun(output: Path) -> bool:
+    """Whether a fine-tuning has left fits there."""
+    return (output / _FITS).is_dir()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
