@@ -49,6 +49,7 @@ def test_columns_by_name(tmp_path):
         ("a.tsv", "text\ttext\na\tx\n", r"a\.tsv:1: two columns of one name"),
         ("a.csv", "text;label\na, b;x\n", r"a\.csv:1: columns with semicolons between; expected commas in \.csv"),
         ("a.tsv", "text,label\na,x\n", r"a\.tsv:1: columns with commas between; .* tabs in \.tsv"),
+        ("a.csv", 'text,label\na,x\nb,"y\nc,z\n', r"a\.csv:\d: not CSV \(unexpected end of data\)"),
         ("a.csv", "text,label\na\n", r"a\.csv:2: 1 columns; the header has 2"),
         ("a.jsonl", "[1]\n", r"a\.jsonl:1: a JSON list"),
         ("a.jsonl", "{\n", r"a\.jsonl:1: not JSON"),

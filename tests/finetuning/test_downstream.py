@@ -38,6 +38,11 @@ def test_the_sides_of_a_compare_are_its_arms(tmp_path):
     (tmp_path / "seed-10" / "guided" / "results.json").unlink()
     with pytest.raises(RunError, match="seed-10/guided has not ended"):
         contenders([str(tmp_path)])
+    # What has ended is what counts, also where another seed was begun before.
+    (tmp_path / "compare.json").write_text('{"seeds": [{"seed": 2}]}')
+    assert [side.models for side in contenders([str(tmp_path)])] == [
+        {arm: str(tmp_path / "seed-2" / arm)} for arm in ("unguided", "guided")
+    ]
 
 
 def test_one_model_is_not_compared(whole_run):

@@ -61,7 +61,7 @@ def test_overlap_is_counted(tmp_path):
     )
 
 
-CLASSES, SCORES = "text\tlabel\n", "text\tscore\n"
+CLASSES, SCORES, PAIRS = "text\tlabel\n", "text\tscore\n", "sentence1\tsentence2\tlabel\na\tb"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,7 @@ CLASSES, SCORES = "text\tlabel\n", "text\tscore\n"
     [
         ("classify", "tsv", f"{CLASSES}a\tx\nb\ty\n", f"{CLASSES}a\tx\nb\tz\n", r"dev\.tsv:3: label 'z' is not in"),
         ("classify", "tsv", f"{CLASSES}a\tx\n", f"{CLASSES}a\tx\n", r"train\.tsv: a single label \(x\)"),
+        ("mrpc", "tsv", f"{PAIRS}\tx\na\tb\ty\na\tb\tz\n", f"{PAIRS}\tx\n", r"3 labels \(x, y, z\); mrpc has two"),
         ("regress", "tsv", f"{SCORES}a\tlots\n", f"{SCORES}a\t1\n", r"train\.tsv:2: score 'lots' is not a number"),
         ("regress", "tsv", f"{SCORES}a\tnan\n", f"{SCORES}a\t1\n", r"train\.tsv:2: score 'nan' is not a number"),
         ("ner", "txt", "a O\nb O\n", "b B-PER\n", r"train\.txt: every word has the label O, so that there is nothing"),

@@ -183,13 +183,18 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     assert cli(*command, "--resume") == 0
     assert (out / "run" / "finetune.json").read_bytes() == before
     assert "run: scored already" in capsys.readouterr().out
-    assert cli(*[*command[:-4], "--seeds", "1", "-o", out, "--resume", "-q"]) == 0
+    other = [*command[:-4], "--seeds", "1", "-o", out, "--resume", "-q"]
+    assert cli(*other) == 2
+    assert "holds scores of another model, other files or settings" in capsys.readouterr().err
+    assert (out / "run" / "finetune.json").read_bytes() == before
+    assert cli(*other, "--overwrite") == 0
     assert (out / "run" / "finetune.json").read_bytes() != before
     # Another text under the same name is another request.
     before = (out / "run" / "finetune.json").read_bytes()
     test = tmp_path / "test.tsv"
     test.write_text(test.read_text().replace("\tx", "\ty"))
-    assert cli(*[*command[:-4], "--seeds", "1", "-o", out, "--resume"]) == 0
+    assert cli(*other) == 2
+    assert cli(*other[:-1], "--overwrite") == 0
     assert "scored already" not in capsys.readouterr().out
     assert (out / "run" / "finetune.json").read_bytes() != before
 
@@ -257,6 +262,24 @@ def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, w
     content = read(tmp_path / "out")
     assert content["baseline"] is None
     assert "no model without pre-training could be fitted (empty vocabulary" in content["notes"][-1]
+
+
+def test_a_model_is_not_overwritten_by_what_it_becomes(tmp_path, cli, whole_run, table, capsys):
+    model = shutil.copytree(whole_run / "model", tmp_path / "mine" / "model")
+    before = (model / "model.safetensors").read_bytes()
+    command = ["finetune", model, "--task", "classify", *table(["x", "y"]), "-o", tmp_path / "mine", "--overwrite"]
+    assert cli(*command) == 2
+    assert "its model is the one that is fine-tuned; give another folder" in capsys.readouterr().err
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+def test_a_model_that_does_not_load_is_told_first(tmp_path, cli, whole_run, table, capsys):
+    broken = shutil.copytree(whole_run / "model", tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"")
+    command = ["downstream", whole_run, broken, "--task", "classify", *table(["x", "y"]), "-o", tmp_path / "out"]
+    assert cli(*command) == 2
+    assert "broken" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_is_not_overwritten(tmp_path, cli, whole_run, table, capsys):

@@ -31,9 +31,28 @@ def test_alike_texts_are_on_one_side():
     assert len(out) == 5
 
 
+def test_a_label_is_not_held_out_whole():
+    for seed in range(20):
+        given = [*examples(*map(str, range(50))), Example(("rare",), 1, "f:51"), Example(("rare",), 0, "f:52")]
+        stay, out = hold_out(given, seed=seed)
+        assert {e.label for e in stay} == {0, 1}
+        assert out
+        words = [Example((str(n),), (0, 1 + n % 2 if n > 47 else 0), f"f:{n}") for n in range(50)]
+        assert {label for e in hold_out(words, seed=seed)[0] for label in e.label} == {0, 1, 2}
+
+
 def test_one_text_cannot_be_split():
     with pytest.raises(ConfigError, match="--dev"):
         hold_out(examples("a", "a"))
+    with pytest.raises(ConfigError, match=r"too few texts of each label \(f:0\).* --dev"):
+        hold_out([Example((text,), n, f"f:{n}") for n, text in enumerate("ab")])
+
+
+def test_entities_are_needed_to_choose_on(tmp_path):
+    sentences = [f"w{n} O\nx O\n" for n in range(60)] + ["Ann B-PER\n"] * 2
+    (tmp_path / "train.txt").write_text("\n".join(sentences))
+    with pytest.raises(ConfigError, match=r"the 6 sentences of train.txt held out as dev have no entity; give a --dev"):
+        read_examples(get_task("ner"), {"train": tmp_path / "train.txt"})
 
 
 def test_dev_is_held_out_where_none_is_given(tmp_path):

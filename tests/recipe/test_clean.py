@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 
 import pytest
 
@@ -49,9 +50,38 @@ def test_lines_that_hold_a_sentence_of_the_test_are_left_out():
 def test_sentences_with_the_same_beginning_are_all_looked_for():
     forbidden = HeldOut(["a b c d e f", "a b c d e g h", "A, b c d e f"])
     assert forbidden.total == 2
-    assert forbidden.within("x a b c d e g h y a b c d e f") == {tuple("abcdef"), tuple("abcdegh")}
-    assert forbidden.within("a b c d e g") == set()
+    within = forbidden.within(["x a b c d e g h y a b c d e f"])
+    assert within == [(tuple("abcdegh"), range(1)), (tuple("abcdef"), range(1))]
+    assert forbidden.within(["a b c d e g"]) == []
     assert HeldOut(["...", ""]).total == 0
+
+
+def test_a_sentence_may_stand_on_several_lines():
+    held_out = ["The king saw him there again."]
+    text = "First of all. The king\nsaw him\nthere again! More.\nLast of all."
+    kept, facts = clean(documents(text, "the king saw him", "there again"), held_out)
+    assert texts(kept) == ["Last of all.", "the king saw him", "there again"]
+    assert (facts.held_out_found, facts.held_out_lines) == (1, 3)
+
+
+def test_vowel_signs_belong_to_their_letters():
+    assert normal("उसका घर") != normal("उसकी घर")
+    assert normal("नाम राम है") == ("नाम", "राम", "है")
+    assert normal("fẹ́ràn") == (unicodedata.normalize("NFKC", "fẹ́ràn"),)
+
+
+def test_scripts_without_spaces():
+    """Words of a file of entities stand apart, those of a text do not."""
+    chinese, lao = "我 爱 北京 天安门 和 上海", "ຂ້ອຍ ຮັກ ປະເທດ ລາວ ຫຼາຍ"
+    kept, facts = clean(
+        documents("他说：我爱北京天安门和上海。\n别的话", "我爱北京天安门", f"{lao.replace(' ', '')}ໆ"),
+        [chinese, lao, "我 爱 你 们"],
+    )
+    assert texts(kept) == ["别的话", "我爱北京天安门"]
+    assert facts.held_out_found == 2
+    # A short one alone, as a whole line.
+    kept, _ = clean(documents("我爱你们", "我爱你们大家"), ["我 爱 你 们"])
+    assert texts(kept) == ["我爱你们大家"]
 
 
 def test_sizes_are_counted():

@@ -30,6 +30,12 @@ def test_size_and_steps_by_the_size_of_the_text(n_bytes, preset, steps):
     assert (found["preset"], found["max_steps"]) == (preset, steps)
 
 
+def test_steps_are_those_of_the_size_of_model_that_is_asked_for():
+    facts = TextFacts(10, 10, 1_000_000, 0, 0, 0, 0, {}, {})
+    steps = {choice.name: choice for choice in choose(facts, "tiny")}["max_steps"]
+    assert (steps.value, "about 25," in steps.why) == (6000, True)
+
+
 def test_steps_are_forty_passes():
     # 4 bytes a token, 128 x 32 tokens a step.
     assert chosen(1_000_000)["max_steps"] == round(40 * 1_000_000 / 4 / 4096, -2)

@@ -94,7 +94,7 @@ def _read_tsv(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     lines = numbered_lines(path)
-    reader = csv.reader(f"{line}\n" for _, line in lines)
+    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
     header: list[str] = []
     try:
         for cells in reader:

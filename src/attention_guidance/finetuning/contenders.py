@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def contenders(models: Sequence[str]) -> list[Contender]:
         RunError: a comparison that has not ended.
     """
     if len(models) == 1:
-        seeds = sorted(Path(models[0]).glob("seed-*"), key=lambda folder: (len(folder.name), folder.name))
+        seeds = _seeds_of(Path(models[0]))
         if not seeds:
             raise ConfigError("one model has nothing to be compared with; give two or more, or the folder of a compare")
         for run in (seed / arm for seed in seeds for arm in _ARMS):
@@ -49,6 +50,15 @@ def contenders(models: Sequence[str]) -> list[Contender]:
             for arm in _ARMS
         ]
     return [Contender(name, {name: model}) for name, model in zip(names_of(models), models, strict=True)]
+
+
+def _seeds_of(comparison: Path) -> list[Path]:
+    """The folders of the seeds that a comparison is of, or that are there while it has not ended."""
+    try:
+        content = json.loads((comparison / "compare.json").read_text(encoding="utf-8"))
+        return [comparison / f"seed-{pair['seed']}" for pair in content["seeds"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return sorted(comparison.glob("seed-*"), key=lambda folder: (len(folder.name), folder.name))
 
 
 def checkpoints_of(model: str, at_most: int) -> list[tuple[int, float | None, str]]:

@@ -17,6 +17,7 @@ from attention_guidance.finetuning.finetune import FinetuneSettings, finetune, s
 from attention_guidance.finetuning.paired import Predictions, difference
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import score_over_steps
+from attention_guidance.studies.models import subjects
 from attention_guidance.studies.output import Output
 
 DOWNSTREAM_FILE = "downstream.json"
@@ -58,10 +59,15 @@ def downstream(
     }
     folder = Output(output, DOWNSTREAM_FILE, overwrite or resume)
     console = Console(quiet=quiet)
+    for model in (model for side in sides for model in side.models.values()):
+        # One that does not load is told before hours are spent on those before it.
+        subject = subjects(model)[0]
+        subject.tokenizer()
+        subject.load()
     task = get_task(settings.task)
 
     def scores(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
-        return finetune(model, settings, output / name, resume=resume, overwrite=overwrite or resume, quiet=quiet)
+        return finetune(model, settings, output / name, resume=resume, overwrite=overwrite, quiet=quiet)
 
     found: dict[str, dict[str, Any]] = {}
     curve = []

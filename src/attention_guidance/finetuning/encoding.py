@@ -135,8 +135,9 @@ def _starts(n_tokens: int, room: int, step: int) -> list[int]:
     """Where windows begin; with a step of half their room every word is far from an end in one of them."""
     if n_tokens <= room:
         return [0]
-    starts = list(range(0, n_tokens - room, step))
-    return [*starts, n_tokens - room]
+    if step == room:
+        return list(range(0, n_tokens, room))
+    return [*range(0, n_tokens - room, step), n_tokens - room]
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

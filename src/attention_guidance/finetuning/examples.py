@@ -75,6 +75,10 @@ def read_examples(
     splits, names, notes = data.splits, data.files, data.notes
     if "dev" not in splits:
         stay, out = hold_out(splits["train"])
+        if data.scheme is not None and not any(any(example.label) for example in out):
+            raise ConfigError(
+                f"the {len(out):,} sentences of {names['train']} held out as dev have no entity; give a --dev file"
+            )
         notes = (*notes, f"{len(out):,} of {len(stay) + len(out):,} examples of {names['train']} are held out as dev")
         # In the order in which splits are told.
         splits = {"train": stay, "dev": out} | {name: splits[name] for name in splits if name != "train"}
@@ -135,6 +139,11 @@ def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | 
         labels = tuple(sorted(found, key=_rank))
         if len(labels) < 2:
             raise CorpusError(f"{files['train']}: a single label ({', '.join(labels)}) in column {column!r}")
+        if len(labels) > 2 and task.metric == "f1":
+            raise CorpusError(
+                f"{files['train']}: {len(labels)} labels ({', '.join(labels[:5])}); {task.name} has two, of which its "
+                "F1 is of the second"
+            )
     splits = {
         split: [_example(row, named[split], task, labels) for row in rows] for split, rows in tables.items()
     }  # fmt: skip

@@ -20,7 +20,7 @@ from attention_guidance.finetuning.baseline import fit_baseline
 from attention_guidance.finetuning.encoding import Encoded, decode, encode
 from attention_guidance.finetuning.examples import Data, Example, read_examples
 from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
-from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, is_begun, request_of, scored_already
+from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, is_begun, read_scores, request_of
 from attention_guidance.finetuning.scores import evaluate, per_class
 from attention_guidance.finetuning.splits import SPLITS
 from attention_guidance.finetuning.tasks import get_task
@@ -117,15 +117,19 @@ def finetune(
     subject = subjects(model)[0]
     tokenizer = subject.tokenizer()
     data = read_examples(task, settings.files, columns=settings.columns, repair=settings.repair)
+    if (output / "model").resolve() == Path(subject.source).resolve():
+        raise RunError(f"--output {output}: its model is the one that is fine-tuned; give another folder")
     request = request_of(subject.source, settings)
-    if resume and (there := scored_already(output, request, with_baseline=settings.baseline)) is not None:
-        console.print(f"{output.name}: scored already", highlight=False)
-        return there
-    if goes_on and not overwrite and (output / FINETUNE_FILE).is_file():
-        raise RunError(
-            f"--output {output} holds scores of another model, other files or settings; give another folder, or "
-            "--overwrite"
-        )
+    if resume and (there := read_scores(output)) is not None:
+        same = there["request"] == request
+        if same and (there["baseline"] is not None or not settings.baseline):
+            console.print(f"{output.name}: scored already", highlight=False)
+            return there
+        if not same and not overwrite:
+            raise RunError(
+                f"--output {output} holds scores of another model, other files or settings; give another folder, or "
+                "--overwrite"
+            )
     for note in data.notes:
         console.print(note, highlight=False)
     encoder = subject.load()

@@ -40,14 +40,13 @@ def request_of(source: str, settings: FinetuneSettings) -> str:
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def scored_already(folder: Path, request: str, *, with_baseline: bool) -> dict[str, Any] | None:
-    """The results in a folder, if they are of this request."""
+def read_scores(folder: Path) -> dict[str, Any] | None:
+    """The results in a folder; None without any that can be read."""
     try:
-        content: dict[str, Any] = json.loads((folder / FINETUNE_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / FINETUNE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    same = content.get("request") == request
-    return content if same and (content["baseline"] is not None or not with_baseline) else None
+    return content if isinstance(content, dict) and "request" in content else None
 
 
 class KeptFits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,18 +92,33 @@ def _from_hub(task: Task) -> dict[str, Path]:
 def hold_out(
     examples: Sequence[Example], share: float = HELD_OUT, seed: int = 1
 ) -> tuple[list[Example], list[Example]]:
-    """Split examples into those that stay and about such a share that does not; alike texts stay together.
+    """Split examples into those that stay and about such a share that does not.
+
+    Alike texts stay together, and a label that would be in the second part alone stays.
 
     Raises:
-        ConfigError: there are fewer than two different texts.
+        ConfigError: there are too few different texts, or too few of each label.
     """
     texts = list(dict.fromkeys(example.texts for example in examples))
+    where = f" ({examples[0].place})" if examples else ""
     if len(texts) < 2:
-        where = f" ({examples[0].place})" if examples else ""
         raise ConfigError(
             f"{len(texts)} text to train on{where}: some would be held out; give more (blank lines divide sentences, "
             "for ner), or a file of its own to choose on (--dev)"
         )
     order = np.random.default_rng(seed).permutation(len(texts))
     out = {texts[n] for n in order[: max(1, round(share * len(texts)))]}
+    known = {label for example in examples if example.texts not in out for label in _labels(example)}
+    for example in examples:
+        if example.texts in out and not known.issuperset(_labels(example)):
+            out.remove(example.texts)
+            known.update(_labels(example))
+    if not out:
+        raise ConfigError(f"too few texts of each label{where}: some would be held out; give more, or a --dev file")
     return [e for e in examples if e.texts not in out], [e for e in examples if e.texts in out]
+
+
+def _labels(example: Example) -> Collection[object]:
+    """The labels of a text or of its words; none of a number."""
+    label = example.label
+    return label if isinstance(label, tuple) else () if isinstance(label, float) else (label,)

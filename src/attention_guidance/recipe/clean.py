@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,11 @@ from dataclasses import dataclass
 
 from attention_guidance.data.corpora import Document
 
-_WORD = re.compile(r"\w+")
+# Scripts that put no space between words: Thai to Myanmar, Tai, Khmer, kana, Han.
+_SPACELESS = (
+    "\u0e00-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf"
+    "\U00020000-\U0003ffff"
+)
 # A sentence of fewer words is looked for as a whole line alone: "thank you very much" may stand anywhere.
 _SHORT = 5
 _SAMPLE = 1000
@@ -65,7 +70,24 @@ class TextFacts:
 
 def normal(text: str) -> tuple[str, ...]:
     """Its words, without what two copies of a text often differ in: case, punctuation, white space."""
-    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return tuple(_word().findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    """What a word is: letters, digits and the marks on them; of scripts without spaces, each letter with its marks."""
+    marks = "".join(letter for code in range(sys.maxunicode + 1) if _is_mark(letter := chr(code)))
+    return re.compile(rf"(?=\w)[{_SPACELESS}][{marks}]*|(?:(?![{_SPACELESS}])[\w{marks}])+")
+
+
+def _is_mark(letter: str) -> bool:
+    """Tone marks and vowel signs; Python counts them as no letters."""
+    return unicodedata.category(letter).startswith("M")
+
+
+def _is_short(words: Sequence[str]) -> bool:
+    """Two letters of a script without spaces count as a word."""
+    return sum(0.5 if re.match(f"[{_SPACELESS}]", word) else 1 for word in words) < _SHORT
 
 
 class HeldOut:
@@ -79,20 +101,23 @@ class HeldOut:
         self._short: set[tuple[str, ...]] = set()
         self._by_beginning: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
         for words in {normal(sentence) for sentence in sentences} - {()}:
-            if len(words) < _SHORT:
+            if _is_short(words):
                 self._short.add(words)
             else:
                 self._by_beginning[words[:_SHORT]].add(words)
         self.total = len(self._short) + sum(map(len, self._by_beginning.values()))
 
-    def within(self, line: str) -> set[tuple[str, ...]]:
-        """Those that stand in a line."""
-        words = normal(line)
-        found = {words} & self._short
+    def within(self, lines: Sequence[str]) -> list[tuple[tuple[str, ...], range]]:
+        """Those that stand in a text, and in which of its lines each; a sentence may go on in the next line."""
+        of_lines = [normal(line) for line in lines]
+        found = [(words, range(n, n + 1)) for n, words in enumerate(of_lines) if words in self._short]
+        words = tuple(word for of_line in of_lines for word in of_line)
+        line_of = [n for n, of_line in enumerate(of_lines) for _ in of_line]
         for place in range(len(words) - _SHORT + 1):
             for sentence in self._by_beginning.get(words[place : place + _SHORT], ()):
-                if words[place : place + len(sentence)] == sentence:
-                    found.add(sentence)
+                end = place + len(sentence)
+                if words[place:end] == sentence:
+                    found.append((sentence, range(line_of[place], line_of[end - 1] + 1)))
         return found
 
 
@@ -109,14 +134,12 @@ def clean(documents: Iterable[Document], held_out: Sequence[str] = ()) -> tuple[
     found: set[tuple[str, ...]] = set()
     n_lines = repeated = 0
     for document in documents:
-        lines = []
-        for line in document.text.splitlines():
-            if here := forbidden.within(line):
-                found |= here
-                n_lines += 1
-            else:
-                lines.append(line)
-        text = "\n".join(lines).strip()
+        lines = document.text.splitlines()
+        here = forbidden.within(lines) if forbidden.total else []
+        found |= {sentence for sentence, _ in here}
+        left_out = {number for _, numbers in here for number in numbers}
+        n_lines += len(left_out)
+        text = "\n".join(line for number, line in enumerate(lines) if number not in left_out).strip()
         if not text:
             continue
         words = normal(text)

@@ -172,14 +172,13 @@ def _tasks(settings: RecipeSettings, aside: Path) -> dict[str, dict[str, Path]]:
 def _split(table: Path, folder: Path) -> dict[str, Path]:
     """A table as a file to train on and one for the test; alike texts are in the same."""
     data = read_examples(get_task("classify"), {"train": table, "dev": table})
-    stay, out = hold_out(data.splits["train"], _TEST_SHARE)
-    # A test of labels that training never sees would be no test.
-    known = {example.label for example in stay}
-    places = {example.place for example in out if example.label in known}
-    if not places or len(known) < 2:
+    try:
+        _, out = hold_out(data.splits["train"], _TEST_SHARE)
+    except ConfigError as error:
         raise CorpusError(
             f"{table}: too few texts of each label to keep some for a test; give more, or a folder of train and test"
-        )
+        ) from error
+    places = {example.place for example in out}
     files = {}
     for split in ("test", "train"):
         rows = [row.values for row in read_table(table) if (row.place in places) == (split == "test")]
@@ -203,7 +202,7 @@ def _evaluated(data: Data) -> list[str]:
 
 def _chosen(facts: TextFacts, overrides: Mapping[str, Any]) -> list[Choice]:
     """The rules' choices; what the user decides stands in their place or after them."""
-    choices = {choice.name: choice for choice in choose(facts)}
+    choices = {choice.name: choice for choice in choose(facts, overrides.get("preset"))}
     for name, value in overrides.items():
         choices[name] = Choice(name, value, "as you asked")
     return [*choices.values()]
@@ -241,7 +240,6 @@ def _evaluate(
         scores: dict[str, Any] = json.loads((target / "guided" / "finetune.json").read_text(encoding="utf-8"))
         (gap,) = compared["differences"]
         return scores | {"baseline": compared["baseline"], "folder": f"{name}/guided", "difference": gap}
-    how["overwrite"] |= resume
     scores = finetune(str(output / "guided"), of_task, target, resume=resume, **how)
     return scores | {"folder": name, "difference": None}
 

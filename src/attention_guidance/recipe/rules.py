@@ -35,11 +35,15 @@ class Choice:
     why: str
 
 
-def choose(facts: TextFacts) -> list[Choice]:
-    """The settings for a text."""
+def choose(facts: TextFacts, preset: str | None = None) -> list[Choice]:
+    """The settings for a text, and for a size of model where that is given.
+
+    Raises:
+        ConfigError: no such preset.
+    """
     size = facts.bytes
     megabytes = f"{size / 1e6:.1f} MB"
-    preset = "tiny" if size < _TINY_BELOW else "mini" if size < _SMALL_FROM else "small"
+    preset = preset or ("tiny" if size < _TINY_BELOW else "mini" if size < _SMALL_FROM else "small")
     model = get_preset(preset)
     tokens_a_step = model.block_size * model.batch_size
     wanted = round(_PASSES * size / _BYTES_A_TOKEN / tokens_a_step, -2)
