@@ -9,12 +9,14 @@ Shape suffixes: S seeds, N examples, K terms, R resamples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 from seqeval.metrics.sequence_labeling import get_entities
 
 from attention_guidance.errors import ConfigError
@@ -73,8 +75,9 @@ def difference(
 ) -> Difference:
     """Compare two models on the same test examples.
 
-    In every resample seeds of each model are drawn with replacement, and test examples, the same for both. Where there
-    are several pre-trainings of each, pairs of these are drawn too.
+    In every resample test examples are drawn with replacement, the same for both models, and seeds of each; where there
+    are several pre-trainings of each, pairs of these too. A handful of seeds, drawn anew, stray less from their mean
+    than their mean does from that of all seeds: strays are made larger by sqrt(n / (n - 1)) and Student's t.
 
     Args:
         first: predictions of the one model; several are of different seeds of pre-training.
@@ -102,31 +105,38 @@ def difference(
     chance = np.random.default_rng(seed)
     n = len(gold)
     times_RN = np.concatenate([np.ones((1, n)), chance.multinomial(n, np.full(n, 1 / n), size=resamples)])
-    # [1 + R, pre-trainings] of each side: means over seeds of fine-tuning.
-    by_run = []
-    for side in sides:
-        columns = []
-        for model in side:
-            by_seed = np.stack([function(times_RN @ terms(predicted)) for predicted in model.predicted], 1)
-            columns.append(_redrawn(by_seed, chance).mean(1))
-        by_run.append(np.stack(columns, 1))
     n_runs = len(sides[0])
     which = chance.integers(0, n_runs, size=(resamples, n_runs)) if n_runs > 1 else np.zeros((resamples, 1), int)
-    means = [np.concatenate([side[:1], np.take_along_axis(side[1:], which, 1)]).mean(1) for side in by_run]
+    # Of each side: the mean over seeds in every draw of examples [1 + R], and how far draws of seeds are from it [R].
+    means, strays = [], []
+    for side in sides:
+        by_seed = [
+            np.stack([function(times_RN @ terms(predicted)) for predicted in model.predicted], 1) for model in side
+        ]
+        means.append(np.mean([scores.mean(1) for scores in by_seed], 0))
+        redrawn = np.stack([_redrawn(scores[0], resamples, chance) for scores in by_seed], 1)
+        n_drawn = n_runs if n_runs > 1 else by_seed[0].shape[1]
+        stray = np.take_along_axis(redrawn, which, 1).mean(1) - means[-1][0]
+        strays.append(stray * math.sqrt(n_drawn / max(1, n_drawn - 1)))
+    freedom = n_runs - 1 if n_runs > 1 else sum(len(model.predicted) - 1 for side in sides for model in side)
     gaps = means[0] - means[1]
+    gaps[1:] += _widening(freedom) * (strays[0] - strays[1])
     low, high = np.percentile(gaps[1:], [2.5, 97.5])
     # Never 0: so many resamples cannot say less.
     tail = (1 + min((gaps[1:] <= 0).sum(), (gaps[1:] >= 0).sum())) / (1 + resamples)
-    return Difference(
-        float(means[0][0]), float(means[1][0]), float(gaps[0]), float(low), float(high), float(min(1.0, 2 * tail))
-    )
+    first_mean, second_mean = (float(mean[0]) for mean in means)
+    return Difference(first_mean, second_mean, float(gaps[0]), float(low), float(high), float(min(1.0, 2 * tail)))
 
 
-def _redrawn(by_seed: Array, chance: np.random.Generator) -> Array:
-    """Row 0 as it is, in every other row columns drawn with replacement."""
-    n_rows, n_columns = by_seed.shape
-    drawn = chance.integers(0, n_columns, size=(n_rows - 1, n_columns))
-    return np.concatenate([by_seed[:1], np.take_along_axis(by_seed[1:], drawn, 1)])
+def _widening(freedom: int) -> float:
+    """How much wider Student's 95 % interval is than the normal one, which a bootstrap comes to with so few draws."""
+    return float(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)) if freedom else 1.0
+
+
+def _redrawn(scores: Array, n: int, chance: np.random.Generator) -> Array:
+    """Means of so many draws with replacement, each of as many as there are."""
+    drawn: Array = scores[chance.integers(0, len(scores), size=(n, len(scores)))].mean(1)
+    return drawn
 
 
 def _terms(
