@@ -4,6 +4,7 @@
     python benchmarks/downstream.py short --texts swahili --tasks ner
     python benchmarks/downstream.py long --texts swahili        6,000 steps, the unguided learning rate chosen first
     python benchmarks/downstream.py short --pretrain-only       the runs alone
+    python benchmarks/downstream.py --overlap                   how many test sentences stand in the texts
     python benchmarks/downstream.py --show                      the tables of all results kept so far
 
 Three models are fine-tuned on each task: unguided and guided after as many steps, and guided at its first checkpoint
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from downstream_tables import show
 from transformers.utils import logging
 from turns import append
+
+from attention_guidance.errors import GuidanceError
 
 if TYPE_CHECKING:
     from attention_guidance.finetuning.finetune import FinetuneSettings
@@ -52,21 +55,26 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=_SEEDS, help="of fine-tuning (5)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--overlap", action="store_true", help="count the test sentences in the texts, and keep that")
     parser.add_argument("--show", action="store_true", help="print what is kept")
     arguments = parser.parse_args()
     if arguments.show:
         print(show(arguments.results))
         return 0
-    if arguments.study is None:
-        parser.error("name a study, or --show")
+    if arguments.study is None and not arguments.overlap:
+        parser.error("name a study, --overlap or --show")
     if not arguments.data.is_dir():
         print(f"error: the data in {arguments.data} are not there", file=sys.stderr)
         return 2
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for record in study(arguments):
-        append(arguments.results, [record])
-        print(json.dumps(record), flush=True)
+    try:
+        for record in overlaps(arguments) if arguments.overlap else study(arguments):
+            append(arguments.results, [record])
+            print(json.dumps(record), flush=True)
+    except GuidanceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(show(arguments.results))
     return 0
 
@@ -86,6 +94,23 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield compared(text, task, unguided, guided, early, arguments)
 
 
+def overlaps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """How many sentences of each test file of entities stand in the text, but for case and punctuation."""
+    from attention_guidance import results
+    from attention_guidance.data.tagged import read_tagged
+    from attention_guidance.recipe.clean import HeldOut
+
+    for text in arguments.texts:
+        test = arguments.data / text / "ner" / "test.txt"
+        if test.is_file():
+            sentences = read_tagged(test, repair=True).sentences
+            held_out = HeldOut(" ".join(sentence.words) for sentence in sentences)
+            lines = (arguments.data / text / "train.txt").read_text(encoding="utf-8").splitlines()
+            found = {sentence for line in lines for sentence, _ in held_out.within([line])}
+            what = {"command": "benchmarks/downstream.py --overlap", "text": text}
+            yield results.header("overlap") | what | {"found": len(found), "of": held_out.total}
+
+
 def pretrained(text: str, arguments: argparse.Namespace, *, guided: bool, steps: int, rate: float) -> Path:
     """A finished run of the study, made or gone on with if it is not there."""
     name = f"{text}-{'guided' if guided else 'unguided'}-{steps}-{rate:g}"
@@ -103,9 +128,9 @@ def finished_run(text: str, name: str, flags: dict[str, Any], arguments: argpars
     every = max(1, flags["max_steps"] // _LOOKS)
     validation = [str(arguments.data / text / "valid.txt")]
     looks = {"validation": validation, "keep_checkpoints": _LOOKS, "save_every": every, "eval_every": every}
-    if not (output / "results.json").is_file():
-        print(f"pre-training {output.name}", file=sys.stderr, flush=True)
-        pretrain(make_config(looks | {"preset": arguments.preset} | flags), output, resume=True, quiet=True)
+    print(f"pre-training {output.name}", file=sys.stderr, flush=True)
+    # One that has ended is taken, if it is of these settings.
+    pretrain(make_config(looks | {"preset": arguments.preset} | flags), output, resume=True, quiet=True)
     return output
 
 

@@ -18,10 +18,14 @@ _METRICS = {"f1": "entity F1", "matthews": "Matthews", "accuracy": "accuracy"}
 def show(path: Path) -> str:
     """The newest result of each task, a table a study."""
     newest: dict[tuple[str, str, str], Record] = {}
+    overlaps: dict[str, Record] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         record = json.loads(line)
-        newest[record["study"], record["text"], record["task"]] = record
-    if not newest:
+        if record["kind"] == "overlap":
+            overlaps[record["text"]] = record
+        else:
+            newest[record["study"], record["text"], record["task"]] = record
+    if not newest and not overlaps:
         return "nothing is kept yet"
     parts = []
     for study, title in _STUDIES.items():
@@ -29,6 +33,9 @@ def show(path: Path) -> str:
         if records:
             steps = records[0]["pretraining"]["guided"]["max_steps"]
             parts.append("\n".join([f"**{title.format(steps=steps)}**", "", *_table(records), *_averages(records)]))
+    if overlaps:
+        counts = (f"{text.capitalize()} {found['found']:,} of {found['of']:,}" for text, found in overlaps.items())
+        parts.append(f"Test sentences that stand in the text, without labels: {', '.join(counts)}.")
     return "\n\n".join(parts)
 
 

@@ -26,6 +26,8 @@ from downstream_tables import gap, score
 from transformers.utils import logging
 from turns import append
 
+from attention_guidance.errors import GuidanceError
+
 RESULTS = HERE / "results" / "recipe_rules.jsonl"
 _STEPS = 1500
 # By setting: values to try beside the default, by what to call them; `times` are so many times the steps.
@@ -60,9 +62,13 @@ def main() -> int:
         return 2
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for record in study(arguments):
-        append(arguments.results, [record])
-        print(json.dumps(record), flush=True)
+    try:
+        for record in study(arguments):
+            append(arguments.results, [record])
+            print(json.dumps(record), flush=True)
+    except GuidanceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(show(arguments.results))
     return 0
 

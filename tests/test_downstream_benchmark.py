@@ -85,6 +85,27 @@ def test_settings_of_the_recipe_are_changed_one_at_a_time(data, tmp_path):
     assert f"| Swahili, 0.04 MB | masking | 30 % | {100 * means['30 %']:.1f} ±" in done.stdout
 
 
+def test_settings_of_another_run_are_not_taken(found, data):
+    """What is kept under a name is of the settings it is asked for."""
+    small = ["--steps", "20", "--seeds", "2", "--texts", "swahili", "--preset", "mini", "--pretrain-only"]
+    done = run("downstream.py", "long", *small, "--data", data, "--runs", found)
+    assert done.returncode == 2
+    assert "holds a run with preset='tiny', not 'mini'" in done.stderr
+
+
+def test_test_sentences_in_the_text_are_counted(data, tmp_path):
+    text, test = tmp_path / "data" / "hausa", tmp_path / "data" / "hausa" / "ner"
+    test.mkdir(parents=True)
+    (text / "train.txt").write_text("one Two, three four five!\nmore\n")
+    (test / "test.txt").write_text("\n\n".join("\n".join(f"{word} O" for word in words.split()) for words in (
+        "one two three four five", "one two three four six"
+    )))  # fmt: skip
+    done = run("downstream.py", "--overlap", "--texts", "hausa", "english", "--data", tmp_path / "data",
+               "--results", tmp_path / "kept.jsonl")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Test sentences that stand in the text, without labels: Hausa 1 of 2." in done.stdout
+
+
 @pytest.mark.parametrize("name", ["downstream.py", "finetuning.py", "recipe_rules.py"])
 def test_nothing_kept(tmp_path, name):
     assert run(name, "--show", "--results", tmp_path / "none.jsonl").stdout == "nothing is kept yet\n"
