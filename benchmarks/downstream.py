@@ -15,9 +15,10 @@ where it was stopped, as long as --runs is there. What it finds is appended to r
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,18 +98,45 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def overlaps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """How many sentences of each test file of entities stand in the text, but for case and punctuation."""
     from attention_guidance import results
-    from attention_guidance.data.tagged import read_tagged
-    from attention_guidance.recipe.clean import HeldOut
 
     for text in arguments.texts:
-        test = arguments.data / text / "ner" / "test.txt"
-        if test.is_file():
-            sentences = read_tagged(test, repair=True).sentences
-            held_out = HeldOut(" ".join(sentence.words) for sentence in sentences)
-            lines = (arguments.data / text / "train.txt").read_text(encoding="utf-8").splitlines()
-            found = {sentence for line in lines for sentence, _ in held_out.within([line])}
+        if (arguments.data / text / "ner" / "test.txt").is_file():
+            stand_there = in_text(arguments.data / text)
+            different = dict(stand_there)
             what = {"command": "benchmarks/downstream.py --overlap", "text": text}
-            yield results.header("overlap") | what | {"found": len(found), "of": held_out.total}
+            yield results.header("overlap") | what | {"found": sum(different.values()), "of": len(different)}
+
+
+def in_text(folder: Path) -> list[tuple[tuple[str, ...], bool]]:
+    """Of each sentence of the test file its words, as they are compared, and whether it stands in the text."""
+    from attention_guidance.data.tagged import read_tagged
+    from attention_guidance.recipe.clean import HeldOut, normal
+
+    sentences = [" ".join(s.words) for s in read_tagged(folder / "ner" / "test.txt", repair=True).sentences]
+    held_out = HeldOut(sentences)
+    lines = (folder / "train.txt").read_text(encoding="utf-8").splitlines()
+    found = {sentence for line in lines for sentence, _ in held_out.within([line])}
+    return [(normal(sentence), normal(sentence) in found) for sentence in sentences]
+
+
+def on_unseen(output: Path, names: Sequence[str], folder: Path, seeds: Iterable[int]) -> dict[str, Any]:
+    """Differences to the first of several models on the sentences that do not stand in the text."""
+    from attention_guidance.finetuning.downstream import read_predictions
+    from attention_guidance.finetuning.paired import Predictions, difference
+
+    unseen = [number for number, (_, stands_there) in enumerate(in_text(folder)) if not stands_there]
+
+    def kept(name: str) -> Predictions:
+        every = read_predictions(output / name, "test", "tokens", seeds)
+        gold, *predicted = (tuple(row[n] for n in unseen) for row in (every.gold, *every.predicted))
+        return Predictions(gold, tuple(predicted))
+
+    first, *others = (kept(name) for name in names)
+    gaps = {
+        name: dataclasses.asdict(difference(other, first, "f1", "tokens"))
+        for name, other in zip(names[1:], others, strict=True)
+    }
+    return {"sentences": len(unseen), "differences": gaps}
 
 
 def pretrained(text: str, arguments: argparse.Namespace, *, guided: bool, steps: int, rate: float) -> Path:
@@ -167,6 +195,10 @@ def compared(
     names = [model["model"] for model in found["models"]]
     arms = dict(zip(names, ("unguided", "guided", "overtaking"), strict=False))
     kept = {name: value for name, value in found.items() if name not in ("command", "models", "differences")}
+    if task == "ner":
+        unseen = on_unseen(output, names, arguments.data / text, settings.seeds_used)
+        unseen["differences"] = {arms[name]: gap for name, gap in unseen["differences"].items()}
+        kept["unseen"] = unseen
     return {
         **kept,
         "study": arguments.study,

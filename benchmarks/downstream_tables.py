@@ -36,6 +36,13 @@ def show(path: Path) -> str:
     if overlaps:
         counts = (f"{text.capitalize()} {found['found']:,} of {found['of']:,}" for text, found in overlaps.items())
         parts.append(f"Test sentences that stand in the text, without labels: {', '.join(counts)}.")
+    for (study, text, _), record in newest.items():
+        if "unseen" in record:
+            others = record["unseen"]
+            parts.append(
+                f"{text.capitalize()} entities ({study}), guided − unguided on the {others['sentences']:,} test sentences "
+                f"that do not: {gap(others['differences']['guided'])}."
+            )
     return "\n\n".join(parts)
 
 

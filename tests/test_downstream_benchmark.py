@@ -58,6 +58,11 @@ def test_the_study_compares_three_models(found):
     assert record["models"]["guided"]["seeds"] == 2
     gap = record["differences"]["guided"]
     assert gap["value"] == pytest.approx(record["models"]["guided"]["mean"] - record["models"]["unguided"]["mean"])
+    # None of the 16 test sentences stands in the text.
+    assert record["unseen"]["sentences"] == 16
+    assert record["unseen"]["differences"]["guided"] == {
+        name: gap[name] for name in record["unseen"]["differences"]["guided"]
+    }
 
 
 def test_what_the_study_found_is_a_table(found):
@@ -97,9 +102,10 @@ def test_test_sentences_in_the_text_are_counted(data, tmp_path):
     text, test = tmp_path / "data" / "hausa", tmp_path / "data" / "hausa" / "ner"
     test.mkdir(parents=True)
     (text / "train.txt").write_text("one Two, three four five!\nmore\n")
-    (test / "test.txt").write_text("\n\n".join("\n".join(f"{word} O" for word in words.split()) for words in (
-        "one two three four five", "one two three four six"
-    )))  # fmt: skip
+    sentences = ("one two three four five", "one two three four six")
+    (test / "test.txt").write_text(
+        "\n\n".join("\n".join(f"{word} O" for word in sentence.split()) for sentence in sentences)
+    )
     done = run("downstream.py", "--overlap", "--texts", "hausa", "english", "--data", tmp_path / "data",
                "--results", tmp_path / "kept.jsonl")  # fmt: skip
     assert done.returncode == 0, done.stderr
