@@ -131,11 +131,8 @@ def on_unseen(output: Path, names: Sequence[str], folder: Path, seeds: Iterable[
         gold, *predicted = (tuple(row[n] for n in unseen) for row in (every.gold, *every.predicted))
         return Predictions(gold, tuple(predicted))
 
-    first, *others = (kept(name) for name in names)
-    gaps = {
-        name: dataclasses.asdict(difference(other, first, "f1", "tokens"))
-        for name, other in zip(names[1:], others, strict=True)
-    }
+    first, *others = names
+    gaps = {name: dataclasses.asdict(difference(kept(name), kept(first), "f1", "tokens")) for name in others}
     return {"sentences": len(unseen), "differences": gaps}
 
 

@@ -38,10 +38,10 @@ def show(path: Path) -> str:
         parts.append(f"Test sentences that stand in the text, without labels: {', '.join(counts)}.")
     for (study, text, _), record in newest.items():
         if "unseen" in record:
-            others = record["unseen"]
+            unseen = record["unseen"]
             parts.append(
-                f"{text.capitalize()} entities ({study}), guided − unguided on the {others['sentences']:,} test sentences "
-                f"that do not: {gap(others['differences']['guided'])}."
+                f"{text.capitalize()} entities ({study}), guided − unguided on the {unseen['sentences']:,} test "
+                f"sentences that do not: {gap(unseen['differences']['guided'])}."
             )
     return "\n\n".join(parts)
 
