@@ -77,7 +77,8 @@ def normal(text: str) -> tuple[str, ...]:
 def _word() -> re.Pattern[str]:
     """What a word is: letters, digits and the marks on them; of scripts without spaces, each letter with its marks."""
     marks = "".join(letter for code in range(sys.maxunicode + 1) if _is_mark(letter := chr(code)))
-    return re.compile(rf"(?=\w)[{_SPACELESS}][{marks}]*|(?:(?![{_SPACELESS}])[\w{marks}])+")
+    letters = rf"[^\W{_SPACELESS}]"
+    return re.compile(rf"{letters}+(?:[{marks}]+{letters}*)*|(?=\w)[{_SPACELESS}][{marks}]*")
 
 
 def _is_mark(letter: str) -> bool:
