@@ -121,8 +121,8 @@ def in_text(folder: Path) -> list[tuple[tuple[str, ...], bool]]:
 
 def on_unseen(output: Path, names: Sequence[str], folder: Path, seeds: Iterable[int]) -> dict[str, Any]:
     """Differences to the first of several models on the sentences that do not stand in the text."""
-    from attention_guidance.finetuning.downstream import read_predictions
     from attention_guidance.finetuning.paired import Predictions, difference
+    from attention_guidance.finetuning.predictions import read_predictions
 
     unseen = [number for number, (_, stands_there) in enumerate(in_text(folder)) if not stands_there]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance import results
-from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
 from attention_guidance.finetuning.finetune import FinetuneSettings, finetune, summary
-from attention_guidance.finetuning.paired import Predictions, difference
+from attention_guidance.finetuning.paired import difference
+from attention_guidance.finetuning.predictions import read_predictions
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import score_over_steps
 from attention_guidance.studies.models import subjects
@@ -121,40 +121,6 @@ def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str)
     ]
     over = summary([run["mean"] for run in runs]) if len(runs) > 1 else found[next(iter(side.models))]["scores"][metric]
     return {"model": side.name, **over, "runs": runs}
-
-
-def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int]) -> Predictions:
-    """The predictions that `finetune` has written.
-
-    Raises:
-        ConfigError: those of a seed are not there.
-    """
-    suffix = "txt" if kind == "tokens" else "tsv"
-    files = [folder / "predictions" / f"{split}-seed-{seed}.{suffix}" for seed in seeds]
-    for file in files:
-        if not file.is_file():
-            raise ConfigError(f"{file}: not there; fine-tune this model again")
-    read = [_read_tokens(file) if kind == "tokens" else _read_rows(file, kind) for file in files]
-    return Predictions(read[0][0], tuple(predicted for _, predicted in read))
-
-
-def _read_tokens(file: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    gold, predicted = [], []
-    for block in file.read_text(encoding="utf-8").split("\n\n"):
-        rows = [line.rsplit(" ", 2) for line in block.split("\n") if line]
-        gold.append(tuple(row[1] for row in rows))
-        predicted.append(tuple(row[2] for row in rows))
-    return tuple(gold), tuple(predicted)
-
-
-def _read_rows(file: Path, kind: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    def value(text: str) -> Any:
-        if kind == "regress":
-            return float(text)
-        return tuple(label for label in text.split("|") if label) if kind == "multilabel" else text
-
-    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").split("\n")[1:] if line]
-    return tuple(value(row[-2]) for row in rows), tuple(value(row[-1]) for row in rows)
 
 
 def report(console: Console, content: Mapping[str, Any]) -> None:

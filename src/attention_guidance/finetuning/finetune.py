@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance import results
-from attention_guidance.data.tagged import write_tagged
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.finetuning.baseline import fit_baseline
 from attention_guidance.finetuning.encoding import Encoded, decode, encode
 from attention_guidance.finetuning.examples import Data, Example, read_examples
 from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
-from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, is_begun, read_scores, request_of
+from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, finished, is_begun, request_of
+from attention_guidance.finetuning.predictions import write_predictions
 from attention_guidance.finetuning.scores import evaluate, per_class
 from attention_guidance.finetuning.splits import SPLITS
 from attention_guidance.finetuning.tasks import get_task
@@ -120,16 +120,10 @@ def finetune(
     if (output / "model").resolve() == Path(subject.source).resolve():
         raise RunError(f"--output {output}: its model is the one that is fine-tuned; give another folder")
     request = request_of(subject.source, settings)
-    if resume and (there := read_scores(output)) is not None:
-        same = there["request"] == request
-        if same and (there["baseline"] is not None or not settings.baseline):
-            console.print(f"{output.name}: scored already", highlight=False)
-            return there
-        if not same and not overwrite:
-            raise RunError(
-                f"--output {output} holds scores of another model, other files or settings; give another folder, or "
-                "--overwrite"
-            )
+    there = finished(output, request, with_baseline=settings.baseline, overwrite=overwrite) if resume else None
+    if there is not None:
+        console.print(f"{output.name}: scored already", highlight=False)
+        return there
     for note in data.notes:
         console.print(note, highlight=False)
     encoder = subject.load()
@@ -202,7 +196,7 @@ def finetune(
     (output / FINETUNE_FILE).unlink(missing_ok=True)
     for seed in fits:
         for split, found in scored[seed].items():
-            _write_predictions(output / "predictions" / f"{split}-seed-{seed}", data, split, found["predictions"])
+            write_predictions(output, data, split, seed, found["predictions"])
     predictions = scored[best_seed][told]["predictions"]
     if task.kind in ("classify", "tokens"):
         folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[told], predictions)))
@@ -300,33 +294,6 @@ def _flat(examples: Sequence[Example], predictions: Sequence[Any]) -> tuple[list
     if gold and isinstance(gold[0], tuple):
         return [number for label in gold for number in label], [number for label in predictions for number in label]
     return gold, list(predictions)
-
-
-def _write_predictions(path: Path, data: Data, split: str, predictions: Sequence[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    examples = data.splits[split]
-    if data.task.kind == "tokens":
-        names = data.labels
-        sentences = (
-            (example.texts, [names[n] for n in example.label], [names[n] for n in guess])
-            for example, guess in zip(examples, predictions, strict=True)
-        )
-        write_tagged(path.with_name(f"{path.name}.txt"), sentences)
-        return
-
-    def shown(label: Any) -> str:
-        if data.task.kind == "regress":
-            return repr(float(label))
-        if data.task.kind == "multilabel":
-            return "|".join(name for name, on in zip(data.labels, label, strict=True) if on)
-        return str(data.labels[label])
-
-    lines = [
-        "\t".join([*(" ".join(text.split()) for text in example.texts), shown(example.label), shown(guess)])
-        for example, guess in zip(examples, predictions, strict=True)
-    ]
-    header = "\t".join([*(f"text{n}" for n in range(1, len(examples[0].texts) + 1)), "gold", "predicted"])
-    results.write_text(path.with_name(f"{path.name}.tsv"), "\n".join([header, *lines, ""]))
 
 
 def report(console: Console, content: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attention_guidance import results
+from attention_guidance.errors import RunError
 from attention_guidance.finetuning.fit import Fit, FitSettings, new_model
 from attention_guidance.training.checkpoints import damage, write_whole
 
@@ -40,13 +41,29 @@ def request_of(source: str, settings: FinetuneSettings) -> str:
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_scores(folder: Path) -> dict[str, Any] | None:
-    """The results in a folder; None without any that can be read."""
+def finished(output: Path, request: str, *, with_baseline: bool, overwrite: bool) -> dict[str, Any] | None:
+    """The scores that are there already, if they are what is asked for.
+
+    Args:
+        output: the folder of a fine-tuning.
+        request: see `request_of`.
+        with_baseline: whether the scores of a model without pre-training are needed too.
+        overwrite: whether scores of another request may be replaced.
+
+    Raises:
+        RunError: they are of another request, and may not be replaced.
+    """
     try:
-        content = json.loads((folder / FINETUNE_FILE).read_text(encoding="utf-8"))
+        content = json.loads((output / FINETUNE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and "request" in content else None
+    if isinstance(content, dict) and content.get("request") == request:
+        return content if content["baseline"] is not None or not with_baseline else None
+    if overwrite:
+        return None
+    raise RunError(
+        f"--output {output} holds scores of another model, other files or settings; give another folder, or --overwrite"
+    )
 
 
 class KeptFits:
