@@ -1,7 +1,7 @@
 """Triton's interpreter, mended where it is not what a GPU does, and tiles small enough to have many in a small test.
 
 The interpreter keeps bfloat16 as 16-bit integers: it multiplies these as they are in a product of matrices, and cuts
-off what a GPU rounds.
+off what a GPU rounds. Its products are numpy's, whose order of summation is of the machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 from attention_guidance.loss.triton import geometry
 from attention_guidance.loss.triton.geometry import Geometry, Tile
 
-_dot, _cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+_cast = InterpreterBuilder.cast_impl
 
 
 def _as_float32(handle):
@@ -29,8 +29,18 @@ def _as_bfloat16(handle):
     return TensorHandle(rounded.view(torch.uint16).numpy(), tl.bfloat16)
 
 
-def _exact_dot(self, a, b, *rest):
-    return _dot(self, _as_float32(a), _as_float32(b), *rest)
+def _exact_dot(self, a, b, total, *rest):
+    """Summed in the order of the shared dimension, as a GPU does.
+
+    Some kernels of BLAS (OpenBLAS's for Haswell) sum a product and its transpose in different orders: scores made anew
+    in the backward pass are not those of the forward pass then, and where all but nothing is left of a gradient, that
+    is what is left.
+    """
+    left, right = (_as_float32(side).data.astype(np.float32) for side in (a, b))
+    product = np.zeros_like(total.data)
+    for column, row in zip(np.moveaxis(left, -1, 0), np.moveaxis(right, -2, 0), strict=True):
+        product += column[..., :, None] * row[..., None, :]
+    return TensorHandle(product + total.data, total.dtype.scalar)
 
 
 def _exact_cast(self, handle, dtype):
