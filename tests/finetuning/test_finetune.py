@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from attention_guidance.finetuning.examples import read_examples
+from attention_guidance.finetuning.finetune import _at_the_end
 from attention_guidance.finetuning.fit import fit
 from attention_guidance.finetuning.tasks import get_task
 
@@ -152,6 +153,15 @@ def test_the_learning_rate_is_chosen_on_dev(tmp_path, cli, whole_run, table):
         "of the learning rates tried the highest, 0.005, is best on dev; one beyond may be better still"
     ]
     assert content["scores"]["accuracy"]["std"] is None
+
+
+def test_rates_at_an_end_are_told_where_they_alone_are_best():
+    assert _at_the_end({1e-4: 0.5, 1e-3: 0.6}) == [
+        "of the learning rates tried the highest, 0.001, is best on dev; one beyond may be better still"
+    ]
+    assert "the lowest, 0.0001," in _at_the_end({1e-4: 0.7, 1e-3: 0.6})[0]
+    for scores in ({1e-4: 0.5, 1e-3: 0.5}, {1e-4: 0.5, 1e-3: 0.6, 1e-2: 0.5}, {1e-3: 0.5}):
+        assert _at_the_end(scores) == []
 
 
 def test_the_same_seed_gives_the_same_scores(tmp_path, cli, whole_run, table):

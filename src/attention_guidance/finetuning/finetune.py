@@ -141,8 +141,9 @@ def finetune(
         kept = KeptFits(output, request, resume=resume)
         runner = _Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
         tried = {rate: runner.fit(rate, settings.seed) for rate in rates}
-        rate = max(tried, key=lambda rate: _best(tried[rate], task.metric))
-        notes = [*data.notes, *_at_the_end(rate, rates)]
+        on_dev = {rate: _best(found, task.metric) for rate, found in tried.items()}
+        rate = max(on_dev, key=lambda rate: on_dev[rate])
+        notes = [*data.notes, *_at_the_end(on_dev)]
         for note in notes[len(data.notes) :]:
             console.print(note, highlight=False)
         fits = {settings.seed: tried[rate]}
@@ -178,7 +179,7 @@ def finetune(
         "request": request,
         "settings": dataclasses.asdict(settings.fit) | {"max_length": longest},
         "learning_rate": rate,
-        "learning_rates": {f"{tried_rate:g}": _best(found, task.metric) for tried_rate, found in tried.items()},
+        "learning_rates": {f"{tried_rate:g}": score for tried_rate, score in on_dev.items()},
         "seeds": [
             {
                 "seed": seed, "epoch": found.epoch, "dev_by_epoch": found.dev, "seconds": found.seconds,
@@ -260,12 +261,13 @@ class _Runner:
         return scored
 
 
-def _at_the_end(rate: float, rates: Sequence[float]) -> list[str]:
-    """What to say where the best of several learning rates is the last of them, on either side."""
-    if len(rates) < 2 or rate not in (min(rates), max(rates)):
+def _at_the_end(scores: Mapping[float, float]) -> list[str]:
+    """What to say where a single learning rate is best, and none beyond it, on one side, was tried."""
+    best = [rate for rate, score in scores.items() if score == max(scores.values())]
+    if len(scores) < 2 or len(best) > 1 or best[0] not in (min(scores), max(scores)):
         return []
-    which = "highest" if rate == max(rates) else "lowest"
-    return [f"of the learning rates tried the {which}, {rate:g}, is best on dev; one beyond may be better still"]
+    which = "highest" if best[0] == max(scores) else "lowest"
+    return [f"of the learning rates tried the {which}, {best[0]:g}, is best on dev; one beyond may be better still"]
 
 
 def _best(found: Fit, metric: str) -> float:
