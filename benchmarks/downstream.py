@@ -8,8 +8,9 @@
     python benchmarks/downstream.py --show                      the tables of all results kept so far
 
 Three models are fine-tuned on each task: unguided and guided after as many steps, and guided at its first checkpoint
-whose validation loss is not above unguided's last. Reads ../shared/data, which is not part of the project. Goes on
-where it was stopped, as long as --runs is there. What it finds is appended to results/downstream.jsonl, a line a task.
+whose validation loss is not above unguided's last (--without-overtaking leaves that one out). Reads ../shared/data,
+which is not part of the project. Goes on where it was stopped, as long as --runs is there. What it finds is appended to
+results/downstream.jsonl, a line a task.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=["ner", "cola", "sst2", "rte"])
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "downstream", help="where runs are kept")
     parser.add_argument("--pretrain-only", action="store_true")
+    parser.add_argument("--without-overtaking", action="store_true", help="fine-tune the two finished models alone")
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--steps", type=int, help="of pre-training (1,500 or 6,000)")
     parser.add_argument("--seeds", type=int, default=_SEEDS, help="of fine-tuning (5)")
@@ -185,7 +187,8 @@ def compared(
     from attention_guidance.finetuning.downstream import downstream
 
     settings = finetune_settings(text, task, arguments)
-    models = [str(path) for path in dict.fromkeys((unguided, guided, early))]
+    tuned = (unguided, guided) if arguments.without_overtaking else (unguided, guided, early)
+    models = [str(path) for path in dict.fromkeys(tuned)]
     output = arguments.runs / f"{arguments.study}-{text}-{task}"
     print(f"fine-tuning {output.name}", file=sys.stderr, flush=True)
     found = downstream(models, settings, output, resume=True, quiet=True)

@@ -2,24 +2,24 @@
 
     python benchmarks/recipe_rules.py                            Swahili, every setting (hours on 2 cores)
     python benchmarks/recipe_rules.py --only masking weight
-    python benchmarks/recipe_rules.py --megabytes 0.25 --only model
+    python benchmarks/recipe_rules.py --preset tiny --megabytes 0.25 --sentences 1000      a small text, a small task
     python benchmarks/recipe_rules.py --show                     the table of what is kept
 
-Every model is guided. The default (`mini`, the vocabulary that suits the text, 15 % masked, weight 0.1) is pre-trained
-for 1,500 steps, and so is what it is compared with but where steps are what is changed; each is fine-tuned alike over
-five seeds. Reads ../shared/data, which is not part of the
-project. Goes on where it was stopped, as long as --runs is there. What it finds is appended to
-results/recipe_rules.jsonl, a line a setting.
+Every model is guided. The default (--preset, the vocabulary that suits the text, 15 % masked, weight 0.1) is
+pre-trained for 1,500 steps, and so is what it is compared with but where steps are what is changed; each is fine-tuned
+alike over five seeds. Reads ../shared/data, which is not part of the project. Goes on where it was stopped, as long as
+--runs is there. What it finds is appended to results/recipe_rules.jsonl, a line a setting.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from downstream import DATA, HERE, finetune_settings, finished_run
 from downstream_tables import gap, score
@@ -28,12 +28,18 @@ from turns import append
 
 from attention_guidance.errors import GuidanceError
 
+if TYPE_CHECKING:
+    from attention_guidance.finetuning.finetune import FinetuneSettings
+
 RESULTS = HERE / "results" / "recipe_rules.jsonl"
 _STEPS = 1500
+# The other size of model, with as many tokens in all: a step of `tiny` has a quarter of those of `mini`.
+_OTHER_MODEL = {
+    "mini": {"tiny": {"preset": "tiny", "times": 4}},
+    "tiny": {"mini": {"preset": "mini", "times": 1 / 4}},
+}
 # By setting: values to try beside the default, by what to call them; `times` are so many times the steps.
 _TRIED: dict[str, dict[str, dict[str, Any]]] = {
-    # As many tokens in all: a step of the smaller one has a quarter.
-    "model": {"tiny": {"preset": "tiny", "times": 4}},
     "vocabulary": {"2,048": {"vocab_size": 2048}, "16,384": {"vocab_size": 16_384}},
     "steps": {"a third": {"times": 1 / 3}, "twice": {"times": 2}},
     "masking": {"30 %": {"masking_rate": 0.3}, "40 %": {"masking_rate": 0.4}},
@@ -45,9 +51,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="swahili", help="a folder of the data with train.txt, valid.txt and ner")
     parser.add_argument("--megabytes", type=float, help="pre-train on the first so many alone (all)")
-    parser.add_argument("--only", nargs="+", choices=[*_TRIED], default=[*_TRIED])
+    parser.add_argument("--sentences", type=int, help="fine-tune on the first so many labelled ones alone (all)")
+    parser.add_argument("--only", nargs="+", choices=["model", *_TRIED], default=["model", *_TRIED])
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "recipe_rules", help="where runs are kept")
-    parser.add_argument("--preset", default="mini", help="the default's")
+    parser.add_argument("--preset", default="mini", choices=[*_OTHER_MODEL], help="the default's")
     parser.add_argument("--steps", type=int, default=_STEPS, help="the default's (1,500)")
     parser.add_argument("--seeds", type=int, default=5, help="of fine-tuning (5)")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -87,10 +94,11 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         flags["max_steps"] = round(arguments.steps * flags.pop("times", 1))
         return str(finished_run(arguments.text, f"{arguments.text}-{megabytes:.2f}-{name}", flags, arguments))
 
-    settings = finetune_settings(arguments.text, "ner", arguments)
+    settings = _task(arguments)
+    tried = {"model": _OTHER_MODEL[arguments.preset]} | _TRIED
     for setting in arguments.only:
         models = {"default": model("default", {})}
-        for value, changed in _TRIED[setting].items():
+        for value, changed in tried[setting].items():
             models[value] = model(f"{setting}-{value.replace(' %', '')}", changed)
         # One folder for all settings, so that the default is fine-tuned once.
         output = arguments.runs / f"{arguments.text}-{megabytes:.2f}-ner"
@@ -101,11 +109,24 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {name: found[name] for name in kept} | {
             "text": arguments.text,
             "megabytes": round(megabytes, 2),
+            "sentences": arguments.sentences,
             "setting": setting,
             "tried": {value: _facts(Path(run)) for value, run in models.items()},
             "models": {values[record.pop("model")]: record for record in found["models"]},
             "differences": {values[gap.pop("model")]: gap for gap in found["differences"]},
         }
+
+
+def _task(arguments: argparse.Namespace) -> FinetuneSettings:
+    """What is fine-tuned on: entities, all sentences of them or the first."""
+    settings = finetune_settings(arguments.text, "ner", arguments)
+    if arguments.sentences is None:
+        return settings
+    sentences = settings.files["train"].read_text(encoding="utf-8").strip().split("\n\n")[: arguments.sentences]
+    file = arguments.runs / f"{arguments.text}-ner-{arguments.sentences}.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n\n".join(sentences) + "\n", encoding="utf-8")
+    return dataclasses.replace(settings, files={**settings.files, "train": file})
 
 
 def _beginning(text: Path, n_bytes: int, runs: Path) -> Path:
@@ -128,13 +149,14 @@ def show(path: Path) -> str:
     newest = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         record = json.loads(line)
-        newest[record["text"], record["megabytes"], record["setting"]] = record
+        newest[record["text"], record["megabytes"], record["sentences"], record["setting"]] = record
     if not newest:
         return "nothing is kept yet"
     head = ("text", "setting", "tried", "entity F1", "minus the default's (95 %)")
     rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
-    for (text, megabytes, setting), record in newest.items():
-        what = f"{text.capitalize()}, {megabytes:g} MB", setting
+    for (text, megabytes, sentences, setting), record in newest.items():
+        labelled = "" if sentences is None else f", {sentences:,} labelled sentences"
+        what = f"{text.capitalize()}, {megabytes:g} MB{labelled}", setting
         for value, model in record["models"].items():
             rows.append((*what, value, score(model), gap(record["differences"].get(value))))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -72,6 +72,18 @@ def test_what_the_study_found_is_a_table(found):
     assert f"{100 * record['differences']['guided']['value']:+.1f} (" in shown
 
 
+def test_the_third_model_can_be_left_out(found, data, tmp_path):
+    small = ["--preset", "tiny", "--steps", "20", "--seeds", "2", "--texts", "swahili", "--without-overtaking"]
+    kept = tmp_path / "kept.jsonl"
+    done = run("downstream.py", "long", *small, "--data", data, "--runs", found, "--results", kept)
+    assert done.returncode == 0, done.stderr
+    (without,), (whole,) = (map(json.loads, path.read_text().splitlines()) for path in (kept, found / "kept.jsonl"))
+    assert [*without["models"]] == ["unguided", "guided"]
+    assert [*without["differences"]] == ["guided"]
+    assert without["differences"]["guided"] == whole["differences"]["guided"]
+    assert f"| – | {without['overtaking_step']} |" in done.stdout
+
+
 def test_settings_of_the_recipe_are_changed_one_at_a_time(data, tmp_path):
     small = ["--preset", "tiny", "--steps", "12", "--seeds", "2", "--only", "masking", "steps", "--megabytes", "0.04"]
     kept = tmp_path / "kept.jsonl"
@@ -87,6 +99,21 @@ def test_settings_of_the_recipe_are_changed_one_at_a_time(data, tmp_path):
     means = {value: model["mean"] for value, model in masking["models"].items()}
     assert gap["value"] == pytest.approx(means["30 %"] - means["default"])
     assert f"| Swahili, 0.04 MB | masking | 30 % | {100 * means['30 %']:.1f} ±" in done.stdout
+
+
+def test_the_recipe_of_a_small_text_is_held_against_the_larger_model(data, tmp_path):
+    small = ["--preset", "tiny", "--steps", "16", "--seeds", "2", "--only", "model", "--sentences", "24"]
+    kept = tmp_path / "kept.jsonl"
+    done = run("recipe_rules.py", *small, "--data", data, "--runs", tmp_path, "--results", kept)
+    assert done.returncode == 0, done.stderr
+    (record,) = map(json.loads, kept.read_text().splitlines())
+    facts = record["tried"]
+    assert [(f["preset"], f["max_steps"], f["tokens_per_step"]) for f in facts.values()] == [
+        ("tiny", 16, 1024), ("mini", 4, 4096),
+    ]  # fmt: skip
+    run_of_default = next(path for path in tmp_path.glob("*-ner/*/finetune.json") if "default" in str(path))
+    assert json.loads(run_of_default.read_text())["data"]["train"]["examples"] == record["sentences"] == 24
+    assert "labelled sentences | model | mini |" in done.stdout
 
 
 def test_settings_of_another_run_are_not_taken(found, data):

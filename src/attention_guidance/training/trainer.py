@@ -26,6 +26,7 @@ from attention_guidance.inputs_outputs import share_of_batch
 from attention_guidance.objectives.base import Quality
 from attention_guidance.training import checkpoints, processes, sharding
 from attention_guidance.training.clock import Clock
+from attention_guidance.training.short_attention import short_attention
 
 
 class SaveError(RuntimeError):
@@ -167,7 +168,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         Trainer takes a model whose forward has `**kwargs` to see to this; RoBERTa's does not, and its gradients would
         come out multiplied by the accumulation steps.
         """
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        with short_attention(inputs, self.args):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         share = share_of_batch(inputs | {"num_items_in_batch": num_items_in_batch})
         # What takes no such number is divided by the passes of a step in Trainer.
         if share is not None and self.model_accepts_loss_kwargs and not self._scales_loss:
