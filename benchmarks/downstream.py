@@ -30,7 +30,7 @@ from turns import append
 from attention_guidance.errors import GuidanceError
 
 if TYPE_CHECKING:
-    from attention_guidance.finetuning.finetune import FinetuneSettings
+    from attention_guidance.finetuning.settings import FinetuneSettings
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -212,7 +212,7 @@ def compared(
 
 def finetune_settings(text: str, task: str, arguments: argparse.Namespace) -> FinetuneSettings:
     """A task and its files; what is there as dev is tested on where there is no test file."""
-    from attention_guidance.finetuning.finetune import FinetuneSettings
+    from attention_guidance.finetuning.settings import FinetuneSettings
 
     folder = arguments.data / text / "ner" if task == "ner" else arguments.data / task
     suffix = "txt" if task == "ner" else "tsv"

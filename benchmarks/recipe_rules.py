@@ -29,7 +29,7 @@ from turns import append
 from attention_guidance.errors import GuidanceError
 
 if TYPE_CHECKING:
-    from attention_guidance.finetuning.finetune import FinetuneSettings
+    from attention_guidance.finetuning.settings import FinetuneSettings
 
 RESULTS = HERE / "results" / "recipe_rules.jsonl"
 _STEPS = 1500

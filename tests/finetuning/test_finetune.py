@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from attention_guidance.finetuning.examples import read_examples
-from attention_guidance.finetuning.finetune import _at_the_end
 from attention_guidance.finetuning.fit import fit
+from attention_guidance.finetuning.runner import at_the_end
 from attention_guidance.finetuning.tasks import get_task
 
 FAST = ["--epochs", "10", "--batch-size", "8", "--learning-rates", "5e-3", "--dropout", "0", "--seeds", "2", "-q"]
@@ -156,12 +156,12 @@ def test_the_learning_rate_is_chosen_on_dev(tmp_path, cli, whole_run, table):
 
 
 def test_rates_at_an_end_are_told_where_they_alone_are_best():
-    assert _at_the_end({1e-4: 0.5, 1e-3: 0.6}) == [
+    assert at_the_end({1e-4: 0.5, 1e-3: 0.6}) == [
         "of the learning rates tried the highest, 0.001, is best on dev; one beyond may be better still"
     ]
-    assert "the lowest, 0.0001," in _at_the_end({1e-4: 0.7, 1e-3: 0.6})[0]
+    assert "the lowest, 0.0001," in at_the_end({1e-4: 0.7, 1e-3: 0.6})[0]
     for scores in ({1e-4: 0.5, 1e-3: 0.5}, {1e-4: 0.5, 1e-3: 0.6, 1e-2: 0.5}, {1e-3: 0.5}):
-        assert _at_the_end(scores) == []
+        assert at_the_end(scores) == []
 
 
 def test_the_same_seed_gives_the_same_scores(tmp_path, cli, whole_run, table):
@@ -221,7 +221,7 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
         fitted.append((learning_rate, seed))
         return fit(*args, learning_rate=learning_rate, seed=seed, **kwargs)
 
-    monkeypatch.setattr("attention_guidance.finetuning.finetune.fit", stopping)
+    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", stopping)
     out = tmp_path / "out"
     assert cli(*command, "-o", out) == 130
     assert len([*(out / "fits").glob("*/*/fit.json")]) == 2

@@ -100,8 +100,8 @@ def _downstream(arguments: dict[str, Any]) -> int:
 
 
 def _settings(arguments: dict[str, Any]) -> Any:
-    from attention_guidance.finetuning.finetune import FinetuneSettings
     from attention_guidance.finetuning.fit import FitSettings
+    from attention_guidance.finetuning.settings import FinetuneSettings
     from attention_guidance.finetuning.splits import SPLITS, find_files
     from attention_guidance.finetuning.tasks import get_task
 

@@ -80,7 +80,7 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --downstream TASK")
         return None
     from attention_guidance.finetuning.examples import read_examples
-    from attention_guidance.finetuning.finetune import FinetuneSettings
+    from attention_guidance.finetuning.settings import FinetuneSettings
     from attention_guidance.finetuning.splits import find_files
     from attention_guidance.finetuning.tasks import GLUE, get_task
 

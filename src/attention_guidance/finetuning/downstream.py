@@ -12,9 +12,11 @@ from rich.table import Table
 
 from attention_guidance import results
 from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
-from attention_guidance.finetuning.finetune import FinetuneSettings, finetune, summary
+from attention_guidance.finetuning.finetune import finetune
+from attention_guidance.finetuning.outcome import summary
 from attention_guidance.finetuning.paired import difference
 from attention_guidance.finetuning.predictions import read_predictions
+from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import score_over_steps
 from attention_guidance.studies.models import subjects

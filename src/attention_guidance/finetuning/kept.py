@@ -18,7 +18,7 @@ from attention_guidance.training.checkpoints import damage, write_whole
 
 if TYPE_CHECKING:
     from attention_guidance.finetuning.examples import Data
-    from attention_guidance.finetuning.finetune import FinetuneSettings
+    from attention_guidance.finetuning.settings import FinetuneSettings
 
 FINETUNE_FILE = "finetune.json"
 _FITS = "fits"

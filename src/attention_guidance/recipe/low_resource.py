@@ -19,7 +19,8 @@ from attention_guidance.data.tables import read_table
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 from attention_guidance.finetuning.downstream import downstream
 from attention_guidance.finetuning.examples import Data, read_examples
-from attention_guidance.finetuning.finetune import FinetuneSettings, finetune
+from attention_guidance.finetuning.finetune import finetune
+from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.splits import find_files, hold_out
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.recipe.clean import TextFacts, clean

@@ -1,0 +1,123 @@
+"""The fits of one model on one task: a learning rate chosen on dev with the first seed, then every seed, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance.finetuning.encoding import Encoded, decode
+from attention_guidance.finetuning.examples import Data
+from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
+from attention_guidance.finetuning.kept import KeptFits
+from attention_guidance.finetuning.scores import evaluate, per_class
+from attention_guidance.finetuning.splits import SPLITS
+from attention_guidance.studies.progress import Steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out.
+
+    Attributes:
+        rate: the learning rate chosen.
+        on_dev: the best score on dev of each rate that was tried.
+        fits: of each seed, the first first.
+        scored: of each seed and split (`dev` and, if there is one, `test`): `metrics`, `per_class`, `predictions`.
+        best_seed: the one that is best on dev.
+    """
+
+    rate: float
+    on_dev: dict[float, float]
+    fits: dict[int, Fit]
+    scored: dict[int, dict[str, dict[str, Any]]]
+    best_seed: int
+
+
+class Runner:
+    """Fine-tunes and scores, and says how far it is.
+
+    Args:
+        data: the task.
+        encoded: its splits.
+        source: folder or name of the model.
+        tokenizer: the model's.
+        settings: how each fit is done.
+        steps: shows the progress.
+        kept: keeps the fits until all have ended.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        encoded: dict[str, Encoded],
+        source: str,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: FitSettings,
+        steps: Steps,
+        kept: KeptFits,
+    ) -> None:
+        self.data, self.encoded, self.source, self.tokenizer = data, encoded, source, tokenizer
+        self.settings, self.steps, self.kept = settings, steps, kept
+
+    def try_rates(self, rates: Sequence[float], seed: int) -> dict[float, Fit]:
+        """A fit by each learning rate."""
+        return {rate: self._fit(rate, seed) for rate in rates}
+
+    def on_dev(self, tried: Mapping[float, Fit]) -> dict[float, float]:
+        """The score of each on dev."""
+        return {rate: self._best(found) for rate, found in tried.items()}
+
+    def run(self, tried: Mapping[float, Fit], seeds: Sequence[int]) -> Fitted:
+        """Fit the other seeds by the best of the rates tried with the first, and score each on dev and, once, test."""
+        first, *others = seeds
+        on_dev = self.on_dev(tried)
+        rate = max(on_dev, key=lambda rate: on_dev[rate])
+        fits = {first: tried[rate]} | {seed: self._fit(rate, seed) for seed in others}
+        best_seed = max(fits, key=lambda seed: self._best(fits[seed]))
+        return Fitted(rate, on_dev, fits, {seed: self._score(found) for seed, found in fits.items()}, best_seed)
+
+    def _best(self, found: Fit) -> float:
+        return found.dev[found.epoch - 1][self.data.task.metric]
+
+    def _fit(self, rate: float, seed: int) -> Fit:
+        what, name = f"learning rate {rate:g}, seed {seed}", f"{rate!r}-seed-{seed}"
+        there = self.kept.get(name, self.data, self.settings)
+        self.steps.begin(f"{what}: fitted already" if there else what, self.settings.epochs)
+        if there is not None:
+            self.steps.at(self.settings.epochs)
+            return there
+        found = fit(
+            self.data, self.encoded, self.source, self.tokenizer, learning_rate=rate, seed=seed,
+            settings=self.settings, progress=self.steps.at,
+        )  # fmt: skip
+        self.kept.put(name, found)
+        return found
+
+    def _score(self, found: Fit) -> dict[str, dict[str, Any]]:
+        """Metrics and predictions on dev and, once, on test."""
+        scored = {}
+        for split in SPLITS[1:]:
+            if split not in self.encoded:
+                continue
+            examples = self.data.splits[split]
+            outputs = predict(found.model, self.encoded[split], self.tokenizer, self.settings.batch_size)
+            predictions = decode(self.data, self.encoded[split], examples, outputs)
+            scored[split] = {
+                "metrics": evaluate(self.data, examples, predictions),
+                "per_class": per_class(self.data, examples, predictions),
+                "predictions": predictions,
+            }
+        return scored
+
+
+def at_the_end(scores: Mapping[float, float]) -> list[str]:
+    """What to say where a single learning rate is best, and none beyond it, on one side, was tried."""
+    best = [rate for rate, score in scores.items() if score == max(scores.values())]
+    if len(scores) < 2 or len(best) > 1 or best[0] not in (min(scores), max(scores)):
+        return []
+    which = "highest" if best[0] == max(scores) else "lowest"
+    return [f"of the learning rates tried the {which}, {best[0]:g}, is best on dev; one beyond may be better still"]
