@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from attention_guidance.finetuning.outcome import summary
 from attention_guidance.finetuning.paired import difference
 from attention_guidance.finetuning.predictions import read_predictions
 from attention_guidance.finetuning.settings import FinetuneSettings
-from attention_guidance.finetuning.tasks import get_task
+from attention_guidance.finetuning.tasks import Task, get_task
 from attention_guidance.report.finetune_figures import score_over_steps
 from attention_guidance.studies.models import subjects
 from attention_guidance.studies.output import Output
@@ -61,14 +61,10 @@ def downstream(
     }
     folder = Output(output, DOWNSTREAM_FILE, overwrite or resume)
     console = Console(quiet=quiet)
-    for model in (model for side in sides for model in side.models.values()):
-        # One that does not load is told before hours are spent on those before it.
-        subject = subjects(model)[0]
-        subject.tokenizer()
-        subject.load()
+    _load_all(sides)
     task = get_task(settings.task)
 
-    def scores(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
+    def fine_tune(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
         return finetune(model, settings, output / name, resume=resume, overwrite=overwrite, quiet=quiet)
 
     found: dict[str, dict[str, Any]] = {}
@@ -76,35 +72,23 @@ def downstream(
     for side in sides:
         for name, model in side.models.items():
             # The baseline is the same for all: the first model's run fits it.
-            found[name] = scores(name, model, dataclasses.replace(settings, baseline=settings.baseline and not found))
+            found[name] = fine_tune(
+                name, model, dataclasses.replace(settings, baseline=settings.baseline and not found)
+            )
             same_rate = dataclasses.replace(settings, learning_rates=(found[name]["learning_rate"],), baseline=False)
             for step, loss, source in of_checkpoints.get(name, ()):
-                of_step = scores(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
+                of_step = fine_tune(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
                 curve.append({"model": name, "step": step, "loss": loss} | of_step)
     # What is of the files is the same for all; the baseline is the first's alone.
     known = next(iter(found.values()))
-    how = {"labels": known["labels"], "entities": known["scheme"] is not None}
-    split = known["split"]
-    predictions = {
-        side.name: [read_predictions(output / name, split, task.kind, settings.seeds_used) for name in side.models]
-        for side in sides
-    }
-    first, *others = [side.name for side in sides]
     content = {
         **results.header("downstream"),
         "task": task.name,
         "metric": task.metric,
-        "split": split,
+        "split": known["split"],
         "models": [_model(side, found, task.metric) for side in sides],
         "baseline": known["baseline"],
-        "differences": [
-            {"model": other, "minus": first}
-            | dataclasses.asdict(
-                gap := difference(predictions[other], predictions[first], task.metric, task.kind, **how)
-            )
-            | {"verdict": gap.verdict}
-            for other in others
-        ],
+        "differences": _differences(sides, known, task, output, settings.seeds_used),
         "checkpoints": curve,
     }
     folder.json(DOWNSTREAM_FILE, content)
@@ -113,6 +97,33 @@ def downstream(
     report(console, content)
     console.print(f"every figure: {output / DOWNSTREAM_FILE}", highlight=False)
     return content
+
+
+def _load_all(sides: Sequence[Contender]) -> None:
+    """Load each once: one that does not is told before hours are spent on those before it."""
+    for model in (model for side in sides for model in side.models.values()):
+        subject = subjects(model)[0]
+        subject.tokenizer()
+        subject.load()
+
+
+def _differences(
+    sides: Sequence[Contender], known: Mapping[str, Any], task: Task, output: Path, seeds: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Of each side to the first, from the predictions that are there."""
+    predictions = {
+        side.name: [read_predictions(output / name, known["split"], task.kind, seeds) for name in side.models]
+        for side in sides
+    }
+    how = {"labels": known["labels"], "entities": known["scheme"] is not None}
+    first, *others = predictions
+    gaps = {
+        other: difference(predictions[other], predictions[first], task.metric, task.kind, **how) for other in others
+    }
+    return [
+        {"model": other, "minus": first} | dataclasses.asdict(gap) | {"verdict": gap.verdict}
+        for other, gap in gaps.items()
+    ]
 
 
 def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
