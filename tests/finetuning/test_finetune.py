@@ -263,7 +263,23 @@ def test_another_model_in_the_same_place_is_fine_tuned_again(tmp_path, cli, whol
     assert read(tmp_path / "out")["request"] != before
 
 
-def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, whole_run, table, capsys):
+def no_fit(*args, **kwargs):
+    raise AssertionError("fitted again")
+
+
+def test_a_baseline_is_added_to_scores_that_are_there(tmp_path, cli, whole_run, table, monkeypatch):
+    arguments = [*table(["x", "y"], n=24), "--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1"]
+    command = ["finetune", whole_run, "--task", "classify", *arguments, "-o", tmp_path / "out"]
+    assert cli(*command, "--no-baseline") == 0
+    without = read(tmp_path / "out")
+    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", no_fit)
+    assert cli(*command, "--resume") == 0
+    whole = read(tmp_path / "out")
+    assert whole["baseline"]["test"]["accuracy"] > 0.9
+    assert whole | {"baseline": None} == without
+
+
+def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, whole_run, table, monkeypatch):
     arguments = table(["x", "y"], n=8)
     train = tmp_path / "train.tsv"
     train.write_text("text\tlabel\n" + "".join(f" \t{label}\n" for label in "xyxyxyxy"))
@@ -272,6 +288,9 @@ def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, w
     content = read(tmp_path / "out")
     assert content["baseline"] is None
     assert "no model without pre-training could be fitted (empty vocabulary" in content["notes"][-1]
+    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", no_fit)
+    assert cli(*command, "--seeds", "1", "-o", tmp_path / "out", "--resume") == 0
+    assert read(tmp_path / "out") == content
 
 
 def test_a_model_is_not_overwritten_by_what_it_becomes(tmp_path, cli, whole_run, table, capsys):

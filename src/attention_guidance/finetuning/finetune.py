@@ -67,10 +67,11 @@ def finetune(
     if (output / "model").resolve() == Path(subject.source).resolve():
         raise RunError(f"--output {output}: its model is the one that is fine-tuned; give another folder")
     request = request_of(subject.source, settings)
-    there = finished(output, request, with_baseline=settings.baseline, overwrite=overwrite) if resume else None
+    there = finished(output, request, overwrite=overwrite) if resume else None
     if there is not None:
         console.print(f"{output.name}: scored already", highlight=False)
-        return there
+        lacks_baseline = settings.baseline and there["baseline"] is None
+        return _add_baseline(there, folder, data, Steps(console, quiet)) if lacks_baseline else there
     notes: list[str] = []
 
     def note(said: str) -> None:
@@ -116,6 +117,17 @@ def _fitting(
     if settings.max_length is not None and settings.max_length > limit:
         raise ConfigError(f"--max-length {settings.max_length}: this model takes at most {limit} tokens")
     return settings.max_length or limit, [*map(float, settings.learning_rates)] or [*_LEARNING_RATES[width < _SMALL]]
+
+
+def _add_baseline(there: dict[str, Any], folder: Output, data: Data, steps: Steps) -> dict[str, Any]:
+    """Scores that are there, written again with those of a model without pre-training."""
+    notes = [*there["notes"]]
+    with steps:
+        baseline = _baseline(data, steps, notes.append)
+    # One that could not be fitted before is told once.
+    found = there | {"baseline": baseline, "notes": [*dict.fromkeys(notes)]}
+    folder.json(FINETUNE_FILE, found)
+    return found
 
 
 def _baseline(data: Data, steps: Steps, note: Callable[[str], None]) -> dict[str, Any] | None:

@@ -41,13 +41,12 @@ def request_of(source: str, settings: FinetuneSettings) -> str:
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def finished(output: Path, request: str, *, with_baseline: bool, overwrite: bool) -> dict[str, Any] | None:
+def finished(output: Path, request: str, *, overwrite: bool) -> dict[str, Any] | None:
     """The scores that are there already, if they are what is asked for.
 
     Args:
         output: the folder of a fine-tuning.
         request: see `request_of`.
-        with_baseline: whether the scores of a model without pre-training are needed too.
         overwrite: whether scores of another request may be replaced.
 
     Raises:
@@ -58,7 +57,7 @@ def finished(output: Path, request: str, *, with_baseline: bool, overwrite: bool
     except (OSError, ValueError):
         return None
     if isinstance(content, dict) and content.get("request") == request:
-        return content if content["baseline"] is not None or not with_baseline else None
+        return content
     if overwrite:
         return None
     raise RunError(
