@@ -115,7 +115,8 @@ class _Ours:
 
     def step(self) -> float:
         """An epoch."""
-        return fit(*self.arguments, learning_rate=_RATE, seed=1, settings=self.settings).seconds
+        found, _ = fit(*self.arguments, learning_rate=_RATE, seed=1, settings=self.settings)
+        return found.seconds
 
 
 class _Example(_Ours):

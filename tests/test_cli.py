@@ -232,6 +232,17 @@ def test_as_a_process(corpus, tmp_path):
     assert process.stderr == ""
 
 
+def test_memory_that_does_not_suffice(corpus, tmp_path, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("attention_guidance.training.pretrain.pretrain", fail)
+    with pytest.raises(SystemExit) as caught:
+        main(["pretrain", str(corpus), "-o", str(tmp_path / "run")])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("error: the memory of the GPU does not suffice; try a smaller")
+
+
 def test_a_schedule_that_ends_before_it_begins(corpus, refusal):
     """In steps against a share it shows only with the run's length, and still before anything is written."""
     assert "comes before hold" in refusal(corpus, *TINY, "--max-steps", "40", "--end", "1")

@@ -43,6 +43,14 @@ def test_columns_documents_and_lines(tmp_path):
     assert read_tagged(path, columns=(1, 2)).sentences[0].tags == ("NNP", "VBZ")
 
 
+def test_words_with_spaces_are_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("New York\tB-LOC\r\nis\tO\r\n", newline="")
+    assert read_tagged(path).sentences[0].words == ("New York", "is")
+    path.write_text("10\u00a0000 B-NUM\nis  O\n")
+    assert read_tagged(path).sentences[0].words == ("10\u00a0000", "is")
+
+
 def test_parts_of_speech_of_conllu(tmp_path):
     row = "{}\t{}\t_\t{}\t_\t_\t0\troot\t_\t_\n"
     path = tmp_path / "a.conllu"
@@ -70,6 +78,8 @@ def test_a_label_that_continues_nothing_is_named_or_repaired(tmp_path):
         ("w\n", r"a\.txt:1: 1 column; expected a word and its label"),
         ("w B-PER\nv X-PER\n", r"a\.txt:2: label 'X-PER' among entities"),
         ("w B-PER\nv NOUN\n", r"a\.txt:2: label 'NOUN' among entities"),
+        ("w B-PER\nNew York B-LOC\n", r"a\.txt:2: 3 columns where lines before have 2; expected one word a line"),
+        ("w\tB-PER\n\tB-LOC\n", r"a\.txt:2: an empty column"),
     ],
 )
 def test_errors_name_the_line(tmp_path, content, message):

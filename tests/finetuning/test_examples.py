@@ -58,7 +58,24 @@ def test_overlap_is_counted(tmp_path):
     assert data.notes == (
         "2 of 2 texts of dev are in train too; their scores flatter",
         "1 of 1 texts of test are in train too; their scores flatter",
+        "1 of 1 texts of test are in dev too; on which learning rate and epoch are chosen",
     )
+
+
+def test_what_is_chosen_on_is_not_scored_on(tmp_path):
+    given = files(tmp_path, train="text\tlabel\na\tx\nb\ty\n", dev="text\tlabel\na\tx\n")
+    with pytest.raises(ConfigError, match=r"--dev and --test are one file, .*dev\.tsv"):
+        read_examples(get_task("classify"), given | {"test": tmp_path / "." / "dev.tsv"})
+
+
+def test_words_without_entities_are_told(tmp_path):
+    tagged = "a LOC\nb O\nc PER\n"
+    data = read_examples(get_task("ner"), files(tmp_path, "txt", train=tagged, dev=tagged))
+    assert data.labels == ("O", "LOC", "PER")
+    assert "the labels of train.txt have no B- and I-, so they are scored word by word (macro F1)" in data.notes[0]
+    parts = "a NOUN\nb VERB\n"
+    data = read_examples(get_task("ner"), files(tmp_path, "txt", train=parts, dev=parts))
+    assert "word by word" not in str(data.notes)
 
 
 CLASSES, SCORES, PAIRS = "text\tlabel\n", "text\tscore\n", "sentence1\tsentence2\tlabel\na\tb"

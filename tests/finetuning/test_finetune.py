@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from attention_guidance.finetuning.examples import read_examples
-from attention_guidance.finetuning.fit import fit
+from attention_guidance.finetuning.fit import FitSettings, fit
+from attention_guidance.finetuning.kept import fits_request_of, request_of
 from attention_guidance.finetuning.runner import at_the_end
+from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.tasks import get_task
 
 FAST = ["--epochs", "10", "--batch-size", "8", "--learning-rates", "5e-3", "--dropout", "0", "--seeds", "2", "-q"]
@@ -75,6 +78,11 @@ def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
     assert set(content["per_class"]) == {"x", "y", "z"}
     # The first word tells it all, so characters do.
     assert content["baseline"]["test"]["accuracy"] > 0.9
+    lines = (out / "predictions" / "test-baseline.tsv").read_text().splitlines()
+    right = [line.split("\t")[1] == line.split("\t")[2] for line in lines[1:]]
+    over = content["over_baseline"]
+    assert over["value"] == pytest.approx(np.mean(accuracies) - np.mean(right))
+    assert over["low"] <= over["value"] <= over["high"]
     assert (out / "confusion.svg").exists()
     model = AutoModelForSequenceClassification.from_pretrained(out / "model")
     assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
@@ -249,6 +257,15 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
     assert (out / "finetune.json").read_bytes() == before
 
 
+def test_fits_are_taken_up_whatever_their_number():
+    settings = FinetuneSettings("classify", {})
+    asked = fits_request_of("model", settings)
+    assert fits_request_of("model", replace(settings, seeds=9, seed=4, learning_rates=(1e-3,))) == asked
+    assert request_of("model", replace(settings, seeds=9)) != request_of("model", settings)
+    for other in (replace(settings, max_length=9), replace(settings, fit=FitSettings(epochs=9))):
+        assert fits_request_of("model", other) != asked
+
+
 def test_another_model_in_the_same_place_is_fine_tuned_again(tmp_path, cli, whole_run, table):
     arguments = ["--task", "classify", *table(["x", "y"], n=24), "--epochs", "1", "--learning-rates", "5e-3"]
     model = shutil.copytree(whole_run / "model", tmp_path / "model")
@@ -276,7 +293,8 @@ def test_a_baseline_is_added_to_scores_that_are_there(tmp_path, cli, whole_run, 
     assert cli(*command, "--resume") == 0
     whole = read(tmp_path / "out")
     assert whole["baseline"]["test"]["accuracy"] > 0.9
-    assert whole | {"baseline": None} == without
+    assert whole["over_baseline"]["second"] == pytest.approx(whole["baseline"]["test"]["accuracy"])
+    assert whole | {"baseline": None, "over_baseline": None} == without
 
 
 def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, whole_run, table, monkeypatch):
@@ -300,6 +318,18 @@ def test_a_model_is_not_overwritten_by_what_it_becomes(tmp_path, cli, whole_run,
     assert cli(*command) == 2
     assert "its model is the one that is fine-tuned; give another folder" in capsys.readouterr().err
     assert (model / "model.safetensors").read_bytes() == before
+
+
+def test_what_a_later_model_cannot_do_is_told_first(tmp_path, cli, whole_run, many_models, table, capsys):
+    shorter = shutil.copytree(many_models, tmp_path / "shorter")
+    config = json.loads((shorter / "tokenizer_config.json").read_text())
+    (shorter / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 16}))
+    command = ["downstream", whole_run, shorter, "--task", "classify", *table(["x", "y"]), "-o", tmp_path / "out"]
+    assert cli(*command, "--max-length", "32") == 2
+    assert "this model takes at most 16 tokens" in capsys.readouterr().err
+    assert cli(*command, "--heads", "next:1 nowhere:1") == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_does_not_load_is_told_first(tmp_path, cli, whole_run, table, capsys):

@@ -33,17 +33,17 @@ def test_the_best_epoch_comes_back_without_guidance(whole_run):
     data = Data(get_task("classify"), ("x", "y"), splits, {})
     encoded = {split: encode(data, items, tokenizer, 32) for split, items in splits.items()}
     settings = FitSettings(epochs=6, batch_size=8, dropout=0.0, heads="next:1", weight=0.01)
-    found = fit(data, encoded, source, tokenizer, learning_rate=5e-3, seed=1, settings=settings)
+    found, model = fit(data, encoded, source, tokenizer, learning_rate=5e-3, seed=1, settings=settings)
     accuracies = [metrics["accuracy"] for metrics in found.dev]
     assert accuracies[-1] < max(accuracies)
     assert found.epoch == 1 + accuracies.index(max(accuracies))
-    outputs = predict(found.model, encoded["dev"], tokenizer, 8)
+    outputs = predict(model, encoded["dev"], tokenizer, settings)
     assert (
         evaluate(data, splits["dev"], decode(data, encoded["dev"], splits["dev"], outputs))
         == found.dev[found.epoch - 1]
     )
-    assert found.model.config._attn_implementation == "sdpa"
-    assert not found.model.training
+    assert model.config._attn_implementation == "sdpa"
+    assert not model.training
     assert found.tokens_per_second > 0
 
 
@@ -57,5 +57,5 @@ def test_the_best_epoch_comes_back_without_guidance(whole_run):
 )
 def test_outputs_become_predictions(task, labels, logits, expected):
     data = Data(get_task(task), labels, {}, {})
-    encoded = Encoded([{}], [0], [[]], 1)
+    encoded = Encoded([{}], [0], [[]])
     assert decode(data, encoded, [Example(("a",), expected, "")], [np.array(logits)]) == [expected]

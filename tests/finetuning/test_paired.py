@@ -135,6 +135,27 @@ def test_a_clear_difference_is_shown():
     assert difference(better, better, "accuracy", "classify").verdict == "no difference shown"
 
 
+def test_one_training_each_tells_of_no_other():
+    gold = tuple(str(n % 2) for n in range(300))
+    one, other = Predictions(gold, (gold,)), Predictions(gold, (("0",) * 300,))
+    found = difference(one, other, "accuracy", "classify")
+    assert found.low > 0.4
+    assert found.verdict == "not known from one training"
+    # A model that is the same each time, such as a baseline, may stand beside several.
+    assert difference(Predictions(gold, (gold,) * 2), other, "accuracy", "classify").verdict == "better"
+
+
+def test_many_labels_need_no_table_of_all_pairs():
+    """3,000 labels: their pairs of 4,000 examples would be 288 GB."""
+    chance = np.random.default_rng(0)
+    gold, guess = ([f"l{n}" for n in chance.integers(0, 3000, 4000)] for _ in range(2))
+    sides = Predictions(tuple(gold), (tuple(gold),)), Predictions(tuple(gold), (tuple(guess),))
+    labels = sorted({*gold, *guess})
+    found = difference(*sides, "matthews", "classify", labels=labels, resamples=10)
+    assert found.first == pytest.approx(1)
+    assert found.second == pytest.approx(matthews_corrcoef(gold, guess))
+
+
 def test_seeds_that_differ_widen_the_interval():
     gold = tuple(str(n % 2) for n in range(1000))
     wrong = tuple(str(1 - int(g)) for g in gold)

@@ -39,6 +39,9 @@ def test_a_label_is_not_held_out_whole():
         assert out
         words = [Example((str(n),), (0, 1 + n % 2 if n > 47 else 0), f"f:{n}") for n in range(50)]
         assert {label for e in hold_out(words, seed=seed)[0] for label in e.label} == {0, 1, 2}
+        # Several labels of a text: which are on.
+        several = [Example((str(n),), (1.0, float(n == 49)), f"f:{n}") for n in range(50)]
+        assert any(e.label[1] for e in hold_out(several, seed=seed)[0])
 
 
 def test_one_text_cannot_be_split():

@@ -59,9 +59,21 @@ def test_sentences_with_the_same_beginning_are_all_looked_for():
 def test_a_sentence_may_stand_on_several_lines():
     held_out = ["The king saw him there again."]
     text = "First of all. The king\nsaw him\nthere again! More.\nLast of all."
-    kept, facts = clean(documents(text, "the king saw him", "there again"), held_out)
-    assert texts(kept) == ["Last of all.", "the king saw him", "there again"]
+    kept, facts = clean(documents(text, "the king saw him"), held_out)
+    assert texts(kept) == ["Last of all.", "the king saw him"]
     assert (facts.held_out_found, facts.held_out_lines) == (1, 3)
+
+
+def test_a_sentence_may_go_on_in_the_next_document_of_a_file():
+    """Where each line is a document."""
+    held_out = ["The king saw him there again."]
+    kept, facts = clean(documents("Before", "the king saw", "him there again. And", "After"), held_out)
+    assert texts(kept) == ["Before", "After"]
+    assert (facts.held_out_found, facts.held_out_lines) == (1, 2)
+    files = [Document("the king saw him", "a.txt:9"), Document("there again", "b.txt:1")]
+    kept, facts = clean(files, held_out)
+    assert texts(kept) == ["the king saw him", "there again"]
+    assert facts.held_out_found == 0
 
 
 def test_vowel_signs_belong_to_their_letters():

@@ -68,6 +68,10 @@ def test_what_is_found(done, given):
         assert task["split"] == "test"
         assert task["baseline"]["test"][metric] >= 0.9
         assert task["difference"]["model"] == "guided"
+        over = task["over_baseline"]
+        assert over["first"] == pytest.approx(task["scores"][metric]["mean"])
+        assert over["second"] == pytest.approx(task["baseline"]["test"][metric])
+        assert over["low"] <= over["value"] <= over["high"]
         assert (done / task["folder"] / "model" / "config.json").is_file()
     data = content["tasks"]["classify"]["data"]
     assert [data[split]["examples"] for split in ("train", "dev", "test")] == [58, 6, 16]
@@ -101,18 +105,21 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("mean", "low", "high", "said"),
+    ("value", "verdict", "said"),
     [
-        (0.30, 0.25, 0.35, "finding names is 20.0 points worse than without pre-training"),
-        (0.52, 0.45, 0.59, "finding names shows no difference to doing without pre-training"),
-        (0.10, None, None, "finding names is 40.0 points worse than without pre-training, in a single fine-tuning"),
+        (-0.2, "worse", "finding names is 20.0 points worse than without pre-training"),
+        (0.02, "no difference shown", "finding names shows no difference to doing without pre-training"),
+        (
+            -0.4,
+            "not known from one training",
+            "finding names is 40.0 points worse than without pre-training, in a single fine-tuning",
+        ),
     ],
 )
-def test_the_headline_tells_what_is_shown(done, tmp_path, mean, low, high, said):
+def test_the_headline_tells_what_is_shown(done, tmp_path, value, verdict, said):
     content = json.loads((done / "recipe.json").read_text())
     task = content["tasks"]["ner"]
-    task["baseline"][task["split"]]["f1"] = 0.5
-    task["scores"]["f1"] |= {"mean": mean, "low": low, "high": high}
+    task["over_baseline"] |= {"value": value, "verdict": verdict}
     content["tasks"] = {"ner": task}
     (tmp_path / "ner").symlink_to(done / "ner")
     write_recipe_page(content, tmp_path / "recipe.html")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
 from attention_guidance.errors import ConfigError, RunError
-from attention_guidance.training.arguments import training_arguments
+from attention_guidance.training.arguments import training_arguments, use_one_device
 from attention_guidance.training.config import RunConfig, check_same_run, make_config, write_yaml
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.presets import PRESETS, get_preset
@@ -159,6 +160,14 @@ def test_arguments_of_the_trainer(tmp_path):
 def test_arguments_the_trainer_does_not_take(given, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         training_arguments(make_config({"arguments": given}), RunFolder(tmp_path / "run"))
+
+
+def test_a_process_trains_on_one_gpu(tmp_path):
+    arguments = TrainingArguments(str(tmp_path), report_to="none")
+    assert arguments.n_gpu <= 1
+    arguments._n_gpu = 4
+    use_one_device(arguments)
+    assert arguments.n_gpu == 1
 
 
 def test_reporting_to_nobody_known(tmp_path):

@@ -38,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         sys.exit(fail(error, 1))
+    except RuntimeError as error:
+        # torch.OutOfMemoryError, without waiting for torch where nothing needed it.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        sys.exit(fail("the memory of the GPU does not suffice; try a smaller --batch-size or a smaller model", 1))
     except KeyboardInterrupt:
         sys.exit(fail("interrupted", 130))
 

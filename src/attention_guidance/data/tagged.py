@@ -51,7 +51,7 @@ class TaggedText:
 
 
 def read_tagged(path: Path, *, columns: tuple[int, int] | None = None, repair: bool = False) -> TaggedText:
-    """Read a file: a word a line, columns by white space (tabs in `.conllu`), a blank line between sentences.
+    """Read a file: a word a line, columns by tabs or else by spaces, a blank line between sentences.
 
     Args:
         path: the file; its name ends in `.conllu` for CoNLL-U.
@@ -59,8 +59,8 @@ def read_tagged(path: Path, *, columns: tuple[int, int] | None = None, repair: b
         repair: let an I- that continues nothing begin an entity, as conlleval does, instead of refusing it.
 
     Raises:
-        CorpusError: a missing or empty file, a line without the columns, a label that is malformed or continues
-            nothing; the message names file and line.
+        CorpusError: a missing or empty file, a line without the columns or with more than others have, a label that is
+            malformed or continues nothing; the message names file and line.
     """
     sentences = list(_sentences(path, columns))
     if not sentences:
@@ -82,9 +82,9 @@ def _sentences(path: Path, columns: tuple[int, int] | None) -> Iterator[TaggedSe
     word_at, tag_at = columns or ((2, 4) if conllu else (1, 0))
     words: list[str] = []
     tags: list[str] = []
-    first = 0
+    first = width = 0
     for number, line in numbered_lines(path):
-        cells = line.split("\t") if conllu else line.split()
+        cells = _cells(line)
         if not line.strip() or (cells and cells[0] == _DOCUMENT):
             if words:
                 yield TaggedSentence(tuple(words), tuple(tags), first)
@@ -97,12 +97,25 @@ def _sentences(path: Path, columns: tuple[int, int] | None) -> Iterator[TaggedSe
                 f"{path}:{number}: {len(cells)} column{'s' * (len(cells) != 1)}; expected a word and its label"
                 + (f" in columns {word_at} and {tag_at}" if columns else "")
             )
+        width = width or len(cells)
+        if len(cells) != width or not (cells[word_at - 1] and cells[tag_at - 1]):
+            told = f"{len(cells)} columns where lines before have {width}" if len(cells) != width else "an empty column"
+            raise CorpusError(
+                f"{path}:{number}: {told}; expected one word a line (tabs between the columns where words hold spaces)"
+            )
         if not words:
             first = number
         words.append(cells[word_at - 1])
         tags.append(cells[tag_at - 1])
     if words:
         yield TaggedSentence(tuple(words), tuple(tags), first)
+
+
+def _cells(line: str) -> list[str]:
+    """The columns of a line: between tabs where there are some, else between spaces; no other kind of space divides."""
+    if "\t" in line:
+        return [cell.strip() for cell in line.rstrip("\t \r").split("\t")]
+    return [cell for cell in line.strip().split(" ") if cell]
 
 
 def _scheme(sentences: Iterable[TaggedSentence], path: Path) -> str | None:

@@ -7,6 +7,7 @@ the development set, like everything else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from attention_guidance.finetuning.examples import Data, Example
 from attention_guidance.finetuning.scores import evaluate
+from attention_guidance.finetuning.splits import SPLITS
 
 _NGRAMS = (1, 5)
 _STRENGTHS = (0.1, 1.0, 10.0)
@@ -26,23 +28,31 @@ _CRF_STRENGTHS = (0.01, 0.1, 1.0)
 Predict = Callable[[Sequence[Example]], list[Any]]
 
 
-def fit_baseline(data: Data) -> dict[str, Any]:
-    """Fit the baseline of a task and score it.
+@dataclass(frozen=True)
+class Baseline:
+    """What came of it.
 
-    Returns:
-        `model` (what it is), `strength` (chosen on dev), and the metrics of `dev` and, if there is one, `test`.
+    Attributes:
+        facts: `model` (what it is), `strength` (chosen on dev), and the metrics of `dev` and, if there is one, `test`.
+        predictions: by split, as `Example.label`.
     """
+
+    facts: dict[str, Any]
+    predictions: dict[str, list[Any]]
+
+
+def fit_baseline(data: Data) -> Baseline:
+    """Fit the baseline of a task and score it."""
     name, strengths, fit = _kind(data)
     fitted = {strength: fit(data, strength) for strength in strengths}
-    dev = {
-        strength: evaluate(data, data.splits["dev"], predict(data.splits["dev"]))
-        for strength, predict in fitted.items()
-    }
-    best = max(strengths, key=lambda strength: dev[strength][data.task.metric])
-    found = {"model": name, "strength": best, "dev": dev[best]}
-    if "test" in data.splits:
-        found["test"] = evaluate(data, data.splits["test"], fitted[best](data.splits["test"]))
-    return found
+
+    def on_dev(strength: float) -> float:
+        return evaluate(data, data.splits["dev"], fitted[strength](data.splits["dev"]))[data.task.metric]
+
+    best = max(strengths, key=on_dev)
+    predictions = {split: fitted[best](data.splits[split]) for split in SPLITS[1:] if split in data.splits}
+    metrics = {split: evaluate(data, data.splits[split], predicted) for split, predicted in predictions.items()}
+    return Baseline({"model": name, "strength": best, **metrics}, predictions)
 
 
 def _kind(data: Data) -> tuple[str, Sequence[float], Callable[[Data, float], Predict]]:

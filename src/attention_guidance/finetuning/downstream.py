@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance import results
+from attention_guidance.finetuning import outcome
 from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
-from attention_guidance.finetuning.finetune import finetune
+from attention_guidance.finetuning.finetune import check, finetune
 from attention_guidance.finetuning.outcome import summary
 from attention_guidance.finetuning.paired import difference
 from attention_guidance.finetuning.predictions import read_predictions
 from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.tasks import Task, get_task
 from attention_guidance.report.finetune_figures import score_over_steps
-from attention_guidance.studies.models import subjects
 from attention_guidance.studies.output import Output
 
 DOWNSTREAM_FILE = "downstream.json"
@@ -61,7 +61,9 @@ def downstream(
     }
     folder = Output(output, DOWNSTREAM_FILE, overwrite or resume)
     console = Console(quiet=quiet)
-    _load_all(sides)
+    for model in (model for side in sides for model in side.models.values()):
+        # What one cannot do is told before hours are spent on those before it.
+        check(model, settings)
     task = get_task(settings.task)
 
     def fine_tune(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
@@ -99,14 +101,6 @@ def downstream(
     return content
 
 
-def _load_all(sides: Sequence[Contender]) -> None:
-    """Load each once: one that does not is told before hours are spent on those before it."""
-    for model in (model for side in sides for model in side.models.values()):
-        subject = subjects(model)[0]
-        subject.tokenizer()
-        subject.load()
-
-
 def _differences(
     sides: Sequence[Contender], known: Mapping[str, Any], task: Task, output: Path, seeds: Iterable[int]
 ) -> list[dict[str, Any]]:
@@ -115,14 +109,13 @@ def _differences(
         side.name: [read_predictions(output / name, known["split"], task.kind, seeds) for name in side.models]
         for side in sides
     }
-    how = {"labels": known["labels"], "entities": known["scheme"] is not None}
     first, *others = predictions
-    gaps = {
-        other: difference(predictions[other], predictions[first], task.metric, task.kind, **how) for other in others
-    }
     return [
-        {"model": other, "minus": first} | dataclasses.asdict(gap) | {"verdict": gap.verdict}
-        for other, gap in gaps.items()
+        {"model": other, "minus": first}
+        | outcome.told(
+            difference(predictions[other], predictions[first], task.metric, task.kind, **outcome.known(known))
+        )
+        for other in others
     ]
 
 

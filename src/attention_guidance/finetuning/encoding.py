@@ -39,7 +39,6 @@ class Encoded:
         inputs: `input_ids`, `labels` and what else the tokenizer makes, as lists.
         example: the number of each item's example.
         places: the words of each item (`tokens`), else empty.
-        n_examples: how many examples there are.
         n_cut: texts that were cut (never for `tokens`).
         n_windowed: sentences that became several windows.
         n_lost: words that have no token; their label is predicted as the first, O.
@@ -48,7 +47,6 @@ class Encoded:
     inputs: list[dict[str, Any]]
     example: list[int]
     places: list[list[Place]]
-    n_examples: int
     n_cut: int = 0
     n_windowed: int = 0
     n_lost: int = 0
@@ -89,7 +87,7 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
         n_cut += whole > len(encoded["input_ids"])
         label = list(example.label) if isinstance(example.label, tuple) else example.label
         inputs.append({**encoded, "labels": label})
-    return Encoded(inputs, list(range(len(examples))), [[] for _ in examples], len(examples), n_cut=n_cut)
+    return Encoded(inputs, list(range(len(examples))), [[] for _ in examples], n_cut=n_cut)
 
 
 def _encode_words(
@@ -128,7 +126,7 @@ def _encode_words(
             inputs.append({"input_ids": [*before, *ids[start:end], *after], "labels": labels})
             of_example.append(number)
             places.append(found)
-    return Encoded(inputs, of_example, places, len(examples), n_windowed=n_windowed, n_lost=n_lost)
+    return Encoded(inputs, of_example, places, n_windowed=n_windowed, n_lost=n_lost)
 
 
 def _starts(n_tokens: int, room: int, step: int) -> list[int]:

@@ -16,6 +16,9 @@ from attention_guidance.errors import ConfigError, CorpusError
 from attention_guidance.finetuning.splits import hold_out
 from attention_guidance.finetuning.tasks import Task
 
+# Of a word that is of no entity.
+_OUTSIDE = "O"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -68,8 +71,9 @@ def read_examples(
     Raises:
         CorpusError: a file that cannot be read, a label in dev or test that training never saw, a target that is no
             number.
-        ConfigError: too few examples to hold some out.
+        ConfigError: too few examples to hold some out, or one file for dev and test.
     """
+    _check_apart(files)
     read = _read_tokens if task.kind == "tokens" else _read_table
     data = read(task, files, columns, repair)
     splits, names, notes = data.splits, data.files, data.notes
@@ -86,6 +90,15 @@ def read_examples(
     return replace(data, splits=splits, files=names, notes=(*notes, *_overlaps(splits)))
 
 
+def _check_apart(files: Mapping[str, Path]) -> None:
+    dev, test = files.get("dev"), files.get("test")
+    if dev is not None and test is not None and dev.resolve() == test.resolve():
+        raise ConfigError(
+            f"--dev and --test are one file, {test}: what is chosen on cannot be scored on; without --dev a tenth of "
+            "training is held out to choose on, without --test scores are those on dev"
+        )
+
+
 def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
     numbers = None
     if columns is not None:
@@ -99,7 +112,7 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
     numbers_of = {label: number for number, label in enumerate(labels)}
     splits = {}
     for split, text in texts.items():
-        if len(labels) < 2 or all(tag == "O" for sentence in text.sentences for tag in sentence.tags):
+        if len(labels) < 2 or all(tag == _OUTSIDE for sentence in text.sentences for tag in sentence.tags):
             raise CorpusError(
                 f"{text.path}: every word has the label {text.sentences[0].tags[0]}, so that there is nothing to find; "
                 "name the columns of words and labels with --columns, such as 1 4"
@@ -117,6 +130,11 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
         for text in texts.values()
         if text.repaired
     ]
+    if texts["train"].scheme is None and _OUTSIDE in labels:
+        notes.append(
+            f"the labels of {texts['train'].path.name} have no B- and I-, so they are scored word by word (macro F1), "
+            "not as entities"
+        )
     return Data(task, labels, splits, _names(files), tuple(notes), texts["train"].scheme)
 
 
@@ -124,9 +142,9 @@ def _token_labels(train: TaggedText) -> tuple[str, ...]:
     """The labels of training, O first; an entity's kind has both B- and I-, also where training has one alone."""
     tags = {tag for sentence in train.sentences for tag in sentence.tags}
     if train.scheme is None:
-        return tuple(sorted(tags))
-    kinds = sorted({tag[2:] for tag in tags if tag != "O"})
-    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+        return tuple(sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag)))
+    kinds = sorted({tag[2:] for tag in tags if tag != _OUTSIDE})
+    return (_OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
 
 def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
@@ -210,10 +228,14 @@ def _unseen(label: str, place: str, labels: Sequence[str]) -> CorpusError:
 
 
 def _overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
-    """How many texts of dev and test are in training as well."""
-    trained = {example.texts for example in splits["train"]}
-    return [
-        f"{count} of {len(splits[split])} texts of {split} are in train too; their scores flatter"
-        for split in ("dev", "test")
-        if split in splits and (count := sum(example.texts in trained for example in splits[split]))
-    ]
+    """How many texts of dev and test are in training as well, and of test in dev."""
+    texts = {split: {example.texts for example in examples} for split, examples in splits.items()}
+    said = []
+    for split, seen, why in (
+        ("dev", "train", "their scores flatter"),
+        ("test", "train", "their scores flatter"),
+        ("test", "dev", "on which learning rate and epoch are chosen"),
+    ):
+        if split in splits and (count := sum(example.texts in texts[seen] for example in splits[split])):
+            said.append(f"{count} of {len(splits[split])} texts of {split} are in {seen} too; {why}")
+    return said

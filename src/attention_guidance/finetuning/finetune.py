@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from attention_guidance.attach import guide
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.finetuning import outcome
-from attention_guidance.finetuning.baseline import fit_baseline
+from attention_guidance.finetuning.baseline import Baseline, fit_baseline
 from attention_guidance.finetuning.encoding import encode
 from attention_guidance.finetuning.examples import Data, read_examples
-from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, finished, is_begun, request_of
+from attention_guidance.finetuning.fit import new_model
+from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, finished, fits_request_of, is_begun, request_of
 from attention_guidance.finetuning.runner import Runner, at_the_end
 from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.tasks import get_task
@@ -70,7 +72,7 @@ def finetune(
     there = finished(output, request, overwrite=overwrite) if resume else None
     if there is not None:
         console.print(f"{output.name}: scored already", highlight=False)
-        lacks_baseline = settings.baseline and there["baseline"] is None
+        lacks_baseline = settings.baseline and there.get("over_baseline") is None
         return _add_baseline(there, folder, data, Steps(console, quiet)) if lacks_baseline else there
     notes: list[str] = []
 
@@ -85,7 +87,7 @@ def finetune(
         split: encode(data, examples, tokenizer, longest, overlap=split != "train")
         for split, examples in data.splits.items()
     }
-    kept = KeptFits(output, request, resume=resume)
+    kept = KeptFits(output, fits_request_of(subject.source, settings), resume=resume)
     with Steps(console, quiet) as steps:
         runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
         tried = runner.try_rates(rates, settings.seed)
@@ -97,11 +99,30 @@ def finetune(
         subject.name, data, encoded, settings.fit, fitted, longest=longest, request=request, notes=notes,
         baseline=baseline,
     )  # fmt: skip
-    outcome.write(folder, found, data, fitted, tokenizer)
+    found = outcome.write(folder, found, data, fitted, tokenizer, baseline)
     kept.forget()
     outcome.report(console, found)
     console.print(f"every figure: {output / FINETUNE_FILE}; model, predictions beside it", highlight=False)
     return found
+
+
+def check(model: str, settings: FinetuneSettings) -> None:
+    """Make sure that a model can be fine-tuned so, without doing it.
+
+    Args:
+        model: as for `finetune`.
+        settings: the task and how.
+
+    Raises:
+        GuidanceError: it, its tokenizer, the files, the length or the heads to guide do not go together.
+    """
+    subject = subjects(model)[0]
+    tokenizer = subject.tokenizer()
+    data = read_examples(get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair)
+    _fitting(settings, subject, tokenizer)
+    untrained = new_model(data, subject.source, settings.fit)
+    if settings.fit.heads:
+        guide(untrained, settings.fit.heads, settings.fit.weight, tokenizer=tokenizer).remove()
 
 
 def _fitting(
@@ -125,13 +146,12 @@ def _add_baseline(there: dict[str, Any], folder: Output, data: Data, steps: Step
     with steps:
         baseline = _baseline(data, steps, notes.append)
     # One that could not be fitted before is told once.
-    found = there | {"baseline": baseline, "notes": [*dict.fromkeys(notes)]}
-    folder.json(FINETUNE_FILE, found)
-    return found
+    found = there | {"baseline": baseline and baseline.facts, "notes": [*dict.fromkeys(notes)]}
+    return outcome.write_results(folder, found, data, baseline)
 
 
-def _baseline(data: Data, steps: Steps, note: Callable[[str], None]) -> dict[str, Any] | None:
-    """The scores of a model without pre-training; None, and a note, where none can be fitted."""
+def _baseline(data: Data, steps: Steps, note: Callable[[str], None]) -> Baseline | None:
+    """A model without pre-training; None, and a note, where none can be fitted."""
     steps.begin("baseline without pre-training", None)
     try:
         return fit_baseline(data)

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.scores import evaluate
 from attention_guidance.training.architectures import DROPOUTS
-from attention_guidance.training.arguments import choose_precision
+from attention_guidance.training.arguments import choose_precision, use_one_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,14 +83,12 @@ class Fit:
     Attributes:
         epoch: the epoch that was best on dev, from 1.
         dev: metrics on dev, of each epoch.
-        model: the model as it was then.
         seconds: of training, without evaluation.
         tokens_per_second: tokens trained on a second, padding not counted.
     """
 
     epoch: int
     dev: list[dict[str, float]]
-    model: PreTrainedModel
     seconds: float
     tokens_per_second: float
 
@@ -104,7 +103,7 @@ def fit(
     seed: int,
     settings: FitSettings,
     progress: Callable[[int], None] | None = None,
-) -> Fit:
+) -> tuple[Fit, PreTrainedModel]:
     """Fine-tune once.
 
     Args:
@@ -116,6 +115,9 @@ def fit(
         seed: of the new layers, the order and dropout.
         settings: all else.
         progress: called with the number of epochs done.
+
+    Returns:
+        What came out, and the model as it was after the best epoch.
 
     Raises:
         ConfigError: the model cannot be loaded.
@@ -148,9 +150,10 @@ def fit(
             fp16=precision == "fp16",
             use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
         )
+        use_one_device(arguments)
 
         def score_dev() -> dict[str, float]:
-            outputs = predict(model, dev, tokenizer, settings.batch_size)
+            outputs = predict(model, dev, tokenizer, settings)
             return evaluate(data, data.splits["dev"], decode(data, dev, data.splits["dev"], outputs))
 
         best = _KeepBest(score_dev, data.task.metric, progress)
@@ -169,7 +172,7 @@ def fit(
         guidance.remove()
     model.load_state_dict(best.state)
     n_tokens = settings.epochs * sum(len(item["input_ids"]) for item in train.inputs)
-    return Fit(best.epoch, best.scores, model.eval(), seconds, n_tokens / seconds)
+    return Fit(best.epoch, best.scores, seconds, n_tokens / seconds), model.eval()
 
 
 class _KeepBest(TrainerCallback):  # type: ignore[misc]
@@ -238,18 +241,21 @@ def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
 
 @torch.no_grad()
 def predict(
-    model: PreTrainedModel, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    model: PreTrainedModel, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, settings: FitSettings
 ) -> list[np.ndarray]:  # type: ignore[type-arg]
-    """The logits of each item, in evaluation mode; items of like lengths share a batch."""
+    """The logits of each item, in evaluation mode and the precision of training; like lengths share a batch."""
+    size = 2 * settings.batch_size
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(settings.precision))
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     order: Sequence[int] = sorted(range(len(encoded.inputs)), key=lambda n: len(encoded.inputs[n]["input_ids"]))
     outputs: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
-    for start in range(0, len(order), 2 * batch_size):
-        numbers = order[start : start + 2 * batch_size]
+    for start in range(0, len(order), size):
+        numbers = order[start : start + size]
         items = [{k: v for k, v in encoded.inputs[n].items() if k != "labels"} for n in numbers]
         batch = tokenizer.pad(items, return_tensors="pt").to(device)
-        logits = model(**batch).logits.float().cpu().numpy()
+        with torch.autocast(device.type, dtype) if dtype else nullcontext():
+            logits = model(**batch).logits.float().cpu().numpy()
         outputs |= dict(zip(numbers, logits, strict=True))
     model.train(was_training)
     return [outputs[number] for number in range(len(order))]

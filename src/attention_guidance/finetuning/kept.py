@@ -17,10 +17,14 @@ from attention_guidance.finetuning.fit import Fit, FitSettings, new_model
 from attention_guidance.training.checkpoints import damage, write_whole
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from attention_guidance.finetuning.examples import Data
     from attention_guidance.finetuning.settings import FinetuneSettings
 
 FINETUNE_FILE = "finetune.json"
+# How many fits there are, which does not decide what each is.
+_OF_SEVERAL = ("seeds", "seed", "learning_rates", "baseline")
 _FITS = "fits"
 _FACTS = "fit.json"
 # What decides a model; a checkpoint has the optimizer's state beside it.
@@ -29,15 +33,28 @@ _OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merge
 
 def request_of(source: str, settings: FinetuneSettings) -> str:
     """A digest of all that was asked for but the baseline, the content of the model and the files included."""
+    return _digest_of(_asked(source, settings))
+
+
+def fits_request_of(source: str, settings: FinetuneSettings) -> str:
+    """A digest of what decides a single fit: learning rate and seed are in its name."""
+    asked = _asked(source, settings)
+    return _digest_of({name: value for name, value in asked.items() if name not in _OF_SEVERAL})
+
+
+def _asked(source: str, settings: FinetuneSettings) -> dict[str, Any]:
     folder = Path(source)
     weights = {file.name: _digest(file) for pattern in _OF_MODEL for file in folder.glob(pattern) if file.is_file()}
-    asked = dataclasses.asdict(settings) | {
+    return dataclasses.asdict(settings) | {
         "model": weights or source,
         "baseline": None,
         "learning_rates": [*map(float, settings.learning_rates)],
         "columns": [*map(str, settings.columns or ())],
         "files": {split: _digest(file) for split, file in settings.files.items()},
     }
+
+
+def _digest_of(asked: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -66,11 +83,11 @@ def finished(output: Path, request: str, *, overwrite: bool) -> dict[str, Any] |
 
 
 class KeptFits:
-    """The fits of a fine-tuning that has not ended.
+    """The fits of a fine-tuning that has not ended, and their models, of which no more than one need be in memory.
 
     Args:
         output: its folder.
-        request: see `request_of`; fits of another are not taken.
+        request: see `fits_request_of`; fits of another are not taken.
         resume: whether those that are there are taken.
     """
 
@@ -80,23 +97,25 @@ class KeptFits:
         if not resume:
             self.forget()
 
-    def get(self, name: str, data: Data, settings: FitSettings) -> Fit | None:
+    def get(self, name: str) -> Fit | None:
         """One of them; None if it is not there, or not as it was written."""
         folder = self.folder / name
         if damage(folder) is not None:
             return None
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        model = new_model(data, str(folder), settings).eval()
-        device: Any = torch.accelerator.current_accelerator() or "cpu"
-        return Fit(model=model.to(device), **facts)
+        return Fit(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
 
-    def put(self, name: str, fit: Fit) -> None:
+    def load(self, name: str, data: Data, settings: FitSettings) -> PreTrainedModel:
+        """The model of one that is there, on the best device there is."""
+        device: Any = torch.accelerator.current_accelerator() or "cpu"
+        model: PreTrainedModel = new_model(data, str(self.folder / name), settings).to(device)
+        return model.eval()
+
+    def put(self, name: str, fit: Fit, model: PreTrainedModel) -> None:
         """Keep one."""
-        facts = {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit) if field.name != "model"}
 
         def write(folder: Path) -> None:
-            fit.model.save_pretrained(folder)
-            results.write_json(folder / _FACTS, facts)
+            model.save_pretrained(folder)
+            results.write_json(folder / _FACTS, dataclasses.asdict(fit))
 
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / name, write)

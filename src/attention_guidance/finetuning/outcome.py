@@ -13,18 +13,24 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance import results
+from attention_guidance.finetuning.baseline import Baseline
 from attention_guidance.finetuning.encoding import Encoded
 from attention_guidance.finetuning.examples import Data, Example
 from attention_guidance.finetuning.fit import FitSettings
 from attention_guidance.finetuning.kept import FINETUNE_FILE
-from attention_guidance.finetuning.predictions import write_predictions
+from attention_guidance.finetuning.paired import Difference, difference
+from attention_guidance.finetuning.predictions import read_predictions, write_predictions
 from attention_guidance.finetuning.runner import Fitted
+from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import confusion_matrix
 from attention_guidance.studies.output import Output
 from attention_guidance.training.checkpoints import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# A picture of more labels could not be read, and would take gigabytes.
+_MOST_DRAWN = 100
 
 
 def told_split(data: Data) -> str:
@@ -42,7 +48,7 @@ def finetune_json(
     longest: int,
     request: str,
     notes: Sequence[str],
-    baseline: Mapping[str, Any] | None,
+    baseline: Baseline | None,
 ) -> dict[str, Any]:
     """The results, as in `finetune.json`.
 
@@ -55,15 +61,15 @@ def finetune_json(
         longest: the most tokens of an item.
         request: see `request_of`.
         notes: what the user should know.
-        baseline: the scores without pre-training, if they were asked for.
+        baseline: a model without pre-training, if that was asked for.
     """
-    told, scored = told_split(data), fitted.scored
+    split_told, scored = told_split(data), fitted.scored
     return {
         **results.header("finetune"),
         "model": model,
         "task": data.task.name,
         "metric": data.task.metric,
-        "split": told,
+        "split": split_told,
         "data": {
             split: {
                 "file": data.files[split], "examples": len(data.splits[split]), "cut": item.n_cut,
@@ -86,32 +92,78 @@ def finetune_json(
             }
             for seed, found in fitted.fits.items()
         ],
-        "scores": _summaries([scored[seed][told]["metrics"] for seed in fitted.fits]),
-        "baseline": baseline,
+        "scores": _summaries([scored[seed][split_told]["metrics"] for seed in fitted.fits]),
+        "baseline": None if baseline is None else baseline.facts,
         "best_seed": fitted.best_seed,
-        "per_class": scored[fitted.best_seed][told]["per_class"],
+        "per_class": scored[fitted.best_seed][split_told]["per_class"],
     }  # fmt: skip
 
 
 def write(
-    folder: Output, found: dict[str, Any], data: Data, fitted: Fitted, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Write it all; `finetune.json` last, as it tells that all is there."""
-    output, told = folder.folder, told_split(data)
+    folder: Output,
+    found: Mapping[str, Any],
+    data: Data,
+    fitted: Fitted,
+    tokenizer: PreTrainedTokenizerBase,
+    baseline: Baseline | None,
+) -> dict[str, Any]:
+    """Write it all; `finetune.json` last, as it tells that all is there.
+
+    Returns:
+        The results as written.
+    """
+    output, split_told = folder.folder, told_split(data)
     (output / FINETUNE_FILE).unlink(missing_ok=True)
     for seed, scored in fitted.scored.items():
         for split, of_split in scored.items():
             write_predictions(output, data, split, seed, of_split["predictions"])
-    if data.task.kind in ("classify", "tokens"):
-        predictions = fitted.scored[fitted.best_seed][told]["predictions"]
-        folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[told], predictions)))
+    for old in output.glob("confusion.*"):
+        old.unlink()
+    if data.task.kind in ("classify", "tokens") and len(data.labels) <= _MOST_DRAWN:
+        predictions = fitted.scored[fitted.best_seed][split_told]["predictions"]
+        folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[split_told], predictions)))
 
     def write_model(target: Path) -> None:
-        fitted.fits[fitted.best_seed].model.save_pretrained(target)
+        fitted.model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
     write_whole(output / "model", write_model)
-    folder.json(FINETUNE_FILE, found)
+    return write_results(folder, found, data, baseline)
+
+
+def write_results(folder: Output, found: Mapping[str, Any], data: Data, baseline: Baseline | None) -> dict[str, Any]:
+    """Write `finetune.json`, and what the baseline predicts, beside predictions that are there."""
+    for split, predictions in () if baseline is None else baseline.predictions.items():
+        write_predictions(folder.folder, data, split, None, predictions)
+    whole = {**found, "over_baseline": over_baseline(found, folder.folder, folder.folder)}
+    folder.json(FINETUNE_FILE, whole)
+    return whole
+
+
+def over_baseline(found: Mapping[str, Any], output: Path, of_baseline: Path) -> dict[str, Any] | None:
+    """The difference of a model to one without pre-training, over seeds and examples.
+
+    Args:
+        found: as in its `finetune.json`, `baseline` included; None without one.
+        output: where its predictions are.
+        of_baseline: where the baseline's are.
+    """
+    if found["baseline"] is None:
+        return None
+    kind, seeds = get_task(found["task"]).kind, [seed["seed"] for seed in found["seeds"]]
+    model = read_predictions(output, found["split"], kind, seeds)
+    baseline = read_predictions(of_baseline, found["split"], kind, [None])
+    return told(difference(model, baseline, found["metric"], kind, **known(found)))
+
+
+def known(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `difference` has to know of a task, from `finetune.json`."""
+    return {"labels": found["labels"], "entities": found["scheme"] is not None}
+
+
+def told(gap: Difference) -> dict[str, Any]:
+    """A difference as it is written."""
+    return dataclasses.asdict(gap) | {"verdict": gap.verdict}
 
 
 def _flat(examples: Sequence[Example], predictions: Sequence[Any]) -> tuple[list[int], list[int]]:
@@ -154,6 +206,9 @@ def report(console: Console, found: Mapping[str, Any]) -> None:
     console.print(table)
     if found["baseline"] is not None:
         score = found["baseline"][found["split"]][found["metric"]]
+        gap = found["over_baseline"]
         console.print(
-            f"without pre-training ({found['baseline']['model']}): {found['metric']} {score:.4f}", highlight=False
+            f"without pre-training ({found['baseline']['model']}): {found['metric']} {score:.4f}; the model's is "
+            f"{gap['value']:+.4f} to that ({gap['low']:+.4f} to {gap['high']:+.4f}): {gap['verdict']}",
+            highlight=False,
         )

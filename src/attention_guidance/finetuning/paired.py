@@ -32,6 +32,8 @@ class Difference:
         first, second: means over seeds.
         value, low, high: the difference and its 95 % interval.
         p: two-sided, of no difference.
+        trainings: how many there are of the model with most (of pre-training, or of fine-tuning where that was done
+            once); with one the interval tells of test examples alone.
     """
 
     first: float
@@ -40,10 +42,13 @@ class Difference:
     low: float
     high: float
     p: float
+    trainings: int = 2
 
     @property
     def verdict(self) -> str:
         """In words."""
+        if self.trainings < 2:
+            return "not known from one training"
         if self.low <= 0 <= self.high:
             return "no difference shown"
         return "better" if self.value > 0 else "worse"
@@ -118,6 +123,7 @@ def difference(
         n_drawn = n_runs if n_runs > 1 else by_seed[0].shape[1]
         stray = np.take_along_axis(redrawn, which, 1).mean(1) - means[-1][0]
         strays.append(stray * math.sqrt(n_drawn / max(1, n_drawn - 1)))
+    trainings = max(n_runs, *(len(model.predicted) for side in sides for model in side))
     freedom = n_runs - 1 if n_runs > 1 else sum(len(model.predicted) - 1 for side in sides for model in side)
     gaps = means[0] - means[1]
     gaps[1:] += _widening(freedom) * (strays[0] - strays[1])
@@ -125,7 +131,8 @@ def difference(
     # Never 0: so many resamples cannot say less.
     tail = (1 + min((gaps[1:] <= 0).sum(), (gaps[1:] >= 0).sum())) / (1 + resamples)
     first_mean, second_mean = (float(mean[0]) for mean in means)
-    return Difference(first_mean, second_mean, float(gaps[0]), float(low), float(high), float(min(1.0, 2 * tail)))
+    p = float(min(1.0, 2 * tail))
+    return Difference(first_mean, second_mean, float(gaps[0]), float(low), float(high), p, trainings)
 
 
 def _widening(freedom: int) -> float:
@@ -167,14 +174,17 @@ def _terms(
     if kind == "classify" and metric in ("accuracy", "matthews", "f1"):
         number = {label: n for n, label in enumerate(labels)}
 
-        def cells(predicted: Sequence[Any]) -> Array:
-            matrix = np.zeros((len(gold), len(labels), len(labels)))
-            for n, (g, p) in enumerate(zip(gold, predicted, strict=True)):
-                matrix[n, number[g], number[p]] = 1
-            return matrix.reshape(len(gold), -1)
+        def right_gold_guess(predicted: Sequence[Any]) -> Array:
+            """Whether it is right, and the label that is right and that was said, each a column a label."""
+            rows = np.arange(len(gold))
+            terms = np.zeros((len(gold), 1 + 2 * len(labels)))
+            terms[:, 0] = [g == p for g, p in zip(gold, predicted, strict=True)]
+            terms[rows, [1 + number[g] for g in gold]] = 1
+            terms[rows, [1 + len(labels) + number[p] for p in predicted]] = 1
+            return terms
 
         functions = {"accuracy": _accuracy, "matthews": _matthews, "f1": _f1_of_second}
-        return cells, lambda sums: functions[metric](sums.reshape(len(sums), len(labels), len(labels)))
+        return right_gold_guess, functions[metric]
     raise ConfigError(f"metric {metric!r} of {kind} cannot be compared between models")
 
 
@@ -211,20 +221,31 @@ def _f1(sums: Array) -> Array:
     return result
 
 
-def _accuracy(cells: Array) -> Array:
-    result: Array = np.trace(cells, axis1=1, axis2=2) / cells.sum((1, 2))
+def _split(sums: Array) -> tuple[Array, Array, Array]:
+    """How many are right [R], and how often each label is right and said [R, labels]."""
+    n_labels = (sums.shape[1] - 1) // 2
+    return sums[:, 0], sums[:, 1 : 1 + n_labels], sums[:, 1 + n_labels :]
+
+
+def _accuracy(sums: Array) -> Array:
+    right, gold, _ = _split(sums)
+    result: Array = right / gold.sum(1)
     return result
 
 
-def _f1_of_second(cells: Array) -> Array:
+def _f1_of_second(sums: Array) -> Array:
     """Of the second of two labels, as GLUE's F1."""
-    return 2 * cells[:, 1, 1] / np.maximum(2 * cells[:, 1, 1] + cells[:, 0, 1] + cells[:, 1, 0], 1)
+    right, gold, guess = _split(sums)
+    # All that are right but those of the first: of two labels, right = n - gold_2 - guess_2 + 2 both_2.
+    both = (right - gold.sum(1) + gold[:, 1] + guess[:, 1]) / 2
+    result: Array = 2 * both / np.maximum(gold[:, 1] + guess[:, 1], 1)
+    return result
 
 
-def _matthews(cells: Array) -> Array:
+def _matthews(sums: Array) -> Array:
     """For any number of labels (Gorodkin 2004)."""
-    total, right = cells.sum((1, 2)), np.trace(cells, axis1=1, axis2=2)
-    gold, guess = cells.sum(2), cells.sum(1)
+    right, gold, guess = _split(sums)
+    total = gold.sum(1)
     spread = np.sqrt((total**2 - (guess**2).sum(1)) * (total**2 - (gold**2).sum(1)))
     return np.where(spread > 0, (right * total - (gold * guess).sum(1)) / np.where(spread > 0, spread, 1), 0.0)
 

@@ -15,9 +15,9 @@ from attention_guidance.finetuning.paired import Predictions
 _FOLDER = "predictions"
 
 
-def write_predictions(folder: Path, data: Data, split: str, seed: int, predictions: Sequence[Any]) -> None:
-    """Write the predictions of a seed, beside what is right, into a folder of `finetune`'s."""
-    path = folder / _FOLDER / f"{split}-seed-{seed}"
+def write_predictions(folder: Path, data: Data, split: str, seed: int | None, predictions: Sequence[Any]) -> None:
+    """Write the predictions of a seed (None: of the baseline), beside what is right, into a folder of `finetune`'s."""
+    path = folder / _FOLDER / _name(split, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     examples = data.splits[split]
     if data.task.kind == "tokens":
@@ -44,14 +44,18 @@ def write_predictions(folder: Path, data: Data, split: str, seed: int, predictio
     results.write_text(path.with_name(f"{path.name}.tsv"), "\n".join([header, *lines, ""]))
 
 
-def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int]) -> Predictions:
-    """The predictions that `finetune` has written.
+def _name(split: str, seed: int | None) -> str:
+    return f"{split}-baseline" if seed is None else f"{split}-seed-{seed}"
+
+
+def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int | None]) -> Predictions:
+    """The predictions that `finetune` has written, of seeds or (None) of the baseline.
 
     Raises:
         ConfigError: those of a seed are not there.
     """
     suffix = "txt" if kind == "tokens" else "tsv"
-    files = [folder / _FOLDER / f"{split}-seed-{seed}.{suffix}" for seed in seeds]
+    files = [folder / _FOLDER / f"{_name(split, seed)}.{suffix}" for seed in seeds]
     for file in files:
         if not file.is_file():
             raise ConfigError(f"{file}: not there; fine-tune this model again")

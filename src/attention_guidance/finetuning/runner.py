@@ -15,7 +15,7 @@ from attention_guidance.finetuning.splits import SPLITS
 from attention_guidance.studies.progress import Steps
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Fitted:
         fits: of each seed, the first first.
         scored: of each seed and split (`dev` and, if there is one, `test`): `metrics`, `per_class`, `predictions`.
         best_seed: the one that is best on dev.
+        model: of that seed.
     """
 
     rate: float
@@ -35,6 +36,7 @@ class Fitted:
     fits: dict[int, Fit]
     scored: dict[int, dict[str, dict[str, Any]]]
     best_seed: int
+    model: PreTrainedModel
 
 
 class Runner:
@@ -78,33 +80,37 @@ class Runner:
         rate = max(on_dev, key=lambda rate: on_dev[rate])
         fits = {first: tried[rate]} | {seed: self._fit(rate, seed) for seed in others}
         best_seed = max(fits, key=lambda seed: self._best(fits[seed]))
-        return Fitted(rate, on_dev, fits, {seed: self._score(found) for seed, found in fits.items()}, best_seed)
+        scored = {seed: self._score(self._load(rate, seed)) for seed in fits}
+        return Fitted(rate, on_dev, fits, scored, best_seed, self._load(rate, best_seed))
+
+    def _load(self, rate: float, seed: int) -> PreTrainedModel:
+        return self.kept.load(_name(rate, seed), self.data, self.settings)
 
     def _best(self, found: Fit) -> float:
         return found.dev[found.epoch - 1][self.data.task.metric]
 
     def _fit(self, rate: float, seed: int) -> Fit:
-        what, name = f"learning rate {rate:g}, seed {seed}", f"{rate!r}-seed-{seed}"
-        there = self.kept.get(name, self.data, self.settings)
+        what, name = f"learning rate {rate:g}, seed {seed}", _name(rate, seed)
+        there = self.kept.get(name)
         self.steps.begin(f"{what}: fitted already" if there else what, self.settings.epochs)
         if there is not None:
             self.steps.at(self.settings.epochs)
             return there
-        found = fit(
+        found, model = fit(
             self.data, self.encoded, self.source, self.tokenizer, learning_rate=rate, seed=seed,
             settings=self.settings, progress=self.steps.at,
         )  # fmt: skip
-        self.kept.put(name, found)
+        self.kept.put(name, found, model)
         return found
 
-    def _score(self, found: Fit) -> dict[str, dict[str, Any]]:
+    def _score(self, model: PreTrainedModel) -> dict[str, dict[str, Any]]:
         """Metrics and predictions on dev and, once, on test."""
         scored = {}
         for split in SPLITS[1:]:
             if split not in self.encoded:
                 continue
             examples = self.data.splits[split]
-            outputs = predict(found.model, self.encoded[split], self.tokenizer, self.settings.batch_size)
+            outputs = predict(model, self.encoded[split], self.tokenizer, self.settings)
             predictions = decode(self.data, self.encoded[split], examples, outputs)
             scored[split] = {
                 "metrics": evaluate(self.data, examples, predictions),
@@ -112,6 +118,11 @@ class Runner:
                 "predictions": predictions,
             }
         return scored
+
+
+def _name(rate: float, seed: int) -> str:
+    """What a fit is kept as."""
+    return f"{rate!r}-seed-{seed}"
 
 
 def at_the_end(scores: Mapping[float, float]) -> list[str]:

@@ -121,4 +121,8 @@ def hold_out(
 def _labels(example: Example) -> Collection[object]:
     """The labels of a text or of its words; none of a number."""
     label = example.label
-    return label if isinstance(label, tuple) else () if isinstance(label, float) else (label,)
+    if isinstance(label, float):
+        return ()
+    if isinstance(label, tuple) and label and isinstance(label[0], float):
+        return [number for number, is_on in enumerate(label) if is_on]
+    return label if isinstance(label, tuple) else (label,)

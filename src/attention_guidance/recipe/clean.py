@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from attention_guidance.data.corpora import Document
@@ -19,6 +20,8 @@ _SPACELESS = (
 )
 # A sentence of fewer words is looked for as a whole line alone: "thank you very much" may stand anywhere.
 _SHORT = 5
+# Where a document begins in its file.
+_LINE = re.compile(r":\d+$")
 _SAMPLE = 1000
 _LETTERS = 20
 _SHOWN_SHARE = 0.01
@@ -134,13 +137,9 @@ def clean(documents: Iterable[Document], held_out: Sequence[str] = ()) -> tuple[
     kept: list[Document] = []
     found: set[tuple[str, ...]] = set()
     n_lines = repeated = 0
-    for document in documents:
-        lines = document.text.splitlines()
-        here = forbidden.within(lines) if forbidden.total else []
-        found |= {sentence for sentence, _ in here}
-        left_out = {number for _, numbers in here for number in numbers}
-        n_lines += len(left_out)
-        text = "\n".join(line for number, line in enumerate(lines) if number not in left_out).strip()
+    for document, text, sentences, n_left_out in _allowed(documents, forbidden):
+        found |= sentences
+        n_lines += n_left_out
         if not text:
             continue
         words = normal(text)
@@ -161,6 +160,31 @@ def clean(documents: Iterable[Document], held_out: Sequence[str] = ()) -> tuple[
         scripts=scripts(texts),
         languages=languages(texts),
     )
+
+
+def _allowed(
+    documents: Iterable[Document], forbidden: HeldOut
+) -> Iterator[tuple[Document, str, set[tuple[str, ...]], int]]:
+    """Each document, what may be kept of it, forbidden sentences that begin in it, and how many lines are left out.
+
+    Documents of one file are looked at as they follow each other: where each line is one, a sentence may go on in the
+    next.
+    """
+    for _, group in itertools.groupby(documents, key=lambda document: _LINE.sub("", document.source)):
+        together = list(group)
+        lines_of = [document.text.splitlines() for document in together]
+        here = forbidden.within([line for lines in lines_of for line in lines]) if forbidden.total else []
+        left_out = {number for _, numbers in here for number in numbers}
+        begins = defaultdict(set)
+        for sentence, numbers in here:
+            begins[numbers.start].add(sentence)
+        first = 0
+        for document, lines in zip(together, lines_of, strict=True):
+            own = range(first, first + len(lines))
+            text = "\n".join(line for number, line in zip(own, lines, strict=True) if number not in left_out)
+            sentences = {sentence for number in own for sentence in begins.get(number, ())}
+            yield document, text.strip(), sentences, len(left_out.intersection(own))
+            first += len(lines)
 
 
 def scripts(texts: Sequence[str]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from attention_guidance.errors import ConfigError, CorpusError, RunError
 from attention_guidance.finetuning.downstream import downstream
 from attention_guidance.finetuning.examples import Data, read_examples
 from attention_guidance.finetuning.finetune import finetune
+from attention_guidance.finetuning.outcome import over_baseline
 from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.splits import find_files, hold_out
 from attention_guidance.finetuning.tasks import get_task
@@ -240,7 +241,9 @@ def _evaluate(
         compared = downstream(models, of_task, target, resume=resume, **how)
         scores: dict[str, Any] = json.loads((target / "guided" / "finetune.json").read_text(encoding="utf-8"))
         (gap,) = compared["differences"]
-        return scores | {"baseline": compared["baseline"], "folder": f"{name}/guided", "difference": gap}
+        scores |= {"baseline": compared["baseline"], "folder": f"{name}/guided", "difference": gap}
+        # The baseline was fitted beside the first of the two.
+        return scores | {"over_baseline": over_baseline(scores, target / "guided", target / "unguided")}
     scores = finetune(str(output / "guided"), of_task, target, resume=resume, **how)
     return scores | {"folder": name, "difference": None}
 

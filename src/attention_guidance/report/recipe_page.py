@@ -17,8 +17,15 @@ Content = Mapping[str, Any]
 _TASKS = {"ner": "Finding names", "classify": "Sorting texts"}
 _MEASURES = {
     "ner": "F1 of whole entities: 100 means that every name was found, its exact words and its kind, and nothing else",
+    "words": "F1 of the labels of single words, the mean over all labels: 100 means that every word got the right one",
     "classify": "accuracy: of 100 texts, how many get the right label",
 }  # fmt: skip
+_VERDICTS = {
+    "better": "Guidance helps here",
+    "worse": "Guidance does harm here",
+    "no difference shown": "No difference between guided and unguided is shown",
+    "not known from one training": "Whether guidance helps is not known from one training of each",
+}
 
 
 def write_recipe_page(recipe: Content, path: Path) -> None:
@@ -53,19 +60,15 @@ def _headline(recipe: Content) -> str:
     """Was it worth it? In one sentence."""
     said = []
     for name, task in recipe["tasks"].items():
-        if (gain := _gain(task)) is None:
+        if (gap := task["over_baseline"]) is None:
             continue
-        what = _TASKS[name].lower()
-        low, high = _ends(task)
-        if low is None:
-            better = "better" if gain > 0 else "worse"
-            said.append(f"{what} is {abs(gain):.1f} points {better} than without pre-training, in a single fine-tuning")
-        elif low > 0:
-            said.append(f"{what} is {gain:.1f} points better than without pre-training")
-        elif high is not None and high < 0:
-            said.append(f"{what} is {-gain:.1f} points worse than without pre-training")
-        else:
+        what, gain = _TASKS[name].lower(), 100 * gap["value"]
+        if gap["verdict"] == "no difference shown":
             said.append(f"{what} shows no difference to doing without pre-training")
+            continue
+        better = "better" if gain > 0 else "worse"
+        single = "" if gap["verdict"] in ("better", "worse") else ", in a single fine-tuning"
+        said.append(f"{what} is {abs(gain):.1f} points {better} than without pre-training{single}")
     if not said:
         return f"A model of {recipe['corpus']}"
     return f"With the model of {recipe['corpus']}, {' and '.join(said)}"
@@ -81,22 +84,8 @@ def _score(task: Content) -> Mapping[str, Any]:
     return scores
 
 
-def _gain(task: Content) -> float | None:
-    """Points above the model without pre-training."""
-    baseline = _baseline(task)
-    return None if baseline is None else 100 * (_score(task)["mean"] - baseline)
-
-
 def _trainings(n: int) -> str:
     return f"mean of {n} trainings" if n > 1 else "of one training"
-
-
-def _ends(task: Content) -> tuple[float | None, float | None]:
-    """The ends of the gain's interval over seeds, in points."""
-    baseline, score = _baseline(task), _score(task)
-    if baseline is None or score["low"] is None:
-        return None, None
-    return 100 * (score["low"] - baseline), 100 * (score["high"] - baseline)
 
 
 def _text_tile(recipe: Content) -> dict[str, str]:
@@ -130,6 +119,11 @@ def _task_tile(name: str, task: Content) -> dict[str, str]:
     }
 
 
+def _interval(gap: Content) -> str:
+    """Of a difference, in points."""
+    return f"95 % interval {signed(100 * gap['low'], 1)} to {signed(100 * gap['high'], 1)}"
+
+
 def _curves(recipe: Content, size: tuple[float, float]) -> Any:
     runs = [
         {"name": arm, "validation": [(point["step"], point["loss"]) for point in run["curve"]]}
@@ -144,20 +138,17 @@ def _task(name: str, task: Content, folder: Path) -> dict[str, Any]:
     gap = task["difference"]
     compared = None
     if gap is not None:
-        ends = f"{signed(100 * gap['low'], 1)} to {signed(100 * gap['high'], 1)}"
-        verdict = {"better": "Guidance helps here", "worse": "Guidance does harm here"}.get(
-            gap["verdict"], "No difference between guided and unguided is shown"
-        )
         compared = (
-            f"{verdict}: {signed(100 * gap['value'], 1)} points against the same model pre-trained without it "
-            f"(95 % interval {ends})."
+            f"{_VERDICTS[gap['verdict']]}: {signed(100 * gap['value'], 1)} points against the same model pre-trained "
+            f"without it ({_interval(gap)})."
         )
     return {
         "title": _TASKS[name],
-        "measure": _MEASURES[name],
+        "measure": _MEASURES["words" if name == "ner" and task["scheme"] is None else name],
         "metric": task["metric"],
         "score": _score(task),
         "baseline": _baseline(task),
+        "over_baseline": None if (over := task["over_baseline"]) is None else _interval(over),
         "baseline_name": None if task["baseline"] is None else task["baseline"]["model"],
         "data": task["data"],
         "notes": task["notes"],

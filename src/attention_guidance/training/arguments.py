@@ -105,9 +105,21 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     }
     try:
-        return TrainingArguments(**(settings | given))
+        arguments = TrainingArguments(**(settings | given))
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
+    use_one_device(arguments)
+    return arguments
+
+
+def use_one_device(arguments: TrainingArguments) -> None:
+    """Let a process train on one GPU, also where it sees several.
+
+    Trainer would put the model into `nn.DataParallel`, which multiplies the batch by their number and passes over
+    autocast and guidance. Several GPUs are for several processes.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
 
 
 def _checked(name: str, value: Any) -> Any:
