@@ -58,7 +58,7 @@ def test_overlap_is_counted(tmp_path):
     assert data.notes == (
         "2 of 2 texts of dev are in train too; their scores flatter",
         "1 of 1 texts of test are in train too; their scores flatter",
-        "1 of 1 texts of test are in dev too; on which learning rate and epoch are chosen",
+        "1 of 1 texts of test are in dev too, on which learning rate and epoch are chosen",
     )
 
 

@@ -232,10 +232,10 @@ def _overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
     texts = {split: {example.texts for example in examples} for split, examples in splits.items()}
     said = []
     for split, seen, why in (
-        ("dev", "train", "their scores flatter"),
-        ("test", "train", "their scores flatter"),
-        ("test", "dev", "on which learning rate and epoch are chosen"),
+        ("dev", "train", "; their scores flatter"),
+        ("test", "train", "; their scores flatter"),
+        ("test", "dev", ", on which learning rate and epoch are chosen"),
     ):
         if split in splits and (count := sum(example.texts in texts[seen] for example in splits[split])):
-            said.append(f"{count} of {len(splits[split])} texts of {split} are in {seen} too; {why}")
+            said.append(f"{count} of {len(splits[split])} texts of {split} are in {seen} too{why}")
     return said
