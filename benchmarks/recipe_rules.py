@@ -101,7 +101,7 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for value, changed in tried[setting].items():
             models[value] = model(f"{setting}-{value.replace(' %', '')}", changed)
         # One folder for all settings, so that the default is fine-tuned once.
-        output = arguments.runs / f"{arguments.text}-{megabytes:.2f}-ner"
+        output = arguments.runs / f"{arguments.text}-{megabytes:.2f}-{arguments.sentences or 'all'}-ner"
         print(f"fine-tuning for {setting}", file=sys.stderr, flush=True)
         found = downstream([*models.values()], settings, output, resume=True, quiet=True)
         values = dict(zip((record["model"] for record in found["models"]), models, strict=True))

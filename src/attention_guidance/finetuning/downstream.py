@@ -14,7 +14,6 @@ from attention_guidance import results
 from attention_guidance.finetuning import outcome
 from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
 from attention_guidance.finetuning.finetune import check, finetune
-from attention_guidance.finetuning.outcome import summary
 from attention_guidance.finetuning.paired import difference
 from attention_guidance.finetuning.predictions import read_predictions
 from attention_guidance.finetuning.settings import FinetuneSettings
@@ -125,7 +124,11 @@ def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str)
         {"run": name, "learning_rate": found[name]["learning_rate"], **found[name]["scores"][metric]}
         for name in side.models
     ]
-    over = summary([run["mean"] for run in runs]) if len(runs) > 1 else found[next(iter(side.models))]["scores"][metric]
+    over = (
+        outcome.summary([run["mean"] for run in runs])
+        if len(runs) > 1
+        else found[next(iter(side.models))]["scores"][metric]
+    )
     return {"model": side.name, **over, "runs": runs}
 
 
