@@ -341,6 +341,19 @@ def test_a_model_that_does_not_load_is_told_first(tmp_path, cli, whole_run, tabl
     assert not (tmp_path / "out").exists()
 
 
+def test_more_labels_than_can_be_read_are_not_drawn(tmp_path, cli, whole_run):
+    labels = [f"label{number}" for number in range(101)]
+    table = tmp_path / "table.tsv"
+    table.write_text("text\tlabel\n" + "".join(f"{label}\t{label}\nthe {label}\t{label}\n" for label in labels))
+    test = tmp_path / "test.tsv"
+    test.write_text("text\tlabel\n" + "".join(f"a {label}\t{label}\n" for label in labels))
+    fast = ["--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1", "-q"]
+    out = tmp_path / "out"
+    assert cli("finetune", whole_run, "--task", "classify", "--train", table, "--dev", test, "-o", out, *fast) == 0
+    assert len(read(out)["per_class"]) == 101
+    assert not [*out.glob("confusion.*")]
+
+
 def test_a_run_is_not_overwritten(tmp_path, cli, whole_run, table, capsys):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
