@@ -38,9 +38,10 @@ _OTHER_MODEL = {
     "mini": {"tiny": {"preset": "tiny", "times": 4}},
     "tiny": {"mini": {"preset": "mini", "times": 1 / 4}},
 }
-# By setting: values to try beside the default, by what to call them; `times` are so many times the steps.
+# By setting: values to try beside the default, by what to call them; `times` are so many times the steps, `tokens` so
+# many times the vocabulary.
 _TRIED: dict[str, dict[str, dict[str, Any]]] = {
-    "vocabulary": {"2,048": {"vocab_size": 2048}, "16,384": {"vocab_size": 16_384}},
+    "vocabulary": {"half": {"tokens": 1 / 2}, "twice": {"tokens": 2}},
     "steps": {"a third": {"times": 1 / 3}, "twice": {"times": 2}},
     "masking": {"30 %": {"masking_rate": 0.3}, "40 %": {"masking_rate": 0.4}},
     "weight": {"0.03": {"weight": 0.03}, "0.3": {"weight": 0.3}},
@@ -82,6 +83,7 @@ def main() -> int:
 
 def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Each setting's comparison, as soon as it is known."""
+    from attention_guidance.data.tokenizers import suggest_vocab_size
     from attention_guidance.finetuning.downstream import downstream
 
     corpus = arguments.data / arguments.text / "train.txt"
@@ -92,6 +94,8 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     def model(name: str, changed: Mapping[str, Any]) -> str:
         flags = {"corpus": [str(corpus)], **changed}
         flags["max_steps"] = round(arguments.steps * flags.pop("times", 1))
+        if "tokens" in flags:
+            flags["vocab_size"] = round(flags.pop("tokens") * suggest_vocab_size(corpus.stat().st_size))
         return str(finished_run(arguments.text, f"{arguments.text}-{megabytes:.2f}-{name}", flags, arguments))
 
     settings = _task(arguments)
