@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, PreTrainedModel, set_seed
-from turns import Arm, append, step_time, take_turns
+from transformers import AutoModelForMaskedLM, set_seed
+from turns import Arm, Training, append, step_time, take_turns
 
 from attention_guidance import results
 from attention_guidance.objectives.masked_head import MaskedHead
@@ -29,27 +28,6 @@ from attention_guidance.training.config import make_config
 
 RESULTS = Path(__file__).parent / "results" / "masked_head.jsonl"
 _LABELLED = 0.15
-
-
-class _Training:
-    """A model and the batch it is trained on."""
-
-    def __init__(self, model: PreTrainedModel, batch: dict[str, torch.Tensor], dtype: torch.dtype | None) -> None:
-        self.model, self.batch, self.dtype = model, batch, dtype
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def step(self) -> float:
-        """A training step."""
-        device = self.model.device.type
-        began = time.perf_counter()
-        with torch.autocast(device, self.dtype, enabled=self.dtype is not None):
-            loss = self.model(**self.batch).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
 
 
 def main() -> int:
@@ -88,7 +66,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     batch = {"input_ids": ids_BT, "labels": ids_BT.masked_fill(torch.rand(size, device=device) > _LABELLED, -100)}
     losses = [model(**batch).loss.item() for model in models]
     arms: dict[str, Arm] = {
-        name: _Training(model, batch, dtype) for name, model in zip(("whole", "masked"), models, strict=True)
+        name: Training(model, batch, dtype) for name, model in zip(("whole", "masked"), models, strict=True)
     }
     for arm in arms.values():
         arm.step()

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
 RESULTS = HERE / "results" / "recipe_rules.jsonl"
 _STEPS = 1500
-# The other size of model, with as many tokens in all: a step of `tiny` has a quarter of those of `mini`.
-_OTHER_MODEL = {
+# The other size of model, with as many tokens in all, as a step of `tiny` has a quarter of those of `mini`; the larger
+# one with as many steps too.
+_OTHER_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     "mini": {"tiny": {"preset": "tiny", "times": 4}},
-    "tiny": {"mini": {"preset": "mini", "times": 1 / 4}},
+    "tiny": {"mini": {"preset": "mini", "times": 1 / 4}, "mini, longer": {"preset": "mini"}},
 }
 # By setting: values to try beside the default, by what to call them; `times` are so many times the steps, `tokens` so
 # many times the vocabulary.
@@ -104,10 +105,10 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         models = {"default": model("default", {})}
         for value, changed in tried[setting].items():
             models[value] = model(f"{setting}-{value.replace(' %', '')}", changed)
-        # One folder for all settings, so that the default is fine-tuned once.
+        # One folder for all settings, so that the default is fine-tuned once: each comparison replaces the one before.
         output = arguments.runs / f"{arguments.text}-{megabytes:.2f}-{arguments.sentences or 'all'}-ner"
         print(f"fine-tuning for {setting}", file=sys.stderr, flush=True)
-        found = downstream([*models.values()], settings, output, resume=True, quiet=True)
+        found = downstream([*models.values()], settings, output, resume=True, overwrite=True, quiet=True)
         values = dict(zip((record["model"] for record in found["models"]), models, strict=True))
         kept = ("schema_version", "kind", "date", "versions", "device", "task", "metric", "split")
         yield {name: found[name] for name in kept} | {

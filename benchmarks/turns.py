@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel
 
 _SEED = 1
 _RESAMPLES = 2000
@@ -20,6 +23,33 @@ class Arm(Protocol):
 
     def step(self) -> float:
         """Do it once; the seconds it took."""
+
+
+class Training:
+    """A model and the batch it is trained on, an arm of its own; `within` is entered for each forward pass."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batch: dict[str, torch.Tensor],
+        dtype: torch.dtype | None,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.model, self.batch, self.dtype, self.within = model, batch, dtype, within
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step(self) -> float:
+        """A training step."""
+        device = self.model.device.type
+        began = time.perf_counter()
+        with torch.autocast(device, self.dtype, enabled=self.dtype is not None), self.within():
+            loss = self.model(**self.batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
 
 
 def take_turns(arms: Mapping[str, Arm], rounds: int, seconds: float) -> dict[str, list[float]]:

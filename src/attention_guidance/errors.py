@@ -26,3 +26,20 @@ class ConfigError(GuidanceError):
 
 class RunError(GuidanceError):
     """A run's folder that cannot be used: it holds another run, or a damaged checkpoint."""
+
+
+class FailedRunError(RuntimeError):
+    """A run that was asked for rightly and failed: the command line prints the message and exits with code 1."""
+
+
+class SaveError(FailedRunError):
+    """Something could not be written; what was written before is still there."""
+
+
+class DivergedError(FailedRunError):
+    """Training whose weights are no numbers any more."""
+
+
+def reason_of(error: Exception) -> str:
+    """What another library's error says, as a part of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

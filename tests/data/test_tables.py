@@ -35,6 +35,8 @@ def test_columns_by_name(tmp_path):
         find_columns(rows, (("headline",), ("label",)), None)
     with pytest.raises(CorpusError, match="no column other; there are idx"):
         find_columns(rows, (("text",), ("label",)), ["other", "Label"])
+    with pytest.raises(CorpusError, match="--columns idx idx: a column is named twice"):
+        find_columns(rows, (("text",), ("label",)), ["idx", "idx"])
     with pytest.raises(CorpusError, match="--columns: 1 given; this task has 2"):
         find_columns(rows, (("text",), ("label",)), ["other"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from attention_guidance.errors import ConfigError, CorpusError
@@ -78,6 +80,33 @@ def test_words_without_entities_are_told(tmp_path):
     assert "word by word" not in str(data.notes)
 
 
+def test_a_few_malformed_labels_are_not_another_scheme(tmp_path):
+    """Alone, this dev could be IOB1; training begins entities with B-."""
+    train, dev = "Ann B-PER\nhere O\nNew B-LOC\nYork I-LOC\n", "saw O\nJohn I-PER\nNew I-LOC\nYork I-LOC\n"
+    both = files(tmp_path, "txt", train=train, dev=dev)
+    with pytest.raises(CorpusError, match=r"dev\.txt:2: I-PER continues nothing"):
+        read_examples(get_task("ner"), both)
+    data = read_examples(get_task("ner"), both, repair=True)
+    assert "2 entities of dev.txt began without B- and were repaired" in data.notes
+    data = read_examples(get_task("ner"), files(tmp_path, "txt", train=dev, dev=dev))
+    assert data.scheme == "IOB1"
+    assert "train.txt is read as IOB1" in data.notes[0]
+
+
+def test_labels_are_told_apart_by_their_words_alone(tmp_path):
+    rows = [["a\tb", "c"], ["a  b", ""], "a b|c|", " a\tb ,c"]
+    lines = "".join(json.dumps({"text": str(n), "labels": labels}) + "\n" for n, labels in enumerate(rows))
+    data = read_examples(get_task("multilabel"), files(tmp_path, "jsonl", train=lines, dev=lines))
+    assert set(data.labels) == {"a b", "c"}
+    found = [{data.labels[n] for n, on in enumerate(e.label) if on} for e in data.splits["train"]]
+    assert found == [{"a b", "c"}, {"a b"}, {"a b", "c"}, {"a b", "c"}]
+
+
+def test_one_column_is_not_both():
+    with pytest.raises(ConfigError, match="--columns 1 1: words and labels cannot be in one column"):
+        read_examples(get_task("ner"), {}, columns=["1", "1"])
+
+
 CLASSES, SCORES, PAIRS = "text\tlabel\n", "text\tscore\n", "sentence1\tsentence2\tlabel\na\tb"
 
 
@@ -92,6 +121,20 @@ CLASSES, SCORES, PAIRS = "text\tlabel\n", "text\tscore\n", "sentence1\tsentence2
         ("ner", "txt", "a O\nb O\n", "b B-PER\n", r"train\.txt: every word has the label O, so that there is nothing"),
         ("ner", "txt", "a B-PER\n", "b O\nc O\n", r"dev\.txt: every word has the label O, so that there is nothing"),
         ("ner", "txt", "a B-PER\n", "b O\nc B-LOC\n", r"dev\.txt:2: label 'B-LOC' is not in the training file"),
+        (
+            "classify",
+            "jsonl",
+            '{"text": ["a"], "label": 1}\n',
+            '{"text": "a", "label": 1}\n',
+            r"train\.jsonl:1: a list or an object in column 'text'",
+        ),
+        (
+            "regress",
+            "jsonl",
+            '{"text": "a", "label": {}}\n',
+            '{"text": "a", "label": 1}\n',
+            r"train\.jsonl:1: a list or an object in column",
+        ),
         ("multilabel", "jsonl", '{"text": "a", "labels": ["x", "y"]}\n', '{"text": "a"}\n', r"dev\.jsonl: one column"),
     ],
 )

@@ -5,56 +5,17 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
+from finetunings import read, words
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from attention_guidance.finetuning.examples import read_examples
-from attention_guidance.finetuning.fit import FitSettings, fit
-from attention_guidance.finetuning.kept import fits_request_of, request_of
 from attention_guidance.finetuning.runner import at_the_end
-from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.tasks import get_task
 
 FAST = ["--epochs", "10", "--batch-size", "8", "--learning-rates", "5e-3", "--dropout", "0", "--seeds", "2", "-q"]
-
-
-def read(folder):
-    return json.loads((folder / "finetune.json").read_text(encoding="utf-8"))
-
-
-def words(chance, n=4):
-    return ["".join(chance.choices("bcdfg", k=2)) for _ in range(n)]
-
-
-@pytest.fixture
-def many_models(tmp_path, whole_run):
-    """The run's model once more, under another name."""
-    shutil.copytree(whole_run / "model", tmp_path / "other")
-    return tmp_path / "other"
-
-
-@pytest.fixture
-def table(tmp_path):
-    """Texts whose first word tells their label."""
-
-    def write(labels, header="text\tlabel", pair=False, n=256):
-        chance = random.Random(0)
-        paths = {}
-        for split in ("train", "dev", "test"):
-            lines = [header]
-            for _ in range(n if split == "train" else 24):
-                number = chance.randrange(len(labels))
-                text = " ".join(["aeiou"[number] * 2, *words(chance)])
-                lines.append("\t".join([text, *(["other " + words(chance)[0]] if pair else []), str(labels[number])]))
-            paths[split] = tmp_path / f"{split}.tsv"
-            paths[split].write_text("\n".join([*lines, ""]))
-        return [argument for split, path in paths.items() for argument in (f"--{split}", path)]
-
-    return write
 
 
 def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
@@ -217,100 +178,6 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     assert (out / "run" / "finetune.json").read_bytes() != before
 
 
-def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypatch, capsys):
-    rates = ["--learning-rates", "1e-3", "5e-3", "--epochs", "2", "--seeds", "2"]
-    command = ["finetune", whole_run, "--task", "classify", *table(["x", "y"], n=24), *rates]
-    assert cli(*command, "-o", tmp_path / "whole", "-q") == 0
-    fitted = []
-
-    def stopping(*args, learning_rate, seed, **kwargs):
-        if len(fitted) == 2:
-            raise KeyboardInterrupt
-        fitted.append((learning_rate, seed))
-        return fit(*args, learning_rate=learning_rate, seed=seed, **kwargs)
-
-    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", stopping)
-    out = tmp_path / "out"
-    assert cli(*command, "-o", out) == 130
-    assert len([*(out / "fits").glob("*/*/fit.json")]) == 2
-    # One of them is damaged: it is fitted again.
-    (damaged,) = (out / "fits").glob("*/0.005-seed-1/fit.json")
-    damaged.write_text("{}")
-    fitted.clear()
-    assert cli(*command, "-o", out) == 2
-    assert "is not empty" in capsys.readouterr().err
-    assert cli(*command, "-o", out, "--resume") == 0
-    assert fitted == [(5e-3, 1), (read(out)["learning_rate"], 2)]
-    assert "learning rate 0.001, seed 1: fitted already" in capsys.readouterr().out
-    assert not (out / "fits").exists()
-    whole, halved = read(tmp_path / "whole"), read(out)
-    assert halved["scores"] == whole["scores"]
-    assert halved["learning_rates"] == whole["learning_rates"]
-    for name in ("predictions/test-seed-1.tsv", "predictions/test-seed-2.tsv"):
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    # Done is done, and what is of other settings is not replaced.
-    before = (out / "finetune.json").read_bytes()
-    assert cli(*command, "-o", out, "--resume") == 0
-    assert "out: scored already" in capsys.readouterr().out
-    assert cli(*command, "--seed", "7", "-o", out, "--resume") == 2
-    assert "holds scores of another model, other files or settings" in capsys.readouterr().err
-    assert (out / "finetune.json").read_bytes() == before
-
-
-def test_fits_are_taken_up_whatever_their_number():
-    settings = FinetuneSettings("classify", {})
-    asked = fits_request_of("model", settings)
-    assert fits_request_of("model", replace(settings, seeds=9, seed=4, learning_rates=(1e-3,))) == asked
-    assert request_of("model", replace(settings, seeds=9)) != request_of("model", settings)
-    for other in (replace(settings, max_length=9), replace(settings, fit=FitSettings(epochs=9))):
-        assert fits_request_of("model", other) != asked
-
-
-def test_another_model_in_the_same_place_is_fine_tuned_again(tmp_path, cli, whole_run, table):
-    arguments = ["--task", "classify", *table(["x", "y"], n=24), "--epochs", "1", "--learning-rates", "5e-3"]
-    model = shutil.copytree(whole_run / "model", tmp_path / "model")
-    command = ["finetune", model, *arguments, "--seeds", "1", "-o", tmp_path / "out", "-q"]
-    assert cli(*command) == 0
-    assert cli(*command, "--resume") == 0
-    weights = load_file(model / "model.safetensors")
-    save_file({name: -weight for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
-    assert cli(*command, "--resume") == 2
-    before = read(tmp_path / "out")["request"]
-    assert cli(*command, "--resume", "--overwrite") == 0
-    assert read(tmp_path / "out")["request"] != before
-
-
-def no_fit(*args, **kwargs):
-    raise AssertionError("fitted again")
-
-
-def test_a_baseline_is_added_to_scores_that_are_there(tmp_path, cli, whole_run, table, monkeypatch):
-    arguments = [*table(["x", "y"], n=24), "--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1"]
-    command = ["finetune", whole_run, "--task", "classify", *arguments, "-o", tmp_path / "out"]
-    assert cli(*command, "--no-baseline") == 0
-    without = read(tmp_path / "out")
-    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", no_fit)
-    assert cli(*command, "--resume") == 0
-    whole = read(tmp_path / "out")
-    assert whole["baseline"]["test"]["accuracy"] > 0.9
-    assert whole["over_baseline"]["second"] == pytest.approx(whole["baseline"]["test"]["accuracy"])
-    assert whole | {"baseline": None, "over_baseline": None} == without
-
-
-def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, whole_run, table, monkeypatch):
-    arguments = table(["x", "y"], n=8)
-    train = tmp_path / "train.tsv"
-    train.write_text("text\tlabel\n" + "".join(f" \t{label}\n" for label in "xyxyxyxy"))
-    command = ["finetune", whole_run, "--task", "classify", *arguments, "--epochs", "1", "--learning-rates", "5e-3"]
-    assert cli(*command, "--seeds", "1", "-o", tmp_path / "out") == 0
-    content = read(tmp_path / "out")
-    assert content["baseline"] is None
-    assert "no model without pre-training could be fitted (empty vocabulary" in content["notes"][-1]
-    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", no_fit)
-    assert cli(*command, "--seeds", "1", "-o", tmp_path / "out", "--resume") == 0
-    assert read(tmp_path / "out") == content
-
-
 def test_a_model_is_not_overwritten_by_what_it_becomes(tmp_path, cli, whole_run, table, capsys):
     model = shutil.copytree(whole_run / "model", tmp_path / "mine" / "model")
     before = (model / "model.safetensors").read_bytes()
@@ -366,6 +233,15 @@ def test_the_f1_of_mrpc_is_of_equivalents(tmp_path):
         rows = [f"a{n}\tb{n}\t{label}" for n, label in enumerate(reversed(labels * 3))]
         (tmp_path / "train.tsv").write_text("\n".join(["sentence1\tsentence2\tlabel", *rows]))
         assert [*read_examples(get_task("mrpc"), {"train": tmp_path / "train.tsv"}).labels] == labels
+
+
+def test_columns_of_glues_own_files(tmp_path):
+    (tmp_path / "mrpc.tsv").write_text("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\ta\tb\n0\t3\t4\tc\td\n")
+    (tmp_path / "qqp.tsv").write_text("id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\t1\n2\tc\td\t0\n")
+    for task in ("mrpc", "qqp"):
+        file = tmp_path / f"{task}.tsv"
+        train = read_examples(get_task(task), {"train": file, "dev": file}).splits["train"]
+        assert [(example.texts, example.label) for example in train] == [(("a", "b"), 1), (("c", "d"), 0)]
 
 
 def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):

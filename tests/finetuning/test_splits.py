@@ -74,6 +74,10 @@ def test_the_files_of_a_folder(tmp_path):
         (tmp_path / name).write_text("")
     found = find_files(get_task("cola"), {"test": tmp_path / "mine.tsv"}, tmp_path)
     assert found == {"train": tmp_path / "train.tsv", "dev": tmp_path / "valid.jsonl", "test": tmp_path / "mine.tsv"}
+    # What is given need not be there, or may be there twice.
+    (tmp_path / "train.tsv").rename(tmp_path / "test.tsv")
+    found = find_files(get_task("cola"), dict.fromkeys(("train", "test"), tmp_path / "mine.tsv"), tmp_path)
+    assert found == {"train": tmp_path / "mine.tsv", "dev": tmp_path / "valid.jsonl", "test": tmp_path / "mine.tsv"}
 
 
 @pytest.mark.parametrize(

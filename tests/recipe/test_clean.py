@@ -101,6 +101,8 @@ def test_sizes_are_counted():
     assert facts.words == 5
     assert facts.bytes == len("ọ̀rọ̀ kan".encode()) + 13
     assert facts.held_out == 0
+    # Two letters of a script without spaces count as a word.
+    assert clean(documents("我爱北京 ok"))[1].words == 3
 
 
 def test_scripts_are_shares_of_letters():

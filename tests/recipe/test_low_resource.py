@@ -98,6 +98,9 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_pat
     assert {path: path.read_bytes() for path in done.rglob("finetune.json")} == before
     assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done) == 2
     assert "is not empty" in capsys.readouterr().err
+    for lost, fewer in (("--compare", tasks[:4]), ("--classify", [*tasks[:2], "--compare"])):
+        assert cli("recipe", "low-resource", given / "text.txt", *fewer, *QUICK, "-o", done, "--resume") == 2
+        assert f"holds results of {lost}, which would be lost" in capsys.readouterr().err
     shorter = tmp_path / "shorter.txt"
     shorter.write_text("\n".join((given / "text.txt").read_text().splitlines()[:1400]))
     assert cli("recipe", "low-resource", shorter, *tasks, *QUICK, "-o", done, "--resume") == 2

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from attention_guidance import __version__
 from attention_guidance.cli import finetuning, looking, recipes, tokenizers, training
 from attention_guidance.cli.arguments import Parser, fail
-from attention_guidance.errors import GuidanceError
+from attention_guidance.errors import FailedRunError, GuidanceError
 
 _DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
 
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             # Whoever read our output has gone; do not complain about it at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        sys.exit(fail(error, 1))
+    except FailedRunError as error:
         sys.exit(fail(error, 1))
     except RuntimeError as error:
         # torch.OutOfMemoryError, without waiting for torch where nothing needed it.

@@ -18,8 +18,8 @@ development set; the test set is touched once a seed.
 
 Tasks: classify (a text and its label), pair, multilabel (labels with | or , between them), regress, ner (a word and its
 label a line, blank line between sentences; parts of speech too; .conllu), and GLUE's: cola sst2 rte wnli mnli qnli mrpc
-qqp stsb, with GLUE's own metric. Tables are .tsv, .csv, .jsonl or .parquet. Without files GLUE's come from the hub; the
-labels of its test sets are secret, so its development set is tested on.
+qqp stsb, with GLUE's own metric. Tables are .tsv and .csv with a header, .jsonl or .parquet. Without files GLUE's come
+from the hub; the labels of its test sets are secret, so its development set is tested on.
 Writes OUTPUT/finetune.json, predictions, the picture of confusions, and OUTPUT/model (of the seed best on dev).
 """
 

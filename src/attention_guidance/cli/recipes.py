@@ -46,7 +46,6 @@ def _recipe(arguments: dict[str, Any]) -> int:
     from attention_guidance.recipe.low_resource import RecipeSettings, low_resource
     from attention_guidance.studies.sample import Text
     from attention_guidance.training.pretrain import Stopped
-    from attention_guidance.training.trainer import SaveError
 
     arguments.pop("recipe")
     output = arguments.pop("output")
@@ -58,6 +57,4 @@ def _recipe(arguments: dict[str, Any]) -> int:
         low_resource(RecipeSettings(text, overrides=overrides, **arguments), output, **how)
     except Stopped as stopped:
         return fail(stopped, 128 + stopped.signal)
-    except SaveError as error:
-        return fail(error, 1)
     return 0

@@ -96,7 +96,6 @@ def _train(arguments: dict[str, Any], train: Any) -> int:
     """Turn the arguments into a configuration and train."""
     from attention_guidance.training.config import make_config
     from attention_guidance.training.pretrain import Stopped
-    from attention_guidance.training.trainer import SaveError
 
     output, resume, quiet = (arguments.pop(name) for name in ("output", "resume", "quiet"))
     config_file = arguments.pop("config")
@@ -105,8 +104,6 @@ def _train(arguments: dict[str, Any], train: Any) -> int:
         train(config, output, resume=resume, quiet=quiet)
     except Stopped as stopped:
         return fail(stopped, 128 + stopped.signal)
-    except SaveError as error:
-        return fail(error, 1)
     return 0
 
 

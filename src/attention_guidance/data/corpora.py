@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.errors import ConfigError, CorpusError, reason_of
 
 SPLITS = ("auto", "line", "blank", "file")
 ERRORS = ("strict", "replace")
@@ -291,8 +291,7 @@ def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, s
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise _unreadable(path, error) from error
-        reason = str(error).splitlines()[0]
-        raise CorpusError(f"{path}: broken Parquet file ({reason}); fetch or write it again") from error
+        raise CorpusError(f"{path}: broken Parquet file ({reason_of(error)}); fetch or write it again") from error
 
 
 def _parquet_text(value: bytes | None, path: Path, row: int, errors: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attention_guidance.data.files import found_files
-from attention_guidance.errors import CorpusError
+from attention_guidance.errors import CorpusError, reason_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -76,6 +76,6 @@ def _read(files: Sequence[Path], size: int) -> Iterator[npt.NDArray[np.uint8]]:
             with Image.open(file) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size))
         except Exception as error:  # each format has errors of its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CorpusError(f"{file}: not an image that can be read ({reason}); repair or remove it") from error
+            said = reason_of(error)
+            raise CorpusError(f"{file}: not an image that can be read ({said}); repair or remove it") from error
         yield np.asarray(square).transpose(2, 0, 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_guidance.data.lines import numbered_lines
-from attention_guidance.errors import CorpusError
+from attention_guidance.errors import CorpusError, reason_of
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 _MARKS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -63,6 +63,8 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
     if given is not None:
         if len(given) != len(wanted):
             raise CorpusError(f"--columns: {len(given)} given; this task has {len(wanted)}, texts first, label last")
+        if len(set(given)) < len(given):
+            raise CorpusError(f"--columns {' '.join(given)}: a column is named twice; texts first, label last")
         missing = [name for name in given if name not in there]
         if missing:
             raise CorpusError(f"{file}: no column {', '.join(missing)}; there are {', '.join(there)}")
@@ -73,8 +75,8 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
         name = next((lowered[name] for name in names if name in lowered and lowered[name] not in found), None)
         if name is None:
             raise CorpusError(
-                f"{file}: none of the columns {', '.join(there)} is called {' or '.join(names[:4])}; name them with "
-                "--columns, texts first, label last"
+                f"{file}: none of the columns {', '.join(there)} is called {' or '.join(names[:4])}; rename them, or "
+                "name them with --columns, texts first, label last"
             )
         found.append(name)
     return found
@@ -149,6 +151,6 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         records = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+        raise CorpusError(f"{path}: cannot be read as Parquet ({reason_of(error)})") from error
     for number, record in enumerate(records, 1):
         yield Row(record, f"{path}:{number}")

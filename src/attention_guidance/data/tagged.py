@@ -50,13 +50,16 @@ class TaggedText:
     repaired: int = 0
 
 
-def read_tagged(path: Path, *, columns: tuple[int, int] | None = None, repair: bool = False) -> TaggedText:
+def read_tagged(
+    path: Path, *, columns: tuple[int, int] | None = None, repair: bool = False, scheme: str | None = None
+) -> TaggedText:
     """Read a file: a word a line, columns by tabs or else by spaces, a blank line between sentences.
 
     Args:
         path: the file; its name ends in `.conllu` for CoNLL-U.
         columns: which hold word and label, from 1; the first and the last, in CoNLL-U the second and the fourth (UPOS).
         repair: let an I- that continues nothing begin an entity, as conlleval does, instead of refusing it.
+        scheme: of its entities, where another file has told; told by the labels without.
 
     Raises:
         CorpusError: a missing or empty file, a line without the columns or with more than others have, a label that is
@@ -65,9 +68,10 @@ def read_tagged(path: Path, *, columns: tuple[int, int] | None = None, repair: b
     sentences = list(_sentences(path, columns))
     if not sentences:
         raise CorpusError(f"{path}: no sentence; expected a word and its label a line, a blank line between sentences")
-    scheme = _scheme(sentences, path)
-    if scheme is None:
+    told = _scheme(sentences, path)
+    if told is None:
         return TaggedText(path, tuple(sentences), None)
+    scheme = scheme or told
     repaired = 0
     result = []
     for sentence in sentences:
@@ -174,6 +178,8 @@ def _as_bio(sentence: TaggedSentence, scheme: str, path: Path, repair: bool) -> 
 
 
 def write_tagged(path: Path, sentences: Iterable[tuple[Sequence[str], Sequence[str], Sequence[str]]]) -> None:
-    """Write words, gold labels and predicted labels, as conlleval reads them."""
-    blocks = ("".join(f"{w} {gold} {guess}\n" for w, gold, guess in zip(*s, strict=True)) for s in sentences)
+    """Write words, gold labels and predicted labels, as conlleval reads them; with tabs where labels hold spaces."""
+    rows = [[*zip(*sentence, strict=True)] for sentence in sentences]
+    spaced = any(" " in label for sentence in rows for _, *labels in sentence for label in labels)
+    blocks = ("".join(("\t" if spaced else " ").join(row) + "\n" for row in sentence) for sentence in rows)
     path.write_text("\n".join(blocks), encoding="utf-8")

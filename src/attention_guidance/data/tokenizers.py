@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, reason_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -103,9 +103,8 @@ def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_name)
     except Exception as error:  # a damaged tokenizer.json raises a bare Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"tokenizer {path_or_name!r}: cannot be loaded ({reason}); "
+            f"tokenizer {path_or_name!r}: cannot be loaded ({reason_of(error)}); "
             "give a folder with tokenizer.json and tokenizer_config.json, or a name on the Hugging Face hub"
         ) from error
     _require_usable(tokenizer, path_or_name)

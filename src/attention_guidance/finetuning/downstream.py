@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance import results
+from attention_guidance.errors import RunError
 from attention_guidance.finetuning import outcome
 from attention_guidance.finetuning.contenders import Contender, checkpoints_of, contenders
 from attention_guidance.finetuning.finetune import check, finetune
+from attention_guidance.finetuning.kept import is_begun
 from attention_guidance.finetuning.paired import difference
 from attention_guidance.finetuning.predictions import read_predictions
 from attention_guidance.finetuning.settings import FinetuneSettings
@@ -58,12 +61,15 @@ def downstream(
         for name, model in side.models.items()
         if n_checkpoints
     }
-    folder = Output(output, DOWNSTREAM_FILE, overwrite or resume)
-    console = Console(quiet=quiet)
-    for model in (model for side in sides for model in side.models.values()):
-        # What one cannot do is told before hours are spent on those before it.
-        check(model, settings)
     task = get_task(settings.task)
+    names = {name: model for side in sides for name, model in side.models.items()}
+    folder = Output(output, DOWNSTREAM_FILE, overwrite or (resume and _is_begun(output, names)))
+    if not overwrite:
+        _require_ours(output, task, sides)
+    console = Console(quiet=quiet)
+    for name, model in names.items():
+        # What one cannot do is told before hours are spent on those before it.
+        check(model, settings, output / name, resume=resume, overwrite=overwrite)
 
     def fine_tune(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
         return finetune(model, settings, output / name, resume=resume, overwrite=overwrite, quiet=quiet)
@@ -98,6 +104,33 @@ def downstream(
     report(console, content)
     console.print(f"every figure: {output / DOWNSTREAM_FILE}", highlight=False)
     return content
+
+
+def _is_begun(output: Path, names: Iterable[str]) -> bool:
+    """Whether a comparison of such models has left something there."""
+    return (output / DOWNSTREAM_FILE).is_file() or any(is_begun(output / name) for name in names)
+
+
+def _require_ours(output: Path, task: Task, sides: Iterable[Contender]) -> None:
+    """Refuse to go on where figures of another comparison would be lost.
+
+    Raises:
+        RunError: the comparison that is there is of another task, or of models that are not in this one.
+    """
+    file = output / DOWNSTREAM_FILE
+    if not file.is_file():
+        return
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        compared = {model["model"] for model in content["models"]}
+        ours = content["task"] == task.name and compared <= {side.name for side in sides}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise RunError(
+            f"--output {output} holds a {DOWNSTREAM_FILE} of other models or another task; give another folder, name "
+            "those models too, or --overwrite"
+        )
 
 
 def _differences(

@@ -41,7 +41,7 @@ class Encoded:
         places: the words of each item (`tokens`), else empty.
         n_cut: texts that were cut (never for `tokens`).
         n_windowed: sentences that became several windows.
-        n_lost: words that have no token; their label is predicted as the first, O.
+        n_lost: words that have no token; predicted is the first label (O, where there are entities).
     """
 
     inputs: list[dict[str, Any]]
@@ -79,7 +79,9 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
         n_texts = len(examples[0].texts)
         n_special = tokenizer.num_special_tokens_to_add(pair=n_texts == 2)
         if longest < n_special + n_texts:
-            raise ConfigError(f"{longest} tokens leave no room for text between the {n_special} special ones")
+            raise ConfigError(
+                f"--max-length: {longest} tokens leave no room for text between the {n_special} special ones"
+            )
     for example in examples:
         settings = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
         encoded = tokenizer(*example.texts, truncation=True, max_length=longest, **settings)
@@ -96,7 +98,7 @@ def _encode_words(
     before, after = _special(tokenizer)
     room = longest - len(before) - len(after)
     if room < 2:
-        raise ConfigError(f"{longest} tokens leave no room for words between the special ones")
+        raise ConfigError(f"--max-length: {longest} tokens leave no room for words between the special ones")
     inputs: list[dict[str, Any]] = []
     of_example: list[int] = []
     places: list[list[Place]] = []
@@ -153,7 +155,7 @@ def decode(data: Data, encoded: Encoded, examples: Sequence[Example], outputs: S
         data: the task.
         encoded: what the model was given.
         examples: of which.
-        outputs: an array of logits for each item: [labels], or [tokens, labels].
+        outputs: an array of logits for each item: [labels], or [its tokens, labels].
 
     Returns:
         As `Example.label`.

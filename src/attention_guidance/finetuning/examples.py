@@ -107,7 +107,11 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
                 f"--columns {' '.join(columns)}: for {task.name} the numbers of word and label, such as 1 4"
             )
         numbers = (int(columns[0]), int(columns[1]))
-    texts = {split: read_tagged(file, columns=numbers, repair=repair) for split, file in files.items()}
+        if numbers[0] == numbers[1]:
+            raise ConfigError(f"--columns {' '.join(columns)}: words and labels cannot be in one column")
+    texts = _one_scheme(
+        {split: read_tagged(file, columns=numbers, repair=repair) for split, file in files.items()}, numbers, repair
+    )
     labels = _token_labels(texts["train"])
     numbers_of = {label: number for number, label in enumerate(labels)}
     splits = {}
@@ -130,12 +134,27 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
         for text in texts.values()
         if text.repaired
     ]
+    if texts["train"].scheme == "IOB1":
+        name = texts["train"].path.name
+        notes.append(f"{name} is read as IOB1: its entities begin with I-, and with B- only where two of a kind touch")
     if texts["train"].scheme is None and _OUTSIDE in labels:
         notes.append(
             f"the labels of {texts['train'].path.name} have no B- and I-, so they are scored word by word (macro F1), "
             "not as entities"
         )
     return Data(task, labels, splits, _names(files), tuple(notes), texts["train"].scheme)
+
+
+def _one_scheme(
+    texts: Mapping[str, TaggedText], columns: tuple[int, int] | None, repair: bool
+) -> dict[str, TaggedText]:
+    """Files of one scheme: a few malformed labels of BIO look like IOB1, but not where other files begin with B-."""
+    if not any(text.scheme == "BIO" for text in texts.values()):
+        return dict(texts)
+    return {
+        split: read_tagged(text.path, columns=columns, repair=repair, scheme="BIO") if text.scheme == "IOB1" else text
+        for split, text in texts.items()
+    }
 
 
 def _token_labels(train: TaggedText) -> tuple[str, ...]:
@@ -150,6 +169,8 @@ def _token_labels(train: TaggedText) -> tuple[str, ...]:
 def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
     tables = {split: read_table(file) for split, file in files.items()}
     named = {split: find_columns(rows, task.columns, columns) for split, rows in tables.items()}
+    for split, rows in tables.items():
+        _require_plain(rows, named[split][:-1] if task.kind == "multilabel" else named[split])
     labels: tuple[str, ...] = ()
     if task.kind != "regress":
         *_, column = named["train"]
@@ -166,6 +187,13 @@ def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | 
         split: [_example(row, named[split], task, labels) for row in rows] for split, rows in tables.items()
     }  # fmt: skip
     return Data(task, labels, splits, _names(files))
+
+
+def _require_plain(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    for row in rows:
+        for name in columns:
+            if isinstance(row.values.get(name), list | dict):
+                raise CorpusError(f"{row.place}: a list or an object in column {name!r}; expected a text or a number")
 
 
 def _rank(label: str) -> tuple[bool, bool, str, str]:
@@ -208,8 +236,10 @@ def _labels_of(row: Row, column: str, task: Task) -> list[str]:
     if isinstance(value, list):
         if wrong := [label for label in value if "|" in str(label)]:
             raise CorpusError(f"{row.place}: label {wrong[0]!r} holds |, which stands between labels")
-        return [" ".join(str(label).split()) for label in value]
-    return [label.strip() for label in re.split(r"[|,]", "" if value is None else str(value)) if label.strip()]
+    else:
+        value = re.split(r"[|,]", "" if value is None else str(value))
+    labels = [" ".join(str(label).split()) for label in value]
+    return [label for label in labels if label]
 
 
 def _number(row: Row, column: str) -> float:

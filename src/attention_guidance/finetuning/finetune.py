@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ from attention_guidance.attach import guide
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.finetuning import outcome
 from attention_guidance.finetuning.baseline import Baseline, fit_baseline
-from attention_guidance.finetuning.encoding import encode
+from attention_guidance.finetuning.encoding import Encoded, encode
 from attention_guidance.finetuning.examples import Data, read_examples
-from attention_guidance.finetuning.fit import new_model
+from attention_guidance.finetuning.fit import new_model, try_out
 from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, finished, fits_request_of, is_begun, request_of
 from attention_guidance.finetuning.runner import Runner, at_the_end
 from attention_guidance.finetuning.settings import FinetuneSettings
@@ -59,18 +59,19 @@ def finetune(
 
     Raises:
         GuidanceError: bad input.
+        FailedRunError: training diverged, or a model could not be written.
     """
-    goes_on = resume and (is_begun(output) or (output / FINETUNE_FILE).is_file())
-    folder = Output(output, FINETUNE_FILE, overwrite or goes_on)
+    folder = Output(output, FINETUNE_FILE, overwrite or (resume and is_begun(output)))
     console = Console(quiet=quiet)
-    subject = subjects(model)[0]
-    tokenizer = subject.tokenizer()
-    data = read_examples(get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair)
+    subject, tokenizer, data = _read(model, settings)
     if (output / "model").resolve() == Path(subject.source).resolve():
         raise RunError(f"--output {output}: its model is the one that is fine-tuned; give another folder")
     request = request_of(subject.source, settings)
+    kept = KeptFits(output, fits_request_of(subject.source, settings))
     there = finished(output, request, overwrite=overwrite) if resume else None
     if there is not None:
+        # Some are left where it was stopped after the scores were written.
+        kept.forget()
         console.print(f"{output.name}: scored already", highlight=False)
         lacks_baseline = settings.baseline and there.get("over_baseline") is None
         return _add_baseline(there, folder, data, Steps(console, quiet)) if lacks_baseline else there
@@ -83,14 +84,12 @@ def finetune(
     for said in data.notes:
         note(said)
     longest, rates = _fitting(settings, subject, tokenizer)
-    encoded = {
-        split: encode(data, examples, tokenizer, longest, overlap=split != "train")
-        for split, examples in data.splits.items()
-    }
-    kept = KeptFits(output, fits_request_of(subject.source, settings), resume=resume)
+    encoded = _encoded(data, tokenizer, longest)
+    _try(subject, tokenizer, data, encoded, settings)
+    kept.take_up(resume=resume, overwrite=overwrite)
     with Steps(console, quiet) as steps:
         runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
-        tried = runner.try_rates(rates, settings.seed)
+        tried = runner.try_rates(rates, settings.seed, note)
         for said in at_the_end(runner.on_dev(tried)):
             note(said)
         fitted = runner.run(tried, settings.seeds_used)
@@ -106,21 +105,57 @@ def finetune(
     return found
 
 
-def check(model: str, settings: FinetuneSettings) -> None:
+def check(
+    model: str, settings: FinetuneSettings, output: Path, *, resume: bool = False, overwrite: bool = False
+) -> None:
     """Make sure that a model can be fine-tuned so, without doing it.
 
     Args:
-        model: as for `finetune`.
+        model: as for `finetune`, and all else.
         settings: the task and how.
+        output: the folder.
+        resume: take what is there.
+        overwrite: replace what is there.
 
     Raises:
-        GuidanceError: it, its tokenizer, the files, the length or the heads to guide do not go together.
+        GuidanceError: it, its tokenizer, the files, the length or the heads to guide do not go together, or the folder
+            holds what is of others.
     """
+    subject, tokenizer, data = _read(model, settings)
+    if resume and finished(output, request_of(subject.source, settings), overwrite=overwrite) is not None:
+        return
+    longest, _ = _fitting(settings, subject, tokenizer)
+    _try(subject, tokenizer, data, _encoded(data, tokenizer, longest), settings)
+
+
+def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTokenizerBase, Data]:
     subject = subjects(model)[0]
     tokenizer = subject.tokenizer()
     data = read_examples(get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair)
-    _fitting(settings, subject, tokenizer)
+    return subject, tokenizer, data
+
+
+def _encoded(data: Data, tokenizer: PreTrainedTokenizerBase, longest: int) -> dict[str, Encoded]:
+    return {
+        split: encode(data, examples, tokenizer, longest, overlap=split != "train")
+        for split, examples in data.splits.items()
+    }
+
+
+def _try(
+    subject: Subject,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Data,
+    encoded: Mapping[str, Encoded],
+    settings: FinetuneSettings,
+) -> None:
+    """See that the model takes the examples, and the guide the model.
+
+    Raises:
+        GuidanceError: they do not go together.
+    """
     untrained = new_model(data, subject.source, settings.fit)
+    try_out(untrained, data, encoded["train"], tokenizer)
     if settings.fit.heads:
         guide(untrained, settings.fit.heads, settings.fit.weight, tokenizer=tokenizer).remove()
 

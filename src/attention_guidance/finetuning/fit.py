@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from attention_guidance.attach import guide
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, DivergedError, GuidanceError, reason_of
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.scores import evaluate
@@ -82,7 +82,7 @@ class Fit:
 
     Attributes:
         epoch: the epoch that was best on dev, from 1.
-        dev: metrics on dev, of each epoch.
+        dev: metrics on dev, of each epoch; the last is the one before training diverged, if it did.
         seconds: of training, without evaluation.
         tokens_per_second: tokens trained on a second, padding not counted.
     """
@@ -122,6 +122,7 @@ def fit(
     Raises:
         ConfigError: the model cannot be loaded.
         GuidanceError: heads that do not fit the model.
+        DivergedError: after the first epoch its weights are no numbers.
     """
     set_seed(seed)
     model = new_model(data, source, settings)
@@ -171,7 +172,7 @@ def fit(
     if settings.heads:
         guidance.remove()
     model.load_state_dict(best.state)
-    n_tokens = settings.epochs * sum(len(item["input_ids"]) for item in train.inputs)
+    n_tokens = best.n_epochs * sum(len(item["input_ids"]) for item in train.inputs)
     return Fit(best.epoch, best.scores, seconds, n_tokens / seconds), model.eval()
 
 
@@ -181,7 +182,7 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
     def __init__(self, score: Callable[[], dict[str, float]], metric: str, progress: Callable[[int], None] | None):
         self.score, self.metric, self.progress = score, metric, progress
         self.scores: list[dict[str, float]] = []
-        self.epoch, self.seconds, self.began = 0, 0.0, 0.0
+        self.epoch, self.n_epochs, self.seconds, self.began = 0, 0, 0.0, 0.0
         self.state: dict[str, torch.Tensor] = {}
 
     def on_train_begin(
@@ -195,6 +196,15 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Look how good the model is now."""
         began = time.perf_counter()
+        self.n_epochs += 1
+        if not all(torch.isfinite(parameter).all() for parameter in kwargs["model"].parameters()):
+            if not self.epoch:
+                raise DivergedError(
+                    f"learning rate {args.learning_rate:g}, seed {args.seed}: the weights are no numbers after the "
+                    "first epoch; try lower --learning-rates"
+                )
+            control.should_training_stop = True
+            return
         self.scores.append(self.score())
         if not self.epoch or self.scores[-1][self.metric] > self.scores[self.epoch - 1][self.metric]:
             self.epoch = len(self.scores)
@@ -228,10 +238,29 @@ def new_model(data: Data, source: str, settings: FitSettings) -> PreTrainedModel
             if hasattr(config, name):
                 setattr(config, name, settings.dropout)
         loader = AutoModelForTokenClassification if data.task.kind == "tokens" else AutoModelForSequenceClassification
-        return loader.from_pretrained(source, config=config)
+        # Whatever it was stored in: in half precision small steps round away and scores may be no numbers.
+        return loader.from_pretrained(source, config=config, dtype=torch.float32)
     except Exception as error:  # transformers, safetensors and the hub raise all kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"model {source!r}: cannot be loaded for {data.task.name} ({reason})") from error
+        raise ConfigError(f"model {source!r}: cannot be loaded for {data.task.name} ({reason_of(error)})") from error
+
+
+def try_out(model: PreTrainedModel, data: Data, train: Encoded, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put two examples through a model: what does not go together is seen before anything is trained.
+
+    Raises:
+        ConfigError: the model cannot take them.
+    """
+    try:
+        if getattr(model.config, "pad_token_id", None) is None:
+            model.config.pad_token_id = tokenizer.pad_token_id  # as Trainer does, before it trains
+        batch = collator(data, tokenizer)([dict(item) for item in train.inputs[:2]])
+        with torch.no_grad():
+            model.eval()(**batch)
+    except GuidanceError:
+        raise
+    except Exception as error:  # whatever a model of any kind raises
+        what = f"the {model.config.model_type} model fails on the first examples for {data.task.name}"
+        raise ConfigError(f"{what}: {reason_of(error)}") from error
 
 
 def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -243,7 +272,10 @@ def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
 def predict(
     model: PreTrainedModel, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, settings: FitSettings
 ) -> list[np.ndarray]:  # type: ignore[type-arg]
-    """The logits of each item, in evaluation mode and the precision of training; like lengths share a batch."""
+    """The logits of each item, [labels] or [its tokens, labels], in evaluation mode and the precision of training.
+
+    Like lengths share a batch.
+    """
     size = 2 * settings.batch_size
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(settings.precision))
     was_training, device = model.training, next(model.parameters()).device
@@ -256,6 +288,13 @@ def predict(
         batch = tokenizer.pad(items, return_tensors="pt").to(device)
         with torch.autocast(device.type, dtype) if dtype else nullcontext():
             logits = model(**batch).logits.float().cpu().numpy()
-        outputs |= dict(zip(numbers, logits, strict=True))
+        for number, item, of_item in zip(numbers, items, logits, strict=True):
+            outputs[number] = of_item if of_item.ndim == 1 else _without_padding(of_item, item, tokenizer)
     model.train(was_training)
     return [outputs[number] for number in range(len(order))]
+
+
+def _without_padding(logits: Any, item: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The logits of an item's own tokens, whichever side its tokenizer pads on."""
+    n_tokens = len(item["input_ids"])
+    return logits[-n_tokens:] if tokenizer.padding_side == "left" else logits[:n_tokens]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from attention_guidance import results
-from attention_guidance.errors import RunError
+from attention_guidance.errors import RunError, SaveError, reason_of
 from attention_guidance.finetuning.fit import Fit, FitSettings, new_model
 from attention_guidance.training.checkpoints import damage, write_whole
 
@@ -26,6 +29,8 @@ FINETUNE_FILE = "finetune.json"
 # How many fits there are, which does not decide what each is.
 _OF_SEVERAL = ("seeds", "seed", "learning_rates", "baseline")
 _FITS = "fits"
+# What the folders in it are called; others are not ours.
+_REQUEST = re.compile("[0-9a-f]{32}")
 _FACTS = "fit.json"
 # What decides a model; a checkpoint has the optimizer's state beside it.
 _OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merges.txt", "spiece.model")
@@ -77,8 +82,12 @@ def finished(output: Path, request: str, *, overwrite: bool) -> dict[str, Any] |
         return content
     if overwrite:
         return None
-    raise RunError(
-        f"--output {output} holds scores of another model, other files or settings; give another folder, or --overwrite"
+    raise _of_others(output, "scores")
+
+
+def _of_others(output: Path, what: str) -> RunError:
+    return RunError(
+        f"--output {output} holds {what} of another model, other files or settings; give another folder, or --overwrite"
     )
 
 
@@ -88,12 +97,26 @@ class KeptFits:
     Args:
         output: its folder.
         request: see `fits_request_of`; fits of another are not taken.
-        resume: whether those that are there are taken.
     """
 
-    def __init__(self, output: Path, request: str, *, resume: bool) -> None:
-        self.all = output / _FITS
-        self.folder = self.all / request
+    def __init__(self, output: Path, request: str) -> None:
+        self.output, self.folder = output, output / _FITS / request
+
+    def take_up(self, *, resume: bool, overwrite: bool) -> None:
+        """Begin with those that are there, or with none.
+
+        Args:
+            resume: whether they are taken; else they are removed.
+            overwrite: whether those of other requests may be removed.
+
+        Raises:
+            RunError: there are some of another request, and they may not be removed.
+        """
+        others = [folder for folder in _requests(self.output) if folder != self.folder]
+        if others and not overwrite:
+            raise _of_others(self.output, "unfinished fits")
+        for folder in others:
+            shutil.rmtree(folder, ignore_errors=True)
         if not resume:
             self.forget()
 
@@ -118,16 +141,37 @@ class KeptFits:
             results.write_json(folder / _FACTS, dataclasses.asdict(fit))
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / name, write)
+        write_model(self.folder / name, write)
 
     def forget(self) -> None:
         """Remove them all."""
-        shutil.rmtree(self.all, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
+
+
+def write_model(target: Path, write: Callable[[Path], None]) -> None:
+    """`write_whole`, with one error for all that libraries raise on a full disk.
+
+    Raises:
+        SaveError: it could not be written.
+    """
+    try:
+        write_whole(target, write)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(
+            f"could not save {target} ({reason_of(error)}); once it can be written, --resume goes on"
+        ) from error
 
 
 def is_begun(output: Path) -> bool:
-    """Whether a fine-tuning has left fits there."""
-    return (output / _FITS).is_dir()
+    """Whether a fine-tuning has left scores or fits there."""
+    return (output / FINETUNE_FILE).is_file() or any(_requests(output))
+
+
+def _requests(output: Path) -> list[Path]:
+    """The folders of fits, each of a request."""
+    return [folder for folder in (output / _FITS).glob("*") if _REQUEST.fullmatch(folder.name)]
 
 
 def _digest(file: Path) -> str:

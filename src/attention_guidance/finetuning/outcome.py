@@ -17,14 +17,13 @@ from attention_guidance.finetuning.baseline import Baseline
 from attention_guidance.finetuning.encoding import Encoded
 from attention_guidance.finetuning.examples import Data, Example
 from attention_guidance.finetuning.fit import FitSettings
-from attention_guidance.finetuning.kept import FINETUNE_FILE
+from attention_guidance.finetuning.kept import FINETUNE_FILE, write_model
 from attention_guidance.finetuning.paired import Difference, difference
-from attention_guidance.finetuning.predictions import read_predictions, write_predictions
+from attention_guidance.finetuning.predictions import read_predictions, remove_predictions, write_predictions
 from attention_guidance.finetuning.runner import Fitted
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.report.finetune_figures import confusion_matrix
 from attention_guidance.studies.output import Output
-from attention_guidance.training.checkpoints import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,6 +113,7 @@ def write(
     """
     output, split_told = folder.folder, told_split(data)
     (output / FINETUNE_FILE).unlink(missing_ok=True)
+    remove_predictions(output)
     for seed, scored in fitted.scored.items():
         for split, of_split in scored.items():
             write_predictions(output, data, split, seed, of_split["predictions"])
@@ -123,11 +123,11 @@ def write(
         predictions = fitted.scored[fitted.best_seed][split_told]["predictions"]
         folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[split_told], predictions)))
 
-    def write_model(target: Path) -> None:
+    def save(target: Path) -> None:
         fitted.model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
-    write_whole(output / "model", write_model)
+    write_model(output / "model", save)
     return write_results(folder, found, data, baseline)
 
 

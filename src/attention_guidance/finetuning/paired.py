@@ -42,7 +42,7 @@ class Difference:
     low: float
     high: float
     p: float
-    trainings: int = 2
+    trainings: int
 
     @property
     def verdict(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.paired import Predictions
 
 _FOLDER = "predictions"
+_FILE = re.compile(r"(train|dev|test)-(seed-\d+|baseline)\.(txt|tsv)")
 
 
 def write_predictions(folder: Path, data: Data, split: str, seed: int | None, predictions: Sequence[Any]) -> None:
@@ -44,6 +46,13 @@ def write_predictions(folder: Path, data: Data, split: str, seed: int | None, pr
     results.write_text(path.with_name(f"{path.name}.tsv"), "\n".join([header, *lines, ""]))
 
 
+def remove_predictions(folder: Path) -> None:
+    """Remove all that `write_predictions` has written there, so that none stays of other seeds or another task."""
+    for file in (folder / _FOLDER).glob("*"):
+        if _FILE.fullmatch(file.name):
+            file.unlink()
+
+
 def _name(split: str, seed: int | None) -> str:
     return f"{split}-baseline" if seed is None else f"{split}-seed-{seed}"
 
@@ -66,7 +75,7 @@ def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int | 
 def _read_tokens(file: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     gold, predicted = [], []
     for block in file.read_text(encoding="utf-8").split("\n\n"):
-        rows = [line.rsplit(" ", 2) for line in block.split("\n") if line]
+        rows = [line.rsplit("\t" if "\t" in line else " ", 2) for line in block.split("\n") if line]
         gold.append(tuple(row[1] for row in rows))
         predicted.append(tuple(row[2] for row in rows))
     return tuple(gold), tuple(predicted)

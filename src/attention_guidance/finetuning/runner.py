@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attention_guidance.errors import DivergedError
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
@@ -65,9 +66,21 @@ class Runner:
         self.data, self.encoded, self.source, self.tokenizer = data, encoded, source, tokenizer
         self.settings, self.steps, self.kept = settings, steps, kept
 
-    def try_rates(self, rates: Sequence[float], seed: int) -> dict[float, Fit]:
-        """A fit by each learning rate."""
-        return {rate: self._fit(rate, seed) for rate in rates}
+    def try_rates(self, rates: Sequence[float], seed: int, note: Callable[[str], None]) -> dict[float, Fit]:
+        """A fit by each learning rate; of those that diverge a note.
+
+        Raises:
+            DivergedError: all do.
+        """
+        tried = {}
+        for rate in rates:
+            try:
+                tried[rate] = self._fit(rate, seed)
+            except DivergedError as error:
+                if not tried and rate == rates[-1]:
+                    raise
+                note(str(error))
+        return tried
 
     def on_dev(self, tried: Mapping[float, Fit]) -> dict[float, float]:
         """The score of each on dev."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attention_guidance.data.tables import FORMATS
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, reason_of
 from attention_guidance.finetuning.tasks import GLUE, Task
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None
     Raises:
         ConfigError: there are none, several of one name, or the hub cannot be reached.
     """
-    found = {} if folder is None else _in_folder(task, folder)
-    found |= given
+    found = ({} if folder is None else _in_folder(task, folder, given)) | dict(given)
     if not found and task.name in GLUE:
         return _from_hub(task)
     if "train" not in found:
@@ -46,12 +45,13 @@ def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None
     return found
 
 
-def _in_folder(task: Task, folder: Path) -> dict[str, Path]:
+def _in_folder(task: Task, folder: Path, given: Collection[str]) -> dict[str, Path]:
+    """The files of the splits that are not given."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected one of files called train, dev and test")
     suffixes = _TAGGED if task.kind == "tokens" else FORMATS
     found = {}
-    for split, names in _NAMES.items():
+    for split, names in ((split, names) for split, names in _NAMES.items() if split not in given):
         files = sorted(
             file for file in folder.iterdir() if file.stem.lower() in names and file.suffix.lower() in suffixes
         )
@@ -59,7 +59,7 @@ def _in_folder(task: Task, folder: Path) -> dict[str, Path]:
             raise ConfigError(f"{folder}: several files of {split} ({', '.join(file.name for file in files)})")
         if files:
             found[split] = files[0]
-    if "train" not in found:
+    if "train" not in {*found, *given}:
         raise ConfigError(f"{folder}: no file called train there that ends in {', '.join(suffixes)}")
     return found
 
@@ -82,9 +82,8 @@ def _from_hub(task: Task) -> dict[str, Path]:
             for split, file in (("train", "train"), ("test", part))
         }
     except Exception as error:  # the hub raises all kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"the files of {task.name} could not be fetched from the hub ({reason}); give your own, "
+            f"the files of {task.name} could not be fetched from the hub ({reason_of(error)}); give your own, "
             "a folder of train and test"
         ) from error
 

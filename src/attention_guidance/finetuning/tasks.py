@@ -47,8 +47,8 @@ GLUE = {
     "wnli": Task("wnli", "classify", _PAIR, "accuracy"),
     "mnli": Task("mnli", "classify", _PAIR, "accuracy"),
     "qnli": Task("qnli", "classify", (("question",), ("sentence",), _LABEL), "accuracy"),
-    "mrpc": Task("mrpc", "classify", _PAIR, "f1"),
-    "qqp": Task("qqp", "classify", _PAIR, "f1"),
+    "mrpc": Task("mrpc", "classify", (("#1 string", *_FIRST), ("#2 string", *_SECOND), ("quality", *_LABEL)), "f1"),
+    "qqp": Task("qqp", "classify", (_FIRST, _SECOND, ("is_duplicate", *_LABEL)), "f1"),
     "stsb": Task("stsb", "regress", (_FIRST, _SECOND, _SCORE), "pearson"),
 }
 TASKS = KINDS | GLUE

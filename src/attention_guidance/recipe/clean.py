@@ -32,7 +32,7 @@ class TextFacts:
     """What a text is, after cleaning.
 
     Attributes:
-        documents, words, bytes: its size.
+        documents, words, bytes: its size; of scripts without spaces two letters count as a word.
         repeated: documents left out because one before says the same.
         held_out_lines: lines left out because a sentence of dev or test stands in them.
         held_out_found: how many of the sentences of dev and test were found.
@@ -90,8 +90,12 @@ def _is_mark(letter: str) -> bool:
 
 
 def _is_short(words: Sequence[str]) -> bool:
+    return _n_words(words) < _SHORT
+
+
+def _n_words(words: Sequence[str]) -> float:
     """Two letters of a script without spaces count as a word."""
-    return sum(0.5 if re.match(f"[{_SPACELESS}]", word) else 1 for word in words) < _SHORT
+    return sum(0.5 if re.match(f"[{_SPACELESS}]", word) else 1 for word in words)
 
 
 class HeldOut:
@@ -136,6 +140,7 @@ def clean(documents: Iterable[Document], held_out: Sequence[str] = ()) -> tuple[
     seen: set[tuple[str, ...]] = set()
     kept: list[Document] = []
     found: set[tuple[str, ...]] = set()
+    n_words = 0.0
     n_lines = repeated = 0
     for document, text, sentences, n_left_out in _allowed(documents, forbidden):
         found |= sentences
@@ -147,11 +152,12 @@ def clean(documents: Iterable[Document], held_out: Sequence[str] = ()) -> tuple[
             repeated += 1
             continue
         seen.add(words)
+        n_words += _n_words(words)
         kept.append(Document(text, document.source))
     texts = [document.text for document in kept]
     return kept, TextFacts(
         documents=len(kept),
-        words=sum(len(text.split()) for text in texts),
+        words=round(n_words),
         bytes=sum(len(text.encode()) for text in texts),
         repeated=repeated,
         held_out_lines=n_lines,

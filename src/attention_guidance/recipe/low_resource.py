@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,15 @@ def low_resource(
         GuidanceError: bad input, before anything is written.
         Stopped: a signal asked to stop during pre-training.
     """
-    folder = Output(output, RECIPE_FILE, overwrite or resume)
+    folder = Output(output, RECIPE_FILE, overwrite or (resume and (output / _TEXT_FILE).is_file()))
     console = Console(quiet=quiet)
     console.print("looking at the text and the tasks", highlight=False)
     with tempfile.TemporaryDirectory() as aside:
         tasks = _tasks(settings, Path(aside))
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(aside).iterdir())}
+    if not overwrite:
+        _require_no_less(output, tasks, settings.compare)
     held_out = [text for data in read.values() for text in _evaluated(data)]
     kept, facts = clean(settings.text.read(), held_out)
     _require_enough(settings.text.name, facts)
@@ -133,6 +135,26 @@ def low_resource(
     write_recipe_page(content, output / PAGE_FILE)
     console.print(f"read {output / PAGE_FILE}; the model: {output / 'guided' / 'model'}", highlight=False)
     return content
+
+
+def _require_no_less(output: Path, tasks: Iterable[str], compare: bool) -> None:
+    """Refuse to go on where results that are there would be lost.
+
+    Raises:
+        RunError: they are of tasks, or of a run, that this recipe does not have.
+    """
+    try:
+        there = json.loads((output / RECIPE_FILE).read_text(encoding="utf-8"))
+        flags = {"--ner": "ner" in there["tasks"], "--classify": "classify" in there["tasks"]}
+        flags |= {"--compare": "unguided" in there["runs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    given = {*(f"--{task}" for task in tasks), *(["--compare"] if compare else [])}
+    if lost := [flag for flag, was_given in flags.items() if was_given and flag not in given]:
+        raise RunError(
+            f"--output {output} holds results of {' and '.join(lost)}, which would be lost; give that too, another "
+            "folder, or --overwrite"
+        )
 
 
 def _require_enough(name: str, facts: TextFacts) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attention_guidance.data.tokenizers import load_tokenizer, vocabulary_size
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.errors import ConfigError, RunError, reason_of
 from attention_guidance.training import checkpoints
 from attention_guidance.training.checks import guided_heads
 from attention_guidance.training.config import CONFIG_FILE, make_config
@@ -51,10 +51,9 @@ class Subject:
         try:
             model = _model_class(self.source).from_pretrained(self.source)
         except Exception as error:  # transformers, safetensors and the hub raise all kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(
-                f"model {self.source!r}: cannot be loaded ({reason}); give a folder that save_pretrained has written, "
-                "a run of pretrain, or a name on the Hugging Face hub"
+                f"model {self.source!r}: cannot be loaded ({reason_of(error)}); give a folder that save_pretrained has "
+                "written, a run of pretrain, or a name on the Hugging Face hub"
             ) from error
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
 
@@ -174,7 +173,10 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     Raises:
         ConfigError: the model reads no text, or not that of this tokenizer.
     """
-    embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    try:
+        embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # a model of letters (Canine) looks nothing up
+        embeddings = None
     if embeddings is None or embeddings < vocabulary_size(tokenizer):
         knows = "reads no tokens" if embeddings is None else f"knows {embeddings:,} tokens"
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, reason_of
 from attention_guidance.models import AttentionOnlyConfig
 
 if TYPE_CHECKING:
@@ -159,5 +159,4 @@ _GIVE = {
 
 
 def _unreadable(field: str, name: str, error: Exception) -> ConfigError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ConfigError(f"{field}={name!r}: cannot be loaded ({reason}); give {_GIVE[field]}")
+    return ConfigError(f"{field}={name!r}: cannot be loaded ({reason_of(error)}); give {_GIVE[field]}")

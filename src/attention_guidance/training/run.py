@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from attention_guidance import results
-from attention_guidance.errors import ConfigError, GuidanceError
+from attention_guidance.errors import ConfigError, GuidanceError, reason_of
 from attention_guidance.hosts.interface import normalizes_its_loss
 from attention_guidance.objectives.base import Draws, Example, Quality, validate, validation_batches
 from attention_guidance.training import checkpoints, processes, sharding
@@ -100,9 +100,8 @@ class Run:
         except GuidanceError:
             raise
         except Exception as error:  # whatever a model of any kind raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             kind = self.model.config.model_type
-            raise ConfigError(f"the {kind} model fails on the first example: {reason}") from error
+            raise ConfigError(f"the {kind} model fails on the first example: {reason_of(error)}") from error
 
     def validate(self) -> Quality:
         """Quality on the validation text; under guidance, `per_head` then tells of the same text."""

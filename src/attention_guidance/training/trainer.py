@@ -22,15 +22,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from attention_guidance.errors import SaveError
 from attention_guidance.inputs_outputs import share_of_batch
 from attention_guidance.objectives.base import Quality
 from attention_guidance.training import checkpoints, processes, sharding
 from attention_guidance.training.clock import Clock
 from attention_guidance.training.short_attention import short_attention
-
-
-class SaveError(RuntimeError):
-    """A checkpoint or the model could not be written; the last good checkpoint is still there."""
 
 
 @contextmanager
