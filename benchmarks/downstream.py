@@ -191,7 +191,8 @@ def compared(
     models = [str(path) for path in dict.fromkeys(tuned)]
     output = arguments.runs / f"{arguments.study}-{text}-{task}"
     print(f"fine-tuning {output.name}", file=sys.stderr, flush=True)
-    found = downstream(models, settings, output, resume=True, quiet=True)
+    # With the third model or without: what was compared before stands in the results.
+    found = downstream(models, settings, output, resume=True, overwrite=True, quiet=True)
     names = [model["model"] for model in found["models"]]
     arms = dict(zip(names, ("unguided", "guided", "overtaking"), strict=False))
     kept = {name: value for name, value in found.items() if name not in ("command", "models", "differences")}

@@ -109,7 +109,7 @@ def test_the_recipe_of_a_small_text_is_held_against_the_larger_model(data, tmp_p
     (record,) = map(json.loads, kept.read_text().splitlines())
     facts = record["tried"]
     assert [(f["preset"], f["max_steps"], f["tokens_per_step"]) for f in facts.values()] == [
-        ("tiny", 16, 1024), ("mini", 4, 4096),
+        ("tiny", 16, 1024), ("mini", 4, 4096), ("mini", 16, 4096),
     ]  # fmt: skip
     run_of_default = next(path for path in tmp_path.glob("*-ner/*/finetune.json") if "default" in str(path))
     assert json.loads(run_of_default.read_text())["data"]["train"]["examples"] == record["sentences"] == 24

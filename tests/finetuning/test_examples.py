@@ -91,6 +91,9 @@ def test_a_few_malformed_labels_are_not_another_scheme(tmp_path):
     data = read_examples(get_task("ner"), files(tmp_path, "txt", train=dev, dev=dev))
     assert data.scheme == "IOB1"
     assert "train.txt is read as IOB1" in data.notes[0]
+    # Training decides, whatever the others begin with.
+    data = read_examples(get_task("ner"), files(tmp_path, "txt", train=dev, dev=train))
+    assert data.scheme == "IOB1"
 
 
 def test_labels_are_told_apart_by_their_words_alone(tmp_path):

@@ -125,12 +125,12 @@ def test_the_learning_rate_is_chosen_on_dev(tmp_path, cli, whole_run, table):
 
 
 def test_rates_at_an_end_are_told_where_they_alone_are_best():
-    assert at_the_end({1e-4: 0.5, 1e-3: 0.6}) == [
+    assert at_the_end({1e-4: 0.5, 1e-3: 0.6}, [1e-4, 1e-3]) == [
         "of the learning rates tried the highest, 0.001, is best on dev; one beyond may be better still"
     ]
-    assert "the lowest, 0.0001," in at_the_end({1e-4: 0.7, 1e-3: 0.6})[0]
+    assert "the lowest, 0.0001," in at_the_end({1e-4: 0.7, 1e-3: 0.6}, [1e-3, 1e-4])[0]
     for scores in ({1e-4: 0.5, 1e-3: 0.5}, {1e-4: 0.5, 1e-3: 0.6, 1e-2: 0.5}, {1e-3: 0.5}):
-        assert at_the_end(scores) == []
+        assert at_the_end(scores, [*scores]) == []
 
 
 def test_the_same_seed_gives_the_same_scores(tmp_path, cli, whole_run, table):

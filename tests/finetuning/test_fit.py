@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,19 +120,33 @@ def test_weights_that_are_no_numbers_end_it(tmp_path, cli, whole_run, table, cap
     assert "learning rate 0.005, seed 1: the weights are no numbers after the first epoch" in capsys.readouterr().err
 
 
-def test_a_learning_rate_that_diverges_is_not_chosen(tmp_path, cli, whole_run, table, monkeypatch):
-    def diverging(*args, learning_rate, **kwargs):
-        if learning_rate == 1e-2:
-            raise DivergedError("learning rate 0.01: no numbers")
-        return fit(*args, learning_rate=learning_rate, **kwargs)
+@pytest.mark.parametrize(
+    ("diverges", "rates"),
+    [
+        # Of the three tried the highest, a lower one that is not the lowest, and none that the second seed stands.
+        (lambda rate, seed: rate == 1e-2, ["0.001", "0.005"]),
+        (lambda rate, seed: rate == 5e-3 and seed == 2, ["0.001", "0.005", "0.01"]),
+    ],
+)
+def test_a_learning_rate_that_diverges_is_not_taken(tmp_path, cli, whole_run, table, monkeypatch, diverges, rates):
+    def diverging(*args, learning_rate, seed, **kwargs):
+        if diverges(learning_rate, seed):
+            raise DivergedError(f"learning rate {learning_rate:g}: no numbers")
+        found, model = fit(*args, learning_rate=learning_rate, seed=seed, **kwargs)
+        # On dev 0.005 is best, 0.01 next.
+        best = {1e-3: 0.1, 5e-3: 0.9, 1e-2: 0.5}[learning_rate]
+        return replace(found, dev=[metrics | {"accuracy": best} for metrics in found.dev]), model
 
     monkeypatch.setattr("attention_guidance.finetuning.runner.fit", diverging)
-    arguments = ["--epochs", "1", "--learning-rates", "1e-2", "5e-3", "--seeds", "1", "-q"]
+    arguments = ["--epochs", "1", "--learning-rates", "1e-2", "1e-3", "5e-3", "--seeds", "2", "-q"]
     command = ["finetune", whole_run, "--task", "classify", *table(["x", "y"], n=24), *arguments]
     assert cli(*command, "-o", tmp_path / "out") == 0
     content = read(tmp_path / "out")
-    assert "learning rate 0.01: no numbers" in content["notes"]
-    assert [*content["learning_rates"]] == ["0.005"]
+    assert sorted(content["learning_rates"]) == rates
+    taken = 5e-3 if len(rates) == 2 else 1e-2
+    assert content["learning_rate"] == taken
+    other = 1e-2 if len(rates) == 2 else 5e-3
+    assert content["notes"] == [f"learning rate {other:g}: no numbers"]
 
 
 def test_training_that_diverges_later_keeps_the_best_epoch(whole_run, monkeypatch):
@@ -150,6 +165,9 @@ def test_training_that_diverges_later_keeps_the_best_epoch(whole_run, monkeypatc
     how = {"learning_rate": 5e-3, "seed": 1, "settings": settings, "progress": spoil}
     found, model = fit(data, encoded, source, tokenizer, **how)
     assert (found.epoch, len(found.dev)) == (1, 1)
+    # It has stopped where it was seen.
+    n_tokens = sum(len(item["input_ids"]) for item in encoded["train"].inputs)
+    assert round(found.tokens_per_second * found.seconds) == 2 * n_tokens
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 

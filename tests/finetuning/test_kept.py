@@ -141,14 +141,19 @@ def test_a_folder_called_fits_that_is_not_ours_stays(tmp_path, cli, whole_run, t
     assert mine.read_text() == "mine"
 
 
-def test_fits_left_after_the_scores_are_removed(tmp_path, cli, whole_run, table, monkeypatch):
+def test_unfinished_fits_of_more_seeds_outlive_a_look_at_the_scores(tmp_path, cli, whole_run, table, monkeypatch):
     command = ["finetune", whole_run, *ONE, *table(["x", "y"], n=24), "-o", tmp_path / "out"]
-    with monkeypatch.context() as patched:
-        patched.setattr("attention_guidance.finetuning.kept.KeptFits.forget", lambda kept: None)
-        assert cli(*command) == 0
-    assert (tmp_path / "out" / "fits").is_dir()
+    assert cli(*command) == 0
+
+    def stopping(*args, seed, **kwargs):
+        if seed == 2:
+            raise KeyboardInterrupt
+        return fit(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", stopping)
+    assert cli(*command, "--seeds", "2", "--overwrite") == 130
     assert cli(*command, "--resume") == 0
-    assert not (tmp_path / "out" / "fits").exists()
+    assert len([*(tmp_path / "out" / "fits").glob("*/*/fit.json")]) == 1
 
 
 def test_predictions_of_what_is_replaced_are_removed(tmp_path, cli, whole_run, table):
@@ -168,7 +173,7 @@ def test_a_full_disk_is_one_line(tmp_path, cli, whole_run, table, monkeypatch, c
     assert cli("finetune", whole_run, *ONE, *table(["x", "y"], n=24), "-o", tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert "No space left on device" in said
-    assert "--resume goes on" in said
+    assert "--resume go on" in said
     assert said.count("\n") == 1
 
 
@@ -178,7 +183,7 @@ def test_a_comparison_of_others_is_not_replaced(tmp_path, cli, whole_run, many_m
     before = (out / "downstream.json").read_bytes()
     third = shutil.copytree(many_models, tmp_path / "third")
     assert cli("downstream", whole_run, third, *task, "-o", out, "--resume") == 2
-    assert "holds a downstream.json of other models or another task" in capsys.readouterr().err
+    assert "holds a downstream.json of other models, checkpoints or another task" in capsys.readouterr().err
     assert (out / "downstream.json").read_bytes() == before
     # One more, and the same again, lose nothing.
     assert cli("downstream", whole_run, many_models, third, *task, "-o", out, "--resume") == 0
@@ -203,3 +208,28 @@ def test_scores_of_another_model_are_found_before_the_first_is_fitted(
     monkeypatch.setattr("attention_guidance.finetuning.runner.fit", no_fit)
     assert cli("downstream", whole_run, many_models, *task, "-o", out, "--resume") == 2
     assert "other holds scores of another model" in capsys.readouterr().err
+
+
+def test_unfinished_fits_of_others_are_found_before_the_first_is_fitted(
+    tmp_path, cli, whole_run, many_models, table, monkeypatch, capsys
+):
+    command = ["downstream", whole_run, many_models, *ONE, *table(["x", "y"], n=24), "--no-baseline"]
+    (tmp_path / "out" / "other" / "fits" / ("0" * 32)).mkdir(parents=True)
+    monkeypatch.setattr("attention_guidance.finetuning.runner.fit", no_fit)
+    assert cli(*command, "-o", tmp_path / "out", "--resume") == 2
+    assert "other holds unfinished fits of another model" in capsys.readouterr().err
+
+
+def test_a_fine_tuning_may_become_a_comparison(tmp_path, cli, whole_run, many_models, table):
+    """As where a recipe is given --compare after all, and a compare more seeds."""
+    task = [*ONE, *table(["x", "y"], n=24), "--no-baseline", "-o", tmp_path / "out"]
+    assert cli("finetune", whole_run, *task) == 0
+    assert cli("downstream", whole_run, many_models, *task, "--resume") == 0
+    comparison = tmp_path / "compare"
+    for arm in ("unguided", "guided"):
+        shutil.copytree(whole_run, comparison / "seed-1" / arm)
+    of_compare = [*task[:-1], tmp_path / "of-compare"]
+    assert cli("downstream", comparison, *of_compare) == 0
+    (tmp_path / "of-compare" / "downstream.json").unlink()
+    shutil.copytree(comparison / "seed-1", comparison / "seed-2")
+    assert cli("downstream", comparison, *of_compare, "--resume") == 0

@@ -11,7 +11,7 @@ from attention_guidance.finetuning.tasks import get_task
 
 @pytest.mark.parametrize("labels", [("O", "B-natural person", "I-natural person"), ("O", "B-X", "I-X")])
 def test_words(tmp_path, labels):
-    sentences = [(("New York", "is", "big"), (1, 0, 2)), (("x",), (0,))]
+    sentences = [(("New York", "is", "big"), (1, 0, 2)), (("x\ry",), (0,))]
     examples = [Example(words, label, "") for words, label in sentences]
     data = Data(get_task("ner"), labels, {"test": examples}, {})
     write_predictions(tmp_path, data, "test", 1, [(1, 2, 0), (1,)])

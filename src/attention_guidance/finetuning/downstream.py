@@ -63,9 +63,9 @@ def downstream(
     }
     task = get_task(settings.task)
     names = {name: model for side in sides for name, model in side.models.items()}
-    folder = Output(output, DOWNSTREAM_FILE, overwrite or (resume and _is_begun(output, names)))
+    folder = Output(output, DOWNSTREAM_FILE, overwrite or (resume and _is_begun(output, sides)))
     if not overwrite:
-        _require_ours(output, task, sides)
+        _require_ours(output, task, sides, n_checkpoints)
     console = Console(quiet=quiet)
     for name, model in names.items():
         # What one cannot do is told before hours are spent on those before it.
@@ -106,16 +106,19 @@ def downstream(
     return content
 
 
-def _is_begun(output: Path, names: Iterable[str]) -> bool:
-    """Whether a comparison of such models has left something there."""
-    return (output / DOWNSTREAM_FILE).is_file() or any(is_begun(output / name) for name in names)
+def _is_begun(output: Path, sides: Iterable[Contender]) -> bool:
+    """Whether a comparison of such sides, over whatever seeds, or a fine-tuning has left something there."""
+    folders = [output]
+    for side in sides:
+        folders += [output / side.name, *(output / name for name in side.models), *(output / side.name).glob("seed-*")]
+    return (output / DOWNSTREAM_FILE).is_file() or any(map(is_begun, folders))
 
 
-def _require_ours(output: Path, task: Task, sides: Iterable[Contender]) -> None:
+def _require_ours(output: Path, task: Task, sides: Iterable[Contender], n_checkpoints: int) -> None:
     """Refuse to go on where figures of another comparison would be lost.
 
     Raises:
-        RunError: the comparison that is there is of another task, or of models that are not in this one.
+        RunError: the comparison that is there is of another task, or of models or checkpoints that are not in this one.
     """
     file = output / DOWNSTREAM_FILE
     if not file.is_file():
@@ -124,12 +127,13 @@ def _require_ours(output: Path, task: Task, sides: Iterable[Contender]) -> None:
         content = json.loads(file.read_text(encoding="utf-8"))
         compared = {model["model"] for model in content["models"]}
         ours = content["task"] == task.name and compared <= {side.name for side in sides}
+        ours = ours and bool(n_checkpoints or not content["checkpoints"])
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
         raise RunError(
-            f"--output {output} holds a {DOWNSTREAM_FILE} of other models or another task; give another folder, name "
-            "those models too, or --overwrite"
+            f"--output {output} holds a {DOWNSTREAM_FILE} of other models, checkpoints or another task; give "
+            "another folder, those models and --checkpoints too, or --overwrite"
         )
 
 

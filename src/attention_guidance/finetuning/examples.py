@@ -148,8 +148,8 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
 def _one_scheme(
     texts: Mapping[str, TaggedText], columns: tuple[int, int] | None, repair: bool
 ) -> dict[str, TaggedText]:
-    """Files of one scheme: a few malformed labels of BIO look like IOB1, but not where other files begin with B-."""
-    if not any(text.scheme == "BIO" for text in texts.values()):
+    """Where training is BIO, the others are too: a few malformed labels alone would look like IOB1."""
+    if texts["train"].scheme != "BIO":
         return dict(texts)
     return {
         split: read_tagged(text.path, columns=columns, repair=repair, scheme="BIO") if text.scheme == "IOB1" else text

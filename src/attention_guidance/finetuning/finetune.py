@@ -70,8 +70,6 @@ def finetune(
     kept = KeptFits(output, fits_request_of(subject.source, settings))
     there = finished(output, request, overwrite=overwrite) if resume else None
     if there is not None:
-        # Some are left where it was stopped after the scores were written.
-        kept.forget()
         console.print(f"{output.name}: scored already", highlight=False)
         lacks_baseline = settings.baseline and there.get("over_baseline") is None
         return _add_baseline(there, folder, data, Steps(console, quiet)) if lacks_baseline else there
@@ -90,9 +88,9 @@ def finetune(
     with Steps(console, quiet) as steps:
         runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
         tried = runner.try_rates(rates, settings.seed, note)
-        for said in at_the_end(runner.on_dev(tried)):
+        for said in at_the_end(runner.on_dev(tried), rates):
             note(said)
-        fitted = runner.run(tried, settings.seeds_used)
+        fitted = runner.run(tried, settings.seeds_used, note)
         baseline = _baseline(data, steps, note) if settings.baseline else None
     found = outcome.finetune_json(
         subject.name, data, encoded, settings.fit, fitted, longest=longest, request=request, notes=notes,
@@ -124,6 +122,7 @@ def check(
     subject, tokenizer, data = _read(model, settings)
     if resume and finished(output, request_of(subject.source, settings), overwrite=overwrite) is not None:
         return
+    KeptFits(output, fits_request_of(subject.source, settings)).require_ours(overwrite=overwrite)
     longest, _ = _fitting(settings, subject, tokenizer)
     _try(subject, tokenizer, data, _encoded(data, tokenizer, longest), settings)
 

@@ -112,13 +112,21 @@ class KeptFits:
         Raises:
             RunError: there are some of another request, and they may not be removed.
         """
-        others = [folder for folder in _requests(self.output) if folder != self.folder]
-        if others and not overwrite:
-            raise _of_others(self.output, "unfinished fits")
-        for folder in others:
+        for folder in self.require_ours(overwrite=overwrite):
             shutil.rmtree(folder, ignore_errors=True)
         if not resume:
             self.forget()
+
+    def require_ours(self, *, overwrite: bool) -> list[Path]:
+        """Those of other requests, if they may be removed.
+
+        Raises:
+            RunError: there are some, and they may not.
+        """
+        others = [folder for folder in _requests(self.output) if folder != self.folder]
+        if others and not overwrite:
+            raise _of_others(self.output, "unfinished fits")
+        return others
 
     def get(self, name: str) -> Fit | None:
         """One of them; None if it is not there, or not as it was written."""
@@ -160,7 +168,7 @@ def write_model(target: Path, write: Callable[[Path], None]) -> None:
         write_whole(target, write)
     except (OSError, SafetensorError) as error:
         raise SaveError(
-            f"could not save {target} ({reason_of(error)}); once it can be written, --resume goes on"
+            f"could not save {target} ({reason_of(error)}); once it can be written, the same command and --resume go on"
         ) from error
 
 

@@ -74,7 +74,8 @@ def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int | 
 
 def _read_tokens(file: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     gold, predicted = [], []
-    for block in file.read_text(encoding="utf-8").split("\n\n"):
+    # As it was written: in text mode a carriage return in a word would end the line.
+    for block in file.read_bytes().decode().split("\n\n"):
         rows = [line.rsplit("\t" if "\t" in line else " ", 2) for line in block.split("\n") if line]
         gold.append(tuple(row[1] for row in rows))
         predicted.append(tuple(row[2] for row in rows))

@@ -72,26 +72,40 @@ class Runner:
         Raises:
             DivergedError: all do.
         """
-        tried = {}
+        tried, diverged = {}, None
         for rate in rates:
             try:
                 tried[rate] = self._fit(rate, seed)
             except DivergedError as error:
-                if not tried and rate == rates[-1]:
-                    raise
+                diverged = error
                 note(str(error))
+        if diverged is not None and not tried:
+            raise diverged
         return tried
 
     def on_dev(self, tried: Mapping[float, Fit]) -> dict[float, float]:
         """The score of each on dev."""
         return {rate: self._best(found) for rate, found in tried.items()}
 
-    def run(self, tried: Mapping[float, Fit], seeds: Sequence[int]) -> Fitted:
-        """Fit the other seeds by the best of the rates tried with the first, and score each on dev and, once, test."""
-        first, *others = seeds
+    def run(self, tried: Mapping[float, Fit], seeds: Sequence[int], note: Callable[[str], None]) -> Fitted:
+        """Fit the other seeds by the best of the rates tried with the first, and score each on dev and, once, test.
+
+        Where one of them diverges, the next best rate is taken, with a note.
+
+        Raises:
+            DivergedError: by each rate one does.
+        """
         on_dev = self.on_dev(tried)
-        rate = max(on_dev, key=lambda rate: on_dev[rate])
-        fits = {first: tried[rate]} | {seed: self._fit(rate, seed) for seed in others}
+        by_score = sorted(on_dev, key=lambda rate: on_dev[rate], reverse=True)
+        for rate in by_score:
+            try:
+                fits = {seed: self._fit(rate, seed) if n else tried[rate] for n, seed in enumerate(seeds)}
+            except DivergedError as error:
+                if rate == by_score[-1]:
+                    raise
+                note(str(error))
+            else:
+                break
         best_seed = max(fits, key=lambda seed: self._best(fits[seed]))
         scored = {seed: self._score(self._load(rate, seed)) for seed in fits}
         return Fitted(rate, on_dev, fits, scored, best_seed, self._load(rate, best_seed))
@@ -138,10 +152,15 @@ def _name(rate: float, seed: int) -> str:
     return f"{rate!r}-seed-{seed}"
 
 
-def at_the_end(scores: Mapping[float, float]) -> list[str]:
-    """What to say where a single learning rate is best, and none beyond it, on one side, was tried."""
+def at_the_end(scores: Mapping[float, float], rates: Sequence[float]) -> list[str]:
+    """What to say where a single learning rate is best, and none beyond it, on one side, was tried.
+
+    Args:
+        scores: on dev, by learning rate.
+        rates: all that were tried, those that diverged too.
+    """
     best = [rate for rate, score in scores.items() if score == max(scores.values())]
-    if len(scores) < 2 or len(best) > 1 or best[0] not in (min(scores), max(scores)):
+    if len(rates) < 2 or len(best) > 1 or best[0] not in (min(rates), max(rates)):
         return []
-    which = "highest" if best[0] == max(scores) else "lowest"
+    which = "highest" if best[0] == max(rates) else "lowest"
     return [f"of the learning rates tried the {which}, {best[0]:g}, is best on dev; one beyond may be better still"]

@@ -85,7 +85,7 @@ def low_resource(
         GuidanceError: bad input, before anything is written.
         Stopped: a signal asked to stop during pre-training.
     """
-    folder = Output(output, RECIPE_FILE, overwrite or (resume and (output / _TEXT_FILE).is_file()))
+    folder = Output(output, RECIPE_FILE, overwrite or (resume and any(output.glob(f"{_TEXT_FILE}*"))))
     console = Console(quiet=quiet)
     console.print("looking at the text and the tasks", highlight=False)
     with tempfile.TemporaryDirectory() as aside:
