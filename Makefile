@@ -30,8 +30,8 @@ demo: $(VENV)/ready
 	@echo "== open $(DEMO)/compare.html"
 
 test: $(VENV)/ready
-	@echo "== running the tests"
-	$(BIN)/python -m pytest
+	@echo "== running the tests, a process a core (up to four), each with whole files"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -r s
 
 test-gpu:
 	@echo "== running the tests that need a GPU, on what $(PYTHON) has installed"

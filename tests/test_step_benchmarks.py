@@ -1,4 +1,4 @@
-"""benchmarks/masked_head.py: whole at a tiny size, and what is kept is what the page says."""
+"""Benchmarks of a training step: each whole at a tiny size, and what is kept is what the pages say."""
 
 from __future__ import annotations
 
@@ -7,26 +7,48 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def run(*arguments):
-    command = [sys.executable, ROOT / "benchmarks" / "masked_head.py", *arguments]
+def run(benchmark, *arguments):
+    command = [sys.executable, ROOT / "benchmarks" / f"{benchmark}.py", *arguments]
     return subprocess.run([*map(str, command)], capture_output=True, text=True)
 
 
-def test_whole_at_a_tiny_size(tmp_path):
-    kept = tmp_path / "kept.jsonl"
-    small = ["--preset", "tiny", "--vocabulary", "500", "--positions", "32", "--rounds", "2"]
-    done = run(*small, "--results", kept)
+def whole(benchmark, folder, *arguments):
+    """What is kept of a run, each of it shown."""
+    kept = folder / "kept.jsonl"
+    done = run(benchmark, "--preset", "tiny", "--vocabulary", "500", "--rounds", "2", "--results", kept, *arguments)
     assert done.returncode == 0, done.stderr
-    record = json.loads(kept.read_text())
+    records = [json.loads(line) for line in kept.read_text().splitlines()]
+    for record in records:
+        assert f"{record['ratio']:.2f} (" in done.stdout
+    return records
+
+
+def test_masked_head(tmp_path):
+    (record,) = whole("masked_head", tmp_path, "--positions", "32")
     assert abs(record["losses"]["whole"] - record["losses"]["masked"]) < 1e-5
-    assert f"{record['ratio']:.2f} (" in done.stdout
-    assert run("--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
 
 
-def test_what_is_kept_is_what_the_page_says():
-    page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8")
-    for line in filter(None, run("--show").stdout.splitlines()):
-        assert line in page, line
+def test_short_attention(tmp_path):
+    records = whole("short_attention", tmp_path, "--tokens", "128", "--lengths", "16", "32")
+    assert [record["length"] for record in records] == [16, 32]
+
+
+@pytest.mark.parametrize("benchmark", ["masked_head", "short_attention"])
+def test_nothing_is_kept_yet(tmp_path, benchmark):
+    assert run(benchmark, "--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "page"), [("masked_head", "docs/pretraining.md"), ("short_attention", "DESIGN.md")]
+)
+def test_what_is_kept_is_what_the_page_says(benchmark, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = run(benchmark, "--show").stdout.splitlines()
+    assert lines
+    for line in lines:
+        assert line in text, line

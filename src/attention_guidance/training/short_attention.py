@@ -9,8 +9,7 @@ from typing import Any
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TrainingArguments
 
-# Forward and backward pass over 4,096 tokens, 8 heads of 32, one thread with AVX512-BF16: flash took 6 times as long at
-# 12 tokens a sequence, 2.4 times at 64, 1.8 at 128; from 256 on it is the faster one, and needs no map.
+# From 256 on flash is the faster one, and needs no map: benchmarks/short_attention.py.
 _SHORT = 128
 
 
