@@ -55,19 +55,14 @@ def downstream(
         GuidanceError: bad input.
     """
     sides = contenders(models)
-    of_checkpoints = {
-        name: checkpoints_of(model, n_checkpoints)
-        for side in sides
-        for name, model in side.models.items()
-        if n_checkpoints
-    }
+    sources = {name: model for side in sides for name, model in side.models.items()}
+    of_checkpoints = {name: checkpoints_of(model, n_checkpoints) for name, model in sources.items() if n_checkpoints}
     task = get_task(settings.task)
-    names = {name: model for side in sides for name, model in side.models.items()}
     folder = Output(output, DOWNSTREAM_FILE, overwrite or (resume and _is_begun(output, sides)))
     if not overwrite:
         _require_ours(output, task, sides, n_checkpoints)
     console = Console(quiet=quiet)
-    for name, model in names.items():
+    for name, model in sources.items():
         # What one cannot do is told before hours are spent on those before it.
         check(model, settings, output / name, resume=resume, overwrite=overwrite)
 
@@ -76,16 +71,13 @@ def downstream(
 
     found: dict[str, dict[str, Any]] = {}
     curve = []
-    for side in sides:
-        for name, model in side.models.items():
-            # The baseline is the same for all: the first model's run fits it.
-            found[name] = fine_tune(
-                name, model, dataclasses.replace(settings, baseline=settings.baseline and not found)
-            )
-            same_rate = dataclasses.replace(settings, learning_rates=(found[name]["learning_rate"],), baseline=False)
-            for step, loss, source in of_checkpoints.get(name, ()):
-                of_step = fine_tune(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
-                curve.append({"model": name, "step": step, "loss": loss} | of_step)
+    for name, model in sources.items():
+        # The baseline is the same for all: the first model's run fits it.
+        found[name] = fine_tune(name, model, dataclasses.replace(settings, baseline=settings.baseline and not found))
+        same_rate = dataclasses.replace(settings, learning_rates=(found[name]["learning_rate"],), baseline=False)
+        for step, loss, source in of_checkpoints.get(name, ()):
+            of_step = fine_tune(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
+            curve.append({"model": name, "step": step, "loss": loss} | of_step)
     # What is of the files is the same for all; the baseline is the first's alone.
     known = next(iter(found.values()))
     content = {

@@ -129,29 +129,8 @@ def fit(
     if settings.heads:
         guidance = guide(model, settings.heads, settings.weight, tokenizer=tokenizer)
     train, dev = encoded["train"], encoded["dev"]
-    precision = choose_precision(settings.precision)
-    steps = math.ceil(len(train.inputs) / settings.batch_size) * settings.epochs
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
-            learning_rate=learning_rate,
-            warmup_steps=round(settings.warmup_share * steps),
-            weight_decay=settings.weight_decay,
-            train_sampling_strategy="group_by_length",
-            eval_strategy="no",
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            seed=seed,
-            bf16=precision == "bf16",
-            fp16=precision == "fp16",
-            use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
-        )
-        use_one_device(arguments)
+        arguments = _arguments(settings, folder, len(train.inputs), learning_rate, seed)
 
         def score_dev() -> dict[str, float]:
             outputs = predict(model, dev, tokenizer, settings)
@@ -174,6 +153,33 @@ def fit(
     model.load_state_dict(best.state)
     n_tokens = best.n_epochs * sum(len(item["input_ids"]) for item in train.inputs)
     return Fit(best.epoch, best.scores, seconds, n_tokens / seconds), model.eval()
+
+
+def _arguments(settings: FitSettings, folder: str, n_items: int, learning_rate: float, seed: int) -> TrainingArguments:
+    """Trainer's, on one device; nothing is saved and logged."""
+    precision = choose_precision(settings.precision)
+    steps = math.ceil(n_items / settings.batch_size) * settings.epochs
+    arguments = TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=round(settings.warmup_share * steps),
+        weight_decay=settings.weight_decay,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        seed=seed,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+    )
+    use_one_device(arguments)
+    return arguments
 
 
 class _KeepBest(TrainerCallback):  # type: ignore[misc]
