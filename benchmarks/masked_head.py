@@ -11,14 +11,13 @@ of both are compared in float32. Results are appended to results/masked_head.jso
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForMaskedLM, set_seed
-from turns import Arm, Training, append, step_time, take_turns
+from turns import Arm, Training, append, newest, step_time, take_turns
 
 from attention_guidance import results
 from attention_guidance.objectives.masked_head import MaskedHead
@@ -82,15 +81,12 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(path: Path) -> str:
     """The newest figures of each size as Markdown."""
-    newest = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        record = json.loads(line)
-        newest[record["preset"], record["vocabulary"], record["positions"], record["device"]] = record
-    if not newest:
+    records = newest(path, "preset", "vocabulary", "positions", "device")
+    if not records:
         return "nothing is kept yet"
     head = ("model", "vocabulary", "T", "device", "step time, masked positions over all", "losses differ by")
     rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
-    for record in newest.values():
+    for record in records:
         ratio = f"{record['ratio']:.2f} ({record['ratio_low']:.2f} to {record['ratio_high']:.2f})"
         apart = abs(record["losses"]["whole"] - record["losses"]["masked"])
         where = f"{record['device']}, {record['precision']}"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from downstream import DATA, HERE, finetune_settings, finished_run
 from downstream_tables import gap, score
 from transformers.utils import logging
-from turns import append
+from turns import append, newest
 
 from attention_guidance.errors import GuidanceError
 
@@ -151,15 +151,13 @@ def _facts(run: Path) -> dict[str, Any]:
 
 def show(path: Path) -> str:
     """The newest result of each setting as Markdown."""
-    newest = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        record = json.loads(line)
-        newest[record["text"], record["megabytes"], record["sentences"], record["setting"]] = record
-    if not newest:
+    records = newest(path, "text", "megabytes", "sentences", "setting")
+    if not records:
         return "nothing is kept yet"
     head = ("text", "setting", "tried", "entity F1", "minus the default's (95 %)")
     rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
-    for (text, megabytes, sentences, setting), record in newest.items():
+    for record in records:
+        text, megabytes, sentences, setting = (record[n] for n in ("text", "megabytes", "sentences", "setting"))
         labelled = "" if sentences is None else f", {sentences:,} labelled sentences"
         what = f"{text.capitalize()}, {megabytes:g} MB{labelled}", setting
         for value, model in record["models"].items():

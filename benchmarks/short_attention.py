@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForMaskedLM, set_seed
-from turns import Arm, Training, append, step_time, take_turns
+from turns import Arm, Training, append, newest, step_time, take_turns
 
 from attention_guidance import results
 from attention_guidance.objectives.masked_head import MaskedHead
@@ -77,17 +76,14 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def show(path: Path) -> str:
     """The newest figures of each size as Markdown."""
-    newest = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        record = json.loads(line)
-        newest[record["preset"], record["tokens"], record["device"], record["length"]] = record
-    if not newest:
+    records = newest(path, "preset", "tokens", "device", "length")
+    if not records:
         return "nothing is kept yet"
     head = ("model", "device", "tokens a sequence", "step time, plain products over flash")
     rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
-    for (preset, _, device, length), record in newest.items():
+    for record in records:
         ratio = f"{record['ratio']:.2f} ({record['ratio_low']:.2f} to {record['ratio_high']:.2f})"
-        rows.append((preset, device, str(length), ratio))
+        rows.append((record["preset"], record["device"], str(record["length"]), ratio))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

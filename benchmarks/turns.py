@@ -74,6 +74,13 @@ def step_time(seconds: Sequence[float], unguided: Sequence[float]) -> dict[str, 
     return {"ratio": float(np.median(ratios)), "ratio_low": float(low), "ratio_high": float(high)}
 
 
+def newest(path: Path, *names: str) -> list[dict[str, Any]]:
+    """Of the results in a file, for all values that these fields take together, the newest."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+    records = map(json.loads, lines)
+    return list({tuple(record[name] for name in names): record for record in records}.values())
+
+
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Add results to a file, a line each."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from attention_guidance.attach import guide
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.finetuning import outcome
 from attention_guidance.finetuning.baseline import Baseline, fit_baseline
-from attention_guidance.finetuning.encoding import Encoded, encode
+from attention_guidance.finetuning.encoding import encode
 from attention_guidance.finetuning.examples import Data, read_examples
 from attention_guidance.finetuning.fit import new_model, try_out
 from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, finished, fits_request_of, is_begun, request_of
@@ -82,8 +82,11 @@ def finetune(
     for said in data.notes:
         note(said)
     longest, rates = _fitting(settings, subject, tokenizer)
-    encoded = _encoded(data, tokenizer, longest)
-    _try(subject, tokenizer, data, encoded, settings)
+    _try(subject, tokenizer, data, longest, settings)
+    encoded = {
+        split: encode(data, examples, tokenizer, longest, overlap=split != "train")
+        for split, examples in data.splits.items()
+    }
     kept.take_up(resume=resume, overwrite=overwrite)
     with Steps(console, quiet) as steps:
         runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
@@ -124,7 +127,7 @@ def check(
         return
     KeptFits(output, fits_request_of(subject.source, settings)).require_ours(overwrite=overwrite)
     longest, _ = _fitting(settings, subject, tokenizer)
-    _try(subject, tokenizer, data, _encoded(data, tokenizer, longest), settings)
+    _try(subject, tokenizer, data, longest, settings)
 
 
 def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTokenizerBase, Data]:
@@ -134,27 +137,16 @@ def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTo
     return subject, tokenizer, data
 
 
-def _encoded(data: Data, tokenizer: PreTrainedTokenizerBase, longest: int) -> dict[str, Encoded]:
-    return {
-        split: encode(data, examples, tokenizer, longest, overlap=split != "train")
-        for split, examples in data.splits.items()
-    }
-
-
 def _try(
-    subject: Subject,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Data,
-    encoded: Mapping[str, Encoded],
-    settings: FinetuneSettings,
+    subject: Subject, tokenizer: PreTrainedTokenizerBase, data: Data, longest: int, settings: FinetuneSettings
 ) -> None:
-    """See that the model takes the examples, and the guide the model.
+    """See that the model takes the first examples, and the guide the model.
 
     Raises:
         GuidanceError: they do not go together.
     """
     untrained = new_model(data, subject.source, settings.fit)
-    try_out(untrained, data, encoded["train"], tokenizer)
+    try_out(untrained, data, encode(data, data.splits["train"][:2], tokenizer, longest, overlap=False), tokenizer)
     if settings.fit.heads:
         guide(untrained, settings.fit.heads, settings.fit.weight, tokenizer=tokenizer).remove()
 

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from attention_guidance.attach import guide
-from attention_guidance.errors import ConfigError, DivergedError, GuidanceError, reason_of
+from attention_guidance.errors import ConfigError, DivergedError, reason_of
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.scores import evaluate
@@ -250,8 +250,8 @@ def new_model(data: Data, source: str, settings: FitSettings) -> PreTrainedModel
         raise ConfigError(f"model {source!r}: cannot be loaded for {data.task.name} ({reason_of(error)})") from error
 
 
-def try_out(model: PreTrainedModel, data: Data, train: Encoded, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Put two examples through a model: what does not go together is seen before anything is trained.
+def try_out(model: PreTrainedModel, data: Data, first: Encoded, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put the first examples through a model: what does not go together is seen before anything is trained.
 
     Raises:
         ConfigError: the model cannot take them.
@@ -259,11 +259,9 @@ def try_out(model: PreTrainedModel, data: Data, train: Encoded, tokenizer: PreTr
     try:
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = tokenizer.pad_token_id  # as Trainer does, before it trains
-        batch = collator(data, tokenizer)([dict(item) for item in train.inputs[:2]])
+        batch = collator(data, tokenizer)([dict(item) for item in first.inputs[:2]])
         with torch.no_grad():
             model.eval()(**batch)
-    except GuidanceError:
-        raise
     except Exception as error:  # whatever a model of any kind raises
         what = f"the {model.config.model_type} model fails on the first examples for {data.task.name}"
         raise ConfigError(f"{what}: {reason_of(error)}") from error
