@@ -27,7 +27,7 @@ OUTSIDE = "tests/test_encoders.py::test_encoders_outside_the_interface_say_so"
 # What people call it, the tests that show it, and what to know.
 WAYS = {
     "a loop of one's own": (["tests/test_training_loops.py::test_plain_loop"], ""),
-    "Trainer": (["tests/test_training_loops.py::test_trainer"], "schedules: `callbacks=[guidance.callback()]`"),
+    "Trainer": (["tests/test_training_loops.py::test_trainer"], "schedules and logs: `callbacks=[guidance.callback()]`"),
     "Accelerate": (["tests/test_training_loops.py::test_accelerate"], ""),
     "Lightning": (["tests/ways/test_lightning.py"], "schedules: `guidance.steps_done = trainer.global_step`"),
     "gradient accumulation": (["tests/test_training_loops.py::test_accumulation"], "same curve as without"),
@@ -42,6 +42,12 @@ WAYS = {
         "guidance is the mean over processes, as the objective",
     ),
     "FSDP2 (`fully_shard`)": (["tests/ways/test_distributed.py::*fsdp"], "guide before or after"),
+    "sentence-transformers": (
+        ["tests/ways/test_sentence_transformers.py"],
+        "`callbacks=[guidance.callback()]`, or `within=` the loss; not its `Cached...` losses",
+    ),
+    "PEFT": (["tests/ways/test_peft.py"], "LoRA, adapters, prompt tuning; prefix tuning is refused"),
+    "several texts a loss (siamese, SimCSE)": (["tests/test_passes.py::test_two_texts"], "guidance of all calls"),
     "packed sequences": (
         ["tests/ways/test_packed.py::*packed"],
         "`position_ids` that restart; no target across a border",

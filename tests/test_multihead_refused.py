@@ -25,7 +25,7 @@ def test_what_can_be_guided():
 
 def test_a_wrapped_model_of_transformers(make_model):
     wrapped = nn.ModuleDict({"encoder": make_model(), "pool": make_attention()})
-    with pytest.raises(AttachError, match=r"its encoder \(RobertaForMaskedLM\) is a model of transformers"):
+    with pytest.raises(AttachError, match=r"encoder \(RobertaForMaskedLM\) beside modules of nn.Mul"):
         guide(wrapped, HEADS)
 
 

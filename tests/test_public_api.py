@@ -17,6 +17,7 @@ def test_public_names():
         "Sequences",
         "Targets",
         "__version__",
+        "get_guidance",
         "get_pattern",
         "guide",
         "match_heads",
@@ -29,7 +30,7 @@ def test_public_members_of_the_handle():
     members = {name for name in vars(attention_guidance.Guidance) if not name.startswith("_")}
     assert members == {
         "remove", "loss", "current_weight", "step", "callback", "heads", "per_head", "measure",
-        "explain_backend", "rows_per_head",
+        "explain_backend", "rows_per_head", "weight",
     }  # fmt: skip
 
 

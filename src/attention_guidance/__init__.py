@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from attention_guidance.errors import GuidanceError as GuidanceError
     from attention_guidance.handle import Guidance as Guidance
     from attention_guidance.handle import HeadGuidance as HeadGuidance
+    from attention_guidance.handle import get_guidance as get_guidance
     from attention_guidance.matching import HeadMatching as HeadMatching
     from attention_guidance.matching import match_heads as match_heads
     from attention_guidance.patterns import Pattern as Pattern
@@ -27,6 +28,7 @@ _HOMES = {
     "guide": "attach",
     "Guidance": "handle",
     "HeadGuidance": "handle",
+    "get_guidance": "handle",
     "GuidedHead": "assignment",
     "GuidanceError": "errors",
     "HeadMatching": "matching",

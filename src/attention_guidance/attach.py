@@ -9,12 +9,13 @@ from attention_guidance.assignment import Heads, assign_heads
 from attention_guidance.errors import ConfigError
 from attention_guidance.guided_layer import GuidedLayer
 from attention_guidance.handle import Guidance
-from attention_guidance.hosts import host_of
+from attention_guidance.hosts import host_of, whole_of
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
+from attention_guidance.passes import Passes
 from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
-from attention_guidance.schedules import Schedule
+from attention_guidance.schedules import Schedule, checked_weight
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,8 +43,8 @@ def guide(
     ``model(**batch).loss`` becomes objective + weight x guidance; in evaluation mode it stays the objective.
 
     Args:
-        model: a bidirectional encoder of transformers with any head on it, or a module that is or holds torch's
-            nn.MultiheadAttention, such as nn.TransformerEncoder.
+        model: a bidirectional encoder of transformers with any head on it; a module that holds one, such as a
+            SentenceTransformer; or one that is or holds torch's nn.MultiheadAttention, such as nn.TransformerEncoder.
         heads: which heads follow which pattern, e.g. ``"next:1 previous:1 first:4"`` for every layer; see
             `attention_guidance.assignment`.
         weight: factor on the guidance loss; with `query` normalization, the pull on each guided head.
@@ -58,7 +59,8 @@ def guide(
         tokenizer: finds the ids of token classes such as `delimiter` and `period`.
         token_classes: classes of one's own for use in `heads`, by name; see `attention_guidance.patterns.get_pattern`.
         patterns: patterns of one's own for use in `heads`, by name.
-        within: the model whose loss guidance joins, where `model` is only a part of it, such as one of two encoders.
+        within: the module whose loss guidance joins, where `model` is only a part of it: a model of two encoders, a
+            module that computes a loss from the model's output.
 
     Returns:
         The handle: weights, per-head values, `remove()`.
@@ -71,18 +73,20 @@ def guide(
     """
     check_objective(loss)
     check_normalization(normalization, loss)
-    if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise ConfigError(f"weight={weight!r} must be 0 or a positive number")
+    weight = checked_weight(weight)
     choice = BackendChoice(backend)
     host = host_of(model)
     guided = assign_heads(
         heads, host.n_layers, host.n_heads, lambda name: get_pattern(name, tokenizer, token_classes, patterns)
     )
-    layers = [
-        GuidedLayer(number, [head for head in guided if head.layer == number], loss, normalization, choice)
-        for number in sorted({head.layer for head in guided})
-    ]
+
+    def layers(passes: Passes) -> list[GuidedLayer]:
+        return [
+            GuidedLayer(number, [head for head in guided if head.layer == number], loss, normalization, choice, passes)
+            for number in sorted({head.layer for head in guided})
+        ]
+
     schedule = Schedule(schedule) if isinstance(schedule, str) else schedule
     if not isinstance(schedule, Schedule):
         raise ConfigError(f"schedule={schedule!r} must be a Schedule or the name of its shape")
-    return Guidance(host, layers, choice, weight, schedule, total_steps, within)
+    return Guidance(host, layers, choice, weight, schedule, total_steps, whole_of(model, host, within))

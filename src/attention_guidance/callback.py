@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
+    from transformers import Trainer
+
     from attention_guidance.handle import Guidance
 
 
 class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
     """Keeps the schedule at the Trainer's step, also after a resume, and logs the guidance beside the loss.
 
-    Logged: `guidance` (mean distance of the guided heads from their patterns in the last batch) and `guidance_weight`,
-    in `trainer.state.log_history`. Trainer calls its reporters (TensorBoard and others) before the callbacks it is
-    given; to have them report the guidance too, put this one before them:
-    ``trainer.callback_handler.callbacks.insert(0, guidance.callback())``.
+    Logged: `guidance` (mean distance of the guided heads from their patterns in the last loss, over those that had any
+    row) and `guidance_weight`, in `trainer.state.log_history` and by every reporter (TensorBoard and others). Under a
+    SentenceTransformerTrainer guidance joins its losses.
     """
 
     def __init__(self, guidance: Guidance) -> None:
@@ -27,7 +30,7 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over the length of the run and, on a resume, the steps already made.
+        """Take over the length of the run and, on a resume, the steps already made; go before the reporters.
 
         Raises:
             ConfigError: Trainer computes the loss from the logits (label smoothing), beside the model's and so without
@@ -40,6 +43,12 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
             )
         self.guidance.total_steps = state.max_steps
         self.guidance.steps_done = state.global_step
+        trainer = _calling_trainer()
+        if trainer is not None:
+            _put_first(self, trainer.callback_handler.callbacks)
+            losses = getattr(trainer, "loss", None)
+            losses = losses.values() if isinstance(losses, dict) else [losses]
+            self.guidance._join_losses_of(loss for loss in losses if isinstance(loss, nn.Module))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the schedule on."""
@@ -55,8 +64,32 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Add guidance to the training logs (evaluation logs have none)."""
         if logs is not None and "loss" in logs:
-            errors = [head.error for head in self.guidance.per_head()]
-            added = {"guidance": sum(errors) / len(errors), "guidance_weight": self.guidance.current_weight}
+            rows = self.guidance.rows_per_head()
+            errors = [head.error for head, n_rows in zip(self.guidance.per_head(), rows, strict=True) if n_rows]
+            added = {"guidance_weight": self.guidance.current_weight}
+            if errors:
+                added["guidance"] = sum(errors) / len(errors)
             logs.update(added)
             # Trainer has put a copy into the history before it calls anyone.
             state.log_history[-1].update(added)
+
+
+def _calling_trainer() -> Trainer | None:
+    """The Trainer by which this callback is being called: of all that a callback is given, nothing leads to it."""
+    from transformers import Trainer
+
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, Trainer):
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def _put_first(callback: TrainerCallback, callbacks: list[TrainerCallback]) -> None:
+    """Move a callback to the front of a list that may be being gone through: all others are still met once."""
+    for place, other in enumerate(callbacks):
+        if other is callback:
+            callbacks.insert(0, callbacks.pop(place))
+            return

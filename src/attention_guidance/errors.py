@@ -20,6 +20,10 @@ class AttachError(GuidanceError):
     """A model that guidance cannot be attached to, or that never called the guided attention."""
 
 
+class GuidanceWarning(UserWarning):
+    """Guidance that is lost on its way into training: each kind is said once a model."""
+
+
 class ConfigError(GuidanceError):
     """A setting of a run that is unknown, of the wrong kind, or contradicts another."""
 

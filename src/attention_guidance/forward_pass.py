@@ -12,9 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention_guidance.errors import AttachError
+from attention_guidance.hosts.call import AttentionCall
 from attention_guidance.inputs_outputs import document_numbers, patch_grid
 from attention_guidance.loss.layers import LayerLoss, LayerRows
 from attention_guidance.patterns import GIVEN, Pattern, Sequences, Targets, checked_targets
+
+
+@dataclass
+class GradientTrace:
+    """How far a backward pass has come in a forward pass.
+
+    Attributes:
+        model: it has gone through the guided attention.
+        guidance: it came from the guidance loss, too.
+    """
+
+    model: bool = False
+    guidance: bool = False
+
+    def reach_model(self, gradient: Tensor) -> None:
+        """A tensor's hook."""
+        self.model = True
+
+    def reach_guidance(self, gradient: Tensor) -> None:
+        """A tensor's hook."""
+        self.guidance = True
 
 
 @dataclass
@@ -26,9 +49,15 @@ class ForwardPass:
         patch_size: height and width of the patches that the model cuts images into, or None.
         with_gradient: whether the pass was begun with gradients on.
         weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
-        rows: the rows of the guided layers that were called so far, until the pass ends.
+        rows: the rows of the guided layers, for each call of a layer so far, until the pass ends.
         layers: what the guided layers have added, once the pass has ended.
-        samples: one number of each query of a layer, by which recomputation tells its own pass.
+        samples: one number of each query, for each call of a layer, by which recomputation finds its pass.
+        graph_task: the backward pass that it is made in, -1 outside of any.
+        recomputes: whether it is an earlier pass, made again in a backward pass.
+        trains: whether it is a training pass whose guidance a loss must hold.
+        trace: how far a backward pass has come in it.
+        called: whether any guided layer was called; audio encoders leave layers out.
+        watched: whether some queries or keys have a gradient, of which the trace is told.
         shared: what backends made of targets and masks, for the layers that have the same.
     """
 
@@ -36,11 +65,50 @@ class ForwardPass:
     patch_size: tuple[int, int] | None
     with_gradient: bool
     weighted: bool
-    rows: dict[int, LayerRows] = field(default_factory=dict)
+    rows: dict[int, list[LayerRows]] = field(default_factory=dict)
     layers: dict[int, LayerLoss] = field(default_factory=dict)
-    samples: dict[int, Tensor] = field(default_factory=dict)
+    samples: dict[int, list[Tensor]] = field(default_factory=dict)
+    graph_task: int = -1
+    recomputes: bool = False
+    trains: bool = False
+    # torch.compile traces a function, and not a class of ours in its place.
+    trace: GradientTrace = field(default_factory=lambda: GradientTrace())
+    called: bool = False
+    watched: bool = False
     shared: dict[Any, Any] = field(default_factory=dict)
     _targets: dict[tuple[Any, ...], tuple[Tensor, list[Targets]]] = field(default_factory=dict)
+
+    def add(self, layer: int, rows: LayerRows, call: AttentionCall) -> None:
+        """Add the rows of a call of a layer.
+
+        Args:
+            layer: the number of the layer.
+            rows: of the call.
+            call: by the gradient of its queries or keys a backward pass is seen.
+
+        Raises:
+            AttachError: targets come with the batch, and the layer was called before.
+        """
+        calls = self.rows.setdefault(layer, [])
+        if calls and GIVEN in self.inputs:
+            raise AttachError(
+                f"the attention of layer {layer} is called more than once in a forward pass (once an image or a "
+                f"window), and {GIVEN} in the batch does not say which targets are for which call"
+            )
+        calls.append(rows)
+        self.called = True
+        if self.watched or torch.compiler.is_compiling():
+            return
+        for tensor in (call.query_BHQD, call.key_BGKD):
+            if tensor.requires_grad:
+                tensor.register_hook(self.trace.reach_model)  # type: ignore[no-untyped-call]
+                self.watched = True
+                return
+
+    def sums_and_counts(self) -> tuple[Tensor, Tensor]:
+        """Each guided head's sum over the rows that count, and their number, in the order of layers."""
+        layers = [self.layers[number] for number in sorted(self.layers)]
+        return torch.cat([layer.sums for layer in layers]), torch.cat([layer.counts for layer in layers])
 
     def targets(
         self, patterns: Sequence[Pattern], size: tuple[int, int], shown: Tensor | None, device: torch.device

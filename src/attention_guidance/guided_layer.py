@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
-from attention_guidance.forward_pass import ForwardPass
-from attention_guidance.hosts.call import AttentionCall, Result
+from attention_guidance.hosts.call import AttentionCall, Result, in_backward
 from attention_guidance.loss.backends import Backend, BackendChoice, Case
 from attention_guidance.loss.layers import LayerRows
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.passes import Passes
 from attention_guidance.patterns import Pattern
 from attention_guidance.split_heads import join_heads, split_heads, take_heads
 
@@ -36,12 +36,20 @@ class GuidedLayer:
         objective: `squared_error` or `log_mass`.
         normalization: `query` or `elementwise`.
         backend: what computes the guided heads.
+        passes: the forward passes of the model, which all its layers share.
     """
 
     def __init__(
-        self, layer: int, heads: Iterable[GuidedHead], objective: str, normalization: str, backend: BackendChoice
+        self,
+        layer: int,
+        heads: Iterable[GuidedHead],
+        objective: str,
+        normalization: str,
+        backend: BackendChoice,
+        passes: Passes,
     ) -> None:
         self.layer = layer
+        self.passes = passes
         self.objective = objective
         self.normalization = normalization
         self.backend = backend
@@ -50,47 +58,41 @@ class GuidedLayer:
             groups[guided.pattern].append(guided.head)
         self.groups = tuple((pattern, tuple(indices)) for pattern, indices in groups.items())
         self.guided = [head for _, indices in self.groups for head in indices]
-        self.current: ForwardPass | None = None
-        self.recording = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the pass under way, whose tensors cannot be copied or pickled."""
-        return self.__dict__ | {"current": None, "recording": False}
 
     @property
     def heads(self) -> tuple[GuidedHead, ...]:
         """The guided heads in the order of `LayerLoss.sums`."""
         return tuple(GuidedHead(self.layer, head, pattern) for pattern, indices in self.groups for head in indices)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no guided pass is under way: the model evaluates, or a part of it was called on its own."""
-        return self._pass() is None
+    def is_idle(self, training: bool) -> bool:
+        """See `Guide`: the model evaluates, or a part of it was called on its own without training.
 
-    def _pass(self) -> ForwardPass | None:
-        # Recomputation under checkpointing comes here again, within the backward pass: it must do the same work, so
-        # that the same tensors are saved, but is not counted a second time. Any other call is not of a guided pass.
-        # torch.compile recomputes without coming here, and cannot ask whether there is a backward pass.
-        recomputing = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-        return self.current if self.recording or recomputing else None
+        Raises:
+            AttachError: the call would train unguided.
+        """
+        if self.passes.current is not None or in_backward():
+            return False
+        self.passes.check_outside(training)
+        return True
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
         """Answer a call of the layer's attention, and add its guidance to the current pass.
 
         Raises:
-            AttachError: gradients were on when the pass began and are off here, as under reentrant checkpointing,
-                where the guidance would train nothing; or the backend asked for cannot serve.
+            AttachError: the call would train unguided; it has other keys than its queries; gradients were on when the
+                pass began and are off here, as under reentrant checkpointing, where the guidance would train nothing;
+                or the backend asked for cannot serve.
         """
-        current = self._pass()
+        current = self.passes.of_call(self.layer, call.query_BHQD, call.training)
         if current is None:
             return unguided()
-        if current.with_gradient and not torch.is_grad_enabled() and self.recording:
+        recording = self.passes.current is not None
+        _check_positions(call, self.layer)
+        if current.with_gradient and not torch.is_grad_enabled() and recording:
             raise AttachError(
                 "gradients are off inside the model's forward pass, so guidance would train nothing; if this is "
                 "gradient checkpointing, use gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
-        if current.with_gradient and not torch.compiler.is_compiling():
-            self._check_recomputation(current, call.query_BHQD)
         with_gradient = torch.is_grad_enabled() and current.weighted
         mask, bias = call.mask_and_bias()
         size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
@@ -123,24 +125,10 @@ class GuidedLayer:
             result = out_BHQD.transpose(1, 2).contiguous(), None
         else:
             result, statistics = self._attend_apart(guided, backend)
-        if self.recording:
+        if recording:
             groups = tuple(heads for _, heads in guided.slices())
-            current.rows[self.layer] = LayerRows(statistics, valid_BT, mask, groups)
+            current.add(self.layer, LayerRows(statistics, valid_BT, mask, groups), call)
         return result
-
-    def _check_recomputation(self, current: ForwardPass, query_BHQD: Tensor) -> None:
-        """Raise AttachError where a recomputation is not of the current pass, whose targets it would get."""
-        sample_BQ = query_BHQD[:, 0, :, 0].detach()
-        if self.recording:
-            current.samples[self.layer] = sample_BQ.clone()
-            return
-        seen_BQ = current.samples.get(self.layer)
-        # Recomputation need not be exact to the last bit; another batch is far off.
-        if seen_BQ is None or seen_BQ.shape != sample_BQ.shape or not torch.allclose(seen_BQ, sample_BQ, 1e-2, 1e-3):
-            raise AttachError(
-                "under gradient checkpointing, guidance needs each training pass's backward() before the next guided "
-                "forward pass (or measure()): this recomputation would take the targets of the later one"
-            )
 
     def _backend(self, call: AttentionCall, all_heads: GuidedAttention) -> Backend:
         mapped = tuple(
@@ -191,6 +179,17 @@ class GuidedLayer:
             query_rest, key_rest, value_rest, all_heads.mask, all_heads.dropout, scale=all_heads.scale
         )
         return (join_heads(out_BHQD, rest_BHQD, self.guided, others), None), statistics
+
+
+def _check_positions(call: AttentionCall, layer: int) -> None:
+    """Raise AttachError where keys are not the queries: which key is next to which query, nobody says."""
+    n_queries, n_keys = call.query_BHQD.shape[2], call.key_BGKD.shape[2]
+    if n_queries != n_keys:
+        raise AttachError(
+            f"the attention of layer {layer} has {n_queries} queries and {n_keys} keys, as under prefix tuning, with "
+            "past_key_values or pooled keys; guidance is for a sequence that attends to itself: LoRA, adapters and "
+            "prompt tuning can be guided"
+        )
 
 
 def _as_computed(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,17 @@ from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
 from attention_guidance.forward_pass import ForwardPass
 from attention_guidance.guided_layer import GuidedLayer
-from attention_guidance.hosts.call import Host
+from attention_guidance.hooked_forward import HookedForward
+from attention_guidance.hosts.call import Host, graph_task
 from attention_guidance.hosts.interface import normalizes_its_loss
-from attention_guidance.inputs_outputs import loss_of, named_inputs, share_of_batch
+from attention_guidance.inputs_outputs import loss_of, named_inputs, share_of_batch, with_loss
 from attention_guidance.loss.aggregate import mean
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.layers import LayerLoss, layer_losses
+from attention_guidance.lost_guidance import LostGuidance
+from attention_guidance.passes import Passes
 from attention_guidance.patterns import GIVEN
-from attention_guidance.schedules import Schedule
+from attention_guidance.schedules import Schedule, checked_weight
 
 if TYPE_CHECKING:
     from attention_guidance.callback import GuidanceCallback
@@ -42,8 +45,7 @@ class Guidance:
 
     Attributes:
         model: the guided model.
-        weight: the full weight, before the schedule.
-        schedule: how it changes over training.
+        schedule: how the weight changes over training.
         total_steps: length of the run in optimisation steps, if known.
         steps_done: optimisation steps made so far.
     """
@@ -51,7 +53,7 @@ class Guidance:
     def __init__(
         self,
         host: Host,
-        layers: Iterable[GuidedLayer],
+        layers: Callable[[Passes], Iterable[GuidedLayer]],
         backend: BackendChoice,
         weight: float,
         schedule: Schedule,
@@ -65,24 +67,21 @@ class Guidance:
         self.total_steps = total_steps
         self.steps_done = 0
         self._host = host
-        self._layers = tuple(layers)
         self._backend = backend
-        self._measuring = False
-        self._last: ForwardPass | None = None
-        self._measured: tuple[Tensor, Tensor] | None = None
-        # Whether the guidance of the last pass has been added to a loss.
-        self._joined = True
+        self._passes = Passes(host.model, self._whole, self._is_weighted)
+        self._layers = tuple(layers(self._passes))
+        self._lost = LostGuidance(self._whole)
+        # Whether the guided part has been called since the whole was last.
+        self._called = False
         host.attach({layer.layer: layer for layer in self._layers})
+        modules = [self.model] if self._whole is self.model else [self.model, self._whole]
+        self._forwards = [HookedForward(module) for module in modules]
         # Bound methods, so that a copy of the model gets a copy of its guidance.
         self._hooks = [
             self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
             self.model.register_forward_hook(self._end, always_call=True),
             self._whole.register_forward_hook(self._join, with_kwargs=True),
         ]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but what is left of the last pass, so that a guided model can be copied and pickled."""
-        return self.__dict__ | {"_last": None, "_measured": None, "_measuring": False}
 
     def remove(self) -> None:
         """Give the model back as it was: its attention implementation, its hooks, its modules. Idempotent.
@@ -91,9 +90,9 @@ class Guidance:
         """
         if not self._hooks:
             return
-        for hook in self._hooks:
+        for hook in [*self._hooks, *reversed(self._forwards)]:
             hook.remove()
-        self._hooks = []
+        self._hooks, self._forwards = [], []
         self._host.detach()
 
     # One forward pass
@@ -106,57 +105,68 @@ class Guidance:
         # Targets in the batch are for guidance; the model does not know of them.
         model_kwargs = {name: value for name, value in kwargs.items() if name != GIVEN}
         self._host.begin_pass()
-        active = model.training or self._measuring
-        for layer in self._layers:
-            layer.recording = active
-        if not active:
+        if not (model.training or self._passes.measuring):
+            self._passes.current = None
             return args, model_kwargs
-        weighted = model.training and self.current_weight > 0
-        inputs = named_inputs(model, args, model_kwargs) | ({GIVEN: kwargs[GIVEN]} if GIVEN in kwargs else {})
-        current = ForwardPass(inputs, self._host.patch_size, torch.is_grad_enabled(), weighted)
-        for layer in self._layers:
-            layer.current = current
+        if not torch.compiler.is_compiling():
+            self._lost.check(self._passes.untrained(), self.schedule, self.steps_done)
+        inputs = named_inputs(self._forwards[0].__wrapped__, args, model_kwargs) | (
+            {GIVEN: kwargs[GIVEN]} if GIVEN in kwargs else {}
+        )
+        weighted = model.training and self._is_weighted()
+        with_gradient = torch.is_grad_enabled()
+        self._passes.begin(ForwardPass(inputs, self._host.patch_size, with_gradient, weighted, graph_task=graph_task()))
         return args, model_kwargs
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        recorded, current = self._layers[0].recording, self._layers[0].current
-        for layer in self._layers:
-            layer.recording = False
+        current = self._passes.current
         # No output: the forward pass has raised.
-        if not recorded or current is None or output is None:
+        if current is None or output is None:
+            self._passes.current = None
             return
         current.layers = layer_losses(current.rows, self._layers[0].objective, self._layers[0].normalization)
         current.rows = {}
-        missing = [layer.layer for layer in self._layers if layer.layer not in current.layers]
-        if missing and self._host.skips_layers and model.training:
-            for layer in self._layers:
-                if layer.layer in missing:
-                    current.layers[layer.layer] = self._skipped(layer)
-        elif missing:
+        missing = [layer for layer in self._layers if layer.layer not in current.layers]
+        if missing and not (self._host.skips_layers and model.training):
+            self._passes.current = None
             raise AttachError(
-                f"{type(self.model).__name__} never called the guided attention of layers {missing}: it would train "
-                f"unguided; {self._host.hint}"
+                f"{type(self.model).__name__} never called the guided attention of layers "
+                f"{[layer.layer for layer in missing]}: it would train unguided; {self._host.hint}"
             )
-        self._last = current
-        if not self._measuring:
-            self._measured = None
-        else:
-            sums, counts = self._sums_and_counts()
-            before = self._measured or (torch.zeros_like(sums), torch.zeros_like(counts))
-            self._measured = before[0] + sums, before[1] + counts
-        self._joined = False
+        for layer in missing:
+            current.layers[layer.layer] = self._skipped(layer)
+        self._passes.end()
+        self._called = True
 
     def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Add the guidance of the pass to the loss of the model, or of that which it is a part of."""
+        """Add the guidance of the passes to the loss of the model, or of that which it is a part of."""
         if not model.training or output is None:
             return output
-        if self._joined:
+        called, self._called = self._called, False
+        if not called and loss_of(output) is not None:
             raise AttachError(
                 f"{type(model).__name__} never called its part {type(self.model).__name__} in this pass, in training "
                 "mode: it would train unguided"
             )
-        self._joined = True
-        return self._with_guidance(named_inputs(model, args, kwargs), output)
+        return self._with_guidance(named_inputs(self._forwards[-1].__wrapped__, args, kwargs), output)
+
+    def _join_loss_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Add the guidance of the passes to what a module of a Trainer gives out: a loss, or its parts by name."""
+        if not self._passes.without_loss:
+            return output
+        guidance = self._guidance_loss(self._passes.of_the_loss(), added=True)
+        return output + guidance if isinstance(output, Tensor) else {**output, "guidance": guidance}
+
+    def _join_losses_of(self, modules: Iterable[nn.Module]) -> None:
+        """Join the losses of modules that call the model, as those of a SentenceTransformerTrainer. Idempotent.
+
+        Args:
+            modules: each gives out a loss, or a dict of the parts of one.
+        """
+        for module in modules:
+            joined = any(getattr(hook, "__self__", None) is self for hook in module._forward_hooks.values())
+            if self._hooks and not joined and any(part is self.model for part in module.modules()):
+                self._hooks.append(module.register_forward_hook(self._join_loss_module))
 
     def _skipped(self, layer: GuidedLayer) -> LayerLoss:
         """What a layer adds to a pass that leaves it out."""
@@ -176,20 +186,19 @@ class Guidance:
         elif share is not None and not self._host.self_normalizing:
             objective = objective * share
         total = objective
+        last = self._passes.last
+        # Of a pass without gradients its own alone: what comes before it is of a loss to come.
+        passes = [last] if last is not None and not last.trains else self._passes.of_the_loss()
         if self.current_weight:
-            total = objective + (1 if share is None else share) * self.loss()
-        if isinstance(output, Tensor):
-            return total
-        if isinstance(output, tuple):
-            named = hasattr(output, "_make")
-            return type(output)._make((total, *output[1:])) if named else (total, *output[1:])  # type: ignore[attr-defined]
-        output["loss"] = total
-        return output
+            total = objective + (1 if share is None else share) * self._guidance_loss(passes, added=True)
+        return with_loss(output, total)
 
     def loss(self) -> Tensor:
-        """Weight x guidance of the last forward pass in training mode: what `model(**batch).loss` already holds.
+        """Weight x guidance of the training passes since the last loss: what `model(**batch).loss` already holds.
 
         For loops that compute their own objective from the model's logits (called without ``labels``): add it there.
+        It holds every call of the model for that objective (two texts, two views), and the next training pass after it
+        begins anew.
 
         Returns:
             A scalar with gradient.
@@ -197,17 +206,43 @@ class Guidance:
         Raises:
             AttachError: no forward pass in training mode has been made yet.
         """
-        if self._last is None:
+        passes = self._passes.of_the_loss()
+        if not passes:
             raise AttachError("no guided forward pass yet: call the model in training mode first")
-        terms = [layer.loss for layer in self._last.layers.values()]
-        return self.current_weight * torch.stack(terms).sum()
+        return self._guidance_loss(passes, added=False)
+
+    def _guidance_loss(self, passes: list[ForwardPass], added: bool) -> Tensor:
+        terms = [layer.loss for one in passes for layer in one.layers.values()]
+        total: Tensor = self.current_weight * torch.stack(terms).sum()
+        if any(one.trains for one in passes):
+            self._passes.join(total, added)
+        trained = [one for one in passes if one.trains and one.with_gradient and one.called]
+        if trained and not torch.compiler.is_compiling():
+            self._lost.check_trainable(any(one.watched for one in trained))
+        return total
 
     # Progress
+
+    @property
+    def weight(self) -> float:
+        """The full weight, before the schedule: 0 or a positive number.
+
+        Raises:
+            ConfigError: it is set to something else.
+        """
+        return self._weight
+
+    @weight.setter
+    def weight(self, weight: float) -> None:
+        self._weight = checked_weight(weight)
 
     @property
     def current_weight(self) -> float:
         """The weight at the current step: full weight x schedule."""
         return self.weight * self.schedule.factor(self.steps_done, self.total_steps)
+
+    def _is_weighted(self) -> bool:
+        return self.current_weight > 0
 
     def step(self) -> None:
         """Tell that an optimisation step was made; for loops of one's own with a schedule that is not constant."""
@@ -227,12 +262,14 @@ class Guidance:
         return tuple(head for layer in self._layers for head in layer.heads)
 
     def per_head(self) -> list[HeadGuidance]:
-        """How far each guided head was from its pattern: in the last training pass or, after `measure`, over all of it.
+        """How far each guided head was from its pattern: in the last loss or, after `measure`, over all of it.
+
+        The last loss may hold several passes; see `loss`.
 
         Raises:
             AttachError: no guided pass has been made yet.
         """
-        values = mean(*(self._measured or self._sums_and_counts()))
+        values = mean(*self._sums_and_counts())
         errors: list[float] = values.tolist()
         return [
             HeadGuidance(head.layer, head.head, head.pattern.name, error)
@@ -247,7 +284,7 @@ class Guidance:
         Raises:
             AttachError: no guided pass has been made yet.
         """
-        rows: list[int] = (self._measured or self._sums_and_counts())[1].tolist()
+        rows: list[int] = self._sums_and_counts()[1].tolist()
         return rows
 
     def explain_backend(self) -> str:
@@ -265,14 +302,38 @@ class Guidance:
                     model(**batch)
             guidance.per_head()
         """
-        self._measuring, self._measured, self._last = True, None, None
+        self._passes.measuring, self._passes.measured, self._passes.last = True, None, None
         try:
             yield self
         finally:
-            self._measuring = False
+            self._passes.measuring = False
 
     def _sums_and_counts(self) -> tuple[Tensor, Tensor]:
-        if self._last is None:
+        if self._passes.measured is not None:
+            return self._passes.measured
+        passes = self._passes.of_the_loss()
+        if not passes:
             raise AttachError("no guided forward pass yet: call the model in training mode, or within measure()")
-        layers = [self._last.layers[layer.layer] for layer in self._layers]
-        return torch.cat([layer.sums for layer in layers]), torch.cat([layer.counts for layer in layers])
+        sums, counts = zip(*(one.sums_and_counts() for one in passes), strict=True)
+        return torch.stack(sums).sum(0), torch.stack(counts).sum(0)
+
+
+def get_guidance(model: nn.Module) -> Guidance:
+    """The handle on a guided model: of a copy too, which has a guidance of its own.
+
+    Args:
+        model: guided, or holding one guided model.
+
+    Raises:
+        AttachError: it is not guided, or it holds several guided models.
+    """
+    hooks: list[Any] = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    found: list[Any] = [getattr(hook, "__self__", None) for hook in hooks]
+    owners: list[Guidance] = [owner for owner in found if isinstance(owner, Guidance)]
+    if len(owners) == 1:
+        return owners[0]
+    name = type(model).__name__
+    if not owners:
+        raise AttachError(f"this {name} is not guided: call guide(model, ...) first")
+    parts = ", ".join(type(owner.model).__name__ for owner in owners)
+    raise AttachError(f"this {name} holds {len(owners)} guided models ({parts}): ask for the guidance of one of them")

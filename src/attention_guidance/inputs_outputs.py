@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def named_inputs(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a model's forward by name, those of its ``**kwargs`` among them."""
-    signature = inspect.signature(model.forward)
+    signature = inspect.signature(forward)
     named = dict(signature.bind_partial(*args, **kwargs).arguments)
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -57,6 +57,17 @@ def loss_of(output: Any) -> Tensor | None:
         return loss if isinstance(loss, Tensor) else None
     first = output[0] if isinstance(output, tuple) and output else output
     return first if isinstance(first, Tensor) and first.dim() == 0 else None
+
+
+def with_loss(output: Any, loss: Tensor) -> Any:
+    """A model's output with another loss in the place where `loss_of` finds it."""
+    if isinstance(output, Tensor):
+        return loss
+    if isinstance(output, tuple):
+        named = hasattr(output, "_make")
+        return type(output)._make((loss, *output[1:])) if named else (loss, *output[1:])  # type: ignore[attr-defined]
+    output["loss"] = loss
+    return output
 
 
 def share_of_batch(inputs: Mapping[str, Any]) -> Tensor | None:

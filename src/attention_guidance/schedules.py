@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from attention_guidance.errors import ConfigError
 
@@ -76,6 +77,18 @@ class Schedule:
             return 0.0
         gone = (step - hold) / (end - hold)
         return 0.5 * (1 + math.cos(math.pi * gone)) if self.shape == "cosine" else 1 - gone
+
+
+def checked_weight(weight: float) -> float:
+    """A weight as a number of Python's.
+
+    Raises:
+        ConfigError: it is no number, negative, infinite or NaN.
+    """
+    # Numbers of NumPy are registered as Real; a bool is an int, and no weight.
+    if isinstance(weight, Real) and not isinstance(weight, bool) and 0 <= weight < math.inf:
+        return float(weight)
+    raise ConfigError(f"weight={weight!r} must be 0 or a positive number")
 
 
 def _steps(amount: int | float, total_steps: int | None) -> float:

@@ -21,6 +21,11 @@ def make_rows(seed, heads=3, valid=VALID, mask=None):
     return LayerRows(RowStatistics(draw(), draw(), n_targets), valid, mask, (slice(0, 1), slice(1, heads)))
 
 
+def once(rows):
+    """Layers that are called once."""
+    return {layer: [of_layer] for layer, of_layer in rows.items()}
+
+
 def alone(rows, objective, normalization):
     """One layer's, from the parts."""
     losses = row_losses(rows.statistics, objective)
@@ -45,7 +50,7 @@ def test_at_once_as_alone(objective, normalization):
         1: make_rows(3, valid=~VALID),
         3: make_rows(4, mask=torch.eye(5, dtype=torch.bool)[None, None]),
     }
-    found = layer_losses(rows, objective, normalization)
+    found = layer_losses(once(rows), objective, normalization)
     assert list(found) == [4, 0, 2, 1, 3], "in the order in which layers were called"
     for layer, of_layer in rows.items():
         loss, sums, counts = alone(of_layer, objective, normalization)
@@ -58,13 +63,46 @@ def test_at_once_as_alone(objective, normalization):
 
 def test_gradients_reach_their_own_layer():
     rows = {layer: make_rows(layer) for layer in range(3)}
-    found = layer_losses(rows, "squared_error", "query")
+    found = layer_losses(once(rows), "squared_error", "query")
     (2 * found[1].loss).backward()
     gradients = [of_layer.statistics.squares_BHQ.grad for of_layer in rows.values()]
     (expected,) = torch.autograd.grad(2 * alone(rows[1], "squared_error", "query")[0], rows[1].statistics.squares_BHQ)
     torch.testing.assert_close(gradients[1], expected)
     assert not gradients[0].any()
     assert not gradients[2].any()
+
+
+@pytest.mark.parametrize("lengths", [(2, 5), (1, 1, 3)])
+@pytest.mark.parametrize(
+    ("objective", "normalization"),
+    [("squared_error", "query"), ("log_mass", "query"), ("squared_error", "elementwise")],
+)
+def test_the_rows_of_several_calls_are_those_of_one_layer(objective, normalization, lengths):
+    """A mean over all rows, or over all pairs of tokens; layers that are called once stand beside."""
+
+    def call(seed, length):
+        return make_rows(seed, valid=torch.ones(2, length, dtype=torch.bool))
+
+    rows = {0: [call(seed, length) for seed, length in enumerate(lengths)], 1: [call(9, 4)]}
+    found = layer_losses(rows, objective, normalization)
+    losses = [row_losses(one.statistics, objective) for one in rows[0]]
+    if normalization == "query":
+        counted = [one.statistics.n_targets_BHQ > 0 for one in rows[0]]
+        by_head = [
+            torch.cat([of_call[:, head][which[:, head]] for of_call, which in zip(losses, counted, strict=True)])
+            for head in range(3)
+        ]
+        expected = sum(of_head.sum() / max(len(of_head), 1) for of_head in by_head)
+        torch.testing.assert_close(found[0].sums, torch.stack([of_head.sum() for of_head in by_head]).detach())
+        assert found[0].counts.tolist() == [len(of_head) for of_head in by_head]
+    else:
+        n_pairs = sum(2 * length**2 for length in lengths)
+        expected = sum(of_call[:, heads].sum() / n_pairs / n for of_call in losses for heads, n in GROUPS)
+    torch.testing.assert_close(found[0].loss, expected)
+    torch.testing.assert_close(found[1].loss, alone(rows[1][0], objective, normalization)[0])
+
+
+GROUPS = [(slice(0, 1), 1), (slice(1, 3), 2)]
 
 
 def test_no_rows_no_losses():

@@ -32,7 +32,10 @@ class _Onlooker:
     layer: int
     see: See
     seen: bool = False
-    idle: bool = False
+
+    def is_idle(self, training: bool) -> bool:
+        """See `Guide`: it looks at every call."""
+        return False
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
         """Show the call; the model's own attention answers it."""

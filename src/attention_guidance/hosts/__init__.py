@@ -4,6 +4,11 @@
 those made of torch's nn.MultiheadAttention.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 from torch import nn
 
 from attention_guidance.errors import AttachError
@@ -23,15 +28,35 @@ def host_of(model: nn.Module) -> Host:
     if hasattr(model, "set_attn_implementation"):
         return InterfaceHost(model)
     kind = type(model).__name__
-    for name, module in model.named_modules():
-        if hasattr(module, "set_attn_implementation"):
-            raise AttachError(
-                f"{kind} cannot be guided, but its {name} ({type(module).__name__}) is a model of transformers: guide "
-                "that one, with within= the whole, whose loss it then joins"
-            )
+    parts = list(_parts(model))
+    if len(parts) == 1 and not has_multihead(model):
+        return InterfaceHost(parts[0][1])
+    if parts:
+        names = ", ".join(f"{name} ({type(part).__name__})" for name, part in parts)
+        beside = " beside modules of nn.MultiheadAttention" if has_multihead(model) else ""
+        raise AttachError(
+            f"{kind} holds more than one thing to guide: {names}{beside}; guide the part you want, with within= the "
+            "whole, whose loss it then joins"
+        )
     if has_multihead(model):
         return MultiheadHost(model)
     raise AttachError(
         f"{kind} cannot be guided: guide() takes models of transformers (PreTrainedModel), and modules that are or "
         "hold torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
     )
+
+
+def whole_of(model: nn.Module, host: Host, within: nn.Module | None) -> nn.Module | None:
+    """The module whose loss guidance joins: `within`, or what was to be guided where that only holds the host's."""
+    model = getattr(model, "_orig_mod", model)
+    return model if within is None and host.model is not model else within
+
+
+def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The outermost models of transformers in a module, by name."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        if hasattr(child, "set_attn_implementation"):
+            yield path, child
+        else:
+            yield from _parts(child, path)

@@ -29,6 +29,7 @@ class AttentionCall:
         scale: factor on the scores.
         dropout: share of the probabilities that is dropped.
         attention: what the model runs without guidance, `sdpa` or `eager`.
+        training: whether the attention module is in training mode.
     """
 
     query_BHQD: Tensor
@@ -39,6 +40,7 @@ class AttentionCall:
     scale: float
     dropout: float
     attention: str
+    training: bool
 
     def mask_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
         """Which keys each query may attend to, bool [B or 1, 1, Q or 1, K], and what is added to the scores.
@@ -58,15 +60,28 @@ class AttentionCall:
         return shown, bias
 
 
-class Guide(Protocol):
-    """What sits on an attention module and answers its calls.
+def graph_task() -> int:
+    """The number of the backward pass under way, in which checkpointing recomputes; -1 outside of any.
 
-    Attributes:
-        idle: whether the next call is none of guidance's, and all that `attend` would do is to call `unguided`.
+    torch.compile recomputes without coming here, and cannot ask.
     """
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
-    @property
-    def idle(self) -> bool: ...  # noqa: D102
+
+def in_backward() -> bool:
+    """Whether a backward pass is under way."""
+    return graph_task() != -1
+
+
+class Guide(Protocol):
+    """What sits on an attention module and answers its calls."""
+
+    def is_idle(self, training: bool) -> bool:
+        """Whether the next call is none of guidance's, and all that `attend` would do is to call `unguided`.
+
+        Args:
+            training: whether the attention module is in training mode.
+        """
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
         """Output [B, Q, H, D] and weights, if any, of a call; `unguided` gives those of the model's own attention."""
@@ -105,14 +120,19 @@ class Host(Protocol):
 
 
 class CallOrder:
-    """The guide of modules that serve several layers, as ALBERT's do: the n-th call of a pass is layer n."""
+    """The guide of modules that serve several layers, as ALBERT's do: the n-th call of a pass is layer n.
 
-    def __init__(self, guides: Mapping[int, Guide]) -> None:
+    Args:
+        guides: by the number of their layer.
+        n_layers: of the model; what is called after the last one is the first again.
+    """
+
+    def __init__(self, guides: Mapping[int, Guide], n_layers: int) -> None:
         self.guides = guides
+        self.n_layers = n_layers
         self.next_layer = 0
 
-    @property
-    def idle(self) -> bool:
+    def is_idle(self, training: bool) -> bool:
         """See `Guide`: each call counts."""
         return False
 
@@ -122,8 +142,8 @@ class CallOrder:
         Raises:
             AttachError: layers are recomputed in the backward pass, in another order.
         """
-        if torch._C._current_graph_task_id() != -1:
+        if in_backward():
             raise AttachError("gradient checkpointing of a model whose layers share their weights cannot be guided")
         guide = self.guides.get(self.next_layer)
-        self.next_layer += 1
+        self.next_layer = (self.next_layer + 1) % self.n_layers
         return unguided() if guide is None else guide.attend(call, unguided)

@@ -69,7 +69,7 @@ def _guided(base: str) -> Callable[..., Result]:
             )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         bias = kwargs.get("position_bias")
-        call = AttentionCall(query, key, value, attention_mask, bias, scale, dropout, base)
+        call = AttentionCall(query, key, value, attention_mask, bias, scale, dropout, base, module.training)
         return guide.attend(call, unguided)
 
     return attention_forward
@@ -117,7 +117,7 @@ class InterfaceHost:
             base_attention(module, self.base)
         self.model.set_attn_implementation(GUIDED_NAMES[self.base])
         if len(self.modules) < self.n_layers:
-            self.order = CallOrder(guides)
+            self.order = CallOrder(guides, self.n_layers)
             guides = dict.fromkeys(range(len(self.modules)), self.order)
         for layer, guide in guides.items():
             setattr(self.modules[layer], GUIDE, guide)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from attention_guidance.errors import AttachError
-from attention_guidance.hosts.call import AttentionCall, Guide, Result
+from attention_guidance.hosts.call import AttentionCall, Guide, Result, in_backward
 
 
 class MultiheadHost:
@@ -125,7 +125,7 @@ class GuidedForward:
             own.append(nn.MultiheadAttention.forward(self.module, query, key, value, *arguments))
             return own[0]
 
-        if self.guide.idle:
+        if self.guide.is_idle(self.module.training):
             return unguided()
         self._check_call(query, key, is_causal)
         query_BHTD, key_BHTD, value_BHTD = self._projected(query, key, value)
@@ -133,7 +133,9 @@ class GuidedForward:
         dropout = self.module.dropout if self.module.training else 0.0
         scale = 1 / math.sqrt(self.module.head_dim)
         attention = "eager" if need_weights else "sdpa"
-        call = AttentionCall(query_BHTD, key_BHTD, value_BHTD, mask, None, scale, dropout, attention)
+        call = AttentionCall(
+            query_BHTD, key_BHTD, value_BHTD, mask, None, scale, dropout, attention, self.module.training
+        )
         out_BTHD, _ = self.guide.attend(call, unguided)
         if own:
             # These are in the module's own shapes already.
@@ -153,11 +155,11 @@ class GuidedForward:
         if query.is_nested:
             raise AttachError(f"{self.name} was given a nested tensor; guidance needs padded ones and a mask")
         # What a backward pass computes again is no second call; torch.compile does not trace it.
-        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+        if not in_backward():
             if self.called:
                 raise AttachError(
                     f"{self.name} was called twice in one forward pass of the guided model; guide the part that is "
-                    "called twice instead, and add its guidance.loss() after each call"
+                    "called twice instead: its guidance.loss() after both calls, or within=, holds both"
                 )
             self.called = True
 

@@ -8,8 +8,9 @@ Shape suffixes: L layers, B batch, H guided heads, Q queries, T positions (Q = T
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from attention_guidance.loss.statistics import RowStatistics, row_losses
 
 @dataclass(frozen=True)
 class LayerRows:
-    """The rows of one guided layer.
+    """The rows of one call of a guided layer.
 
     Attributes:
         statistics: of its guided heads.
@@ -50,18 +51,21 @@ class LayerLoss:
     counts: Tensor
 
 
-def layer_losses(rows: Mapping[int, LayerRows], objective: str, normalization: str) -> dict[int, LayerLoss]:
+def layer_losses(rows: Mapping[int, Sequence[LayerRows]], objective: str, normalization: str) -> dict[int, LayerLoss]:
     """The losses of layers, in the order of `rows`.
 
+    A layer that is called several times (once an image, once a window) has the rows of all its calls: means are over
+    these.
+
     Args:
-        rows: by the number of a layer.
+        rows: by the number of a layer, for each of its calls.
         objective: `squared_error` or `log_mass`.
         normalization: `query` or `elementwise`.
     """
     groups: list[list[int]] = []
-    for layer, of_layer in rows.items():
+    for layer, calls in rows.items():
         for group in groups:
-            if _are_alike(rows[group[0]], of_layer):
+            if _are_alike(rows[group[0]], calls):
                 group.append(layer)
                 break
         else:
@@ -73,7 +77,12 @@ def layer_losses(rows: Mapping[int, LayerRows], objective: str, normalization: s
     return {layer: losses[layer] for layer in rows}
 
 
-def _are_alike(first: LayerRows, second: LayerRows) -> bool:
+def _are_alike(first: Sequence[LayerRows], second: Sequence[LayerRows]) -> bool:
+    """Whether the rows of two layers can be stacked, call by call."""
+    return len(first) == len(second) and all(map(_are_alike_calls, first, second))
+
+
+def _are_alike_calls(first: LayerRows, second: LayerRows) -> bool:
     """Whether rows can be stacked; positions that are tokens are made once for all layers of a kind."""
     ours, theirs = first.statistics.squares_BHQ, second.statistics.squares_BHQ
     return (
@@ -84,26 +93,41 @@ def _are_alike(first: LayerRows, second: LayerRows) -> bool:
     )
 
 
-def _losses(rows: list[LayerRows], objective: str, normalization: str) -> list[LayerLoss]:
-    statistics = [of_layer.statistics for of_layer in rows]
+def _losses(layers: list[Sequence[LayerRows]], objective: str, normalization: str) -> list[LayerLoss]:
+    """The losses of layers that are alike."""
+    by_call = [_row_losses(of_call, objective) for of_call in zip(*layers, strict=True)]
+    sums, counts = zip(*(query_sums(rows_LBHQ, counted_LBHQ) for rows_LBHQ, counted_LBHQ in by_call), strict=True)
+    sums_LH, counts_LH = _total(sums), _total(counts)
+    if normalization == "query":
+        terms = mean(sums_LH, counts_LH).sum(-1).unbind()
+    else:
+        terms = tuple(
+            _elementwise([rows_LBHQ[number] for rows_LBHQ, _ in by_call], calls) for number, calls in enumerate(layers)
+        )
+    return [LayerLoss(*of_layer) for of_layer in zip(terms, sums_LH.detach().unbind(), counts_LH.unbind(), strict=True)]
+
+
+def _row_losses(layers: Sequence[LayerRows], objective: str) -> tuple[Tensor, Tensor]:
+    """The losses of the rows of one call of each layer, and which rows count: [L, B, H, Q] each."""
+    statistics = [of_layer.statistics for of_layer in layers]
     stacked = RowStatistics(
         torch.stack([of_layer.squares_BHQ for of_layer in statistics]),
         torch.stack([of_layer.mass_BHQ for of_layer in statistics]),
         torch.stack([of_layer.n_targets_BHQ for of_layer in statistics]),
     )
-    rows_LBHQ = row_losses(stacked, objective)
-    counted_LBHQ = (stacked.n_targets_BHQ > 0) & rows[0].valid_BT[:, None]
-    sums_LH, counts_LH = query_sums(rows_LBHQ, counted_LBHQ)
-    if normalization == "query":
-        terms = mean(sums_LH, counts_LH).sum(-1).unbind()
-    else:
-        terms = tuple(
-            _elementwise(rows_BHQ, of_layer) for rows_BHQ, of_layer in zip(rows_LBHQ.unbind(), rows, strict=True)
-        )
-    return [LayerLoss(*of_layer) for of_layer in zip(terms, sums_LH.detach().unbind(), counts_LH.unbind(), strict=True)]
+    return row_losses(stacked, objective), (stacked.n_targets_BHQ > 0) & layers[0].valid_BT[:, None]
 
 
-def _elementwise(rows_BHQ: Tensor, of_layer: LayerRows) -> Tensor:
-    n_pairs = count_pairs(of_layer.valid_BT, of_layer.mask)
-    means = [elementwise_mean(rows_BHQ[:, heads], of_layer.valid_BT, n_pairs) for heads in of_layer.groups]
+def _elementwise(rows: list[Tensor], calls: Sequence[LayerRows]) -> Tensor:
+    """The term of one layer on the authors' scale, of the rows [B, H, Q] of each call."""
+    n_pairs = _total([count_pairs(call.valid_BT, call.mask) for call in calls])
+    means = [
+        elementwise_mean(rows_BHQ[:, heads], call.valid_BT, n_pairs)
+        for rows_BHQ, call in zip(rows, calls, strict=True)
+        for heads in call.groups
+    ]
     return torch.stack(means).sum()
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)

@@ -27,7 +27,9 @@ def guidance(model, inputs: dict, heads: dict[tuple[int, int], Definition], vali
         rows = []
         for b, i in valid_BT.nonzero().tolist():
             row = maps[layer][b, head, i]
-            keys = [j for j in targets(b, i) if row[j] > 0]  # zero is what the mask hides, as outside of a window
+            keys = [
+                j for j in targets(b, i) if j < len(row) and row[j] > 0
+            ]  # zero is what the mask hides, as outside of a window
             if keys:
                 target = torch.zeros_like(row)
                 target[keys] = 1 / len(keys)

@@ -1,0 +1,62 @@
+"""`model.forward(...)` that runs a model's hooks, as `model(...)` does.
+
+PEFT, sentence-transformers and others call the forward of a model directly, which goes around its hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+class HookedForward:
+    """Takes the place of the forward of one model until it is removed.
+
+    A direct call becomes a call of the model, which runs its hooks and then comes back here for the forward of its own.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        # Of an instance, where there is one: a guided nn.MultiheadAttention has it, Accelerate's mixed precision too.
+        self.own: Callable[..., Any] | None = model.__dict__.get("forward")
+        self.called = False
+        self._hooks = [
+            model.register_forward_pre_hook(self._enter),
+            model.register_forward_hook(self._leave, always_call=True),
+        ]
+        model.__dict__["forward"] = self
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The model's own forward: what `inspect.signature` reads."""
+        own: Callable[..., Any] = self.own or type(self.model).forward.__get__(self.model)
+        return own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output."""
+        if not self.called and self._hooks:
+            return self.model(*args, **kwargs)
+        self.called = False
+        return self.own(*args, **kwargs) if self.own else type(self.model).forward(self.model, *args, **kwargs)
+
+    def _enter(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        self.called = True
+
+    def _leave(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        # Where a hook raised before the forward was reached.
+        self.called = False
+
+    def remove(self) -> None:
+        """Leave the model as it was; where something has wrapped this forward since, it only passes calls on."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if self.model.__dict__.get("forward") is self:
+            del self.model.__dict__["forward"]
+            if self.own is not None:
+                self.model.__dict__["forward"] = self.own

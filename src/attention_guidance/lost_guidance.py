@@ -1,0 +1,79 @@
+"""Warnings about guidance that is lost on its way into training."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+
+from attention_guidance.errors import GuidanceWarning
+from attention_guidance.schedules import Schedule
+
+# Parameters that are changed this often are being trained, and not loaded or initialised.
+_UPDATES = 3
+
+
+class LostGuidance:
+    """Warns once of each way in which guidance is lost.
+
+    Args:
+        model: that is trained.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._said: set[str] = set()
+        self._total: float | None = None
+        self._updates = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has to be told itself."""
+        return self.__dict__ | {"_said": set(), "_total": None, "_updates": 0}
+
+    def check(self, n_untrained: int, schedule: Schedule, steps_done: int) -> None:
+        """Before a pass.
+
+        Args:
+            n_untrained: training passes through which a backward pass went without their guidance.
+            schedule: of the weight.
+            steps_done: optimisation steps that it has been told of.
+        """
+        if n_untrained:
+            self._warn(
+                "the guidance of a forward pass was in no loss: backward() went through the model without it. Train on "
+                "model(**batch).loss, or add guidance.loss() to a loss of your own (compute_loss_func, compute_loss); "
+                "with sentence-transformers give its Trainer callbacks=[guidance.callback()]"
+            )
+        if schedule.shape != "constant" and not steps_done and self._updated() >= _UPDATES:
+            self._warn(
+                f"the schedule {schedule.shape!r} has not been told of any step, so the weight of guidance stays where "
+                "it is: call guidance.step() after optimizer.step(), or give Trainer callbacks=[guidance.callback()]; "
+                "a copy of a guided model has a guidance of its own, get_guidance(model)"
+            )
+
+    def check_trainable(self, trainable: bool) -> None:
+        """Of passes with gradients.
+
+        Args:
+            trainable: whether any queries or keys of guided layers have a gradient.
+        """
+        if not trainable:
+            self._warn(
+                "guidance trains nothing: the queries and keys of all guided layers are frozen (requires_grad=False)"
+            )
+
+    def _updated(self) -> int:
+        """How often a parameter was seen changed, by its sum: fused optimizers leave its version as it was."""
+        trained = next((parameter for parameter in self._model.parameters() if parameter.requires_grad), None)
+        if trained is not None:
+            # A parameter in shares (FSDP2) is asked for its own.
+            total = float(getattr(trained, "_local_tensor", trained).detach().double().sum())
+            self._updates += self._total not in (None, total)
+            self._total = total
+        return self._updates
+
+    def _warn(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warnings.warn(message, GuidanceWarning, stacklevel=2)
