@@ -27,7 +27,10 @@ OUTSIDE = "tests/test_encoders.py::test_encoders_outside_the_interface_say_so"
 # What people call it, the tests that show it, and what to know.
 WAYS = {
     "a loop of one's own": (["tests/test_training_loops.py::test_plain_loop"], ""),
-    "Trainer": (["tests/test_training_loops.py::test_trainer"], "schedules and logs: `callbacks=[guidance.callback()]`"),
+    "Trainer": (
+        ["tests/test_training_loops.py::test_trainer"],
+        "schedules and logs: `callbacks=[guidance.callback()]`",
+    ),
     "Accelerate": (["tests/test_training_loops.py::test_accelerate"], ""),
     "Lightning": (["tests/ways/test_lightning.py"], "schedules: `guidance.steps_done = trainer.global_step`"),
     "gradient accumulation": (["tests/test_training_loops.py::test_accumulation"], "same curve as without"),
