@@ -3,8 +3,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from attention_guidance.data.blocks import Blocks, one_per_line, pack, require_batch, split_validation
-from attention_guidance.data.corpora import Document
+from attention_guidance.data.blocks import Blocks, one_per_line, pack, require_batch, token_counts
 from attention_guidance.data.tokenizers import train_tokenizer
 from attention_guidance.errors import ConfigError, CorpusError
 
@@ -27,10 +26,6 @@ def letters(special: dict[str, str], **more: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **(special | more))
 
 
-def documents(n: int) -> list[Document]:
-    return [Document(f"text {i}", f"a.txt:{i + 1}") for i in range(n)]
-
-
 @pytest.mark.parametrize("special", [ROBERTA, BERT])
 def test_pack_by_hand(special: dict[str, str]) -> None:
     blocks = pack(iter(["abc", "de", "fghijk", "lm"]), letters(special), 6)
@@ -44,6 +39,10 @@ def test_pack_by_hand(special: dict[str, str]) -> None:
     assert blocks.lengths.tolist() == [6, 6, 6, 6]
     assert (len(blocks), blocks.n_tokens, blocks.truncated) == (4, 24, 0)
     assert blocks.ids.dtype == np.uint16
+
+
+def test_token_counts_are_of_each_text() -> None:
+    assert token_counts(["abc", " ", "de"], letters(ROBERTA)) == [3, 0, 2]
 
 
 def test_pack_has_no_separator_where_a_text_begins_a_block() -> None:
@@ -146,43 +145,6 @@ def test_require_batch() -> None:
     none = pack([], letters(ROBERTA), 4)
     with pytest.raises(CorpusError, match=r"0 tokens in 0 blocks of 4.*--batch-size or --block-size"):
         require_batch(none, 1, "validation")
-
-
-@pytest.mark.parametrize(
-    ("n", "share", "most", "expected"),
-    [(2, 0.01, 100, 1), (2, 0.99, 100, 1), (100, 0.1, 100, 10), (100, 0.5, 7, 7), (10, 0.999, 100, 9)],
-)
-def test_split_sizes(n: int, share: float, most: int, expected: int) -> None:
-    whole = documents(n)
-    split = split_validation(whole, share=share, seed=0, max_documents=most)
-    assert len(split.validation) == expected
-    assert len(split.train) == n - expected
-    order = {document: index for index, document in enumerate(whole)}
-    for side in (split.train, split.validation):
-        assert side == sorted(side, key=order.__getitem__)
-    assert set(split.train) | set(split.validation) == set(whole)
-
-
-def test_split_depends_on_seed_and_order_alone() -> None:
-    def chosen(whole: list[Document], seed: int) -> list[int]:
-        return [whole.index(d) for d in split_validation(whole, share=0.1, seed=seed).validation]
-
-    first = chosen(documents(40), 3)
-    assert first == [11, 26, 27, 38]  # written down: the choice must never move
-    assert chosen([Document(f"other {i}", "b") for i in range(40)], 3) == first
-    assert chosen(documents(40), 4) != first
-
-
-def test_split_refusals() -> None:
-    with pytest.raises(CorpusError, match=r"1 document \(a.txt:1\): .*--documents line.*--validation"):
-        split_validation(documents(1), share=0.1, seed=0)
-    with pytest.raises(CorpusError, match="0 documents"):
-        split_validation([], share=0.1, seed=0)
-    for share in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(ConfigError, match="validation share"):
-            split_validation(documents(9), share=share, seed=0)
-    with pytest.raises(ConfigError, match="max_documents 0"):
-        split_validation(documents(9), share=0.1, seed=0, max_documents=0)
 
 
 def test_blocks_count_in_64_bits() -> None:

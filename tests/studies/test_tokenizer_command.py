@@ -47,6 +47,16 @@ def test_train_inspect_and_pretrain_with_it(tmp_path, cli, text, capsys):
     assert cli(*run, "--objective", "whole-word", "-o", tmp_path / "run", "-q") == 0
 
 
+def test_one_blank_line_does_not_take_half_of_the_text(tmp_path, cli, text, capsys):
+    lines = text.read_text().split("\n")
+    (tmp_path / "blank.txt").write_text("\n".join([*lines[:150], "", *lines[150:]]))
+    train = ["tokenizer", "train", tmp_path / "blank.txt", "--vocab-sizes", "270"]
+    assert cli(*train, "-o", tmp_path / "out") == 0
+    (row,) = json.loads((tmp_path / "out" / "tokenizers.json").read_text())["tokenizers"]
+    assert 0.05 <= row["bytes"] / text.stat().st_size <= 0.2
+    assert "letters are few to look at tokenizers on" in capsys.readouterr().out
+
+
 def test_what_is_refused(tmp_path, cli, text, capsys):
     cases = {
         "expected one of bpe": ["train", text, "--kinds", "words"],

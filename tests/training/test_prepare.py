@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -53,11 +54,67 @@ def test_what_is_trained_on_is_not_validated_on(tmp_path):
     corpus.write_text("\n".join(["A line that comes again and again."] * 50 + [f"Line {n} once." for n in range(150)]))
     said: list[str] = []
     data = prepare_data(config(corpus, vocab_size=270, line_by_line=True), said.append)
-    assert len(data.train) == data.n_documents == 160
     texts = data.tokenizer.batch_decode([row.tolist() for row in data.validation.ids], skip_special_tokens=True)
-    assert 20 <= len(texts) < 40
+    assert 30 <= len(texts) <= 60
+    assert len(data.train) == data.n_documents == 200 - len(texts)
     assert all(text.startswith("Line") for text in texts)
-    assert said[-1].endswith("vocabulary of 270")
+    assert said[-2].endswith("vocabulary of 270")
+
+
+def made_up(n: int) -> list[str]:
+    """Lines that differ, of ten words each."""
+    return [" ".join(f"w{(n * k) % 97}" for k in range(2, 11)) + f" {n}." for n in range(n)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(made_up(750)) + "\n\n" + "\n".join(made_up(1500)[750:]),
+        "A title\n\n" + "\n".join(made_up(1500)),
+        "\n".join(made_up(1500)) + "\n\nThe end",
+        "\n".join(made_up(4000)) + "\n\n" + "\n".join(made_up(8000)[4000:]),
+        " ".join(made_up(1500)),
+    ],
+    ids=["a blank line", "a title", "an end", "8,000 lines", "one line"],
+)
+@pytest.mark.parametrize("line_by_line", [False, True])
+def test_a_share_of_the_text_is_held_out_and_all_else_trained_on(tmp_path, text, line_by_line):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(text)
+    more = {"line_by_line": True, "documents": "line"} if line_by_line and "\n" in text else {}
+    settings = config(corpus, vocab_size=400, validation_share=0.05, max_validation_tokens=1 << 20, **more)
+    data = prepare_data(settings, lambda said: None)
+    n_tokens = len(data.tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert 0.025 <= data.validation.n_tokens / n_tokens <= 0.1 * 16 / 14
+    if not more:
+        # Two special tokens a block of 16; of either part less than a block is left.
+        assert n_tokens - 2 * 16 <= (data.train.n_tokens + data.validation.n_tokens) * 14 / 16
+    assert data.fingerprint == prepare_data(settings, lambda said: None).fingerprint
+
+
+@pytest.mark.parametrize("line_by_line", [False, True])
+def test_what_is_more_than_is_validated_on_is_trained_on(tmp_path, line_by_line):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(made_up(3000)))
+    settings = config(corpus, vocab_size=400, max_validation_tokens=3200, line_by_line=line_by_line, block_size=64)
+    data = prepare_data(settings, lambda said: None)
+    assert 0.8 * 50 <= len(data.validation) <= 50
+    if line_by_line:
+        assert len(data.train) + len(data.validation) == 3000
+    else:
+        n_tokens = sum(map(len, data.tokenizer(made_up(3000), add_special_tokens=False)["input_ids"]))
+        assert n_tokens - 2 * 64 <= (data.train.n_tokens + data.validation.n_tokens) * 62 / 64
+    assert data.fingerprint != prepare_data(dataclasses.replace(settings, max_validation_tokens=640), print).fingerprint
+
+
+def test_few_tokens_to_validate_on_are_pointed_out(tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(made_up(1500)))
+    for share, few in ((0.05, True), (0.2, False)):
+        said: list[str] = []
+        data = prepare_data(config(corpus, vocab_size=400, validation_share=share), said.append)
+        assert (data.validation.n_tokens < 2000) is few
+        assert any("tokens are few to validate on" in line for line in said) is few
 
 
 def test_the_fingerprint_tells_texts_apart(tmp_path):

@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
     add("--vocab-sizes", nargs="+", type=positive, default=[], metavar="N", help="tokens (by the size of the text)")
     add("--beside", nargs="+", default=[], metavar="TOKENIZER", help="folders or names of others to look at too")
     add("--max-length", type=positive, default=512, metavar="N", help="longest sequence in tokens (512)")
-    add("--seed", type=seed, default=1, metavar="N", help="of the tenth of the documents that is held out (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="of the tenth of the text that is held out (1)")
     add_output(train)
     add_reading(train)
     inspect = add_command(actions, "inspect", "how well tokenizers fit a text", _TOKENIZER, _inspect)

@@ -1,8 +1,6 @@
-"""Divide documents into training and validation, and lay their tokens out in blocks of equal length."""
+"""Lay the tokens of documents out in blocks of equal length."""
 
 import functools
-import hashlib
-import heapq
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from attention_guidance.data.corpora import Document
 from attention_guidance.errors import ConfigError, CorpusError
 
 _BATCH_TEXTS = 1024
@@ -23,14 +20,6 @@ _WRITTEN_BYTES = 1 << 24
 _ROWS_AT_ONCE = 1024
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Documents to train on and documents to validate on, each in the order they were read."""
-
-    train: list[Document]
-    validation: list[Document]
 
 
 @dataclass(frozen=True)
@@ -71,60 +60,6 @@ class Blocks:
         return int(self.lengths.sum(dtype=np.int64))
 
 
-def split_validation(documents: list[Document], *, share: float, seed: int, max_documents: int = 10_000) -> Split:
-    """Choose whole documents for validation, by a hash of the seed and of the document's index alone.
-
-    Args:
-        documents: At least two.
-        share: Part of the documents to validate on, between 0 and 1; at least one goes to each side.
-        seed: Another seed chooses other documents.
-        max_documents: Most documents to validate on.
-
-    Raises:
-        ConfigError: `share` or `max_documents` is out of range.
-        CorpusError: There are fewer than two documents.
-    """
-    first = documents[0].source if documents else ""
-    chosen = held_out(len(documents), share=share, seed=seed, first=first, at_most=max_documents)
-    return Split(
-        train=[document for index, document in enumerate(documents) if index not in chosen],
-        validation=[documents[index] for index in sorted(chosen)],
-    )
-
-
-def held_out(n: int, *, share: float, seed: int, first: str = "", at_most: int = 10_000) -> set[int]:
-    """Choose which of n documents are validated on: at least one, and one less than all at most.
-
-    Args:
-        n: At least two.
-        share: As for `split_validation`.
-        seed: As for `split_validation`.
-        first: Where the first comes from, for the message.
-        at_most: How many may be chosen.
-
-    Raises:
-        ConfigError: `share` or `at_most` is out of range.
-        CorpusError: There are fewer than two.
-    """
-    if not 0 < share < 1:
-        raise ConfigError(f"validation share {share}: must lie between 0 and 1, such as 0.05")
-    if at_most < 1:
-        raise ConfigError(f"max_documents {at_most}: must be at least 1")
-    if n < 2:
-        read = f"1 document ({first})" if n else "0 documents"
-        raise CorpusError(
-            f"{read}: a validation split needs 2 or more; have every line or paragraph be one "
-            "(--documents line or blank), give more text, or name a separate --validation file"
-        )
-    n_chosen = min(max(1, round(share * n)), at_most, n - 1)
-
-    def rank(index: int) -> bytes:
-        # A hash and not a generator: the choice must not move with a version of numpy or of Python.
-        return hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-
-    return set(heapq.nsmallest(n_chosen, range(n), key=rank))
-
-
 def pack(
     texts: Iterable[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -156,7 +91,7 @@ def pack(
     # What stands inside of many blocks, one after the other: a row at a time costs a tenth of the tokenizer's time.
     inner = np.empty(_ROWS_AT_ONCE * room, marks.dtype)
     used = 0
-    for ids in _encode(texts, tokenizer, marks):
+    for ids in filter(len, _encode(texts, tokenizer, marks)):  # texts of no token are left out
         pieces = [ids] if used % room == 0 else [np.array([marks.end], marks.dtype), ids]
         for piece in pieces:
             start = 0
@@ -199,10 +134,15 @@ def one_per_line(
     marks = _Marks.of(tokenizer, block_size)
     rows = _Rows(marks, block_size, file, only_with)
     truncated = 0
-    for ids in _encode(texts, tokenizer, marks):
+    for ids in filter(len, _encode(texts, tokenizer, marks)):  # texts of no token are left out
         truncated += len(ids) > block_size - 2
         rows.add(ids[: block_size - 2])
     return rows.blocks(truncated)
+
+
+def token_counts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """How many tokens each text has, without special ones."""
+    return [len(ids) for ids in _encode(texts, tokenizer, _Marks.of(tokenizer, 3))]
 
 
 def require_batch(blocks: Blocks, batch_size: int, what: str) -> None:
@@ -334,7 +274,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def _encode(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, marks: _Marks
 ) -> Iterator[npt.NDArray[np.integer]]:
-    """Yield the ids of each text, without special tokens; texts of no token are left out."""
+    """Yield the ids of each text, without special tokens."""
     # The tokenizer itself, as transformers' way around it takes half as long again.
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -348,8 +288,7 @@ def _encode(
         # A batch is encoded, outside of Python, while the one before is laid out.
         for encodings in _one_ahead(encode, _batches(texts)):
             for encoding in encodings:
-                if encoding.ids:
-                    yield _without_special(np.array(encoding.ids, marks.dtype), marks)
+                yield _without_special(np.array(encoding.ids, marks.dtype), marks)
     finally:
         backend.encode_special_tokens = literal
 

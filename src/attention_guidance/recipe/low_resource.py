@@ -163,12 +163,6 @@ def _require_enough(name: str, facts: TextFacts) -> None:
             f"{name}: nothing is left without the {facts.held_out_found:,} sentences of dev and test that stand in it; "
             "give more text"
         )
-    if facts.documents == 1:
-        repeats = f", which {facts.repeated:,} others repeat" if facts.repeated else ""
-        raise CorpusError(
-            f"{name}: a single document{repeats}; give text of several, or let each line or paragraph be one "
-            "(--documents line or blank)"
-        )
     if facts.bytes < _LEAST_BYTES:
         raise CorpusError(
             f"{name}: {facts.bytes:,} bytes without what repeats, too little to learn from; {_LEAST_BYTES:,} are the "

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance import results
-from attention_guidance.data.blocks import split_validation
+from attention_guidance.data.holding_out import split_validation
 from attention_guidance.data.tokenizer_facts import tokenizer_facts
 from attention_guidance.data.tokenizer_kinds import train_kind
 from attention_guidance.data.tokenizers import load_tokenizer, suggest_vocab_size
@@ -22,6 +22,8 @@ from attention_guidance.training.checkpoints import write_whole
 
 TOKENIZERS_FILE = "tokenizers.json"
 _HELD_OUT = 0.1
+# About 2,000 tokens.
+_FEW_LETTERS = 8000
 
 
 def train_tokenizers(
@@ -36,7 +38,7 @@ def train_tokenizers(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a tokenizer of every kind and size, and look at each on a tenth of the documents that is held out.
+    """Train a tokenizer of every kind and size, and look at each on a tenth of the text that is held out.
 
     Args:
         text: to train on.
@@ -60,6 +62,8 @@ def train_tokenizers(
     others = {name: load_tokenizer(name) for name in beside}
     split = split_validation(list(text.read()), share=_HELD_OUT, seed=seed)
     trained_on, held_out = ([document.text for document in part] for part in (split.train, split.validation))
+    if (letters := sum(map(len, held_out))) < _FEW_LETTERS:
+        console.print(f"note: {letters:,} letters are few to look at tokenizers on; give more text", highlight=False)
     sizes = list(vocab_sizes) or [suggest_vocab_size(sum(len(t.encode()) for t in trained_on))]
     found = {}
     for kind in kinds:

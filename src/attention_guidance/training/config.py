@@ -33,9 +33,10 @@ class RunConfig:
         corpus: text files and folders; empty means the text that comes with the package.
         dataset: a data set of the Hugging Face hub instead of files, by its name, or a folder of one.
         dataset_config, dataset_split: which of its configurations and splits.
-        validation: files to validate on; empty means documents split off the corpus.
-        validation_share: share of the documents that are split off.
-        max_validation_tokens: at most this many tokens are validated on, so that validation stays cheap.
+        validation: files to validate on; empty means a part held out of the corpus.
+        validation_share: share of the text that is held out.
+        max_validation_tokens: at most this many tokens are validated on, so that validation stays cheap; of the corpus
+            no more are held out.
         text_field: field of JSONL and column of Parquet files that holds the text.
         documents: what a document of a plain text file is: `auto`, `line`, `blank` (line between), `file`.
         errors: `strict`, or `replace` invalid UTF-8 and go on.

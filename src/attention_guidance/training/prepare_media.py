@@ -10,8 +10,8 @@ import numpy as np
 from transformers import Wav2Vec2FeatureExtractor
 from transformers.models.vit.image_processing_vit import ViTImageProcessor
 
-from attention_guidance.data.blocks import held_out
 from attention_guidance.data.corpora import corpus_name
+from attention_guidance.data.holding_out import hold_out_items
 from attention_guidance.data.images import Images, read_images
 from attention_guidance.data.sound import SAMPLES_PER_SECOND, Stretches, read_sound
 from attention_guidance.errors import ConfigError, CorpusError
@@ -59,7 +59,7 @@ def _split(config: RunConfig, read: Callable[[list[str]], Any], rows_of: Callabl
         return rows, rows_of(read(config.validation))
     if len(rows) < 2:
         raise CorpusError(f"{config.corpus[0]}: one item alone; a validation split needs 2 or more, or --validation")
-    chosen = held_out(len(rows), share=config.validation_share, seed=_SPLIT_SEED)
+    chosen = hold_out_items(len(rows), share=config.validation_share, seed=_SPLIT_SEED)
     is_held_out = np.isin(np.arange(len(rows)), sorted(chosen))
     return rows[~is_held_out], rows[is_held_out]
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attention_guidance.data.blocks import Blocks, held_out, one_per_line, pack, read_ids, require_batch
+from attention_guidance.data.blocks import Blocks, one_per_line, pack, read_ids, require_batch, token_counts
 from attention_guidance.data.corpora import Document, corpus_name, read_documents
 from attention_guidance.data.embedded import embedded_documents
+from attention_guidance.data.holding_out import HeldOutText, hold_out
 from attention_guidance.data.hub import HubDocuments
 from attention_guidance.data.tokenizers import (
     load_tokenizer,
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 # The same documents are held out whatever the seed of training, so that runs of several seeds can be compared.
 _SPLIT_SEED = 0
+# More than the tokens of any tokenizer have on average.
+_LETTERS_OF_A_TOKEN = 8
+# Of fewer tokens the loss is mostly chance.
+_ENOUGH_TOKENS = 2000
 # The blocks of more text than this are kept in files.
 _IN_MEMORY_BYTES = 1 << 28
 # Of more text than this a tokenizer is trained on a sample.
@@ -50,53 +55,55 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
     text = _Text(config)
     tokenizer = _given_tokenizer(config, tokenizer_folder)
     say(f"reading {text.name}")
-    held = text.held_out
+    held = text.hold_out()
     if tokenizer is None:
-        tokenizer = _trained_tokenizer(config, text, say)
-    say(f"packing {text.n_documents:,} documents into blocks of {config.block_size} tokens")
+        tokenizer = _trained_tokenizer(config, text, held, say)
+    held = _fitting(config, held, tokenizer)
+    n_documents = text.measures.n_documents - held.n_whole
+    say(f"packing {n_documents:,} documents into blocks of {config.block_size} tokens")
     what = f"training text ({text.name})"
-    train, trained_on = _train_blocks(config, text, tokenizer, say)
+    train = _train_blocks(config, text, held, tokenizer, say)
     _require_known(train, what)
     require_batch(train, config.batch_size, what)
     if train.truncated:
         say(f"{train.truncated:,} documents are longer than a block and lose their end")
-    # A text that is trained on tells nothing about text never seen.
-    unseen = [document for document in held if document.text not in trained_on]
-    if not unseen:
-        raise CorpusError(
-            f"all {len(held)} documents chosen for validation stand in the training text word for word; "
-            "raise --validation-share, or give another --validation file"
-        )
+    unseen = list(text.read(config.validation)) if config.validation else held.in_order
     validation = _lay_out(config, (document.text for document in unseen), tokenizer)
     _require_known(validation, "validation text")
-    validation = _thinned(validation, max(1, config.max_validation_tokens // config.block_size))
+    validation = _thinned(validation, _validation_blocks(config))
     say(
         f"{train.n_tokens:,} tokens to train on, {validation.n_tokens:,} to validate on, "
         f"vocabulary of {len(tokenizer):,}"
     )
-    return PreparedData(text.name, tokenizer, train, validation, text.n_documents, unseen[0].text[:2000])
+    if validation.n_tokens < _ENOUGH_TOKENS:
+        say(
+            f"note: {validation.n_tokens:,} tokens are few to validate on, and their loss says little; give more text, "
+            "raise --validation-share or --max-validation-tokens, or name a --validation file"
+        )
+    return PreparedData(text.name, tokenizer, train, validation, n_documents, unseen[0].text[:2000])
 
 
 @dataclass(frozen=True)
 class _Measures:
-    """What is known of all documents after they were read once: their number, their bytes, a digest, the first."""
+    """What is known of all documents after they were read once: their number, letters and bytes, a digest."""
 
     n_documents: int
+    n_chars: int
     n_bytes: int
     digest: str
-    first: str
 
 
 class _Text:
-    """The documents of a run, those to train on and those held out."""
+    """The documents of a run."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.name = corpus_name(config.corpus) if config.corpus else config.dataset or "World English Bible"
 
-    def _all(self) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document]:
+        """All of them."""
         if self.config.corpus:
-            return self._read(self.config.corpus)
+            return self.read(self.config.corpus)
         return iter(embedded_documents() if self._dataset is None else self._dataset)
 
     @cached_property
@@ -106,53 +113,54 @@ class _Text:
             return None
         return HubDocuments(config.dataset, config.dataset_config, config.dataset_split, config.text_field)
 
-    def _read(self, paths: list[str]) -> Iterator[Document]:
+    def read(self, paths: list[str]) -> Iterator[Document]:
+        """The documents of files."""
         config = self.config
         return read_documents(paths, text_field=config.text_field, split=config.documents, errors=config.errors)
 
     @cached_property
     def measures(self) -> _Measures:
         """What is told by reading all."""
-        n_documents, n_bytes, digest, first = 0, 0, hashlib.blake2b(digest_size=16), ""
-        for document in self._all():
+        n_documents, n_chars, n_bytes, digest = 0, 0, 0, hashlib.blake2b(digest_size=16)
+        for document in self.documents():
             encoded = document.text.encode()
-            first = first or document.source
             n_documents += 1
+            n_chars += len(document.text)
             n_bytes += len(encoded)
             digest.update(encoded + b"\0")
-        return _Measures(n_documents, n_bytes, digest.hexdigest(), first)
+        return _Measures(n_documents, n_chars, n_bytes, digest.hexdigest())
 
-    @cached_property
-    def _chosen(self) -> set[int]:
-        """Numbers of the documents that are held out."""
+    def hold_out(self) -> HeldOutText:
+        """What is validated on, as far as it is not given: enough for any tokenizer."""
         if self.config.validation:
-            return set()
-        measures, share = self.measures, self.config.validation_share
-        return held_out(measures.n_documents, share=share, seed=_SPLIT_SEED, first=measures.first)
+            return HeldOutText()
+        enough = _LETTERS_OF_A_TOKEN * self.config.max_validation_tokens
+        share = self.config.validation_share
+        return hold_out(self.documents, self.measures.n_chars, share=share, seed=_SPLIT_SEED, at_most=enough)
 
-    @cached_property
-    def held_out(self) -> list[Document]:
-        """The documents to validate on."""
-        if self.config.validation:
-            return list(self._read(self.config.validation))
-        return [document for number, document in enumerate(self._all()) if number in self._chosen]
+    def to_train_on(self, held: HeldOutText) -> Iterator[tuple[int, str]]:
+        """Texts to train on, with the numbers of their documents."""
+        return ((number, document.text) for number, document in held.rest(self.documents()))
 
-    @property
-    def n_documents(self) -> int:
-        """Documents to train on."""
-        return self.measures.n_documents - len(self._chosen)
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes to train on."""
-        held = 0 if self.config.validation else sum(len(document.text.encode()) for document in self.held_out)
-        return self.measures.n_bytes - held
+def _validation_blocks(config: RunConfig) -> int:
+    return max(1, config.max_validation_tokens // config.block_size)
 
-    def to_train_on(self) -> Iterator[tuple[int, str]]:
-        """Numbers and texts of the documents to train on."""
-        for number, document in enumerate(self._all()):
-            if number not in self._chosen:
-                yield number, document.text
+
+def _fitting(config: RunConfig, held: HeldOutText, tokenizer: PreTrainedTokenizerBase) -> HeldOutText:
+    """What may be validated on: what is more is trained on."""
+    n_blocks = _validation_blocks(config)
+    if config.line_by_line:
+        return held.only(held.passages[:n_blocks])
+    room = n_blocks * (config.block_size - 2)
+    kept = []
+    lengths = token_counts([passage.text for passage in held.passages], tokenizer)
+    for passage, length in zip(held.passages, lengths, strict=True):
+        # With a delimiter.
+        if length + 1 <= room:
+            kept.append(passage)
+            room -= length + 1
+    return held.only(kept or held.passages[:1])
 
 
 def _given_tokenizer(config: RunConfig, folder: Path | None) -> PreTrainedTokenizerBase | None:
@@ -162,12 +170,15 @@ def _given_tokenizer(config: RunConfig, folder: Path | None) -> PreTrainedTokeni
     return None if given is None else load_tokenizer(given)
 
 
-def _trained_tokenizer(config: RunConfig, text: _Text, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
-    size = config.vocab_size or suggest_vocab_size(text.n_bytes)
-    share = min(1.0, _TOKENIZER_BYTES / text.n_bytes)
+def _trained_tokenizer(
+    config: RunConfig, text: _Text, held: HeldOutText, say: Callable[[str], None]
+) -> PreTrainedTokenizerBase:
+    n_bytes = text.measures.n_bytes - sum(len(passage.text.encode()) for passage in held.passages)
+    size = config.vocab_size or suggest_vocab_size(n_bytes)
+    share = min(1.0, _TOKENIZER_BYTES / n_bytes)
     sample = "" if share == 1 else f" on {share:.0%} of the documents"
     say(f"training a byte-level BPE tokenizer of {size:,} tokens{sample}")
-    texts = (document for number, document in text.to_train_on() if share == 1 or _drawn(number) < share)
+    texts = (document for number, document in text.to_train_on(held) if share == 1 or _drawn(number) < share)
     return train_tokenizer(texts, size, max_length=config.block_size, at_most=config.vocab_size is None)
 
 
@@ -177,31 +188,23 @@ def _drawn(number: int) -> float:
 
 
 def _train_blocks(
-    config: RunConfig, text: _Text, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
-) -> tuple[Blocks, set[str]]:
-    """The blocks to train on, and the texts held out that stand among them word for word."""
-    # Files given for validation are taken as they are.
-    held = set() if config.validation else {document.text for document in text.held_out}
-    trained_on: set[str] = set()
-
-    def texts() -> Iterator[str]:
-        for _, document in text.to_train_on():
-            if document in held:
-                trained_on.add(document)
-            yield document
-
+    config: RunConfig,
+    text: _Text,
+    held: HeldOutText,
+    tokenizer: PreTrainedTokenizerBase,
+    say: Callable[[str], None],
+) -> Blocks:
+    texts = (document for _, document in text.to_train_on(held))
     if text.measures.n_bytes <= _IN_MEMORY_BYTES:
-        return _lay_out(config, texts(), tokenizer), trained_on
+        return _lay_out(config, texts, tokenizer)
 
     def write(folder: Path) -> None:
-        blocks = _lay_out(config, texts(), tokenizer, folder / "ids")
+        blocks = _lay_out(config, texts, tokenizer, folder / "ids")
         np.save(folder / "lengths.npy", blocks.lengths)
-        # Of the documents held out, the numbers of those that are trained on too.
-        numbers = [number for number, document in enumerate(text.held_out) if document.text in trained_on]
-        facts = {"dtype": blocks.ids.dtype.name, "truncated": blocks.truncated, "trained_on": numbers}
+        facts = {"dtype": blocks.ids.dtype.name, "truncated": blocks.truncated}
         (folder / "blocks.json").write_text(json.dumps(facts), encoding="utf-8")
 
-    folder = cache_folder() / _key(config, text, tokenizer) / "blocks"
+    folder = cache_folder() / _key(config, text, held, tokenizer) / "blocks"
     packed = _packed(folder, config.block_size, say)
     if packed is None:
         try:
@@ -212,12 +215,11 @@ def _train_blocks(
         say(f"the blocks are kept in {folder}")
         packed = _packed(folder, config.block_size, lambda said: None)
         assert packed is not None
-    blocks, numbers = packed
-    return blocks, {text.held_out[number].text for number in numbers}
+    return packed
 
 
-def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> tuple[Blocks, list[int]] | None:
-    """Blocks that are kept in a folder, and the numbers of documents held out that they hold; None without any."""
+def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> Blocks | None:
+    """Blocks that are kept in a folder; None without any."""
     if not folder.exists():
         return None
     try:
@@ -230,7 +232,7 @@ def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> tuple[
         say(f"the blocks in {folder} are damaged, and are packed again")
         return None
     say(f"already packed, in {folder}")
-    return Blocks(ids, lengths, facts["truncated"]), facts["trained_on"]
+    return Blocks(ids, lengths, facts["truncated"])
 
 
 def _lay_out(
@@ -266,9 +268,9 @@ def cache_folder() -> Path:
     return Path(given) if given else system / "attention-guidance"
 
 
-def _key(config: RunConfig, text: _Text, tokenizer: PreTrainedTokenizerBase) -> str:
+def _key(config: RunConfig, text: _Text, held: HeldOutText, tokenizer: PreTrainedTokenizerBase) -> str:
     """A name for all that decides the blocks."""
-    held = None if config.validation else config.validation_share
-    decides = [text.measures.digest, tokenizer.backend_tokenizer.to_str(), config.block_size, config.line_by_line, held]
-    decides += [sorted(tokenizer.all_special_ids)]
+    gaps = [(passage.document, passage.number) for passage in held.passages]
+    decides = [text.measures.digest, tokenizer.backend_tokenizer.to_str(), config.block_size, config.line_by_line]
+    decides += [held.longest, sorted(gaps), sorted(tokenizer.all_special_ids)]
     return hashlib.blake2b(json.dumps(decides).encode(), digest_size=16).hexdigest()
