@@ -111,8 +111,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that every training command shares: the fields of `RunConfig`, and where and how to run."""
     add = parser.add_argument
     add("corpus", nargs="*", metavar="CORPUS", action=Given,
-        help="text files (plain, .jsonl, .parquet; .gz, .zst), folders; images or recordings for the objectives "
-        "mim and speech; default: the World English Bible")  # fmt: skip
+        help="text files (plain, .jsonl, .csv, .tsv, .parquet; .gz, .bz2, .xz, .zst), folders, - (standard input); "
+        "images or recordings for the objectives mim and speech; default: the World English Bible")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
     add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
     add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")
@@ -133,7 +133,7 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     add("--validation", nargs="+", metavar="FILE", help="validate on these (else on a part held out of the corpus)")
     add("--validation-share", type=float, metavar="X", help="share of the text to hold out (0.02)")
     add("--max-validation-tokens", type=int, metavar="N", help="validate on at most this many (32768)")
-    add("--text-field", metavar="NAME", help="field of .jsonl, column of .parquet that holds the text (text)")
+    add("--text-field", metavar="NAME", help="field of .jsonl, column of a table that holds the text (text)")
     add("--documents", help="a document of a plain file is a: line, blank (-line separated part), file (auto)")
     add("--errors", help="on invalid UTF-8: strict stops, replace goes on (strict)")
     add("--tokenizer", metavar="PATH", help="folder or name of a tokenizer (else one is trained on the corpus)")

@@ -1,17 +1,18 @@
-"""Read documents from text, JSON lines and Parquet files, and say exactly where one cannot be read."""
+"""Read documents from text, tables, JSON lines and Parquet, and say exactly where one cannot be read."""
 
 import codecs
-import functools
 import io
 import itertools
 import json
-import logging
-import os
+import lzma
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attention_guidance.data.folders import list_files, unreadable
+from attention_guidance.data.formats import check_unpacked, format_of, is_json_lines, opened
+from attention_guidance.data.tables import Row, csv_rows, tsv_rows
 from attention_guidance.errors import ConfigError, CorpusError, reason_of
 
 SPLITS = ("auto", "line", "blank", "file")
@@ -19,12 +20,10 @@ ERRORS = ("strict", "replace")
 
 _CHUNK_BYTES = 1 << 20
 _PREFIX_CHARS = 1 << 20
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_JSONL_SUFFIXES = (".jsonl", ".json.l", ".ndjson")
-_FOLDER_TEXT_SUFFIXES = ("", ".txt", ".text", ".md", ".raw", ".tokens")
-_NOT_TEXT = (".7z", ".bz2", ".docx", ".epub", ".odt", ".pdf", ".tar", ".tgz", ".xz", ".zip")
+# With --errors replace, text of which more than this share is no text is none.
+_MOST_REPLACED, _LEAST_CHARS = 0.3, 100
 _NUL_OR_SURROGATE = re.compile("[\0\ud800-\udfff]")
-_LOG = logging.getLogger(__name__)
+_NO_TEXT = re.compile("[\ufffd\x01-\x08\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,16 @@ def read_documents(
 ) -> Iterator[Document]:
     r"""Stream the documents of files and folders.
 
-    The suffix decides the format: `.jsonl`, `.json.l` and `.ndjson` hold one JSON object a line, `.parquet` is
-    Parquet, anything else is plain text; all but Parquet may end in `.gz` or `.zst`. A folder is searched through
-    in sorted order: hidden files and those whose suffix does not promise text are skipped (with a logged warning).
+    The name decides the format: `.jsonl`, `.json.l` and `.ndjson` hold one JSON object a line, `.csv` and `.tsv` a
+    table under a line of names, `.parquet` is Parquet, anything else is plain text; all but Parquet may end in `.gz`,
+    `.bz2`, `.xz`, `.zst` or `.lz4`. Where a file begins like another format, that is what it is read or refused as.
+    A folder is searched through in sorted order, for its files to train on: see `data/folders.py`.
     Text is UTF-8 with any line ending; a byte order mark at the start is dropped. Documents are stripped and empty
     ones dropped. Options and the existence of the paths are checked by the call, contents while iterating.
 
     Args:
         paths: Files and folders.
-        text_field: The field (JSON lines) or column (Parquet) that holds the text; a record is a document.
+        text_field: The field or column that holds the text in JSON lines and tables; a record is a document.
         split: What is a document in plain text: `line`, a line; `blank`, the lines between blank lines, joined by
             `\n`; `file`, all of a file; `auto`, `blank` for a file in whose first 2**20 characters a blank line
             lies between lines that are not, else `line`. Memory holds a document and, for `auto`, those characters.
@@ -65,7 +65,7 @@ def read_documents(
     for name, value, valid in (("split", split, SPLITS), ("errors", errors, ERRORS)):
         if value not in valid:
             raise ConfigError(f"unknown {name} {value!r}; expected one of {', '.join(valid)}")
-    files_by_path = _list_files([paths] if isinstance(paths, str | Path) else paths)
+    files_by_path = list_files([paths] if isinstance(paths, str | Path) else paths)
     return _read_all(files_by_path, text_field, split, errors)
 
 
@@ -90,103 +90,53 @@ def _read_all(files_by_path: dict[Path, list[Path]], text_field: str, split: str
             raise CorpusError(f"{given}: no document, {what} empty or blank; give a file with text in it")
 
 
-def _list_files(paths: Sequence[str | Path]) -> dict[Path, list[Path]]:
-    """Map each given path to its files; paths that lead to one file twice are nearly always a mistake."""
-    if not paths or "" in paths:  # an empty name would mean the current folder
-        raise CorpusError("no path given, or an empty one: name at least one text file or folder")
-    files_by_path: dict[Path, list[Path]] = {}
-    given_by_file: dict[str, Path] = {}
-    for path in map(Path, paths):
-        try:
-            path.stat()
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        except ValueError as error:  # a NUL character
-            raise CorpusError(f"{str(path)!r}: cannot be the name of a file ({error})") from error
-        files = _list_folder(path) if path.is_dir() else [path]
-        for file in files:
-            real = os.path.realpath(file)  # Path.resolve fails on a loop of links
-            if real in given_by_file:
-                raise CorpusError(f"{file}: given twice, by {given_by_file[real]} and {path}; drop one of them")
-            given_by_file[real] = path
-        files_by_path[path] = files
-    return files_by_path
-
-
-def _list_folder(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise _unreadable(Path(error.filename), error) from error
-
-    found, skipped = [], set()
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = Path(parent, name)
-            form, compression = _format(path)
-            suffix = Path(path.stem if compression else name).suffix.lower()
-            if form != "text" or suffix in _FOLDER_TEXT_SUFFIXES:
-                found.append(path)
-            else:
-                skipped.add(suffix)
-    known = " ".join((*filter(None, _FOLDER_TEXT_SUFFIXES), *_JSONL_SUFFIXES, ".parquet"))
-    if not found:
-        there = f"only {' '.join(sorted(skipped))}" if skipped else "no visible file"
-        raise CorpusError(f"{folder}: {there} in this folder; read are {known}, or name each file itself")
-    if skipped:
-        _warn_of_skipped(folder, " ".join(sorted(skipped)))
-    return sorted(found)
-
-
-@functools.cache
-def _warn_of_skipped(folder: Path, suffixes: str) -> None:
-    """Once, however often the folder is read."""
-    _LOG.warning("%s: skipped files ending in %s; name them to read them", folder, suffixes)
-
-
-def _format(path: Path) -> tuple[str, str | None]:
-    """Return (`text`, `jsonl` or `parquet`) and the compression."""
-    compression = _COMPRESSIONS.get(path.suffix.lower())
-    name = (path.stem if compression else path.name).lower()
-    if name.endswith(_JSONL_SUFFIXES):
-        return "jsonl", compression
-    return ("parquet" if name.endswith(".parquet") else "text"), compression
-
-
 def _read_file(path: Path, text_field: str, split: str, errors: str) -> Iterator[tuple[str, str]]:
     """Yield (place in the file, text not yet stripped)."""
-    form, compression = _format(path)
-    inner = Path(path.stem if compression else path.name).suffix.lower()
-    if inner in _NOT_TEXT or (form == "parquet" and compression):
-        raise CorpusError(f"{path}: not a text format that is read; unpack or convert it to .txt, .gz or .zst")
-    if inner == ".json":
-        raise CorpusError(f"{path}: .json is not read; name it .jsonl if it has an object a line, .txt if prose")
-    if form == "parquet":
+    try:
+        form = format_of(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if form.kind == "parquet":
         return _read_parquet(path, text_field, errors)
-    lines = _lines(_decode(_chunks(path, compression), path, errors))
-    if form == "jsonl":
-        return _read_jsonl(lines, path, text_field, errors)
-    return _split(lines, split)
+    lines = _lines(_decode(_chunks(path, form.compression), path, errors))
+    if form.kind == "csv":
+        return _read_table(csv_rows, lines, path, text_field)
+    if form.kind == "tsv":
+        return _read_table(tsv_rows, lines, path, text_field)
+    if form.kind == "text":
+        beginning = _beginning(lines)
+        lines = itertools.chain(beginning, lines)
+        if not is_json_lines(path, [line for line in beginning if line.strip()]):
+            return _split(lines, split)
+    return _read_jsonl(lines, path, text_field, errors)
+
+
+def _beginning(lines: Iterator[str]) -> list[str]:
+    """The lines up to the second that is not blank."""
+    beginning: list[str] = []
+    n_filled = 0
+    while n_filled < 2 and (line := next(lines, None)) is not None:
+        beginning.append(line)
+        n_filled += bool(line.strip())
+    return beginning
 
 
 def _chunks(path: Path, compression: str | None) -> Iterator[bytes]:
-    import pyarrow as pa
-
     n_bytes = 0
     try:
         with path.open("rb") as file:
-            # pyarrow reads several frames in a row and, unlike zstandard's reader, refuses a truncated file.
-            stream = pa.CompressedInputStream(file, compression) if compression else file
+            stream = opened(file, compression)
             while chunk := stream.read(_CHUNK_BYTES):
+                if compression and not n_bytes:
+                    check_unpacked(path, chunk, compression)
                 n_bytes += len(chunk)
                 yield chunk
-    except OSError as error:
-        if error.errno is None:
-            raise CorpusError(
-                f"{path}: broken {compression} file after {n_bytes} bytes of text ({error}); fetch or pack it again"
-            ) from error
-        raise _unreadable(path, error) from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from error
+        raise CorpusError(
+            f"{path}: broken {compression} file after {n_bytes} bytes of text ({error}); fetch or pack it again"
+        ) from error
 
 
 def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
@@ -195,8 +145,6 @@ def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     n_bytes, started = 0, False
     for chunk in itertools.chain(chunks, [b""]):
-        if n_bytes == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise CorpusError(f"{path}: UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8")
         waiting = len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
@@ -205,8 +153,13 @@ def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
             raise _bad_character(path, place, f"invalid UTF-8 (0x{error.object[error.start]:02x})") from error
         if errors == "strict" and (index := chunk.find(b"\0")) >= 0:
             raise _bad_character(path, f"byte offset {n_bytes + index}", "a NUL character (UTF-16, or not text?)")
-        n_bytes += len(chunk)
         text = text.replace("\0", "\ufffd")
+        if len(text) >= _LEAST_CHARS and (n := len(_NO_TEXT.findall(text))) > _MOST_REPLACED * len(text):
+            raise CorpusError(
+                f"{path}: not UTF-8 text, {n / len(text):.0%} of the characters from byte offset {n_bytes} on are "
+                "none; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
+            )
+        n_bytes += len(chunk)
         if text and not started:
             text, started = text.removeprefix("\ufeff"), True
         yield newlines.decode(text, final=not chunk)
@@ -267,6 +220,15 @@ def _read_jsonl(lines: Iterator[str], path: Path, field: str, errors: str) -> It
         yield f":{number}", _clean(text, path, f"line {number}", errors) if "\\u" in line else text
 
 
+def _read_table(
+    rows: Callable[[Iterable[tuple[int, str]], Path], Iterator[Row]], lines: Iterator[str], path: Path, column: str
+) -> Iterator[tuple[str, str]]:
+    for row in rows(enumerate(lines, 1), path):
+        if column not in row.values:
+            raise _no_field(path, "column", column, list(row.values))
+        yield f":{row.place.rpartition(':')[2]}", row.values[column]
+
+
 def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -290,7 +252,7 @@ def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, s
                     yield f":{row}", _parquet_text(value, path, row, errors)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         raise CorpusError(f"{path}: broken Parquet file ({reason_of(error)}); fetch or write it again") from error
 
 
@@ -316,10 +278,7 @@ def _bad_character(path: Path, place: str, what: str) -> CorpusError:
 
 
 def _no_field(place: str | Path, kind: str, field: str, there: Sequence[str]) -> CorpusError:
-    shown = ", ".join(map(repr, there[:12])) + (", ..." if len(there) > 12 else "")
+    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in there[:12]]
+    shown = ", ".join(map(repr, names)) + (", ..." if len(there) > 12 else "")
     number = "no" if field not in there else "more than one"
     return CorpusError(f"{place}: {number} {kind} {field!r}; there are {shown or 'none'} (choose with --text-field)")
-
-
-def _unreadable(path: Path, error: OSError) -> CorpusError:
-    return CorpusError(f"{path}: cannot be read ({error.strerror}); give a readable file or folder of text")

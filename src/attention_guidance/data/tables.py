@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from attention_guidance.data.lines import numbered_lines
 from attention_guidance.errors import CorpusError, reason_of
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+# What fits a C long everywhere.
+_MOST_CHARS = 2**31 - 1
 _MARKS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
@@ -37,10 +39,10 @@ def read_table(path: Path) -> list[Row]:
         CorpusError: a missing file, an unknown format, no row, rows of other columns than the first, or a single
             column; the message names file and line.
     """
-    readers = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if path.suffix.lower() not in readers:
+    if (suffix := path.suffix.lower()) not in FORMATS:
         raise CorpusError(f"{path}: unknown format; expected a name that ends in {', '.join(FORMATS)}")
-    rows = list(readers[path.suffix.lower()](path))
+    readers = {".tsv": tsv_rows, ".csv": csv_rows, ".jsonl": _jsonl_rows}
+    rows = list(_read_parquet(path) if suffix == ".parquet" else readers[suffix](numbered_lines(path), path))
     if not rows:
         raise CorpusError(f"{path}: no example; expected a header and a row for each")
     if len(rows[0].values) < 2:
@@ -82,9 +84,18 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
     return found
 
 
-def _read_tsv(path: Path) -> Iterator[Row]:
+def tsv_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
+    """The rows of a table with tabs between its columns, whose names are in the first line; quotes mean nothing.
+
+    Args:
+        lines: the file's, with their numbers and without line ends.
+        path: for messages.
+
+    Raises:
+        CorpusError: see `read_table`.
+    """
     header: list[str] = []
-    for number, line in numbered_lines(path):
+    for number, line in lines:
         if not line.strip():
             continue
         cells = line.split("\t")
@@ -94,8 +105,10 @@ def _read_tsv(path: Path) -> Iterator[Row]:
             yield _row(header, cells, path, number)
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
-    lines = numbered_lines(path)
+def csv_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
+    """The rows of a table with commas between its columns; arguments and errors as for `tsv_rows`."""
+    # A cell may hold a book; Python's own limit is for all readers of a process.
+    csv.field_size_limit(_MOST_CHARS)
     reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
     header: list[str] = []
     try:
@@ -126,8 +139,8 @@ def _row(header: list[str], cells: list[str], path: Path, number: int) -> Row:
     return Row(dict(zip(header, cells, strict=True)), f"{path}:{number}")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    for number, line in numbered_lines(path):
+def _jsonl_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:

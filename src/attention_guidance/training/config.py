@@ -37,7 +37,7 @@ class RunConfig:
         validation_share: share of the text that is held out.
         max_validation_tokens: at most this many tokens are validated on, so that validation stays cheap; of the corpus
             no more are held out.
-        text_field: field of JSONL and column of Parquet files that holds the text.
+        text_field: field of JSONL, column of CSV, TSV and Parquet files that holds the text.
         documents: what a document of a plain text file is: `auto`, `line`, `blank` (line between), `file`.
         errors: `strict`, or `replace` invalid UTF-8 and go on.
         tokenizer: folder or name of a tokenizer; None trains one on the corpus.
