@@ -73,7 +73,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_census(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     add = parser.add_argument
-    add("files", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
+    add("files", nargs="*", metavar="CORPUS", help="text files, folders, - (stdin); default: the World English Bible")
     add_output(parser)
     add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
     add("--checkpoints", dest="with_checkpoints", action="store_true", help="every checkpoint of a run, not its end")

@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "recipe", "text in, model and report out", _RECIPE, _recipe)
     add = parser.add_argument
     add("recipe", choices=["low-resource"], metavar="low-resource", help="the recipe for languages with little text")
-    add("files", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
+    add("files", nargs="*", metavar="CORPUS", help="text files, folders, - (stdin); default: the World English Bible")
     add_output(parser)
     add("--ner", type=Path, metavar="DIR", help="folder of train, dev, test: a word and its entity label a line")
     add("--classify", type=Path, metavar="FILE", help="table of texts and labels, or folder of train, dev, test")

@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = add_command(actions, "train", "of every kind and size, compared on text held out", _TOKENIZER, _train)
     add = train.add_argument
-    add("files", nargs="*", metavar="CORPUS", help="text files, folders; default: the World English Bible")
+    add("files", nargs="*", metavar="CORPUS", help="text files, folders, - (stdin); default: the World English Bible")
     add("--kinds", nargs="+", default=["bpe"], metavar="KIND", help="bpe (of bytes), wordpiece, unigram (bpe)")
     add("--vocab-sizes", nargs="+", type=positive, default=[], metavar="N", help="tokens (by the size of the text)")
     add("--beside", nargs="+", default=[], metavar="TOKENIZER", help="folders or names of others to look at too")
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
     inspect = add_command(actions, "inspect", "how well tokenizers fit a text", _TOKENIZER, _inspect)
     add = inspect.add_argument
     add("tokenizers", nargs="+", metavar="TOKENIZER", help="folders, or names on the hub")
-    add("--text", dest="files", nargs="+", default=[], metavar="FILE", help="text files, folders (the Bible)")
+    add("--text", dest="files", nargs="+", default=[], metavar="FILE", help="text files, folders, - (the Bible)")
     add_output(inspect)
     add_reading(inspect)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from attention_guidance.data.folders import list_files, unreadable
 from attention_guidance.data.formats import check_unpacked, format_of, is_json_lines, opened
+from attention_guidance.data.pipes import is_piped
 from attention_guidance.data.tables import Row, csv_rows, tsv_rows
 from attention_guidance.errors import ConfigError, CorpusError, reason_of
 
@@ -47,7 +48,7 @@ def read_documents(
     ones dropped. Options and the existence of the paths are checked by the call, contents while iterating.
 
     Args:
-        paths: Files and folders.
+        paths: Files and folders; `-` is standard input.
         text_field: The field or column that holds the text in JSON lines and tables; a record is a document.
         split: What is a document in plain text: `line`, a line; `blank`, the lines between blank lines, joined by
             `\n`; `file`, all of a file; `auto`, `blank` for a file in whose first 2**20 characters a blank line
@@ -73,7 +74,9 @@ def corpus_name(paths: Sequence[str | Path]) -> str:
     """Make a short label for reports, such as `swahili/train.txt` or `swahili/train.txt + 2 more`."""
     if not paths:
         return "no files"
-    first = "/".join(part for part in Path(paths[0]).absolute().parts[-2:] if part != "/")
+    first = str(paths[0])
+    if not is_piped(first):
+        first = "/".join(part for part in Path(first).absolute().parts[-2:] if part != "/")
     return first if len(paths) == 1 else f"{first} + {len(paths) - 1} more"
 
 
@@ -86,7 +89,7 @@ def _read_all(files_by_path: dict[Path, list[Path]], text_field: str, split: str
                     empty = False
                     yield Document(text, f"{file.name}{place}")
         if empty:
-            what = "the file" if files == [given] else f"all {len(files)} text files in the folder"
+            what = f"all {len(files)} text files in the folder" if given.is_dir() else "the file"
             raise CorpusError(f"{given}: no document, {what} empty or blank; give a file with text in it")
 
 

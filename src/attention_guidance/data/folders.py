@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attention_guidance.data.formats import RECORD_SUFFIXES, TEXT_SUFFIXES, is_promising, named
+from attention_guidance.data.pipes import file_of, kept
 from attention_guidance.errors import CorpusError
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ _SHOWN = 8
 def list_files(paths: Sequence[str | Path]) -> dict[Path, list[Path]]:
     """Map each given path to its files; paths that lead to one file twice are nearly always a mistake.
 
+    A pipe, and `-` for standard input, is read into a temporary file.
+
     Of a folder, hidden files, those about the data (README, LICENSE, metadata), those whose name does not promise text
     and the splits for validation and test are left out, with a logged warning.
 
@@ -41,14 +44,15 @@ def list_files(paths: Sequence[str | Path]) -> dict[Path, list[Path]]:
         raise CorpusError("no path given, or an empty one: name at least one text file or folder")
     files_by_path: dict[Path, list[Path]] = {}
     given_by_file: dict[str, Path] = {}
-    for path in map(Path, paths):
+    for path in map(Path, kept(paths)):
+        file = file_of(path)
         try:
-            path.stat()
+            file.stat()
         except OSError as error:
             raise unreadable(path, error) from error
         except ValueError as error:  # a NUL character
             raise CorpusError(f"{str(path)!r}: cannot be the name of a file ({error})") from error
-        files = _list_folder(path) if path.is_dir() else [path]
+        files = _list_folder(path) if path.is_dir() else [file]
         for file in files:
             real = os.path.realpath(file)  # Path.resolve fails on a loop of links
             if real in given_by_file:

@@ -14,6 +14,7 @@ from torch import Tensor
 from attention_guidance.data.blocks import Blocks, pack
 from attention_guidance.data.corpora import Document, corpus_name, read_documents
 from attention_guidance.data.embedded import embedded_documents
+from attention_guidance.data.pipes import kept
 from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class Text:
     text_field: str = "text"
     documents: str = "auto"
     errors: str = "strict"
+
+    def __post_init__(self) -> None:
+        # It may be read several times.
+        object.__setattr__(self, "files", kept(self.files))
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from attention_guidance import results
+from attention_guidance.data.pipes import is_piped, kept
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES, OTHER_THAN_TEXT
 from attention_guidance.objectives.own import is_own
@@ -273,7 +274,9 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
         layered["arguments"] = from_file.get("arguments", {}) | given["arguments"]
     # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.
     layered |= {
-        name: [str(Path(path).absolute()) for path in layered[name]] for name in _PATHS if _is_texts(layered.get(name))
+        name: [path if is_piped(path) else str(Path(path).absolute()) for path in layered[name]]
+        for name in _PATHS
+        if _is_texts(layered.get(name))
     }
     layered |= {
         name: str(Path(layered[name]).absolute())
@@ -285,7 +288,8 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     config = RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
     defaults = {name: field.default for name, field in _FIELDS.items()} | get_preset(preset).settings() | suited
     check_idle(config, given, defaults)
-    return config
+    # A pipe is read once here, and a run is known by what came through it.
+    return dataclasses.replace(config, corpus=kept(config.corpus), validation=kept(config.validation))
 
 
 def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
