@@ -78,6 +78,20 @@ def test_it_depends_on_seed_and_order_alone() -> None:
     assert chosen(documents(40), 4) != first
 
 
+@pytest.mark.parametrize("before", ["", "A title\n", "\n".join(lines(7, seed=3)) + "\n", "w " * 300 + "\n"])
+def test_what_stands_elsewhere_too_is_not_held_out(before: str) -> None:
+    again, new = lines(1000, seed=1), lines(1000, seed=2)
+    texts = ["\n".join(again), before + "\n".join(again), *("\n".join(new[n : n + 50]) for n in range(0, 1000, 50))]
+    whole = [Document(text, "a") for text in texts]
+    split = split_validation(whole, share=0.1, seed=0)
+    held = {line for document in split.validation for line in document.text.split("\n")}
+    assert held <= set(new)
+    assert 0.05 <= len("".join(held)) / len("".join(texts)) <= 0.2
+    # What a document repeats within itself stands nowhere else.
+    songs = [Document("\n".join([f"Verse {n}", refrain := f"Refrain {n}", refrain, refrain]), "a") for n in range(200)]
+    assert len(split_validation(songs, share=0.1, seed=0).validation) == 20
+
+
 def test_of_the_embedded_text_the_same_chapters_as_ever() -> None:
     whole = list(embedded_documents())
     held = hold_out(lambda: whole, sum(len(d.text) for d in whole), share=0.02, seed=0, at_most=8 * 32_768)

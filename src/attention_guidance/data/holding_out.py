@@ -211,12 +211,25 @@ def _first_by_rank(
 
 
 def _standing_once(ranked: Sequence[Passage], documents: Iterable[Document], longest: int) -> list[Passage]:
-    """Those whose text the documents do not repeat: a text that is trained on tells nothing about text never seen."""
-    times = dict.fromkeys((passage.text for passage in ranked), 0)
+    """Those of whose text less than half stands elsewhere too, line for line.
+
+    A text that is trained on tells nothing about text never seen, also where it stands beside other text.
+    """
+    lines_of = [Counter(_lines(passage.text)) for passage in ranked]
+    times = dict.fromkeys((line for lines in lines_of for line in lines), 0)
     for passage in _passages(documents, longest):
-        if passage.text in times:
-            times[passage.text] += 1
-    return [passage for passage in ranked if times[passage.text] == 1]
+        for line in _lines(passage.text):
+            if line in times:
+                times[line] += 1
+
+    def size(lines: Counter[str], new: bool) -> int:
+        return sum(len(line) * n for line, n in lines.items() if (times[line] == n) is new)
+
+    return [passage for passage, lines in zip(ranked, lines_of, strict=True) if size(lines, True) > size(lines, False)]
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line for line in map(str.strip, text.split("\n")) if line)
 
 
 def _how_many(sizes: Sequence[int], target: float, wanted: int) -> int:
