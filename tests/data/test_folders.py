@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_what_is_left_out_is_said_once(tmp_path, caplog):
     ]
     names = [document.text for document in read_documents([tmp_path / "test.txt", tmp_path / "README.md"])]
     assert names == ["test.txt", "README.md"]
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path, caplog):
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert read(tmp_path, "a.txt") == ["a.txt"]
+    assert "left out pipe.txt" in caplog.text
 
 
 def test_the_name_of_the_folder_itself_says_nothing(tmp_path):

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from attention_guidance.cli import main
 from attention_guidance.data import pipes
 from attention_guidance.data.corpora import corpus_name, read_documents
 from attention_guidance.errors import CorpusError, RunError
@@ -124,32 +125,55 @@ def test_refusals(tmp_path, piped, monkeypatch):
 
 RUN = "--layers 1 --hidden 16 --attention-heads 2 --feed-forward 32 --block-size 16 --batch-size 2 --report-to none"
 RUN += " --vocab-size 300 --heads next:1 --save-every 1"
-COMMAND = f"{sys.executable} -m attention_guidance"
 
 
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def command(line: str, folder: Path) -> int:
     """Run a command; words that begin with @ name what is in the folder."""
-    return subprocess.run(["bash", "-c", command.replace("@", f"{folder}/")], capture_output=True, text=True)
+    with pytest.raises(SystemExit) as caught:
+        main(line.replace("@", f"{folder}/").split())
+    return caught.value.code
 
 
-def test_every_command_that_takes_a_corpus(tmp_path):
+def test_every_command_that_takes_a_corpus(tmp_path, piped, monkeypatch, capsys):
+    (tmp_path / "text.txt").write_text(TEXT)
+    # Two processes more, which read no text.
+    monkeypatch.setattr("attention_guidance.training.compare.peak_memory", lambda *given: 1.0)
+    lines = (
+        f"pretrain - -o @run {RUN} --max-steps 1",
+        "tokenizer train - -o @tok --vocab-sizes 300",
+        "census @run - -o @census --sequences 4 --block-size 16",
+        f"pretrain @text.txt --validation - -o @valid {RUN} --max-steps 1",
+        f"compare - -o @compare {RUN} --max-steps 1",
+        "tokenizer inspect @tok/bpe-300 --text - -o @look",
+        "report @run --text - -o @report",
+        "recipe low-resource - -o @recipe --preset tiny --max-steps 1",
+    )
+    for line in lines:
+        assert command(line.replace(" - ", f" {piped(TEXT.encode())} "), tmp_path) == 0, line
+    for line in lines[:3]:
+        typed(monkeypatch, TEXT.encode())
+        assert command(line.replace("-o @", "-o @again-"), tmp_path) == 0, line
+    for name in ("run/results.json", "tok/tokenizers.json", "census/census.json"):
+        ours, again = (json.loads((tmp_path / f"{which}{name}").read_text()) for which in ("", "again-"))
+        assert ours["corpus"] == again["corpus"]
+        assert ours["corpus"].startswith("pipe:")
+
+
+def test_a_process_takes_a_pipe_of_the_shell_and_another_to_resume(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "tmp").mkdir()
-    for command in (
-        f"TMPDIR=@tmp {COMMAND} pretrain <(cat @text.txt) -o @run {RUN} --max-steps 2",
-        f"cat @text.txt | {COMMAND} pretrain - -o @run {RUN} --max-steps 2 --resume",
-        f"{COMMAND} pretrain @text.txt --validation <(head -n 50 @text.txt) -o @valid {RUN} --max-steps 1",
-        f"cat @text.txt | {COMMAND} tokenizer train - -o @tok --vocab-sizes 300",
-        f"{COMMAND} tokenizer inspect @tok/bpe-300 --text <(cat @text.txt) -o @look",
-        f"{COMMAND} census @run <(cat @text.txt) -o @census --sequences 4 --block-size 16",
-        f"{COMMAND} compare <(cat @text.txt) -o @compare {RUN} --max-steps 1",
-    ):
-        done = shell(command, tmp_path)
-        assert done.returncode == 0, (command, done.stderr)
-    assert [*(tmp_path / "tmp").glob("attention-guidance-*")] == []
-    assert json.loads((tmp_path / "valid" / "results.json").read_text())["data"]["documents"] == 400
+    text, run = tmp_path / "text.txt", f"-o {tmp_path / 'run'} {RUN} --max-steps 2 --resume"
+    start = f"TMPDIR={tmp_path / 'tmp'} {sys.executable} -m attention_guidance pretrain"
+    done = [
+        subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        for line in (
+            f"{start} <(cat {text}) {run}",
+            f"rm -r {tmp_path / 'run' / 'results.json'}; cat {text} | {start} - {run}",
+            f"{start} <(head -n 300 {text}) {run}",
+        )
+    ]
+    assert [process.returncode for process in done] == [0, 0, 2], done[0].stderr + done[1].stderr
     (name,) = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["corpus"]
-    assert name.startswith("pipe:")
-    other = shell(f"{COMMAND} pretrain <(head -n 300 @text.txt) -o @run {RUN} --max-steps 2 --resume", tmp_path)
-    assert other.returncode == 2
-    assert f"holds a run with corpus=['{name}'], not ['pipe:" in other.stderr
+    assert f"holds a run with corpus=['{name}'], not ['pipe:" in done[2].stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["resumed_from"] == 2
+    assert [*(tmp_path / "tmp").glob("attention-guidance-*")] == []

@@ -77,7 +77,7 @@ def _list_folder(folder: Path) -> list[Path]:
         left_out += [Path(parent, name) for name in folders if name.startswith((".", "__"))]
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         for path in (Path(parent, name) for name in names):
-            if path.name.startswith((".", "__")) or _ABOUT.fullmatch(path.name):
+            if path.name.startswith((".", "__")) or _ABOUT.fullmatch(path.name) or path.is_fifo():
                 left_out.append(path)
             elif is_promising(path):
                 found.append(path)
