@@ -226,6 +226,7 @@ SRT = "1\n00:00:01,000 --> 00:00:04,000\nA text.\n"
         ("a.txt", HTML, "markup ('<!DOCTYPE html>')"),
         ("a.txt", "\n\n" + HTML.lower(), "markup ("),
         ("page", XML, "markup ("),
+        ("a.txt", "<p>A text.</p>\n<p>And more.</p>\n", "markup ("),
         ("a.txt", SRT, "subtitles"),
         ("a.txt", "\ufeff1\n\n00:00:01.000 --> 00:00:04.000\nA text.\n", "subtitles"),
         ("a.txt", "WEBVTT\n\n00:01.000 --> 00:04.000\nA text.\n", "subtitles"),

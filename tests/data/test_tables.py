@@ -51,7 +51,14 @@ def test_columns_by_name(tmp_path):
         ("a.tsv", "text\ttext\na\tx\n", r"a\.tsv:1: two columns of one name"),
         ("a.csv", "text;label\na, b;x\n", r"a\.csv:1: columns with semicolons between; expected commas in \.csv"),
         ("a.tsv", "text,label\na,x\n", r"a\.tsv:1: columns with commas between; .* tabs in \.tsv"),
-        ("a.csv", 'text,label\na,x\nb,"y\nc,z\n', r"a\.csv:\d: not CSV \(unexpected end of data\)"),
+        (
+            "a.csv",
+            'text,label\na,x\nb,"y\nc,z\n',
+            r"a\.csv:3: not CSV \(unexpected end of data\); in the row that begins here a quote",
+        ),
+        ("a.tsv", b"\x1f\x8b\x08\0", r"a\.tsv: gzip; unpack or convert it to plain text"),
+        ("a.csv", b"PK\x03\x04\x14\0", r"a\.csv: a zip archive .*; unpack"),
+        ("a.jsonl", "a".encode("utf-16"), r"a\.jsonl: UTF-16 text \(iconv"),
         ("a.csv", "text,label\na\n", r"a\.csv:2: 1 columns; the header has 2"),
         ("a.jsonl", "[1]\n", r"a\.jsonl:1: a JSON list"),
         ("a.jsonl", "{\n", r"a\.jsonl:1: not JSON"),
@@ -59,6 +66,6 @@ def test_columns_by_name(tmp_path):
     ],
 )
 def test_errors_name_the_line(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(CorpusError, match=message):
         read_table(tmp_path / name)

@@ -8,7 +8,9 @@ import re
 
 import pytest
 
-from attention_guidance.recipe.low_resource import _split
+from attention_guidance.data.corpora import Document
+from attention_guidance.recipe.clean import clean
+from attention_guidance.recipe.low_resource import _require_enough, _split
 from attention_guidance.report.recipe_page import write_recipe_page
 
 QUICK = ["--preset", "tiny", "--max-steps", "6", "--seeds", "2", "-q"]
@@ -127,6 +129,11 @@ def test_the_headline_tells_what_is_shown(done, tmp_path, value, verdict, said):
     (tmp_path / "ner").symlink_to(done / "ner")
     write_recipe_page(content, tmp_path / "recipe.html")
     assert f"{said}</h1>" in (tmp_path / "recipe.html").read_text()
+
+
+def test_one_long_document_is_enough():
+    _, facts = clean([Document("\n".join(f"Line {n} of a text." for n in range(2000)), "text.txt")])
+    _require_enough("text.txt", facts)
 
 
 @pytest.mark.parametrize(

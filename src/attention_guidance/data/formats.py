@@ -57,8 +57,10 @@ _BEGINNINGS = [
         (rb"\xff\xfe|\xfe\xff", "UTF-16 text (iconv -f UTF-16 -t UTF-8)"),
     )
 ]
-_HEAD_BYTES = 512
-_MARKUP_LINE = re.compile(r"<(!doctype|html|head|body|\?xml|mediawiki|svg|rss|feed|tei|tmx)\b", re.IGNORECASE)
+HEAD_BYTES = 512
+_MARKUP_LINE = re.compile(
+    r"<(!doctype|html|head|body|\?xml|mediawiki|svg|rss|feed|tei|tmx|p|div|h[1-6]|table)\b", re.IGNORECASE
+)
 _TIMES_LINE = re.compile(r"(\d+:)?\d+:\d+[.,]\d+ *(-->|,\d)")
 _JSON_LINE = re.compile(r'\{\s*("|$)|\[\s*(\{|$)')
 
@@ -110,7 +112,7 @@ def format_of(path: Path) -> Format:
     if suffix in _NOT_TEXT:
         raise _refused(path, "not a text format that is read")
     with path.open("rb") as file:
-        told = _told_by(file.read(_HEAD_BYTES))
+        told = name_of(file.read(HEAD_BYTES))
     if told == "parquet":
         return Format("parquet", None)
     compression = told if told in _COMPRESSIONS.values() else form.compression
@@ -127,7 +129,7 @@ def check_unpacked(path: Path, head: bytes, compression: str) -> None:
     Raises:
         CorpusError: it is not.
     """
-    if (told := _told_by(head[:_HEAD_BYTES])) is not None:
+    if (told := name_of(head)) is not None:
         raise _refused(path, f"{told} in {compression}")
 
 
@@ -164,8 +166,9 @@ def opened(file: Any, compression: str | None) -> Any:
     return pa.CompressedInputStream(file, compression) if compression else file
 
 
-def _told_by(head: bytes) -> str | None:
-    return next((name for pattern, name in _BEGINNINGS if pattern.match(head)), None)
+def name_of(head: bytes) -> str | None:
+    """What a file that begins so is, where it is not plain text in UTF-8."""
+    return next((name for pattern, name in _BEGINNINGS if pattern.match(head[:HEAD_BYTES])), None)
 
 
 def _refused(path: Path, what: str) -> CorpusError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from attention_guidance.data.formats import HEAD_BYTES, name_of
 from attention_guidance.errors import CorpusError
 
 
@@ -12,10 +13,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""The lines of a UTF-8 file with their numbers from 1, without line ends or a byte order mark.
 
     Raises:
-        CorpusError: the file is missing, cannot be read, or is not UTF-8; the message names the line.
+        CorpusError: the file is missing, cannot be read, is no plain text, or not UTF-8; the message names the line.
     """
     try:
         with path.open("rb") as file:
+            if (what := name_of(file.peek(HEAD_BYTES))) is not None:
+                raise CorpusError(f"{path}: {what}; unpack or convert it to plain text in UTF-8")
             for number, line in enumerate(file, 1):
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -111,16 +111,20 @@ def csv_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[Row]:
     csv.field_size_limit(_MOST_CHARS)
     reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
     header: list[str] = []
+    ended = 0
     try:
         for cells in reader:
+            ended = reader.line_num
             if not cells:
                 continue
             if not header:
-                header = _header(cells, path, reader.line_num)
+                header = _header(cells, path, ended)
             else:
-                yield _row(header, cells, path, reader.line_num)
+                yield _row(header, cells, path, ended)
     except csv.Error as error:
-        raise CorpusError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+        raise CorpusError(
+            f"{path}:{ended + 1}: not CSV ({error}); in the row that begins here a quote may be too many or too few"
+        ) from error
 
 
 def _header(cells: list[str], path: Path, number: int) -> list[str]:

@@ -79,7 +79,7 @@ class RunConfig:
         schedule: how the weight changes: `constant`, `linear`, `hold-then-linear`, `cosine`.
         hold, end: when it begins to fall and when it is 0: steps (integer) or share of the run (0.0 to 1.0).
         token_classes: classes of tokens of one's own for `heads`: name to list of tokens.
-        seed: of initial weights, order, masks, dropout and the validation split.
+        seed: of initial weights, order, masks and dropout; what is validated on is the same for all.
         eval_every: steps between validations; None takes a thirtieth of the run.
         save_every: steps between checkpoints; None takes a tenth of the run, 1,000 at most.
         keep_checkpoints: how many of the newest are kept.
