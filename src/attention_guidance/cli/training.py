@@ -138,6 +138,7 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     add("--errors", help="on invalid UTF-8: strict stops, replace goes on (strict)")
     add("--tokenizer", metavar="PATH", help="folder or name of a tokenizer (else one is trained on the corpus)")
     add("--vocab-size", type=int, metavar="N", help="of the tokenizer to train (by the size of the text)")
+    add("--pad-vocab", type=int, metavar="N", help="make the vocabulary of the model a multiple of this, such as 64")
     add("--line-by-line", action="store_true", default=None, help="a document a sequence, padded, not packed blocks")
     add("--block-size", type=int, metavar="N", help="tokens in a sequence")
     add("--objective", metavar="NAME",

@@ -15,7 +15,7 @@ from attention_guidance.training import checkpoints
 from attention_guidance.training.checks import guided_heads
 from attention_guidance.training.config import CONFIG_FILE, make_config
 from attention_guidance.training.folder import RunFolder
-from attention_guidance.training.model import longest_input
+from attention_guidance.training.positions import longest_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,6 +18,7 @@ from attention_guidance.data.tokenizers import load_tokenizer, suggest_vocab_siz
 from attention_guidance.errors import ConfigError
 from attention_guidance.studies.output import Output
 from attention_guidance.studies.sample import Text
+from attention_guidance.training.architectures import tokenizer_folder
 from attention_guidance.training.checkpoints import write_whole
 
 TOKENIZERS_FILE = "tokenizers.json"
@@ -59,7 +60,7 @@ def train_tokenizers(
     """
     folder = Output(output, TOKENIZERS_FILE, overwrite)
     console = Console(quiet=quiet)
-    others = {name: load_tokenizer(name) for name in beside}
+    others = {name: load_tokenizer(tokenizer_folder(name)) for name in beside}
     split = split_validation(list(text.read()), share=_HELD_OUT, seed=seed)
     trained_on, held_out = ([document.text for document in part] for part in (split.train, split.validation))
     if (letters := sum(map(len, held_out))) < _FEW_LETTERS:
@@ -97,7 +98,7 @@ def inspect_tokenizers(
     if len({*tokenizers}) < len(tokenizers):
         raise ConfigError("a tokenizer is given twice; name each once")
     folder = Output(output, TOKENIZERS_FILE, overwrite)
-    loaded = {name: load_tokenizer(name) for name in tokenizers}
+    loaded = {name: load_tokenizer(tokenizer_folder(name)) for name in tokenizers}
     return _told(folder, Console(quiet=quiet), text, loaded, [document.text for document in text.read()])
 
 

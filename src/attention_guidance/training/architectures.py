@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from attention_guidance.errors import ConfigError, reason_of
 from attention_guidance.models import AttentionOnlyConfig
+from attention_guidance.training.positions import longest_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from attention_guidance.training.config import RunConfig
+
+RUN_FILE = "run.yaml"
+"""What marks the folder of a run: its settings."""
 
 # Fields of a run, and what configurations of transformers call them.
 _SIZES = {
@@ -82,37 +86,57 @@ def new_config(config: RunConfig, arch: str, known: Mapping[str, Any]) -> PreTra
     return made
 
 
-def trained(name: str, load: Callable[[str], PreTrainedModel], vocabulary: int = 0) -> PreTrainedModel:
+def trained(name: str, load: Callable[[str], PreTrainedModel]) -> PreTrainedModel:
     """A model with its weights.
 
     Args:
         name: its folder, or name on the hub.
         load: loads it.
-        vocabulary: tokens of the tokenizer it is to be used with.
 
     Raises:
-        ConfigError: it cannot be loaded, or knows fewer tokens.
+        ConfigError: it cannot be loaded.
     """
     try:
-        model = load(name)
+        return load(name)
     except Exception as error:  # transformers, safetensors and the hub raise all kinds
         raise _unreadable("init_from", name, error) from error
-    if vocabulary and model.config.vocab_size < vocabulary:
-        raise ConfigError(
-            f"init_from={name!r} knows {model.config.vocab_size:,} tokens, the tokenizer has {vocabulary:,}; leave the "
-            "tokenizer out, and the model's own is taken"
-        )
-    return model
+
+
+def longest_stated(arch_config: str | None, init_from: str | None) -> int | None:
+    """The most tokens that the model of a configuration, or a trained one, has positions for; None if it does not tell.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    import torch
+    from transformers import AutoModel
+
+    given = _trained_config(init_from) if init_from is not None else _from_file(str(arch_config), {})
+    try:
+        # Without weights; where positions begin is told by no configuration.
+        with torch.device("meta"):
+            return longest_input(AutoModel.from_config(given))
+    except Exception:  # whatever a model of any kind raises: said when the run makes it
+        return None
 
 
 def resolved(init_from: str) -> str:
     """The folder of the model where that of a run is given; an absolute one, so that a run can be resumed anywhere."""
     path = Path(init_from)
-    if (path / "run.yaml").is_file():
+    if (path / RUN_FILE).is_file():
+        if any(path.glob(f"seed-*/*/{RUN_FILE}")):
+            one = path / "seed-1" / "guided"
+            raise ConfigError(f"init_from={init_from!r} is a comparison; name one of its runs, such as {one}")
         if not (path / "model").is_dir():
             raise ConfigError(f"init_from={init_from!r} is a run that has not ended; name one of its checkpoints")
         path = path / "model"
     return str(path.absolute()) if path.exists() else init_from
+
+
+def tokenizer_folder(given: str) -> str:
+    """The folder of the tokenizer where that of a run is given; any other folder or name as it is."""
+    path = Path(given)
+    return str(path / "tokenizer") if (path / RUN_FILE).is_file() and (path / "tokenizer").is_dir() else given
 
 
 def _trained_config(name: str) -> PreTrainedConfig:

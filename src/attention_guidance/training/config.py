@@ -18,12 +18,19 @@ from attention_guidance.data.pipes import is_piped, kept
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES, OTHER_THAN_TEXT
 from attention_guidance.objectives.own import is_own
-from attention_guidance.training.architectures import check_choice, resolved, stated_sizes
+from attention_guidance.training.architectures import (
+    RUN_FILE,
+    check_choice,
+    longest_stated,
+    resolved,
+    stated_sizes,
+    tokenizer_folder,
+)
 from attention_guidance.training.clock import ENDLESS, seconds_of
 from attention_guidance.training.idle import check_idle
-from attention_guidance.training.presets import get_preset
+from attention_guidance.training.presets import beside_preset, get_preset
 
-CONFIG_FILE = "run.yaml"
+CONFIG_FILE = RUN_FILE
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class RunConfig:
         errors: `strict`, or `replace` invalid UTF-8 and go on.
         tokenizer: folder or name of a tokenizer; None trains one on the corpus.
         vocab_size: vocabulary of the tokenizer to train; None derives it from the size of the text.
+        pad_vocab: rounds the vocabulary of the model up to a multiple of this; the rows beyond are unused.
         line_by_line: one document a sequence, padded, instead of packed blocks.
         preset: where the defaults of the fields below came from.
         arch: kind of the model, as transformers calls it; None is RoBERTa.
@@ -99,6 +107,7 @@ class RunConfig:
     errors: str = "strict"
     tokenizer: str | None = None
     vocab_size: int | None = None
+    pad_vocab: int | None = None
     line_by_line: bool = False
     preset: str = "mini"
     arch: str | None = None
@@ -158,7 +167,7 @@ class RunConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         for name in ("learning_rate", "eval_every", "save_every", "keep_checkpoints", "max_validation_tokens",
-                     "vocab_size"):  # fmt: skip
+                     "vocab_size", "pad_vocab"):  # fmt: skip
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name}={value} must be above 0")
         for name in ("weight", "weight_decay", "max_grad_norm"):
@@ -248,6 +257,8 @@ _TYPES = typing.get_type_hints(RunConfig)
 def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None) -> RunConfig:
     """Layer settings: defaults, then the preset's, then the YAML file's, then the flags'.
 
+    A preset among the flags wins over the file too: what it decides is left out of the file.
+
     Args:
         flags: field to value; None stands for a flag that was not given.
         config_file: a YAML file of fields.
@@ -266,6 +277,8 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     if "objective" in given and given["objective"] != from_file.get("objective", RunConfig.objective):
         # What suits the objective of the file does not suit another.
         from_file = {name: value for name, value in from_file.items() if name not in suited}
+    if "preset" in given:
+        from_file = beside_preset(from_file, preset)
     layered = {"preset": preset} | get_preset(preset).settings() | suited | from_file | given
     if isinstance(objective, str) and is_own(objective):
         file, _, function = objective.rpartition(":")
@@ -283,6 +296,8 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
         for name in ("tokenizer", "dataset")
         if isinstance(layered.get(name), str) and Path(layered[name]).is_dir()
     }
+    if isinstance(layered.get("tokenizer"), str):
+        layered["tokenizer"] = tokenizer_folder(layered["tokenizer"])
     layered |= _stated(layered, from_file | given)
     sources = {name: config_file for name in from_file if name not in given}
     config = RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
@@ -293,16 +308,29 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
 
 
 def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration or a trained model decides: its sizes, which nothing else may contradict."""
+    """What a configuration or a trained model decides: its sizes, which nothing else may contradict.
+
+    A block is not longer than it takes, where no length of blocks is asked for.
+    """
     paths = {name: layered[name] for name in ("arch_config", "init_from") if isinstance(layered.get(name), str)}
     if "init_from" in paths:
         paths["init_from"] = resolved(paths["init_from"])
     if "arch_config" in paths:
         paths["arch_config"] = str(Path(paths["arch_config"]).absolute())
     sizes = stated_sizes(paths.get("arch_config"), paths.get("init_from"))
+    by_preset = get_preset(asked["preset"]).settings() if "preset" in asked else {}
     for name, size in sizes.items():
+        decider = f"{', '.join(paths)} decides that it is {size}"
         if name in asked and asked[name] != size:
-            raise ConfigError(f"{name}={asked[name]!r}, but {', '.join(paths)} decides that it is {size}")
+            raise ConfigError(f"{name}={asked[name]!r}, but {decider}")
+        if name not in asked and by_preset.get(name, size) != size:
+            raise ConfigError(
+                f"preset={asked['preset']!r} has {name}={by_preset[name]}, but {decider}; leave preset out, and give "
+                "settings of training by themselves"
+            )
+    if paths and "block_size" not in asked:
+        limit = longest_stated(paths.get("arch_config"), paths.get("init_from"))
+        sizes["block_size"] = min(layered["block_size"], limit or layered["block_size"])
     return paths | sizes
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from attention_guidance.training.config import RunConfig
 
 _OF_TEXT = (
-    "text_field", "documents", "tokenizer", "vocab_size", "line_by_line",
+    "text_field", "documents", "tokenizer", "vocab_size", "pad_vocab", "line_by_line",
     "token_classes",
 )  # fmt: skip
 

@@ -11,11 +11,13 @@ from attention_guidance.errors import ConfigError, GuidanceError
 from attention_guidance.handle import Guidance
 from attention_guidance.objectives.base import Objective
 from attention_guidance.schedules import Schedule
+from attention_guidance.training.aligned import aligned
 from attention_guidance.training.architectures import new_config, trained
 from attention_guidance.training.config import RunConfig
+from attention_guidance.training.positions import longest_input
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any]) -> PreTrainedModel:
@@ -30,8 +32,10 @@ def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any])
         ConfigError: there is no such model, or its sequences are shorter than a block.
     """
     if config.init_from is not None:
-        model = trained(config.init_from, objective.trained_model, known.get("vocab_size", 0))
+        model = trained(config.init_from, objective.trained_model)
+        model = aligned(model, objective.new_model, _with_room(known, config.pad_vocab, model.config))
     else:
+        known = _with_room(known, config.pad_vocab)
         made = new_config(config, objective.arch, {**known, **objective.settings})
         try:
             model = objective.new_model(made)
@@ -43,21 +47,21 @@ def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any])
     limit = longest_input(model)
     if limit is not None and config.block_size > limit:
         raise ConfigError(f"block_size={config.block_size}: this model takes at most {limit} tokens")
-    return model
+    # Whatever it was stored in: of weights in half precision small steps would round away.
+    return model.float()
 
 
-def longest_input(model: PreTrainedModel) -> int | None:
-    """The most tokens that a model has positions for, None where it does not tell."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    # RoBERTa counts positions from behind its padding id.
-    table = next((m for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
-    padding = getattr(table, "padding_idx", None)
-    return positions - (0 if padding is None else padding + 1)
+def _with_room(
+    known: Mapping[str, Any], multiple: int | None, trained: PreTrainedConfig | None = None
+) -> Mapping[str, Any]:
+    """What a tokenizer decides, its vocabulary as large as a trained model's at least, and a multiple of a number."""
+    if "vocab_size" not in known:
+        return known
+    rows = max(known["vocab_size"], getattr(trained, "vocab_size", 0))
+    return {**known, "vocab_size": -(-rows // (multiple or 1)) * (multiple or 1)}
 
 
-def told_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def told_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a tokenizer decides of a model's configuration: its vocabulary and special ids.
 
     BERT's tokenizers have cls and sep where RoBERTa's have bos and eos; their models are told both.
@@ -72,6 +76,7 @@ def told_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         "eos_token_id": end,
         "cls_token_id": start,
         "sep_token_id": end,
+        "mask_token_id": tokenizer.mask_token_id,
     }
 
 

@@ -27,9 +27,8 @@ def model_card(summary: Mapping[str, Any]) -> str:
     heads = config["heads"].replace("|", "\\|")
     guided = f"`{heads}` at weight {config['weight']:g}" if config["heads"] else "none"
     # The name on the hub; of a folder only the end, as a card is read elsewhere.
-    begun = (
-        f"on from {'/'.join(Path(config['init_from']).parts[-2:])}" if config["init_from"] else "from random weights"
-    )
+    start = "/".join(Path(config["init_from"]).parts[-2:]) if config["init_from"] else None
+    begun = "from random weights" if start is None else f"on from {start}"
     plain = model["type"] != "attention-only"
     loader = "plain transformers" if plain else "transformers after `import attention_guidance.models`"
     name, text = config["objective"], model["vocabulary"] is not None
@@ -62,8 +61,17 @@ attention-guidance (arXiv:2010.02399); loads with {loader}.
 ```
 
 Every setting is in `run.yaml` beside this folder; every figure, with the validation curve, in `results.json`.
-It has learnt from this data alone: what is missing or wrong there is missing or wrong here.
+{_learnt_from(start)}
 """
+
+
+def _learnt_from(start: str | None) -> str:
+    if start is None:
+        return "It has learnt from this data alone: what is missing or wrong there is missing or wrong here."
+    return (
+        f"It has learnt from this data and, before, from that of {start} (see its own card): what is missing or wrong "
+        "in both is missing or wrong here."
+    )
 
 
 def _nats(summary: Mapping[str, Any]) -> str:

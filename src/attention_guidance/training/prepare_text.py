@@ -32,6 +32,7 @@ from attention_guidance.errors import CorpusError, RunError
 from attention_guidance.training.checkpoints import write_whole
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.prepared import PreparedData
+from attention_guidance.training.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,7 @@ _CACHE = "ATTENTION_GUIDANCE_CACHE"
 def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder: Path | None) -> PreparedData:
     """Read text; arguments and errors as for `prepare_data`."""
     text = _Text(config)
-    tokenizer = _given_tokenizer(config, tokenizer_folder)
+    tokenizer = _given_tokenizer(config, tokenizer_folder, say)
     say(f"reading {text.name}")
     held = text.hold_out()
     if tokenizer is None:
@@ -163,11 +164,18 @@ def _fitting(config: RunConfig, held: HeldOutText, tokenizer: PreTrainedTokenize
     return held.only(kept or held.passages[:1])
 
 
-def _given_tokenizer(config: RunConfig, folder: Path | None) -> PreTrainedTokenizerBase | None:
+def _given_tokenizer(
+    config: RunConfig, folder: Path | None, say: Callable[[str], None]
+) -> PreTrainedTokenizerBase | None:
     if folder is not None and folder.is_dir():
         return load_tokenizer(str(folder))
     given = config.tokenizer or config.init_from
-    return None if given is None else load_tokenizer(given)
+    if given is None:
+        return None
+    tokenizer = load_tokenizer(given)
+    if config.tokenizer is not None and config.init_from is not None:
+        check_vocabulary(config.init_from, config.tokenizer, tokenizer, say)
+    return tokenizer
 
 
 def _trained_tokenizer(

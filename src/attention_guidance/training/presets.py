@@ -8,6 +8,7 @@ feed-forward blocks.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,3 +91,18 @@ def get_preset(name: str) -> Preset:
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def beside_preset(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a file of settings still decides where a preset is asked for beside it.
+
+    A kind of model stays that is not of the file's own preset: the preset then says its sizes.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    preset, own = get_preset(name), get_preset(settings.get("preset", name))
+    decides = preset.settings()
+    if preset.arch is None and settings.get("arch") != own.arch:
+        del decides["arch"]
+    return {field: value for field, value in settings.items() if field not in decides}

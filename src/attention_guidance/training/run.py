@@ -25,6 +25,7 @@ from attention_guidance.training.model import guide_as_configured, model_facts, 
 from attention_guidance.training.model_card import model_card
 from attention_guidance.training.objective import objective_of
 from attention_guidance.training.prepared import PreparedData
+from attention_guidance.training.reloaded import check_reloaded
 from attention_guidance.training.trainer import PretrainingTrainer, saving
 
 
@@ -105,8 +106,10 @@ class Run:
 
     def validate(self) -> Quality:
         """Quality on the validation text; under guidance, `per_head` then tells of the same text."""
-        batches = validation_batches(self.data.validation, self.objective, self.arguments.per_device_eval_batch_size)
-        return self._scored(batches, self.trainer.compute_loss_context_manager())
+        return self._scored(self._validation_batches(), self.trainer.compute_loss_context_manager())
+
+    def _validation_batches(self) -> Iterator[Example]:
+        return validation_batches(self.data.validation, self.objective, self.arguments.per_device_eval_batch_size)
 
     def _scored(self, batches: Iterator[Example], precision: AbstractContextManager[Any] | None = None) -> Quality:
         with ExitStack() as measuring:
@@ -139,6 +142,9 @@ class Run:
 
         Returns:
             The results as written.
+
+        Raises:
+            SaveError: it cannot be written, or is not the same when it is loaded again.
         """
         summary = self.summary()
         model = self._whole_model() if self.config.shard else self.model
@@ -147,6 +153,7 @@ class Run:
             self.objective.save(model, folder)
             self.data.processor.save_pretrained(folder)
             (folder / "README.md").write_text(model_card(summary), encoding="utf-8")
+            self._check_reloaded(folder, summary["final_loss"])
 
         if processes.is_first():
             with saving(f"the model in {self.folder.path}", self.folder.checkpoints):
@@ -154,6 +161,15 @@ class Run:
                 results.write_json(self.folder.results, summary)
         processes.wait()
         return summary
+
+    def _check_reloaded(self, folder: Path, loss: float) -> None:
+        half_precision = self.arguments.bf16 or self.arguments.fp16
+        # Trainer has put the precision into the forward pass of the model under training.
+        with self.trainer.accelerator.autocast():
+            check_reloaded(
+                self.objective, folder, self.arguments.device, self._validation_batches(), loss,
+                half_precision=half_precision,
+            )  # fmt: skip
 
     def _whole_model(self) -> PreTrainedModel:
         """The model with its weights in one place, of one in shares; to be called by all processes."""
