@@ -33,11 +33,100 @@ def test_the_defaults_are_those_of_mini():
 def test_preset_then_file_then_flags(yaml_file):
     path = yaml_file("preset: small\nlayers: 5\nhidden: 256\nweight: 1\n")
     config = make_config({"layers": 7, "heads": None}, path)
-    tiny_in_the_flags = make_config({"preset": "tiny"}, path)
     assert (config.preset, config.layers, config.hidden, config.dropout) == ("small", 7, 256, 0.1)
     assert config.heads == RunConfig().heads
     assert (config.weight, type(config.weight)) == (1.0, float)
-    assert (tiny_in_the_flags.max_steps, tiny_in_the_flags.layers) == (PRESETS["tiny"].max_steps, 5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_beside_a_file_wins_over_it_as_a_whole(tmp_path, yaml_file, name):
+    """What a run has written has every size in it."""
+    write_yaml(make_config({"preset": "attention-24", "weight": 0.3, "seed": 7}), tmp_path / "whole.yaml")
+    for file in (tmp_path / "whole.yaml", yaml_file("layers: 5\nmax_steps: 7\nweight: 0.3\nseed: 7\n")):
+        config = make_config({"preset": name}, file)
+        assert config == make_config({"preset": name, "weight": 0.3, "seed": 7})
+        # And what is typed besides over the preset.
+        assert make_config({"preset": name, "max_steps": 9}, file) == dataclasses.replace(config, max_steps=9)
+
+
+def test_a_kind_of_model_that_is_the_file_s_own_choice_stays(yaml_file):
+    config = make_config({"preset": "small"}, yaml_file("preset: tiny\narch: modernbert\nlayers: 4\n"))
+    assert (config.arch, config.layers, config.hidden) == ("modernbert", 6, 512)
+    assert make_config({"preset": "small"}, yaml_file("preset: attention-24\narch: attention-only\n")).arch is None
+
+
+@pytest.fixture
+def model_of(tmp_path):
+    """The folder of a configuration, as a trained model's."""
+    from transformers import AutoConfig
+
+    def write(kind: str, positions: int, **more) -> str:
+        sizes = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+        config = AutoConfig.for_model(kind, **sizes, max_position_embeddings=positions, **more)
+        config.save_pretrained(tmp_path / kind)
+        return str(tmp_path / kind)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "longest"),
+    [("roberta", {"pad_token_id": 1}, 64), ("roberta", {"pad_token_id": 0}, 65), ("bert", {"pad_token_id": 1}, 66)],
+)
+def test_a_block_nobody_asked_for_is_no_longer_than_the_model_takes(model_of, yaml_file, kind, more, longest):
+    model = model_of(kind, 66, **more)
+    given = {"init_from": model}
+    assert make_config(given).block_size == longest
+    assert make_config({"arch_config": f"{model}/config.json"}).block_size == longest
+    assert make_config(given | {"preset": "tiny"}).block_size == min(64, longest)
+    # What was asked for is not changed in silence: the run says that it is too much.
+    assert make_config(given | {"block_size": 128}).block_size == 128
+    assert make_config(given, yaml_file("block_size: 100\n")).block_size == 100
+
+
+def test_blocks_are_the_preset_s_where_the_model_takes_more(model_of):
+    assert make_config({"init_from": model_of("modernbert", 8192)}).block_size == 128
+    assert make_config({"init_from": model_of("bert", 512)}).block_size == 128
+
+
+def test_a_preset_must_not_contradict_the_model(model_of, yaml_file):
+    message = "preset='small' has layers=6, but init_from decides that it is 4; leave preset out"
+    model = model_of("bert", 512)
+    with pytest.raises(ConfigError, match=message):
+        make_config({"init_from": model, "preset": "small"})
+    with pytest.raises(ConfigError, match=message):
+        make_config({"preset": "small"}, yaml_file(f"init_from: {model}\nlayers: 4\nmax_steps: 5\n"))
+    with pytest.raises(ConfigError, match="preset='mini' has hidden=256, but arch_config decides that it is 128"):
+        make_config({"arch_config": f"{model}/config.json", "preset": "mini"})
+    # One that agrees brings its settings of training.
+    assert make_config({"init_from": model, "preset": "tiny"}).max_steps == PRESETS["tiny"].max_steps
+
+
+def test_a_run_s_own_settings_make_the_same_run(tmp_path, model_of):
+    """Its model decides the sizes, and its preset is the default."""
+    config = make_config({"init_from": model_of("bert", 66), "max_steps": 7})
+    write_yaml(config, tmp_path / "run.yaml")
+    assert make_config({}, tmp_path / "run.yaml") == config
+    check_same_run(config, tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("field", ["tokenizer", "init_from"])
+def test_the_folder_of_a_run_is_taken_for_what_is_in_it(whole_run, monkeypatch, field):
+    part = {"tokenizer": "tokenizer", "init_from": "model"}[field]
+    monkeypatch.chdir(whole_run)
+    for given in (str(whole_run), f"{whole_run}/", str(whole_run / part), "."):
+        assert getattr(make_config({field: given}), field) == str(whole_run / part)
+
+
+def test_a_comparison_is_no_model(tmp_path):
+    run = tmp_path / "seed-1" / "guided"
+    run.mkdir(parents=True)
+    for folder in (run, tmp_path):
+        write_yaml(RunConfig(), folder / "run.yaml")
+    with pytest.raises(ConfigError, match=r"is a comparison; name one of its runs, such as .*seed-1/guided$"):
+        make_config({"init_from": str(tmp_path)})
+    with pytest.raises(ConfigError, match="is a run that has not ended"):
+        make_config({"init_from": str(run)})
 
 
 def test_a_run_goes_through_yaml_in_full(tmp_path):
@@ -107,6 +196,7 @@ def test_the_file_is_not_blamed_for_a_flag(yaml_file):
         ({"dataset_split": "test"}, "dataset_split='test' is for a dataset"),
         ({"max_steps": 7, "max_time": "1h"}, "max_steps=7 is for a run without max_time"),
         ({"objective": "mim", "tokenizer": "here"}, "tokenizer='here' is for objectives of text"),
+        ({"objective": "speech", "pad_vocab": 64}, "pad_vocab=64 is for objectives of text"),
         ({"objective": "speech", "final_masking_rate": 0.3}, "is for objectives that mask tokens"),
     ],
 )
@@ -125,6 +215,7 @@ def test_what_a_file_has_may_do_nothing(tmp_path):
     ("given", "message"),
     [
         ({"vocab_size": 0}, "vocab_size=0 must be above 0"),
+        ({"pad_vocab": 0}, "pad_vocab=0 must be above 0"),
         ({"max_steps": 10**23}, "is more than any run takes; 1,000,000,000 are the most"),
         ({"token_classes": {"comma": []}}, "token_classes: comma has no tokens"),
     ],

@@ -43,9 +43,10 @@ def aligned(model: PreTrainedModel, make: Make, decided: Mapping[str, Any]) -> P
     for name, value in decided.items():
         setattr(config, name, value)
     if (longest := longest_input(model)) is not None:
+        # Where positions begin is told by no configuration: seen on a model without weights, with rows enough for all.
+        config.max_position_embeddings = longest + (getattr(config, "pad_token_id", None) or 0) + 2
         with torch.device("meta"):
-            begins = first_position(make(copy.deepcopy(config)))
-        config.max_position_embeddings = longest + begins
+            config.max_position_embeddings = longest + first_position(make(copy.deepcopy(config)))
     made = make(config)
     moved = first_position(made) - first_position(model)
     before = model.state_dict()
