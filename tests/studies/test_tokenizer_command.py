@@ -45,6 +45,13 @@ def test_train_inspect_and_pretrain_with_it(tmp_path, cli, text, capsys):
         "2",
     ]
     assert cli(*run, "--objective", "whole-word", "-o", tmp_path / "run", "-q") == 0
+    # A run is taken for its tokenizer, here and beside others.
+    assert cli("tokenizer", "inspect", tmp_path / "run", "--text", text, "-o", look, "-q", "--overwrite") == 0
+    (of_run,) = json.loads((look / "tokenizers.json").read_text())["tokenizers"]
+    assert of_run["vocabulary"] == seen["tokenizers"][1]["vocabulary"]
+    beside = ["tokenizer", "train", text, "--beside", tmp_path / "run", "-o", tmp_path / "two", "-q"]
+    assert cli(*beside) == 0
+    assert len(json.loads((tmp_path / "two" / "tokenizers.json").read_text())["tokenizers"]) == 2
 
 
 def test_one_blank_line_does_not_take_half_of_the_text(tmp_path, cli, text, capsys):

@@ -114,7 +114,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="text files (plain, .jsonl, .csv, .tsv, .parquet; .gz, .bz2, .xz, .zst), folders, - (standard input); "
         "images or recordings for the objectives mim and speech; default: the World English Bible")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
-    add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
+    add(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings, such as a run's run.yaml; flags win over it",
+    )
     add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
     add("--seed", type=int, metavar="N", help="of weights, order, masks and dropout (1)")
@@ -136,7 +140,11 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     add("--text-field", metavar="NAME", help="field of .jsonl, column of a table that holds the text (text)")
     add("--documents", help="a document of a plain file is a: line, blank (-line separated part), file (auto)")
     add("--errors", help="on invalid UTF-8: strict stops, replace goes on (strict)")
-    add("--tokenizer", metavar="PATH", help="folder or name of a tokenizer (else one is trained on the corpus)")
+    add(
+        "--tokenizer",
+        metavar="PATH",
+        help="of a tokenizer or run, or a name on the hub (else trained on the corpus)",
+    )
     add("--vocab-size", type=int, metavar="N", help="of the tokenizer to train (by the size of the text)")
     add("--pad-vocab", type=int, metavar="N", help="make the vocabulary of the model a multiple of this, such as 64")
     add("--line-by-line", action="store_true", default=None, help="a document a sequence, padded, not packed blocks")
