@@ -18,6 +18,7 @@ from transformers import (
     CanineModel,
     GPT2Config,
     GPT2Model,
+    RobertaConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -147,6 +148,30 @@ def test_a_learning_rate_that_diverges_is_not_taken(tmp_path, cli, whole_run, ta
     assert content["learning_rate"] == taken
     other = 1e-2 if len(rates) == 2 else 5e-3
     assert content["notes"] == [f"learning rate {other:g}: no numbers"]
+
+
+@pytest.mark.parametrize("kind", [RobertaConfig, BertConfig])
+@pytest.mark.parametrize("padding", [0, 1, 5])
+def test_a_model_with_another_padding_than_its_tokenizer_s_stays_itself(tmp_path, whole_run, kind, padding):
+    """Positions count from RoBERTa's padding, and Trainer writes the tokenizer's into the configuration."""
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "tokenizer")
+    config = kind(vocab_size=280, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+                  max_position_embeddings=40, pad_token_id=padding)  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    model.embeddings.position_embeddings.weight.data.normal_()
+    model.save_pretrained(tmp_path / "source")
+    splits = {"train": examples(32, 0), "dev": examples(16, 1)}
+    data = Data(get_task("classify"), ("x", "y"), splits, {})
+    encoded = {split: encode(data, items, tokenizer, 32) for split, items in splits.items()}
+    settings = FitSettings(epochs=1, batch_size=8, precision="fp32")
+    source = str(tmp_path / "source")
+    _, fitted = fit(data, encoded, source, tokenizer, learning_rate=1e-3, seed=1, settings=settings)
+    fitted.save_pretrained(tmp_path / "kept")
+    assert fitted.config.pad_token_id == tokenizer.pad_token_id == 1
+    loaded = new_model(data, str(tmp_path / "kept"), settings)
+    for theirs, ours in zip(*(predict(m, encoded["dev"], tokenizer, settings) for m in (fitted, loaded)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_training_that_diverges_later_keeps_the_best_epoch(whole_run, monkeypatch):

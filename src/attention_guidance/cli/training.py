@@ -143,7 +143,7 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     add(
         "--tokenizer",
         metavar="PATH",
-        help="of a tokenizer or run, or a name on the hub (else trained on the corpus)",
+        help="folder of a tokenizer or run, or a name on the hub (else one is trained)",
     )
     add("--vocab-size", type=int, metavar="N", help="of the tokenizer to train (by the size of the text)")
     add("--pad-vocab", type=int, metavar="N", help="make the vocabulary of the model a multiple of this, such as 64")

@@ -32,6 +32,7 @@ from attention_guidance.errors import ConfigError, DivergedError, reason_of
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.scores import evaluate
+from attention_guidance.training.aligned import aligned
 from attention_guidance.training.architectures import DROPOUTS
 from attention_guidance.training.arguments import choose_precision, use_one_device
 
@@ -126,6 +127,8 @@ def fit(
     """
     set_seed(seed)
     model = new_model(data, source, settings)
+    # Trainer would write the tokenizer's into the configuration alone: loaded again it would be another model.
+    model = aligned(model, type(model), {"pad_token_id": tokenizer.pad_token_id})
     if settings.heads:
         guidance = guide(model, settings.heads, settings.weight, tokenizer=tokenizer)
     train, dev = encoded["train"], encoded["dev"]
