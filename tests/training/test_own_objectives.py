@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -41,6 +42,25 @@ def deep(ids, places, tokenizer, generator):
 def unknown_ids(ids, places, tokenizer, generator):
     return ids + 1000, ids
 
+def drawing(ids, places, chance):
+    labels = np.full_like(ids, -100)
+    chosen = places[chance.permutation(len(places))[:3]]
+    labels[chosen] = ids[chosen]
+    return ids, labels
+
+def of_numpy(ids, places, tokenizer, generator):
+    return drawing(ids, places, np.random)
+
+def of_its_own(ids, places, tokenizer, generator, chance=np.random.default_rng()):
+    return drawing(ids, places, chance)
+
+def counting(ids, places, tokenizer, generator, seen=[]):
+    seen.append(1)
+    return drawing(np.roll(ids, len(seen)), places, generator)
+
+def as_given(ids, places, tokenizer, generator):
+    return drawing(ids, places, generator)
+
 def unknown_labels(ids, places, tokenizer, generator):
     return ids, ids - 1000
 """
@@ -73,6 +93,18 @@ def test_functions_of_ones_own(with_function, name, said):
     data = prepare_data(config, lambda text: None)
     with pytest.raises(ConfigError, match=said):
         Draws(data.train, objective_of(config, data.tokenizer), 4, 1)[0]
+
+
+@pytest.mark.parametrize("name", ["of_numpy", "of_its_own", "counting", "as_given"])
+def test_the_same_text_makes_the_same_example(with_function, tmp_path, name):
+    """Else no loss could be held against another, nor a run go on exactly."""
+    config = dataclasses.replace(with_function(name), max_steps=2, eval_every=2, save_every=2)
+    if name == "as_given":
+        pretrain(config, tmp_path / "run", quiet=True)
+        return
+    with pytest.raises(ConfigError, match=f"own.py:{name}' makes another example of the same text when it is asked"):
+        pretrain(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_files_of_ones_own(tmp_path, settings):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from attention_guidance.errors import ConfigError, reason_of
 from attention_guidance.models import AttentionOnlyConfig
 from attention_guidance.training.positions import longest_input
@@ -108,7 +110,6 @@ def longest_stated(arch_config: str | None, init_from: str | None) -> int | None
     Raises:
         ConfigError: it cannot be read.
     """
-    import torch
     from transformers import AutoModel
 
     given = _trained_config(init_from) if init_from is not None else _from_file(str(arch_config), {})

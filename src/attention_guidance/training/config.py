@@ -56,10 +56,10 @@ class RunConfig:
         arch: kind of the model, as transformers calls it; None is RoBERTa.
         arch_config: a config.json of transformers that decides the model, but for what the tokenizer decides.
         init_from: go on with a trained model: its folder, that of a run, or a name on the hub. Its tokenizer is taken
-            unless another is given.
+            unless another is given, which has to keep its tokens and may add to them.
         layers, hidden, attention_heads, feed_forward, dropout: the model; see `ModelSize`. Sizes are read off
             `arch_config` or `init_from` where given, and dropout is theirs.
-        block_size: tokens in a sequence.
+        block_size: tokens in a sequence; not given, it is no more than `arch_config` or `init_from` takes.
         batch_size: sequences in an optimisation step, over all accumulation steps and processes.
         accumulation: forward and backward passes that make up an optimisation step.
         max_steps: optimisation steps.

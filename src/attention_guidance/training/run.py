@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from attention_guidance import results
@@ -93,11 +93,17 @@ class Run:
         """Put one through model and guidance: what does not go together is seen before anything is written.
 
         Raises:
-            ConfigError: the model cannot take it.
+            ConfigError: the model cannot take it, or it is another when it is made again.
         """
         self.model.to(self.arguments.device)
         try:
-            self._scored(itertools.islice(validation_batches(self.data.train, self.objective, 1), 1))
+            example, again = (next(validation_batches(self.data.train, self.objective, 1)) for _ in range(2))
+            if not all(torch.equal(example[name], again[name]) for name in example):
+                raise ConfigError(
+                    f"objective={self.config.objective!r} makes another example of the same text when it is asked "
+                    "again; let it draw from the generator that it is given, and from nothing else"
+                )
+            self._scored(iter([example]))
         except GuidanceError:
             raise
         except Exception as error:  # whatever a model of any kind raises
