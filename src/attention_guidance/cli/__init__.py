@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from attention_guidance import __version__
 from attention_guidance.cli import finetuning, looking, recipes, tokenizers, training
@@ -46,7 +47,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         sys.exit(fail("the memory of the GPU does not suffice; try a smaller --batch-size or a smaller model", 1))
     except KeyboardInterrupt:
-        sys.exit(fail("interrupted", 130))
+        _leave(fail("interrupted", 130))
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit after Ctrl-C, at once also where a tokenizer is still being trained: nothing can stop that."""
+    from attention_guidance.data.tokenizer_training import is_training
+
+    if is_training():
+        # Python's own way out shares the processors with that training for many seconds.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _silence_libraries() -> None:

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from attention_guidance.data.tokenizer_training import bert_words, metaspace_words, normalizer, train
 from attention_guidance.data.tokenizers import SPECIAL_TOKENS, train_tokenizer
 from attention_guidance.errors import ConfigError
 
+_Say = Callable[[str], None] | None
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
 def train_kind(
-    kind: str, texts: Iterable[str], vocab_size: int, *, max_length: int, at_most: bool = False
+    kind: str,
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    max_length: int,
+    at_most: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> PreTrainedTokenizerBase:
     """Train a tokenizer of a kind.
 
     Args:
         kind: `bpe` (bytes, no unknown character), `wordpiece` or `unigram` (characters; those that the text lacks are
-            unknown). Accents and case are kept by all: they tell words apart in many languages.
+            unknown, they alone). Accents, case, joiners are kept by all: they tell words apart in many languages. All
+            write text in Unicode's composed form (NFC).
         texts: the corpus, gone through once.
         vocab_size: number of tokens, special ones included.
         max_length: longest sequence in tokens, special ones included.
         at_most: be content with fewer tokens where the texts do not support so many.
+        say: gets a line where words are longer than 128 characters, and cut there; a warning is logged without.
 
     Raises:
         ConfigError: an unknown kind, a size that the texts do not support.
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown kind of tokenizer {kind!r}; expected one of {', '.join(KINDS)}")
-    tokenizer = KINDS[kind](texts, vocab_size, max_length, at_most)
+    tokenizer = KINDS[kind](texts, vocab_size, max_length, at_most, say)
     if len(tokenizer) < vocab_size and not at_most:
         raise ConfigError(
             f"vocabulary size {vocab_size}: this text supports only {len(tokenizer)} tokens; ask for {len(tokenizer)} "
@@ -40,33 +50,38 @@ def train_kind(
     return tokenizer
 
 
-def _bpe(texts: Iterable[str], vocab_size: int, max_length: int, at_most: bool) -> PreTrainedTokenizerBase:
-    return train_tokenizer(texts, vocab_size, max_length=max_length, at_most=at_most)
+def _bpe(texts: Iterable[str], vocab_size: int, max_length: int, at_most: bool, say: _Say) -> PreTrainedTokenizerBase:
+    return train_tokenizer(texts, vocab_size, max_length=max_length, at_most=at_most, say=say)
 
 
-def _wordpiece(texts: Iterable[str], vocab_size: int, max_length: int, at_most: bool) -> PreTrainedTokenizerBase:
+def _wordpiece(
+    texts: Iterable[str], vocab_size: int, max_length: int, at_most: bool, say: _Say
+) -> PreTrainedTokenizerBase:
     special = list(_BERT.values())
     backend = Tokenizer(models.WordPiece(unk_token=_BERT["unk"], max_input_chars_per_word=200))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.normalizer, backend.pre_tokenizer = normalizer(), bert_words()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False
     )  # fmt: skip
-    backend.train_from_iterator(texts, trainer)
+    train(backend, texts, trainer, say)
+    tokens = backend.get_vocab().keys() - set(special)
+    inner = {token.removeprefix("##") for token in tokens if len(token) == 3 and token.startswith("##")}
+    backend.pre_tokenizer = bert_words(filter(lambda token: len(token) == 1, tokens), inner)
     return _finished(backend, _BERT["cls"], _BERT["sep"], max_length, **{f"{k}_token": v for k, v in _BERT.items()})
 
 
-def _unigram(texts: Iterable[str], vocab_size: int, max_length: int, at_most: bool) -> PreTrainedTokenizerBase:
+def _unigram(
+    texts: Iterable[str], vocab_size: int, max_length: int, at_most: bool, say: _Say
+) -> PreTrainedTokenizerBase:
     start, pad, end, unknown, mask = SPECIAL_TOKENS
     backend = Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.normalizer, backend.pre_tokenizer = normalizer(), metaspace_words(SPECIAL_TOKENS)
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), unk_token=unknown, show_progress=False
     )  # fmt: skip
-    backend.train_from_iterator(texts, trainer)
+    train(backend, texts, trainer, say)
     return _finished(
         backend, start, end, max_length, bos_token=start, eos_token=end, cls_token=start, sep_token=end,
         pad_token=pad, unk_token=unknown, mask_token=AddedToken(mask, special=True, normalized=False, lstrip=True),
@@ -86,7 +101,7 @@ def _finished(
     )
 
 
-KINDS: dict[str, Callable[[Iterable[str], int, int, bool], PreTrainedTokenizerBase]] = {
+KINDS: dict[str, Callable[[Iterable[str], int, int, bool, _Say], PreTrainedTokenizerBase]] = {
     "bpe": _bpe,
     "wordpiece": _wordpiece,
     "unigram": _unigram,

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from attention_guidance.data.tokenizer_training import byte_level_words, normalizer, train
 from attention_guidance.errors import ConfigError, reason_of
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """Special tokens of a trained tokenizer; the index is the id."""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 """The bytes and the special tokens."""
-
-# As GPT-2 splits, but for combining marks, which belong to their letters: without them every tone mark of Yoruba and
-# every vowel sign of Hindi would end a word, and no merge could cross it.
-_WORDS = r"'(?:s|t|re|ve|m|ll|d)| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 _SIZES = (
     (30_000, 512),
@@ -39,9 +33,14 @@ def suggest_vocab_size(n_bytes: int) -> int:
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, *, max_length: int, at_most: bool = False, show_progress: bool = False
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    max_length: int,
+    at_most: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Train byte-level BPE: no normalisation, no added space, so that decoding gives back every text exactly.
+    """Train byte-level BPE: nothing is lost and no space added, so that decoding gives back every text in NFC.
 
     Training is deterministic: the same texts give the same vocabulary, in any process. The special tokens are
     `<s> <pad> </s> <unk> <mask>`, ids 0 to 4; `<mask>` takes the spaces before it, as RoBERTa's. In ordinary
@@ -52,7 +51,7 @@ def train_tokenizer(
         vocab_size: Number of tokens, special ones and the 256 bytes included.
         max_length: Longest sequence in tokens the model can take, special ones included.
         at_most: Be content with fewer tokens where the texts do not support `vocab_size`.
-        show_progress: Draw a progress bar on the terminal.
+        say: Gets a line where words are longer than 128 characters, and cut there; a warning is logged without.
 
     Returns:
         A fast tokenizer, which `AutoTokenizer` loads wherever transformers is installed.
@@ -62,7 +61,7 @@ def train_tokenizer(
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"vocabulary size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes and 5 special tokens)")
-    backend = _train_bpe(texts, vocab_size, show_progress)
+    backend = _train_bpe(texts, vocab_size, say)
     if (found := backend.get_vocab_size()) < vocab_size and not at_most:
         raise ConfigError(
             f"vocabulary size {vocab_size}: this text supports only {found} tokens; "
@@ -116,33 +115,24 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     return 1 + int(max(tokenizer.get_vocab().values()))
 
 
-def _special(token: str) -> object:
-    from tokenizers import AddedToken
-
+def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False, lstrip=token == "<mask>")
 
 
-def _train_bpe(texts: Iterable[str], vocab_size: int, show_progress: bool) -> Tokenizer:
+def _train_bpe(texts: Iterable[str], vocab_size: int, say: Callable[[str], None] | None) -> Tokenizer:
     """Byte-level BPE with RoBERTa's special tokens around a text."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    # This splitting never joins letters and brackets, so that no merge can spell "</s>" or "<mask>".
+    # Words never hold letters and brackets, so that no merge can spell "</s>" or "<mask>".
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    backend.normalizer, backend.pre_tokenizer = normalizer(), byte_level_words()
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
         special_tokens=[_special(token) for token in SPECIAL_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=show_progress,
+        show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    train(backend, texts, trainer, say)
     start, end = ((token, SPECIAL_TOKENS.index(token)) for token in ("<s>", "</s>"))
     backend.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=False)
     return backend

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from attention_guidance.attach import guide
+from attention_guidance.data.tokenizer_facts import misfits
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.finetuning import outcome
 from attention_guidance.finetuning.baseline import Baseline, fit_baseline
@@ -79,7 +80,8 @@ def finetune(
         notes.append(said)
         console.print(said, highlight=False)
 
-    for said in data.notes:
+    texts = (" ".join(example.texts) for examples in data.splits.values() for example in examples)
+    for said in (*data.notes, *misfits(tokenizer, texts)):
         note(said)
     longest, rates = _fitting(settings, subject, tokenizer)
     _try(subject, tokenizer, data, longest, settings)

@@ -156,8 +156,9 @@ def word_beginnings(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
     if any(token.startswith("##") for token in vocabulary):
         begins[[number for token, number in vocabulary.items() if not token.startswith("##")]] = True
         return begins
-    # The space of byte-level tokens and of SentencePiece; the line break of the former.
-    marks = tuple(mark for mark in ("\u0120", "\u010a", "\u2581") if any(t.startswith(mark) for t in vocabulary))
+    # The space of byte-level tokens and of SentencePiece; line break and zero-width space of the former.
+    known = ("\u0120", "\u010a", "\u2581", "\u00e2\u0122\u012d")
+    marks = tuple(mark for mark in known if any(token.startswith(mark) for token in vocabulary))
     if not marks:
         raise ConfigError(
             "the tokenizer does not tell where words begin (no token with a space before it, none with ##); take the "

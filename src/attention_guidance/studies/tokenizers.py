@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from attention_guidance import results
 from attention_guidance.data.holding_out import split_validation
-from attention_guidance.data.tokenizer_facts import tokenizer_facts
+from attention_guidance.data.tokenizer_facts import named, tokenizer_facts
 from attention_guidance.data.tokenizer_kinds import train_kind
 from attention_guidance.data.tokenizers import load_tokenizer, suggest_vocab_size
 from attention_guidance.errors import ConfigError
@@ -66,12 +67,13 @@ def train_tokenizers(
     if (letters := sum(map(len, held_out))) < _FEW_LETTERS:
         console.print(f"note: {letters:,} letters are few to look at tokenizers on; give more text", highlight=False)
     sizes = list(vocab_sizes) or [suggest_vocab_size(sum(len(t.encode()) for t in trained_on))]
+    say = functools.partial(console.print, highlight=False, markup=False)
     found = {}
     for kind in kinds:
         for size in sizes:
             name = f"{kind}-{size}"
             console.print(f"training {name} on {len(trained_on):,} documents", highlight=False)
-            tokenizer = train_kind(kind, trained_on, size, max_length=max_length, at_most=not vocab_sizes)
+            tokenizer = train_kind(kind, trained_on, size, max_length=max_length, at_most=not vocab_sizes, say=say)
             write_whole(output / name, tokenizer.save_pretrained)
             found[name] = tokenizer
     return _told(folder, console, text, found | others, held_out)
@@ -123,14 +125,18 @@ def _told(
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print how well each fits."""
     table = Table(title=f"{content['documents']:,} documents of {content['corpus']}")
-    columns = ("tokenizer", "tokens", "tokens a word", "words whole", "unknown", "letters known", "never used")
+    columns = ("tokenizer", "tokens", "tokens a word", "words whole", "unknown", "lost", "letters known", "never used")
     for column in columns:
-        table.add_column(column, justify="left" if column == "tokenizer" else "right")
+        is_name = column == "tokenizer"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in content["tokenizers"]:
         table.add_row(
             row["name"], f"{row['vocabulary']:,}", f"{row['fertility']:.2f}", f"{row['whole_words']:.1%}",
-            f"{row['unknown']:.2%}", f"{row['characters']:.1%}", f"{row['unused']:.1%}",
+            f"{row['unknown']:.2%}", f"{row['lost']:.2%}", f"{row['characters']:.1%}", f"{row['unused']:.1%}",
         )  # fmt: skip
     console.print(table)
+    say = functools.partial(console.print, highlight=False, markup=False)
     for row in content["tokenizers"]:
-        console.print(f"{row['name']}: longest {' '.join(row['longest'][:5])}", highlight=False, markup=False)
+        say(f"{row['name']}: longest {' '.join(row['longest'][:5])}")
+        if row["lost_characters"]:
+            say(f"{row['name']}: loses {named(row['lost_characters'])}")

@@ -22,6 +22,7 @@ from attention_guidance.data.corpora import Document, corpus_name, read_document
 from attention_guidance.data.embedded import embedded_documents
 from attention_guidance.data.holding_out import HeldOutText, hold_out
 from attention_guidance.data.hub import HubDocuments
+from attention_guidance.data.tokenizer_facts import misfits
 from attention_guidance.data.tokenizers import (
     load_tokenizer,
     suggest_vocab_size,
@@ -59,6 +60,9 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
     held = text.hold_out()
     if tokenizer is None:
         tokenizer = _trained_tokenizer(config, text, held, say)
+    elif config.tokenizer or config.init_from:
+        for misfit in misfits(tokenizer, (document.text for document in text.documents())):
+            say(misfit)
     held = _fitting(config, held, tokenizer)
     n_documents = text.measures.n_documents - held.n_whole
     say(f"packing {n_documents:,} documents into blocks of {config.block_size} tokens")
@@ -187,7 +191,7 @@ def _trained_tokenizer(
     sample = "" if share == 1 else f" on {share:.0%} of the documents"
     say(f"training a byte-level BPE tokenizer of {size:,} tokens{sample}")
     texts = (document for number, document in text.to_train_on(held) if share == 1 or _drawn(number) < share)
-    return train_tokenizer(texts, size, max_length=config.block_size, at_most=config.vocab_size is None)
+    return train_tokenizer(texts, size, max_length=config.block_size, at_most=config.vocab_size is None, say=say)
 
 
 def _drawn(number: int) -> float:
