@@ -201,4 +201,4 @@ def test_no_word_is_long(kind, text):
 
 def test_words_that_are_cut_are_logged_without_anyone_to_tell(caplog):
     train_kind("bpe", ["a" * 1000, "the cat"], 300, max_length=64, at_most=True)
-    assert "1 words of more than 128 characters (the longest of 1,000" in caplog.text
+    assert "1 word of more than 128 characters (the longest of 1,000" in caplog.text

@@ -124,6 +124,25 @@ def test_the_learning_rate_is_chosen_on_dev(tmp_path, cli, whole_run, table):
     assert content["scores"]["accuracy"]["std"] is None
 
 
+def test_text_in_another_form_than_the_tokenizers_is_noted(tmp_path, cli, whole_run, table):
+    files = table(["x", "y"])
+    for path in files[1::2]:
+        path.write_text(path.read_text().replace("aa", "a\u0301a\u0301"))
+    other = tmp_path / "other"
+    shutil.copytree(whole_run / "model", other)
+    saved = json.loads((other / "tokenizer.json").read_text())
+    assert saved["normalizer"] == {"type": "NFC"}
+    (other / "tokenizer.json").write_text(json.dumps(saved | {"normalizer": None}))
+    for model, n_told in ((whole_run, 0), (other, 1)):
+        out = tmp_path / f"out-{n_told}"
+        assert cli("finetune", model, "--task", "classify", *files, "-o", out, *FAST, "--epochs", "1") == 0
+        told = [note for note in read(out)["notes"] if "form" in note]
+        assert len(told) == n_told
+    assert told[0].startswith(
+        "the text is not in the form that the tokenizer was trained on: in Unicode's NFC it takes"
+    )
+
+
 def test_rates_at_an_end_are_told_where_they_alone_are_best():
     assert at_the_end({1e-4: 0.5, 1e-3: 0.6}, [1e-4, 1e-3]) == [
         "of the learning rates tried the highest, 0.001, is best on dev; one beyond may be better still"

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import string
+import subprocess
+import sys
+import time
 
 import pytest
+
+from attention_guidance.data.tokenizer_kinds import KINDS, train_kind
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +35,7 @@ def test_train_inspect_and_pretrain_with_it(tmp_path, cli, text, capsys):
     names = [row["name"] for row in content["tokenizers"]]
     assert names == ["bpe-512", "unigram-512"]
     assert "never" in capsys.readouterr().out
+    assert [(row["lost"], row["lost_characters"]) for row in content["tokenizers"]] == [(0, {}), (0, {})]
     look = tmp_path / "look"
     assert cli("tokenizer", "inspect", out / names[0], out / names[1], "--text", text, "-o", look, "-q") == 0
     seen = json.loads((look / "tokenizers.json").read_text())
@@ -76,3 +85,39 @@ def test_what_is_refused(tmp_path, cli, text, capsys):
         assert cli("tokenizer", *arguments, "-o", tmp_path / "out") == 2, message
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_characters_that_are_lost_are_shown(tmp_path, cli, text, capsys):
+    train_kind("wordpiece", ["the cat sees"] * 9, 300, max_length=64, at_most=True).save_pretrained(tmp_path / "few")
+    foreign = tmp_path / "foreign.txt"
+    foreign.write_text("the cat می\u200cها\nthe\u200ccat\n")
+    assert cli("tokenizer", "inspect", tmp_path / "few", "--text", foreign, "-o", tmp_path / "look") == 0
+    (row,) = json.loads((tmp_path / "look" / "tokenizers.json").read_text())["tokenizers"]
+    assert row["lost_characters"] == {"\u200c": 2, "م": 1, "ی": 1, "ه": 1, "ا": 1}
+    assert row["lost"] == pytest.approx(6 / 18)
+    assert "few: loses U+200C ZERO WIDTH NON-JOINER (2 times)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_long_words_are_told(tmp_path, cli, capsys):
+    dna = tmp_path / "dna.txt"
+    dna.write_text("\n".join("".join(random.Random(n).choices("ACGT", k=3000)) for n in range(10)))
+    for kind in KINDS:
+        train = ["tokenizer", "train", dna, "--kinds", kind, "-o", tmp_path / kind]
+        assert cli(*train) == 0
+        assert "9 words of more than 128 characters (the longest of 3," in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ctrl_c_while_a_tokenizer_is_trained(tmp_path, kind):
+    chance = random.Random(0)
+    hard = tmp_path / "hard.txt"
+    hard.write_text("\n".join("".join(chance.choices(string.ascii_letters, k=10_000)) for _ in range(300)))
+    train = ["tokenizer", "train", hard, "--kinds", kind, "--vocab-sizes", "30000", "-o", tmp_path / "out"]
+    command = [sys.executable, "-m", "attention_guidance", *map(str, train)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(f"training {kind}-30000")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (130, "error: interrupted\n")

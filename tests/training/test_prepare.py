@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +219,26 @@ def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text(tmp_path, monkeypatc
     assert 0.2 * data.n_documents < len(trained[0]) < 0.45 * data.n_documents
     again = prepare_data(config(corpus, vocab_size=270), said.append)
     assert again.fingerprint == data.fingerprint
+
+
+def test_a_given_tokenizer_that_does_not_fit_the_text_is_told(words, tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(f"w{n % 30} w{n % 7} می\u200cخواهم" for n in range(100)))
+    said: list[str] = []
+    prepare_data(config(corpus, tokenizer=words), said.append)
+    (line,) = [line for line in said if "loses" in line]
+    assert line.startswith("the tokenizer loses ")
+    assert "U+200C ZERO WIDTH NON-JOINER (" in line or "ARABIC LETTER" in line
+    corpus.write_text("\n".join(f"w{n % 30} w{n % 7}" for n in range(100)))
+    said.clear()
+    prepare_data(config(corpus, tokenizer=words), said.append)
+    assert not any("loses" in line for line in said)
+
+
+def test_words_that_are_cut_are_told(tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join([f"line {n}" for n in range(50)] + ["ACGT" * (1000 + n) for n in range(9)]))
+    said: list[str] = []
+    prepare_data(config(corpus), said.append)
+    (line,) = [line for line in said if "cut after every 128" in line]
+    assert re.match(r"\d words of more than 128 characters \(the longest of 4,0\d\d; the first begins 'ACGTACGT", line)

@@ -6,6 +6,7 @@ for these, `looking` those that look into what was trained, `arguments` what the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -56,8 +57,8 @@ def _leave(code: int) -> NoReturn:
 
     if is_training():
         # Python's own way out shares the processors with that training for many seconds.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -126,21 +126,19 @@ def misfits(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[st
         n_characters += len(sample[-1])
         if n_characters >= _SAMPLE_CHARACTERS:
             break
-    encoded = _ids(tokenizer, sample)
-    lost = _lost(tokenizer, sample, encoded)
-    share = lost.total() / max(sum(_characters(text).total() for text in sample), 1)
+    n_tokens, lost = _cost(tokenizer, sample)
     said = []
-    if share > _LOST:
+    if (share := lost.total() / max(sum(_characters(text).total() for text in sample), 1)) > _LOST:
         said.append(f"the tokenizer loses {share:.1%} of the characters of the text: {named(lost)}")
-    n_tokens = sum(map(len, encoded))
-    forms: dict[Literal["NFC", "NFD"], str] = {"NFC": "composed", "NFD": "decomposed"}
-    for form, name in forms.items():
-        n_other = sum(len(ids) for ids in _ids(tokenizer, [unicodedata.normalize(form, text) for text in sample]))
-        if n_tokens > _MORE * n_other:
+    forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+    for form in forms:
+        n_other, lost_other = _cost(tokenizer, [unicodedata.normalize(form, text) for text in sample])
+        n_lost, n_lost_other = lost.total(), lost_other.total()
+        if n_lost_other < n_lost or (n_lost_other == n_lost and n_tokens > _MORE * n_other):
             said.append(
-                f"the text is not in the form that the tokenizer was trained on: {n_tokens:,} tokens in place of "
-                f"{n_other:,} in Unicode's {name} form; convert the text to {form}, or train a tokenizer, which "
-                "composes all"
+                f"the text is not in the form that the tokenizer was trained on: in Unicode's {form} it takes "
+                f"{n_other:,} tokens and loses {n_lost_other:,} characters, as it is {n_tokens:,} and {n_lost:,}; "
+                f"convert it to {form}, or train a tokenizer, which composes all"
             )
     return said
 
@@ -150,6 +148,12 @@ def named(characters: Mapping[str, int], most: int = 3) -> str:
     shown = sorted(characters.items(), key=lambda item: -item[1])[:most]
     listed = [f"U+{ord(c):04X} {unicodedata.name(c, 'without a name')} ({n:,} times)" for c, n in shown]
     return ", ".join([*listed, *(["and others"] if len(characters) > most else [])])
+
+
+def _cost(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, Counter[str]]:
+    """How many tokens texts take, and what they lose of them."""
+    encoded = _ids(tokenizer, texts)
+    return sum(map(len, encoded)), _lost(tokenizer, texts, encoded)
 
 
 def _characters(text: str) -> Counter[str]:

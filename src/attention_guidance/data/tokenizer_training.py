@@ -143,9 +143,9 @@ class _Cut:
 
     def told(self) -> str:
         return (
-            f"{self.words:,} words of more than {LONGEST_WORD} characters (the longest of {self.longest:,}; the first "
-            f"begins {self.first!r}) were cut after every {LONGEST_WORD} to train the tokenizer, as they will be to "
-            "encode text"
+            f"{self.words:,} {'words' if self.words > 1 else 'word'} of more than {LONGEST_WORD} characters (the "
+            f"longest of {self.longest:,}; the first begins {self.first!r}): cut after every {LONGEST_WORD} to train "
+            "the tokenizer, and to encode text"
         )
 
 
