@@ -47,6 +47,14 @@ def test_too_large_a_vocabulary_is_refused():
         train_kind("sentencepiece", TEXTS, 400, max_length=64)
 
 
+def test_too_small_a_vocabulary_for_the_characters_is_refused():
+    characters = [" ".join(chr(code) for code in range(0x4E00, 0x4E00 + 600))]
+    with pytest.raises(ConfigError, match="not large enough to contain all chars"):
+        train_kind("unigram", characters, 300, max_length=64, at_most=True)
+    for kind in ("bpe", "wordpiece"):
+        assert len(train_kind(kind, characters, 300, max_length=64, at_most=True)) >= 300
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_facts_are_counted(kind):
     tokenizer = train_kind(kind, TEXTS, 400, max_length=64, at_most=True)

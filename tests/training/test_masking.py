@@ -261,6 +261,7 @@ class Vocabulary:
         (("the", "##re", "##s", "king"), "the king"),
         (("\u0120the", "re", "\u010a", "\u0120"), "\u0120the \u010a \u0120"),
         (("\u2581the", "re", "s"), "\u2581the"),
+        (("\u00e2\u0122\u012dk", "\u00e2\u0122", "k"), "\u00e2\u0122\u012dk"),  # a zero-width space, in bytes
     ],
 )
 def test_where_words_begin(tokens, begin):

@@ -14,8 +14,9 @@ Train tokenizers and see how well they fit a language.
   attention-guidance tokenizer inspect runs/sw/tokenizer xlm-roberta-base --text news.txt -o look
   attention-guidance pretrain news.txt --tokenizer tok/unigram-8192 -o runs/sw
 
-Told are: tokens a word (fertility), the share of words that are one token, of tokens that are unknown, of letters that
-are a token of their own, of the vocabulary that the text does not use; the longest tokens.
+Told are: tokens a word (fertility), the share of words that are one token, of tokens that are unknown, of characters
+that decoding does not give back (white space aside), of letters that are a token of their own, of the vocabulary that
+the text does not use; the longest tokens, the characters that are lost most.
 """
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
+from attention_guidance.errors import ConfigError, reason_of
+
 LONGEST_WORD = 128
 """Characters of the longest word; what is longer (DNA, base64, a page of Thai without a space) is cut there.
 
@@ -87,6 +89,7 @@ def train(backend: Tokenizer, texts: Iterable[str], trainer: Any, say: Callable[
         say: gets a line where words were cut; a warning is logged without.
 
     Raises:
+        ConfigError: the library cannot, as for Unigram with fewer tokens than the text has characters.
         KeyboardInterrupt: on Ctrl-C; the library's work goes on in the background, and is thrown away.
     """
     cut = _Cut(backend)
@@ -113,6 +116,9 @@ def train(backend: Tokenizer, texts: Iterable[str], trainer: Any, say: Callable[
     finally:
         stopped.set()
     if failed:
+        if type(failed[0]) is Exception:  # the library's own
+            reason = reason_of(failed[0])
+            raise ConfigError(f"no tokenizer can be trained ({reason}); ask for more tokens, or give another text")
         raise failed[0]
     if cut.words:
         (say or _LOG.warning)(cut.told())
