@@ -9,7 +9,7 @@ import attention_guidance
 
 ROOT = Path(attention_guidance.__file__).parent
 LAYERS = [
-    {"errors", "results"},
+    {"errors", "results", "modes"},
     {"patterns", "schedules", "models"},
     {"assignment", "loss", "data"},
     {"inputs_outputs", "split_heads", "objectives"},

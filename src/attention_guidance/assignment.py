@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from attention_guidance.errors import PatternError
-from attention_guidance.patterns import Pattern
+from attention_guidance.patterns import Pattern, checked_pattern
 
 Amount = int | float | Sequence[int]
 LayerHeads = str | Mapping["str | Pattern", Amount]
 Heads = LayerHeads | Mapping["int | str", LayerHeads]
 
-_LAYERS = re.compile(r"\d+(?:\s*-\s*\d*)?(?:\s*,\s*\d+(?:\s*-\s*\d*)?)*")
+# No model has a layer or a head whose number is longer.
+_RANGE = re.compile(r"\s*(\d{1,6})\s*(?:(-)\s*(\d{1,6})?\s*)?")
+_LAYERS = re.compile(r"\d[\d\s,-]*")
 _LAYER_PREFIX = re.compile(rf"\s*({_LAYERS.pattern})\s*:\s+(.*)", re.DOTALL)
 
 
@@ -58,7 +60,9 @@ def assign_heads(
     """
     guided: dict[int, dict[int, Pattern]] = {}
     for layers, layer_heads in _clauses(heads):
-        requests = [(get_pattern(p) if isinstance(p, str) else p, n) for p, n in _requests(layer_heads)]
+        requests = [
+            (checked_pattern(get_pattern(p) if isinstance(p, str) else p), n) for p, n in _requests(layer_heads)
+        ]
         for layer in _layer_range(layers, n_layers):
             if layer in guided:
                 raise PatternError(f"layer {layer} is given twice in heads={heads!r}; put its patterns in one clause")
@@ -98,9 +102,9 @@ def _clauses(heads: Heads) -> list[tuple[str | None, LayerHeads]]:
             match = _LAYER_PREFIX.match(clause)
             clauses.append((match[1], match[2]) if match else (None, clause))
         return clauses
-    if not isinstance(heads, Mapping) or not all(isinstance(key, int | str | Pattern) for key in heads):
+    if not isinstance(heads, Mapping) or not all(_is_number(key) or isinstance(key, str | Pattern) for key in heads):
         raise PatternError(f"heads={heads!r} must be text such as 'next:1 first:2', or a mapping of patterns or layers")
-    by_layer = [isinstance(key, int) or (isinstance(key, str) and bool(_LAYERS.fullmatch(key))) for key in heads]
+    by_layer = [_is_number(key) or (isinstance(key, str) and bool(_LAYERS.fullmatch(key))) for key in heads]
     if any(by_layer) and not all(by_layer):
         raise PatternError(f"heads={heads!r} mixes layers and patterns as keys; use one kind")
     if any(by_layer):
@@ -125,19 +129,23 @@ def _check_amount(pattern: str | Pattern, amount: object) -> None:
         raise PatternError(f"{pattern!r} in heads must be a pattern or its name")
     listed = isinstance(amount, Sequence) and not isinstance(amount, str)
     numbers = amount if listed else [amount]
-    kind = Integral if listed else Real
-    if not all(isinstance(number, kind) and not isinstance(number, bool) for number in numbers):  # type: ignore[attr-defined]
+    if not all(_is_number(number, Integral if listed else Real) for number in numbers):  # type: ignore[attr-defined]
         raise PatternError(
             f"{str(pattern)!r}: {amount!r} in heads must be a count (2), a share (0.25) or a list of heads ([2, 3])"
         )
 
 
+def _is_number(value: object, kind: type = Integral) -> bool:
+    """Whether this is a number of a kind, of Python or numpy; a bool is none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _parse_item(item: str) -> tuple[str, Amount]:
     name, at, indices = item.partition("@")
     if at:
-        return name, _indices(indices, item)
+        return name, _numbers(indices, f"heads {indices!r} in {item!r}")
     name, colon, amount = item.rpartition(":")
-    if not colon or not re.fullmatch(r"\d+|\d*\.\d+", amount) or name == "offset":
+    if not colon or not re.fullmatch(r"\d{1,6}|\d*\.\d+", amount) or name == "offset":
         raise PatternError(
             f"cannot read {item!r} in heads; expected pattern:count (next:1), pattern:share (first:0.25) "
             "or pattern@heads (first@2,3)"
@@ -145,26 +153,28 @@ def _parse_item(item: str) -> tuple[str, Amount]:
     return name, float(amount) if "." in amount else int(amount)
 
 
-def _indices(text: str, item: str) -> list[int]:
-    """Numbers and ranges: ``2,3,8-11``."""
-    indices: list[int] = []
+def _numbers(text: str, what: str, last: int | None = None) -> list[int]:
+    """Numbers and ranges: ``2,3,8-11``, and ``4-`` where it is known which is the `last`."""
+    numbers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", part)
-        if not match:
-            raise PatternError(f"cannot read heads {text!r} in {item!r}; expected numbers and ranges such as 2,3,8-11")
-        indices.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return indices
+        match = _RANGE.fullmatch(part)
+        if not match or (match[2] and not match[3] and last is None):
+            raise PatternError(f"cannot read {what}; expected numbers from 0 on and ranges, such as 2,3,8-11")
+        start = int(match[1])
+        end = int(match[3]) if match[3] else last if match[2] and last is not None else start
+        if match[3] and end < start:
+            raise PatternError(f"{what}: {part.strip()!r} goes backwards; write {end}-{start}")
+        # Of `4-` beyond the last, its start.
+        numbers.extend(range(start, max(start, end) + 1))
+    return numbers
 
 
 def _layer_range(layers: str | None, n_layers: int) -> list[int]:
     if layers is None:
         return list(range(n_layers))
-    wanted: list[int] = []
-    for part in layers.split(","):
-        start, dash, end = (piece.strip() for piece in part.partition("-"))
-        wanted.extend(range(int(start), (int(end) if end else n_layers - 1) + 1 if dash else int(start) + 1))
-        if not wanted or wanted[-1] >= n_layers or int(start) >= n_layers:
-            raise PatternError(f"layer {part.strip()!r} is not there: the model has layers 0 to {n_layers - 1}")
+    wanted = _numbers(layers, f"layers {layers!r} in heads", n_layers - 1)
+    if max(wanted) >= n_layers:
+        raise PatternError(f"layer {layers!r} is not there: the model has layers 0 to {n_layers - 1}")
     return wanted
 
 

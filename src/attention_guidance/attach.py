@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from attention_guidance.assignment import Heads, assign_heads
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.guided_layer import GuidedLayer
 from attention_guidance.handle import Guidance
 from attention_guidance.hosts import host_of, whole_of
+from attention_guidance.inputs_outputs import check_class_token
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
@@ -18,7 +21,6 @@ from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
 from attention_guidance.schedules import Schedule, checked_weight
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 
@@ -69,16 +71,19 @@ def guide(
         AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
             transformers' attention interface or nn.MultiheadAttention.
         PatternError: the assignment does not fit the model.
-        ConfigError: unknown loss, normalization, backend or schedule; negative weight.
+        ConfigError: unknown loss, normalization, backend or schedule; a weight that is no number from 0 on.
     """
     check_objective(loss)
     check_normalization(normalization, loss)
     weight = checked_weight(weight)
+    if within is not None and not isinstance(within, nn.Module):
+        raise AttachError(f"within={within!r} is no model; give the torch module whose loss guidance joins")
     choice = BackendChoice(backend)
     host = host_of(model)
     guided = assign_heads(
         heads, host.n_layers, host.n_heads, lambda name: get_pattern(name, tokenizer, token_classes, patterns)
     )
+    check_class_token((head.pattern for head in guided), within or host.model)
 
     def layers(passes: Passes) -> list[GuidedLayer]:
         return [

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from attention_guidance.errors import PatternError
+from attention_guidance.patterns import Pattern, wants_class_token
 
 
 def named_inputs(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +52,25 @@ def patch_size_of(config: Any) -> tuple[int, int] | None:
     if isinstance(size, int):
         return size, size
     return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+
+# Where models keep what they put before the patches. A token of a pooling head (AIMv2) or behind the patches (Llama 4)
+# is named or placed otherwise.
+_CLASS_TOKEN = re.compile(r"(.*\.)?((?<!head\.)(cls_token|class_token|cls_register_token)|embeddings\.class_embedding)")
+
+
+def check_class_token(patterns: Iterable[Pattern], model: nn.Module) -> None:
+    """Make sure that a model has the class token that patterns look at.
+
+    Raises:
+        PatternError: it has none, so that they would look at its first patch or word.
+    """
+    wanting = next((pattern for pattern in patterns if wants_class_token(pattern)), None)
+    if wanting is not None and not any(_CLASS_TOKEN.fullmatch(name) for name, _ in model.named_parameters()):
+        raise PatternError(
+            f"pattern {wanting.name!r} looks at the class token of an image model, and {type(model).__name__} has "
+            "none; 'first' is the first position, whatever is there"
+        )
 
 
 def loss_of(output: Any) -> Tensor | None:

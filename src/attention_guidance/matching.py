@@ -8,8 +8,7 @@ heads of each pattern, no head twice, the least total error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from attention_guidance.assignment import GuidedHead, Heads, explicit_places
 from attention_guidance.attach import guide
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 from attention_guidance.hosts import host_of
+from attention_guidance.modes import evaluating
 from attention_guidance.patterns import Pattern, TokenClasses
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: 
     handle = guide(model, every_head, loss=loss)
     device = next(model.parameters()).device
     try:
-        with _evaluating(model), handle.measure(), torch.no_grad():
+        with evaluating(model), handle.measure(), torch.no_grad():
             for batch in batches:
                 model(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()})
         for head, rows in zip(handle.per_head(), handle.rows_per_head(), strict=True):
@@ -177,18 +177,6 @@ def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: 
     finally:
         handle.remove()
     return errors
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module has the mode it had, frozen parts that were not in training too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _nearest(

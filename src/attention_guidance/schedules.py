@@ -7,11 +7,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from typing import SupportsFloat
 
 from attention_guidance.errors import ConfigError
 
 SHAPES = ("constant", "linear", "hold-then-linear", "cosine")
+
+
+def checked_weight(weight: object) -> float:
+    """A weight of guidance as a float: any number of Python, numpy or torch that is finite and not negative.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    # A bool is an int to Python, but as a weight it is a slip.
+    if isinstance(weight, SupportsFloat) and not isinstance(weight, bool):
+        try:
+            number = float(weight)
+        except (TypeError, ValueError, ArithmeticError, RuntimeError):  # several numbers, one too large, a complex one
+            number = math.nan
+        if 0 <= number < math.inf:
+            return number
+    raise ConfigError(f"weight={weight!r} must be 0 or a positive number")
 
 
 @dataclass(frozen=True)
@@ -77,18 +94,6 @@ class Schedule:
             return 0.0
         gone = (step - hold) / (end - hold)
         return 0.5 * (1 + math.cos(math.pi * gone)) if self.shape == "cosine" else 1 - gone
-
-
-def checked_weight(weight: float) -> float:
-    """A weight as a number of Python's.
-
-    Raises:
-        ConfigError: it is no number, negative, infinite or NaN.
-    """
-    # Numbers of NumPy are registered as Real; a bool is an int, and no weight.
-    if isinstance(weight, Real) and not isinstance(weight, bool) and 0 <= weight < math.inf:
-        return float(weight)
-    raise ConfigError(f"weight={weight!r} must be 0 or a positive number")
 
 
 def _steps(amount: int | float, total_steps: int | None) -> float:

@@ -176,6 +176,25 @@ class TestWhoServesWhat:
     def test_they_agree_on_a_cpu(self, name, dtype):
         assert backends.agrees(name, "cpu", dtype)
 
+    @pytest.mark.parametrize("name", ["blocked", "flash", "reference"])
+    def test_the_trial_leaves_every_random_generator_alone(self, name, monkeypatch):
+        """That of the CPU by its state; those of GPUs, which need not be here, by the calls that seed them."""
+        seeded = []
+        for device in (torch.cuda, torch.mps, torch.xpu):
+            for call in ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state"):
+                if hasattr(device, call):
+                    monkeypatch.setattr(
+                        device, call, lambda *args, what=f"{device.__name__}.{call}": seeded.append(what)
+                    )
+        state = torch.get_rng_state()
+        backends._try_out(BACKENDS[name], "cpu", torch.float32, 16)
+        assert seeded == []
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_the_trial_is_the_same_every_time(self):
+        first, second = (backends._try_out(BACKENDS["reference"], "cpu", torch.float32, 16) for _ in range(2))
+        assert all(map(torch.equal, first, second))
+
     @pytest.mark.parametrize("field", ["attend", "raises"])
     def test_disagreement_is_seen_and_told(self, field, monkeypatch, caplog):
         def attend(call):

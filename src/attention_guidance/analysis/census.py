@@ -23,10 +23,10 @@ from attention_guidance.analysis.observe import Observation, as_guided, observin
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 from attention_guidance.forward_pass import ForwardPass
 from attention_guidance.hosts.call import AttentionCall
-from attention_guidance.inputs_outputs import named_inputs
+from attention_guidance.inputs_outputs import check_class_token, named_inputs
 from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
-from attention_guidance.patterns import Pattern, Targets
+from attention_guidance.patterns import Pattern, Targets, checked_pattern
 
 Array = npt.NDArray[np.float64]
 
@@ -128,14 +128,15 @@ def take_census(
 
     Raises:
         AttachError: the model is guided or cannot be looked at, or its attention is not finite.
-        PatternError: two patterns of one name, or none.
+        PatternError: two patterns of one name, or none, or one that the model has nothing for.
         ConfigError: no batch.
     """
-    names = [pattern.name for pattern in patterns]
+    names = [checked_pattern(pattern).name for pattern in patterns]
     if not names or len(set(names)) < len(names):
         raise PatternError(f"patterns {', '.join(names) or '(none)'}: give at least one, each of its own name")
     taker = _Taker(patterns)
     with observing(model, taker.see) as watched:
+        check_class_token(patterns, watched.model)
         for batch in batches:
             taker.begin(batch, watched)
             watched(batch)

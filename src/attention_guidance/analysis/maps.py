@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attention_guidance.errors import AttachError
+from attention_guidance.hosts import checked_model
+from attention_guidance.hosts.interface import configurations, give_back
+from attention_guidance.modes import evaluating
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -21,13 +26,21 @@ def attention_maps(model: PreTrainedModel, input_ids_T: Tensor) -> Tensor:
 
     Returns:
         [layers, heads, T, T], float32 on the CPU; rows are queries and sum to 1.
+
+    Raises:
+        AttachError: it is no model of transformers, or gives out no maps.
     """
-    implementation, was_training = model.config._attn_implementation, model.training
-    model.eval()
+    kind = type(checked_model(model)).__name__
+    if not hasattr(model, "set_attn_implementation"):
+        raise AttachError(f"{kind} is no model of transformers, which gives out its maps; `observing` looks at it")
+    before = [(config, config._attn_implementation) for config in configurations(model)]
     model.set_attn_implementation("eager")
     try:
-        output = model(input_ids=input_ids_T[None].to(model.device), output_attentions=True)
-        return torch.stack([map_1HTT[0].float().cpu() for map_1HTT in output.attentions])
+        with evaluating(model):
+            output = model(input_ids=input_ids_T[None].to(model.device), output_attentions=True)
     finally:
-        model.set_attn_implementation(implementation)
-        model.train(was_training)
+        give_back(before)
+    maps = getattr(output, "attentions", None)
+    if not maps:
+        raise AttachError(f"{kind} gives out no attention maps; if it can be guided, `observing` looks at it")
+    return torch.stack([map_1HTT[0].float().cpu() for map_1HTT in maps])

@@ -20,6 +20,7 @@ from attention_guidance.hosts import host_of
 from attention_guidance.hosts.call import AttentionCall, Result
 from attention_guidance.loss.reference import probabilities
 from attention_guidance.loss.statistics import GuidedAttention
+from attention_guidance.modes import evaluating
 
 #: Called with the number of a layer and its call of attention, before the layer attends.
 See = Callable[[int, AttentionCall], None]
@@ -86,15 +87,12 @@ class Observation:
 
     @contextmanager
     def _attached(self) -> Iterator[None]:
-        modes = [(module, module.training) for module in self.model.modules()]
         self._host.attach(dict(self._onlookers))
-        self.model.eval()
         try:
-            yield
+            with evaluating(self.model):
+                yield
         finally:
             self._host.detach()
-            for module, training in modes:
-                module.training = training
 
 
 @contextmanager

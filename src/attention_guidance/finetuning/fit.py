@@ -32,6 +32,7 @@ from attention_guidance.errors import ConfigError, DivergedError, reason_of
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.scores import evaluate
+from attention_guidance.modes import evaluating
 from attention_guidance.training.aligned import aligned
 from attention_guidance.training.architectures import DROPOUTS
 from attention_guidance.training.arguments import choose_precision, use_one_device
@@ -263,8 +264,8 @@ def try_out(model: PreTrainedModel, data: Data, first: Encoded, tokenizer: PreTr
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = tokenizer.pad_token_id  # as Trainer does, before it trains
         batch = collator(data, tokenizer)([dict(item) for item in first.inputs[:2]])
-        with torch.no_grad():
-            model.eval()(**batch)
+        with torch.no_grad(), evaluating(model):
+            model(**batch)
     except Exception as error:  # whatever a model of any kind raises
         what = f"the {model.config.model_type} model fails on the first examples for {data.task.name}"
         raise ConfigError(f"{what}: {reason_of(error)}") from error
@@ -285,19 +286,17 @@ def predict(
     """
     size = 2 * settings.batch_size
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(settings.precision))
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     order: Sequence[int] = sorted(range(len(encoded.inputs)), key=lambda n: len(encoded.inputs[n]["input_ids"]))
     outputs: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
     for start in range(0, len(order), size):
         numbers = order[start : start + size]
         items = [{k: v for k, v in encoded.inputs[n].items() if k != "labels"} for n in numbers]
         batch = tokenizer.pad(items, return_tensors="pt").to(device)
-        with torch.autocast(device.type, dtype) if dtype else nullcontext():
+        with evaluating(model), torch.autocast(device.type, dtype) if dtype else nullcontext():
             logits = model(**batch).logits.float().cpu().numpy()
         for number, item, of_item in zip(numbers, items, logits, strict=True):
             outputs[number] = of_item if of_item.ndim == 1 else _without_padding(of_item, item, tokenizer)
-    model.train(was_training)
     return [outputs[number] for number in range(len(order))]
 
 

@@ -17,14 +17,33 @@ from attention_guidance.hosts.interface import InterfaceHost
 from attention_guidance.hosts.multihead import MultiheadHost, has_multihead
 
 
+def checked_model(model: object) -> nn.Module:
+    """A model, taken out of what torch.compile made of it.
+
+    Raises:
+        AttachError: it is no instance of nn.Module, but a name, a class, or what holds a model.
+    """
+    if isinstance(model, nn.Module):
+        # What torch.compile returns stands for the model within it.
+        return getattr(model, "_orig_mod", model)
+    if isinstance(model, str):
+        raise AttachError(f"model={model!r} is a text; load the model first: AutoModel.from_pretrained({model!r})")
+    if isinstance(model, type):
+        raise AttachError(f"model={model.__name__} is a class; give one of its instances: {model.__name__}(config)")
+    holds = isinstance(getattr(model, "model", None), nn.Module)
+    raise AttachError(
+        f"model is of class {type(model).__name__}, and guidance needs a torch.nn.Module"
+        + ("; its .model is one" if holds else "")
+    )
+
+
 def host_of(model: nn.Module) -> Host:
     """The host that a model is.
 
     Raises:
         AttachError: it is none.
     """
-    # What torch.compile returns stands for the model within it.
-    model = getattr(model, "_orig_mod", model)
+    model = checked_model(model)
     if hasattr(model, "set_attn_implementation"):
         return InterfaceHost(model)
     kind = type(model).__name__

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from attention_guidance.errors import AttachError
+from attention_guidance.errors import AttachError, reason_of
 from attention_guidance.hosts.call import AttentionCall, CallOrder, Guide, Result
 from attention_guidance.inputs_outputs import patch_size_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # What guided models run under, by the attention they had. No name may contain `sdpa` or `flash` or begin with `paged|`:
 # transformers dispatches on these.
@@ -95,6 +92,8 @@ class InterfaceHost:
         self.patch_size = patch_size_of(model.config)
         self.self_normalizing = normalizes_its_loss(model)
         self.base = "sdpa"
+        # The attention that each of its configurations had.
+        self.before: list[tuple[PreTrainedConfig, str | None]] = []
         self.order: CallOrder | None = None
         self.attached = False
 
@@ -110,9 +109,8 @@ class InterfaceHost:
     def attach(self, guides: Mapping[int, Guide]) -> None:
         """See `Host`."""
         register()
-        current = self.model.config._attn_implementation
-        # A model whose config is shared with a guided one bears the guided name already.
-        self.base = {name: base for base, name in GUIDED_NAMES.items()}.get(current, current)
+        self.before = [(config, _unguided(config._attn_implementation)) for config in configurations(self.model)]
+        self.base = _unguided(self.model.config.get_text_config()._attn_implementation)
         for module in self.modules:
             base_attention(module, self.base)
         self.model.set_attn_implementation(GUIDED_NAMES[self.base])
@@ -130,9 +128,14 @@ class InterfaceHost:
             module.__dict__.pop(GUIDE, None)
         self.attached = False
         _ATTACHED.discard(self)
-        # Models can share a config; the attention's name goes back with the last of the guided ones.
-        if not any(other.model.config is self.model.config for other in _ATTACHED):
-            self.model.set_attn_implementation(self.base)
+        # Models can share a config; the attention's name goes back with the last of the guided ones. What the user has
+        # set since stays.
+        shared = {id(config) for other in _ATTACHED for config in configurations(other.model)}
+        give_back(
+            (config, name)
+            for config, name in self.before
+            if id(config) not in shared and config._attn_implementation in GUIDED_NAMES.values()
+        )
 
     def begin_pass(self) -> None:
         """See `Host`."""
@@ -150,6 +153,30 @@ class InterfaceHost:
 _ATTACHED: weakref.WeakSet[InterfaceHost] = weakref.WeakSet()
 
 
+def configurations(model: PreTrainedModel) -> list[PreTrainedConfig]:
+    """A model's configuration, those of its parts, and theirs: each once, the outer ones first."""
+    waiting = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    found: dict[int, PreTrainedConfig] = {}
+    while waiting:
+        config = waiting.pop(0)
+        if id(config) not in found:
+            found[id(config)] = config
+            waiting += [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    return list(found.values())
+
+
+def give_back(attention: Iterable[tuple[PreTrainedConfig, str | None]]) -> None:
+    """Give configurations the names of the attention that they had."""
+    for config, name in attention:
+        # Past its setter, which sets all parts of a configuration too.
+        config._attn_implementation_internal = name
+
+
+def _unguided(name: Any) -> Any:
+    """The name of the attention beside guidance; a config shared with a guided model bears the guided name already."""
+    return next((base for base, guided in GUIDED_NAMES.items() if guided == name), name)
+
+
 def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The model's attention modules in the order of its layers: one a layer, or fewer that are called in turn."""
     name = type(model).__name__
@@ -161,26 +188,60 @@ def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
             f"{name} does not take its attention through transformers' attention interface, so it cannot be guided; "
             "BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
         )
-    config = model.config.get_text_config()
-    n_layers = config.num_hidden_layers
-    if not isinstance(config.num_attention_heads, int):
+    reason = _reason_against(model, modules)
+    if reason is not None:
+        parts = _guidable_parts(model)
+        instead = f"; guide() takes its {' or '.join(parts)} alone, with within= the whole" if parts else ""
+        raise AttachError(f"{name} cannot be guided: {reason}{instead}")
+    attention = model.config.get_text_config()._attn_implementation
+    if _unguided(attention) not in GUIDED_NAMES:
         raise AttachError(
-            f"{name} cannot be guided: its layers have {config.num_attention_heads} heads; guidance needs the same "
-            "number in all layers"
-        )
-    n_modules = n_layers
-    if hasattr(config, "num_hidden_groups"):
-        n_modules = config.num_hidden_groups * config.inner_group_num
-    causal = getattr(model.config, "is_decoder", False) or any(getattr(m, "is_causal", False) for m in modules)
-    if causal or len(modules) != n_modules:
-        what = "it is a decoder" if causal else f"it has {len(modules)} attention modules for {n_layers} layers"
-        raise AttachError(f"{name} cannot be guided: {what}; guidance is for bidirectional encoders")
-    if model.config._attn_implementation not in {*GUIDED_NAMES, *GUIDED_NAMES.values()}:
-        raise AttachError(
-            f"{name} runs with attn_implementation={model.config._attn_implementation!r}; guidance stands beside "
+            f"{name} runs with attn_implementation={attention!r}; guidance stands beside "
             f"{' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
         )
     return modules
+
+
+def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module]) -> str | None:
+    """Why a model with these attention modules is no encoder that can be guided, None if it is one."""
+    if getattr(model.config, "is_decoder", False) or any(getattr(module, "is_causal", False) for module in modules):
+        return "it is a decoder; guidance is for bidirectional encoders"
+    try:
+        config = model.config.get_text_config()
+    except ValueError as error:
+        return f"it has several parts ({reason_of(error)})"
+    sizes: dict[str, Any] = {}
+    for size in ("num_hidden_layers", "num_attention_heads"):
+        try:
+            sizes[size] = getattr(config, size, None)
+        except RuntimeError:  # transformers' for what differs by layer
+            sizes[size] = "different numbers of"
+        if not isinstance(sizes[size], int):
+            what = size.removeprefix("num_").replace("_", " ")
+            if sizes[size] is None:
+                return f"its {type(config).__name__} does not say how many {what} it has ({size})"
+            return f"its layers have {sizes[size]} {what}; guidance needs the same number in all layers"
+    n_modules = n_layers = sizes["num_hidden_layers"]
+    if hasattr(config, "num_hidden_groups"):
+        n_modules = config.num_hidden_groups * config.inner_group_num
+    if len(modules) != n_modules:
+        return f"it has {len(modules)} attention modules for {n_layers} layers; guidance is for bidirectional encoders"
+    for module in modules:
+        own = getattr(module, "config", config)
+        if type(own) is not type(config):
+            return f"its attention is that of a part of it ({type(own).__name__}), not of its {n_layers} layers"
+    return None
+
+
+def _guidable_parts(model: PreTrainedModel) -> list[str]:
+    """The names of the outermost parts of a model that can be guided alone."""
+    found: list[str] = []
+    for name, part in model.named_modules():
+        if name and isinstance(part, PreTrainedModel) and not any(name.startswith(f"{outer}.") for outer in found):
+            modules = list(attention_modules(part))
+            if modules and _reason_against(part, modules) is None:
+                found.append(name)
+    return found
 
 
 def base_attention(module: nn.Module, base: str) -> Callable[..., Any]:

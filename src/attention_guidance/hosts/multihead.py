@@ -70,7 +70,9 @@ class MultiheadHost:
     def detach(self) -> None:
         """See `Host`."""
         for forward in self.forwards:
-            forward.module.__dict__.pop("forward", None)
+            # What the user has put there since, around ours perhaps, stays.
+            if forward.module.__dict__.get("forward") is forward:
+                del forward.module.forward
         for hook in self.hooks:
             hook.remove()
         for encoder in self.nesting:

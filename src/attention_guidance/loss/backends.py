@@ -153,7 +153,7 @@ class BackendChoice:
     """
 
     def __init__(self, name: str = "auto") -> None:
-        if name != "auto" and name not in BACKENDS:
+        if name not in ("auto", *NAMES):
             raise ConfigError(f"unknown backend {name!r}; expected auto or one of {', '.join(NAMES)}")
         self.name = name
         self.last: Case | None = None
@@ -227,9 +227,12 @@ def agrees(name: str, device: str, dtype: torch.dtype, channels: int = 64) -> bo
 
 def _try_out(backend: Backend, device: str, dtype: torch.dtype, channels: int) -> list[Tensor]:
     """Output, statistics and gradients of a small attention of several tiles, padding included."""
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast(device, enabled=False):
-        torch.manual_seed(0)
-        query, key, value = (torch.randn(2, 2, 200, channels).to(device, dtype).requires_grad_() for _ in range(3))
+    # A generator of its own: torch.manual_seed would seed those of all devices, from which the user's dropout is drawn.
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        query, key, value = (
+            torch.randn(2, 2, 200, channels, generator=generator).to(device, dtype).requires_grad_() for _ in range(3)
+        )
         valid = torch.ones(2, 200, dtype=torch.bool, device=device)
         valid[0, 150:] = False
         targets = Offset(1).targets(Sequences(valid))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from attention_guidance.errors import ConfigError
+from attention_guidance.modes import evaluating
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -207,25 +208,21 @@ def validate(
     autocast: AbstractContextManager[Any] | None = None,
 ) -> Quality:
     """Score a model on some batches; it comes back in the mode it was in, and so does torch's chance."""
-    was_training = model.training
-    model.eval()
     loss, n_items, n_right, means = 0.0, 0, 0, dict[str, float]()
     counts = True
-    cuda = [model.device.index or 0] if model.device.type == "cuda" else []
-    try:
-        with autocast or nullcontext(), torch.random.fork_rng(cuda):
-            torch.manual_seed(_VALIDATION_STREAM)
-            for cpu_batch in batches:
-                batch = {name: tensor.to(model.device) for name, tensor in cpu_batch.items()}
-                output = model(**batch)
-                score = objective.score(batch, output)
-                loss += output.loss.item() * score.n_items
-                n_items += score.n_items
-                counts = score.n_right is not None
-                n_right += score.n_right or 0
-                for name, value in score.means.items():
-                    means[name] = means.get(name, 0.0) + value * score.n_items
-    finally:
-        model.train(was_training)
+    # All that `manual_seed` seeds, the devices that the model is not on too.
+    cuda = range(torch.cuda.device_count())
+    with evaluating(model), autocast or nullcontext(), torch.random.fork_rng(cuda):
+        torch.manual_seed(_VALIDATION_STREAM)
+        for cpu_batch in batches:
+            batch = {name: tensor.to(model.device) for name, tensor in cpu_batch.items()}
+            output = model(**batch)
+            score = objective.score(batch, output)
+            loss += output.loss.item() * score.n_items
+            n_items += score.n_items
+            counts = score.n_right is not None
+            n_right += score.n_right or 0
+            for name, value in score.means.items():
+                means[name] = means.get(name, 0.0) + value * score.n_items
     accuracy = n_right / n_items if counts else None
     return Quality(loss / n_items, accuracy, n_items, {name: value / n_items for name, value in means.items()})

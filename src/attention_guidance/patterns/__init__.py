@@ -5,8 +5,18 @@ A pattern is a small object that turns what is known of a batch (`Sequences`) in
 ``Offset(1).where(rows)``.
 """
 
-from attention_guidance.patterns.base import Pattern, Sequences, Union, Where, checked_targets
-from attention_guidance.patterns.kinds import GIVEN, Custom, First, Given, GridOffset, Offset, TokenClass
+from attention_guidance.patterns.base import Pattern, Sequences, Union, Where, checked_pattern, checked_targets
+from attention_guidance.patterns.kinds import (
+    GIVEN,
+    ClassToken,
+    Custom,
+    First,
+    Given,
+    GridOffset,
+    Offset,
+    TokenClass,
+    wants_class_token,
+)
 from attention_guidance.patterns.lookup import NAMED, TOKEN_CLASSES, TokenClasses, get_pattern
 from attention_guidance.patterns.targets import Targets
 
@@ -14,6 +24,7 @@ __all__ = [
     "GIVEN",
     "NAMED",
     "TOKEN_CLASSES",
+    "ClassToken",
     "Custom",
     "First",
     "Given",
@@ -26,6 +37,8 @@ __all__ = [
     "TokenClasses",
     "Union",
     "Where",
+    "checked_pattern",
     "checked_targets",
     "get_pattern",
+    "wants_class_token",
 ]

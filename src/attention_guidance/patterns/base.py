@@ -127,6 +127,27 @@ def members(pattern: Pattern) -> tuple[Pattern, ...]:
     return pattern.members if isinstance(pattern, Union) else (pattern,)
 
 
+def checked_pattern(pattern: object) -> Pattern:
+    """A pattern, once it is known to have what guidance uses of it: its name, and its hash, by which heads are grouped.
+
+    Raises:
+        PatternError: it is none, or one of the user's that lacks these.
+    """
+    kind = type(pattern).__name__
+    if not isinstance(pattern, Pattern):
+        raise PatternError(f"{pattern!r} is no pattern; give a Pattern, or wrap a function as Custom('name', function)")
+    if not isinstance(getattr(pattern, "name", None), str):
+        raise PatternError(f"a pattern of class {kind} has no name; give the class a `name`, a text")
+    try:
+        hash(pattern)
+    except TypeError as error:
+        raise PatternError(
+            f"pattern {pattern.name!r} ({kind}) cannot be hashed ({error}); make it a frozen dataclass whose values "
+            "can be, tuples instead of lists"
+        ) from error
+    return pattern
+
+
 def kind_of(value: object) -> str:
     """What a value is, for a message."""
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.errors import PatternError
-from attention_guidance.patterns.base import Pattern, Sequences, kind_of
+from attention_guidance.patterns.base import Pattern, Sequences, Union, Where, kind_of
 from attention_guidance.patterns.targets import Targets
 
 GIVEN = "guidance_targets"
@@ -78,7 +78,7 @@ class GridOffset(Pattern):
 
 @dataclass(frozen=True)
 class First(Pattern):
-    """Every query looks at the first token of its document that is not padding; for images, the class token."""
+    """Every query looks at the first token of its document that is not padding."""
 
     name: str = "first"
 
@@ -92,6 +92,22 @@ class First(Pattern):
             border_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
             count_BT = count_BT - torch.where(border_BT, count_BT - valid_BT.long(), 0).cummax(-1).values
         return Targets.of_class(valid_BT & (count_BT == 1), documents_BT)
+
+
+@dataclass(frozen=True)
+class ClassToken(First):
+    """Every query looks at the class token of an image model, which comes first; refused for a model without one."""
+
+    name: str = "class_token"
+
+
+def wants_class_token(pattern: Pattern) -> bool:
+    """Whether a pattern looks at the class token: itself, in a union, or for some queries only."""
+    if isinstance(pattern, Where):
+        return wants_class_token(pattern.pattern)
+    if isinstance(pattern, Union):
+        return any(map(wants_class_token, pattern.members))
+    return isinstance(pattern, ClassToken)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attention_guidance.errors import PatternError
 from attention_guidance.patterns.base import Pattern, Union, members
-from attention_guidance.patterns.kinds import First, Given, GridOffset, Offset, TokenClass
+from attention_guidance.patterns.kinds import ClassToken, First, Given, GridOffset, Offset, TokenClass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ NAMED: dict[str, Pattern] = {
     "right": GridOffset("right", 0, 1),
     "up": GridOffset("up", -1, 0),
     "down": GridOffset("down", 1, 0),
-    "class_token": First("class_token"),
+    "class_token": ClassToken(),
 }
 TOKEN_CLASSES = ("delimiter", "period")
 
@@ -55,6 +55,11 @@ def get_pattern(
     Raises:
         PatternError: no such pattern, or a token class without a tokenizer or without members.
     """
+    if not isinstance(name, str):
+        raise PatternError(f"the name of a pattern is a text such as 'next', not {name!r}")
+    for argument, given in (("token_classes", token_classes), ("patterns", patterns)):
+        if given is not None and not isinstance(given, Mapping):
+            raise PatternError(f"{argument}= is a {type(given).__name__}; give a mapping from names")
     if "|" in name:
         parts = [get_pattern(part.strip(), tokenizer, token_classes, patterns) for part in name.split("|")]
         return Union(tuple(member for part in parts for member in members(part)))
@@ -82,8 +87,11 @@ def _token_ids(name: str, tokenizer: PreTrainedTokenizerBase | None, token_class
         raise PatternError(f"token_classes[{name!r}] is the text {wanted!r}; give a list of tokens: [{wanted!r}]")
     if isinstance(wanted, Collection) and wanted and all(isinstance(member, int) for member in wanted):
         return tuple(sorted(int(member) for member in wanted))
-    if tokenizer is None:
-        raise PatternError(f"pattern {name!r} is a class of tokens: give tokenizer= so that its ids can be found")
+    if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
+        instead = "" if tokenizer is None else f", loaded by AutoTokenizer.from_pretrained ({tokenizer!r} is none)"
+        raise PatternError(
+            f"pattern {name!r} is a class of tokens: give tokenizer= so that its ids can be found{instead}"
+        )
     if wanted is None and name == "delimiter":
         ids = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
     elif wanted is None:

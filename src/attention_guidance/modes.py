@@ -1,0 +1,23 @@
+"""Evaluation mode for a while, with every module's own mode given back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module has the mode it had, frozen parts that were not in training too.
+
+    `model.train(was_training)` would put all modules into the mode of the outermost one.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
