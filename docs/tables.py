@@ -1,24 +1,33 @@
 """Writes docs/support.md: which encoders and which ways of training are known to work, from the tests that show it.
 
-    python docs/tables.py          runs these tests (about two minutes) and writes the tables
+    python docs/tables.py              runs these tests and goes through all models of transformers (about four minutes)
+    python docs/tables.py --families   goes through all models of transformers, and leaves the other tables
 
-Each row names tests; it says `yes` only if all of them passed in this run.
+A row of the first tables says `yes` only if all of its tests passed in this run. The families are all that the
+installed transformers has: each model without a head is guided and compared with its own eager attention maps, or is
+listed with the reason why it was not.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers.utils import logging
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
+PAGE = ROOT / "docs" / "support.md"
+FAMILIES, WAYS_HEADING = "## Every family", "## Ways of training"
 sys.path.insert(0, str(TESTS))
 
 import encoders  # type: ignore[import-not-found]  # noqa: E402  (of the tests)
+import families  # type: ignore[import-not-found]  # noqa: E402
+import family_verdicts  # type: ignore[import-not-found]  # noqa: E402
 
 from attention_guidance.results import header  # noqa: E402
 
@@ -58,6 +67,15 @@ WAYS = {
 }
 
 
+# What may become of a model that is not guided exactly, and the heading of its table.
+OTHERWISE = {
+    "WRONG": "Guided, and wrong by the maps",
+    "not compared": "Taken, and not compared",
+    "refused in a pass": "Taken, and refused in the first training pass",
+    "not built": "Could not be made here",
+}
+
+
 class Outcomes:
     """Collects what became of each test."""
 
@@ -77,15 +95,33 @@ class Outcomes:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", action="store_true", help="only the tables of all models of transformers")
+    if parser.parse_args().families:
+        before, rest = PAGE.read_text(encoding="utf-8").split(FAMILIES)
+        lines = "\n".join([*family_lines(verdicts()), "", ""])
+        PAGE.write_text(before + lines + WAYS_HEADING + rest.split(WAYS_HEADING)[1], encoding="utf-8")
+        return
     outcomes = Outcomes()
     files = sorted({test.split("::")[0] for tests, _ in WAYS.values() for test in tests} | {EXACT.split("::")[0]})
     pytest.main(["-q", "-p", "no:cacheprovider", *(str(ROOT / name) for name in files)], plugins=[outcomes])
-    (ROOT / "docs" / "support.md").write_text(page(outcomes), encoding="utf-8")
-    print(ROOT / "docs" / "support.md")
+    PAGE.write_text(page(outcomes, verdicts()), encoding="utf-8")
+    print(PAGE)
 
 
-def page(outcomes: Outcomes) -> str:
+def verdicts() -> dict[str, Any]:
+    """What becomes of guidance on every model of transformers without a head, by class."""
+    logging.set_verbosity(logging.CRITICAL)
+    found: dict[str, Any] = {}
+    for name, model_class in families.base_classes().items():
+        found[name] = family_verdicts.attached(model_class)
+        if found[name].kind == "attached":
+            found[name] = family_verdicts.compared(model_class)
+            print(f"{name}: {found[name].kind} ({found[name].reason})")
+    return found
+
+
+def page(outcomes: Outcomes, found: dict[str, Any]) -> str:
     """The page, as Markdown."""
     versions = header("support")["versions"]
     made_with = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
@@ -106,8 +142,7 @@ def page(outcomes: Outcomes) -> str:
         lines.append(f"| {name} | {'yes' if ok else 'NO'} | {encoders.AUTO.get(name, 'blocked')} |")
     lines += [
         "",
-        "Others that take their attention through transformers' attention interface will work as well; a model whose",
-        "attention is never called raises on its first forward pass. These are refused:",
+        "Every family that transformers has stands in the next section. These are refused:",
         "",
         "| family | refused with an error | reason |",
         "|---|---|---|",
@@ -115,10 +150,57 @@ def page(outcomes: Outcomes) -> str:
     for name in encoders.OUTSIDE:
         ok = outcomes.passed(f"{OUTSIDE}[{name}]")
         lines.append(f"| {name} | {'yes' if ok else 'NO'} | computes its attention itself, past the interface |")
-    lines += ["", "## Ways of training", "", "| way | works | to know |", "|---|---|---|"]
+    lines += ["", *family_lines(found)]
+    lines += ["", WAYS_HEADING, "", "| way | works | to know |", "|---|---|---|"]
     for way, (tests, note) in WAYS.items():
         lines.append(f"| {way} | {'yes' if all(map(outcomes.passed, tests)) else 'NO'} | {note} |")
     return "\n".join([*lines, ""])
+
+
+def family_lines(found: dict[str, Any]) -> list[str]:
+    """The section on all families of transformers."""
+    classes, counts = families.base_classes(), Counter(verdict.kind for verdict in found.values())
+    exact: dict[str, list[str]] = defaultdict(list)
+    for name, verdict in found.items():
+        if verdict.kind == "exact":
+            exact[families.family_of(classes[name])].append(name)
+    lines = [
+        FAMILIES,
+        "",
+        f"transformers has {len(found)} models without a head that can be imported here. `guide()` was tried on each,",
+        "in the smallest size that could be made. What it takes was trained on for one pass, in float64, and the loss",
+        "of guidance and its gradients compared with the eager attention maps of an unguided copy.",
+        "",
+        f"The {counts['refused']} models that stand nowhere below are refused with a reason: they are decoders, hold "
+        "several stacks",
+        "of attention, or compute it past the interface.",
+        "",
+        f"### Guided exactly: {len(exact)} families",
+        "",
+        "| family | models | backend that `auto` takes |",
+        "|---|---|---|",
+    ]
+    for family, names in sorted(exact.items()):
+        lines.append(f"| {family} | {_listed(names)} | {', '.join(sorted({found[name].reason for name in names}))} |")
+    for kind, heading in OTHERWISE.items():
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for name, verdict in found.items():
+            if verdict.kind == kind:
+                by_reason[_short(verdict.reason)].append(name)
+        if by_reason:
+            lines += ["", f"### {heading}", "", "| models | reason |", "|---|---|"]
+            lines += [f"| {_listed(names)} | {reason} |" for reason, names in by_reason.items()]
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _short(reason: str) -> str:
+    """A reason in a cell of a table."""
+    text = reason.replace("|", "\\|").replace("<", "&lt;")
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 if __name__ == "__main__":
