@@ -9,13 +9,17 @@ import families
 import family_verdicts
 import pytest
 import torch
+from transformers import BertConfig, BertModel, PreTrainedModel
 from transformers.utils import logging
 
+from attention_guidance import guide
 from attention_guidance.analysis import observing
+from attention_guidance.errors import AttachError
 from attention_guidance.inputs_outputs import _CLASS_TOKEN
 from attention_guidance.loss import backends
 
 PAGE = Path(__file__).parents[1] / "docs" / "support.md"
+SIZE = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 # One of each kind, quick to make; docs/tables.py compares all.
 SOME = [
     "BartEncoder", "BeitModel", "CLIPVisionModel", "Dinov2WithRegistersModel", "EuroBertModel", "GteModel",
@@ -124,3 +128,33 @@ def test_the_class_token_is_the_first_position():
         changed_T = (queries[0] - queries[model.config.num_hidden_layers]).abs().amax((0, 1, 3)) > 1e-9
         assert changed_T[0], name
         assert not changed_T[-16:].any(), name
+
+
+def test_configurations_of_several_texts():
+    """transformers raises a plain ValueError where it cannot tell which of them is meant."""
+    config = BertConfig(**SIZE)
+    config.text_encoder, config.text_config = BertConfig(**SIZE), BertConfig(**SIZE)
+    with pytest.raises(AttachError, match=r"BertModel cannot be guided: it has several parts .*text_encoder"):
+        guide(BertModel(config), "next:1")
+
+
+def test_layers_configured_by_a_kin_of_the_model_are_its_own():
+    """A class of one's own with more settings, around an encoder that knows of the plain ones."""
+
+    class MoreConfig(BertConfig):
+        more = 1
+
+    class Around(PreTrainedModel):
+        config_class = MoreConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.encoder = BertModel(BertConfig(**SIZE))
+
+        def forward(self, **inputs):
+            return self.encoder(**inputs)
+
+    model = Around(MoreConfig(**SIZE)).train()
+    handle = guide(model, "next:1", weight=1.0)
+    model(input_ids=torch.arange(5, 15)[None])
+    assert handle.loss() > 0

@@ -228,7 +228,7 @@ def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module]) -> str
         return f"it has {len(modules)} attention modules for {n_layers} layers; guidance is for bidirectional encoders"
     for module in modules:
         own = getattr(module, "config", config)
-        if type(own) is not type(config):
+        if not (isinstance(own, type(config)) or isinstance(config, type(own))):
             return f"its attention is that of a part of it ({type(own).__name__}), not of its {n_layers} layers"
     return None
 
