@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining,
 
 from attention_guidance import guide
 from attention_guidance.errors import ConfigError
+from attention_guidance.models import replaced_tokens
 from attention_guidance.objectives import OBJECTIVES
 from attention_guidance.objectives.base import Draws, validate, validation_batches
 from attention_guidance.objectives.masking import IGNORED
@@ -85,12 +86,34 @@ def test_accumulation_changes_nothing(run_of, objective):
     losses = []
     for accumulation in (1, 2):
         run = run_of(objective, max_steps=4, accumulation=accumulation, heads="", eval_every=4)
-        if objective == "rtd":
-            # What the generator draws depends on the size of the batch.
-            run.model.discriminator_weight = 0.0
         assert run.train()
         losses.append(run.validate().loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+# Lines of different lengths, each a sequence, so that no two batches hold as many tokens.
+@pytest.mark.parametrize(("objective", "more"), [(name, {}) for name in EVERY] + [
+    (name, {"line_by_line": True, "block_size": 64}) for name in EVERY if name not in ("mim", "speech")
+])  # fmt: skip
+def test_how_validation_is_batched_changes_nothing(run_of, objective, more):
+    n_tokens = 23 * more.get("block_size", 16)
+    run = run_of(objective, max_steps=4, max_validation_tokens=n_tokens, validation_share=0.43, **more)
+    assert run.train()
+    assert len(run.data.validation) > 16
+    assert len(run.data.validation) % 16
+    one, *others = (run.validate(), *_validated(run, 1, 4, 16))
+    for other in others:
+        assert other.loss == pytest.approx(one.loss, rel=1e-5)
+        assert other.accuracy == one.accuracy
+        for name, value in other.means.items():
+            # How many units are in use is a figure of a batch.
+            assert name == "units" or value == pytest.approx(one.means[name], rel=1e-5)
+
+
+def _validated(run: Run, *sizes: int):
+    for size in sizes:
+        run.arguments.per_device_eval_batch_size = size
+        yield run.validate()
 
 
 @pytest.mark.parametrize("objective", EVERY)
@@ -138,10 +161,26 @@ class TestReplacedTokens:
         )
         labels_BT = batch["labels"]
         # The generator's loss is that of transformers' own head over all positions.
+        del batch["chance"]
         theirs = run.model.generator(**batch).loss
         assert output.generator_loss.item() == pytest.approx(theirs.item(), rel=1e-5)
         assert not (output.replaced & (labels_BT == IGNORED)).any()
         assert output.replaced.sum() > 0.9 * (labels_BT != IGNORED).sum()
+
+    def test_what_the_generator_draws_comes_with_the_example(self, run_of):
+        run = run_of("rtd", heads="")
+        batch = next(_batches(run))
+        torch.manual_seed(0)
+        one = run.model.eval()(**batch)
+        torch.manual_seed(1)
+        assert torch.equal(run.model(**batch).replaced, one.replaced)
+        half = run.model(**{name: tensor[2:] for name, tensor in batch.items()})
+        assert torch.equal(half.replaced, one.replaced[2:])
+
+    def test_tokens_are_drawn_as_often_as_is_their_share(self):
+        share_V = torch.tensor([0.1, 0.0, 0.6, 0.3])
+        drawn_N = replaced_tokens._draw(share_V.log().repeat(100_000, 1), (torch.arange(100_000) + 0.5) / 100_000)
+        assert torch.bincount(drawn_N, minlength=4).tolist() == pytest.approx([10_000, 0, 60_000, 30_000], abs=2)
 
     @pytest.mark.parametrize(("part", "parts"), [("generator", 1), ("both", 2)])
     def test_either_encoder_is_guided(self, run_of, part, parts):

@@ -69,7 +69,11 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        chance: Tensor | None = None,
     ) -> ReplacedTokensOutput:
         """Both losses of a masked batch.
 
@@ -78,6 +82,8 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
             attention_mask: 1 where a token is not padding [B, T].
             labels: the true id where something is masked, else -100 [B, T]. Without, the discriminator looks at the
                 input as it is.
+            chance: what the generator's choice goes by, uniform from 0 to 1 [B, T]; without, torch's random generator,
+                and the choice then depends on how sequences are divided into batches.
         """
         if labels is None:
             plain = super().forward(input_ids, attention_mask=attention_mask)
@@ -89,7 +95,8 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
         logits_NV = self.generator.generator_lm_head(states_NC).float()
         generator_loss = nn.functional.cross_entropy(logits_NV, labels[chosen_BT])
         # The choice carries no gradient: the generator is trained by its own loss alone (section 2).
-        drawn_N = torch.multinomial(logits_NV.detach().softmax(-1), 1).squeeze(-1)
+        chance_N = torch.rand_like(logits_NV[:, 0]) if chance is None else chance[chosen_BT]
+        drawn_N = _draw(logits_NV.detach(), chance_N)
         true_BT = torch.where(chosen_BT, labels, input_ids)
         shown_BT = true_BT.masked_scatter(chosen_BT, drawn_N)
         replaced_BT = shown_BT != true_BT
@@ -112,6 +119,14 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
         alone = ElectraForPreTraining(copy.deepcopy(self.config))
         alone.electra, alone.discriminator_predictions = self.electra, self.discriminator_predictions
         return alone
+
+
+def _draw(logits_NV: Tensor, chance_N: Tensor) -> Tensor:
+    """A token for each row of logits [N], by the inverse of the distribution function at the chances."""
+    cumulative_NV = logits_NV.softmax(-1).cumsum(-1)
+    # Rounding keeps the last sum from being 1.
+    place_N1 = torch.searchsorted(cumulative_NV, chance_N[:, None] * cumulative_NV[:, -1:])
+    return place_N1.squeeze(-1).clamp(max=logits_NV.shape[-1] - 1)
 
 
 def generator_config(config: ElectraConfig) -> ElectraConfig:

@@ -41,18 +41,33 @@ class Items(Protocol):
 
 
 @dataclass(frozen=True)
+class Mean:
+    """A mean of one batch.
+
+    Attributes:
+        value: the mean.
+        n: how many it is over; of several batches the means weigh by it.
+    """
+
+    value: float
+    n: int
+
+
+@dataclass(frozen=True)
 class Score:
     """What a model did with one batch.
 
     Attributes:
-        n_items: what the model's loss is a mean over.
-        n_right: how many of them it told right; None where there is no right or wrong.
-        means: further means over the batch's items, by name.
+        losses: the means whose sum is the loss, each over items of its own (tokens, pairs).
+        n_items: predictions made.
+        n_right: how many of them are right; None where there is no right or wrong.
+        means: further means, by name.
     """
 
+    losses: Sequence[Mean]
     n_items: int
     n_right: int | None
-    means: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, Mean] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,22 +222,26 @@ def validate(
     batches: Iterator[Example],
     autocast: AbstractContextManager[Any] | None = None,
 ) -> Quality:
-    """Score a model on some batches; it comes back in the mode it was in, and so does torch's chance."""
-    loss, n_items, n_right, means = 0.0, 0, 0, dict[str, float]()
-    counts = True
+    """Score a model on some batches; it comes back in the mode it was in, and so does torch's chance.
+
+    How the items are divided into batches changes the figures by rounding alone.
+    """
+    scores: list[Score] = []
     # All that `manual_seed` seeds, the devices that the model is not on too.
     cuda = range(torch.cuda.device_count())
     with evaluating(model), autocast or nullcontext(), torch.random.fork_rng(cuda):
         torch.manual_seed(_VALIDATION_STREAM)
         for cpu_batch in batches:
             batch = {name: tensor.to(model.device) for name, tensor in cpu_batch.items()}
-            output = model(**batch)
-            score = objective.score(batch, output)
-            loss += output.loss.item() * score.n_items
-            n_items += score.n_items
-            counts = score.n_right is not None
-            n_right += score.n_right or 0
-            for name, value in score.means.items():
-                means[name] = means.get(name, 0.0) + value * score.n_items
-    accuracy = n_right / n_items if counts else None
-    return Quality(loss / n_items, accuracy, n_items, {name: value / n_items for name, value in means.items()})
+            scores.append(objective.score(batch, model(**batch)))
+    n_items = sum(score.n_items for score in scores)
+    counted = [score.n_right for score in scores if score.n_right is not None]
+    losses = [_overall(parts) for parts in zip(*(score.losses for score in scores), strict=True)]
+    means = {name: _overall([score.means[name] for score in scores]) for name in scores[0].means}
+    return Quality(sum(losses), sum(counted) / n_items if counted else None, n_items, means)
+
+
+def _overall(means: Sequence[Mean]) -> float:
+    """The mean over all items of several batches; a batch without any counts for nothing, whatever its mean."""
+    n = sum(mean.n for mean in means)
+    return sum(mean.value * mean.n for mean in means if mean.n) / n if n else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedImageModeling
 
-from attention_guidance.objectives.base import Example, Objective, Score, from_config
+from attention_guidance.objectives.base import Example, Mean, Objective, Score, from_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,8 @@ class MaskedImages(Objective):
 
     def score(self, batch: Example, output: Any) -> Score:
         """See `Objective`; counted are the hidden patches."""
-        return Score(int(batch["bool_masked_pos"].sum()), None)
+        n_hidden = int(batch["bool_masked_pos"].sum())
+        return Score([Mean(output.loss.item(), n_hidden)], n_hidden, None)
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""

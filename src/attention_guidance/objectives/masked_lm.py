@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM
 
-from attention_guidance.objectives.base import Example, Objective, Score, from_config
+from attention_guidance.objectives.base import Example, Mean, Objective, Score, from_config
 from attention_guidance.objectives.masked_head import MaskedHead
 from attention_guidance.objectives.masking import IGNORED
 
@@ -77,7 +77,8 @@ class MaskedTokens(Objective):
 
     def score(self, batch: Example, output: Any) -> Score:
         """See `Objective`; counted are the tokens to be named."""
-        return named_tokens(batch, output.logits)
+        n_named, n_right = named_tokens(batch, output.logits)
+        return Score([Mean(output.loss.item(), n_named)], n_named, n_right)
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""
@@ -89,11 +90,11 @@ class MaskedTokens(Objective):
         return _only_at_labels(AutoModelForMaskedLM.from_pretrained(name))
 
 
-def named_tokens(batch: Example, logits: torch.Tensor) -> Score:
-    """How many of the labelled tokens have the highest logit [B, T, V], or [N, V] from a `MaskedHead`."""
+def named_tokens(batch: Example, logits: torch.Tensor) -> tuple[int, int]:
+    """How many labels there are, and how many have the highest logit [B, T, V], or [N, V] from a `MaskedHead`."""
     labels_N = batch["labels"][batch["labels"] != IGNORED]
     logits_NV = logits if logits.dim() == 2 else logits[batch["labels"] != IGNORED]
-    return Score(len(labels_N), int((logits_NV.argmax(-1) == labels_N).sum()))
+    return len(labels_N), int((logits_NV.argmax(-1) == labels_N).sum())
 
 
 def _only_at_labels(model: PreTrainedModel) -> PreTrainedModel:

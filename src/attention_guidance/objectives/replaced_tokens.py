@@ -8,15 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from transformers import AutoConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 from attention_guidance.errors import ConfigError
 from attention_guidance.models.replaced_tokens import ReplacedTokens
-from attention_guidance.objectives.base import Example, Score
+from attention_guidance.objectives.base import Example, Mean, Score
 from attention_guidance.objectives.masked_lm import Corruption, MaskedTokens, named_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from attention_guidance.data.blocks import Blocks
 
 _GENERATOR = "generator"
 
@@ -57,20 +61,29 @@ class ReplacedTokenDetection(MaskedTokens):
         """See `Objective`."""
         return {"generator_share": self.generator_share, "discriminator_weight": self.discriminator_weight}
 
+    def example(self, items: Blocks, index: int, generator: np.random.Generator, progress: float) -> Example:
+        """See `Objective`: as for `MaskedTokens`, with the `chance` by which the generator chooses [T]."""
+        example = super().example(items, index, generator, progress)
+        example["chance"] = torch.from_numpy(generator.random(len(example["input_ids"]), np.float32))
+        return example
+
     def score(self, batch: Example, output: Any) -> Score:
         """See `Objective`; counted are all tokens but padding. `detected` is the share of replaced tokens found."""
         counted_BT = batch.get("attention_mask", batch["input_ids"].new_ones(())).bool().expand_as(output.replaced)
         said_BT = output.logits > 0
-        right = int(((said_BT == output.replaced) & counted_BT).sum())
-        named = named_tokens(batch, output.generator_logits)
+        n_counted, n_replaced = int(counted_BT.sum()), int(output.replaced.sum())
+        n_named, n_named_right = named_tokens(batch, output.generator_logits)
+        n_right = int(((said_BT == output.replaced) & counted_BT).sum())
+        named, told = output.generator_loss.item(), output.discriminator_loss.item()
         means = {
-            "generator_loss": float(output.generator_loss),
-            "generator_accuracy": (named.n_right or 0) / named.n_items,
-            "discriminator_loss": float(output.discriminator_loss),
-            "replaced": int(output.replaced.sum()) / int(counted_BT.sum()),
-            "detected": int((said_BT & output.replaced).sum()) / max(1, int(output.replaced.sum())),
+            "generator_loss": Mean(named, n_named),
+            "generator_accuracy": Mean(n_named_right / max(1, n_named), n_named),
+            "discriminator_loss": Mean(told, n_counted),
+            "replaced": Mean(n_replaced / n_counted, n_counted),
+            "detected": Mean(int((said_BT & output.replaced).sum()) / max(1, n_replaced), n_replaced),
         }
-        return Score(int(counted_BT.sum()), right, means)
+        losses = [Mean(named, n_named), Mean(output.loss.item() - named, n_counted)]
+        return Score(losses, n_counted, n_right, means)
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""

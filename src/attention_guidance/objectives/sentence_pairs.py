@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoModelForPreTraining
 
 from attention_guidance.errors import ConfigError
-from attention_guidance.objectives.base import Example, Score, from_config
+from attention_guidance.objectives.base import Example, Mean, Score, from_config
 from attention_guidance.objectives.masked_head import MaskedHead
 from attention_guidance.objectives.masked_lm import Corruption, MaskedTokens, named_tokens
 
@@ -108,10 +109,14 @@ class SentencePairs(MaskedTokens):
 
     def score(self, batch: Example, output: Any) -> Score:
         """See `Objective`; counted are the masked tokens. `pair_accuracy` is the share of pairs told right."""
-        named = named_tokens(batch, output.prediction_logits)
+        n_named, n_right = named_tokens(batch, output.prediction_logits)
         pairs_B2 = output.seq_relationship_logits if self._label == _LABELS[0] else output.sop_logits
-        right = (pairs_B2.argmax(-1) == batch[self._label]).float().mean()
-        return Score(named.n_items, named.n_right, {"pair_accuracy": float(right)})
+        label_B = batch[self._label]
+        # Models give the sum of both losses alone, and each is a mean over items of its own.
+        of_pairs = nn.functional.cross_entropy(pairs_B2.float(), label_B).item()
+        losses = [Mean(output.loss.item() - of_pairs, n_named), Mean(of_pairs, len(label_B))]
+        right = (pairs_B2.argmax(-1) == label_B).float().mean().item()
+        return Score(losses, n_named, n_right, {"pair_accuracy": Mean(right, len(label_B))})
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, Wav2Vec2ForPreTraining
 
 from attention_guidance.errors import ConfigError
-from attention_guidance.objectives.base import Example, Objective, Score
+from attention_guidance.objectives.base import Example, Mean, Objective, Score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +93,8 @@ class SpeechUnits(Objective):
     def score(self, batch: Example, output: Any) -> Score:
         """See `Objective`; right is a frame whose true unit is nearer than all false ones.
 
-        `units` is the effective number of units in use.
+        Of the loss it is the contrastive part: the other, which has units used alike, is not a mean over frames but of
+        a batch, and depends on its size. So does `units`, the effective number of units in use.
         """
         hidden_BT = batch["mask_time_indices"]
         true_BTC = output.projected_quantized_states
@@ -104,7 +105,10 @@ class SpeechUnits(Objective):
         # The same unit elsewhere is no false one.
         false_BTK = false_BTK.masked_fill((false_BTKC == true_BTC.unsqueeze(2)).all(-1), -1.0)
         right_BT = (true_BT1 > false_BTK).all(-1) & hidden_BT
-        return Score(int(hidden_BT.sum()), int(right_BT.sum()), {"units": float(output.codevector_perplexity)})
+        n_hidden = int(hidden_BT.sum())
+        loss = Mean(output.contrastive_loss.item() / n_hidden, n_hidden)
+        units = Mean(output.codevector_perplexity.item(), n_hidden)
+        return Score([loss], n_hidden, int(right_BT.sum()), {"units": units})
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""
