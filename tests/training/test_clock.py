@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from attention_guidance.errors import ConfigError
@@ -98,7 +99,50 @@ def test_everything_goes_by_the_clock(run_for, tmp_path):
 def _first_and_last(run: Run):
     """The same draw at the beginning and at the end of the time."""
     for progress in (0.0, 1.0):
-        yield Draws(run.data.train, run.objective, 10, 1, lambda progress=progress: progress)[0]
+        yield Draws(run.data.train, run.objective, 10, 1, torch.tensor(progress))[0]
+
+
+RATES = {"masking_rate": 0.4, "final_masking_rate": 0.1}
+
+
+def labels_of_steps(run: Run) -> list[int]:
+    """How many labels each step of a run has, which goes to its end."""
+    labels: list[int] = []
+
+    def count(model, args, kwargs):
+        if model.training:
+            labels.append(kwargs["labels"].numel())
+
+    run.model.register_forward_pre_hook(count, with_kwargs=True)
+    assert run.train()
+    return labels
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        {},
+        {"dataloader_num_workers": 1},
+        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
+        {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "spawn"},
+    ],
+    ids=["none", "one", "two", "spawned"],
+)
+def test_the_masking_rate_goes_by_the_clock_in_workers_too(run_for, tmp_path, workers):
+    run, _ = run_for(tmp_path / "run", arguments=workers, **RATES)
+    labels = labels_of_steps(run)
+    assert len(labels) == 40
+    assert labels[0] == 24
+    # What workers have made in advance is of the time when they made it.
+    assert labels[-1] in (8, 12)
+
+
+def test_a_resumed_clock_is_told_to_workers(run_for, tmp_path):
+    run, _ = run_for(tmp_path / "run", stop_after=20, arguments={"dataloader_num_workers": 1}, **RATES)
+    assert not run.train()
+    run, _ = run_for(tmp_path / "run", arguments={"dataloader_num_workers": 1}, **RATES)
+    # A rate of 0.25 in the middle of the time.
+    assert labels_of_steps(run)[0] == 16
 
 
 def test_a_resumed_run_has_the_time_that_was_left(run_for, ticking, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -89,6 +90,17 @@ def test_accumulation_changes_nothing(run_of, objective):
         assert run.train()
         losses.append(run.validate().loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", EVERY)
+def test_examples_are_the_same_in_another_process(run_of, objective):
+    """Where processes that load data are not forked, what makes examples is pickled."""
+    run = run_of(objective, heads="", max_steps=1)
+    here = Draws(run.data.train, run.objective, 8, 1)
+    there = pickle.loads(pickle.dumps(here))
+    for draw in range(4):
+        assert here[draw].keys() == there[draw].keys()
+        assert all(torch.equal(tensor, there[draw][name]) for name, tensor in here[draw].items())
 
 
 # Lines of different lengths, each a sequence, so that no two batches hold as many tokens.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from attention_guidance.errors import ConfigError
 from attention_guidance.objectives.base import Draws
 from attention_guidance.objectives.own import load_own
+from attention_guidance.training.config import write_yaml
 from attention_guidance.training.objective import objective_of
 from attention_guidance.training.prepare import prepare_data
 from attention_guidance.training.pretrain import pretrain
@@ -38,6 +40,13 @@ def leaving(ids, places, tokenizer, generator):
 
 def deep(ids, places, tokenizer, generator):
     return np.zeros(3).reshape(2, 2)
+
+def encoding(ids, places, tokenizer, generator):
+    labels = np.full_like(ids, -100)
+    labels[places[:3]] = ids[places[:3]]
+    rows = tokenizer.backend_tokenizer.encode_batch(["a b", "b", "c d"])
+    ids[places[:3]] = [row.ids[0] for row in rows][: len(places)]
+    return ids, labels
 
 def unknown_ids(ids, places, tokenizer, generator):
     return ids + 1000, ids
@@ -128,6 +137,15 @@ def test_a_file_of_ones_own_imports_what_lies_beside_it(tmp_path, monkeypatch):
     (tmp_path / "beside_of_test.py").write_text("def f(ids, places, tokenizer, generator): return ids, ids\n")
     (tmp_path / "main.py").write_text("from beside_of_test import f\n")
     assert callable(load_own(f"{tmp_path}/main.py:f"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_function_may_encode_text_where_workers_load_data(with_function, tmp_path, workers):
+    """What was forked has no threads of the tokenizer's, and would wait for them."""
+    settings = {"max_steps": 3, "eval_every": 3, "arguments": {"dataloader_num_workers": workers}}
+    write_yaml(dataclasses.replace(with_function("encoding"), **settings), tmp_path / "config.yaml")
+    line = ["pretrain", "--config", tmp_path / "config.yaml", "-o", tmp_path / "run", "-q"]
+    subprocess.run([sys.executable, "-m", "attention_guidance", *map(str, line)], check=True, timeout=100)
 
 
 def test_rates_are_for_others(settings):

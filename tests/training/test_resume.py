@@ -132,6 +132,18 @@ def test_sigterm(terminated, stopped, arguments, cli, whole_run):
     assert_same_weights(stopped, whole_run)
 
 
+def test_sigterm_to_the_whole_job(arguments, cli, whole_run, tmp_path):
+    """As batch systems send it: to the processes that load data, too."""
+    folder = tmp_path / "run"
+    line = [*COMMAND, "pretrain", *arguments, "-o", str(folder), "-q", "--set", "dataloader_num_workers=2"]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for_step(process, folder, 6)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert one_line(said).startswith("error: stopped by SIGTERM after step")
+
+
 def test_ctrl_c(arguments, cli, whole_run, tmp_path, capfd):
     folder = tmp_path / "run"
 

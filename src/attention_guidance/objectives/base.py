@@ -6,7 +6,7 @@ Shape suffixes: B batch, T positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -174,7 +174,8 @@ class Draws(Dataset[Example]):
         objective: what is made of them.
         n_draws: examples in the whole run, i.e. steps x batch size.
         seed: of order and chance.
-        progress: tells the share of the run that is done; the share of the draws without.
+        progress: the share of the run that is done, a scalar; the share of the draws without. Workers that load data
+            see it change where it lies in shared memory.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class Draws(Dataset[Example]):
         objective: Objective,
         n_draws: int,
         seed: int,
-        progress: Callable[[], float] | None = None,
+        progress: Tensor | None = None,
     ) -> None:
         self.items = items
         self.objective = objective
@@ -202,7 +203,7 @@ class Draws(Dataset[Example]):
             self._order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.items))
             self._epoch = epoch
         generator = np.random.default_rng([self.seed, 1, draw])
-        progress = draw / self.n_draws if self.progress is None else self.progress()
+        progress = draw / self.n_draws if self.progress is None else self.progress.item()
         return self.objective.example(self.items, int(self._order[place]), generator, progress)
 
 

@@ -71,6 +71,10 @@ class OwnCorruption:
         self._special = np.array(sorted(tokenizer.all_special_ids))
         self._n_ids = vocabulary_size(tokenizer)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Processes that load data load the function anew: what a file has been run for is in no module.
+        return _loaded, (self.name, self.tokenizer)
+
     def __call__(
         self,
         ids_T: NDArray[np.integer[Any]],
@@ -111,3 +115,7 @@ class OwnCorruption:
 
     def _wrong(self, what: str) -> ConfigError:
         return ConfigError(f"objective={self.name!r} {what}; it must give ids and labels, whole numbers of shape (T,)")
+
+
+def _loaded(name: str, tokenizer: PreTrainedTokenizerBase) -> OwnCorruption:
+    return OwnCorruption(name, load_own(name), tokenizer)

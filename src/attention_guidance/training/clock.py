@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.errors import ConfigError
@@ -54,6 +55,8 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     Attributes:
         guidances: whose schedules go by it.
+        shared_progress: `progress` as a scalar in shared memory: processes that load data have a copy of all else,
+            as it was when they began.
     """
 
     _FILE = "clock.json"
@@ -62,6 +65,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         self.budget = budget
         self.every = {"evaluate": looks or budget / _LOOKS, "save": saves or budget / _SAVES}
         self.guidances: Iterable[Guidance] = ()
+        self.shared_progress = torch.zeros((), dtype=torch.float64).share_memory_()  # type: ignore[no-untyped-call]
         self._before = self._elapsed = 0.0
         self._began: float | None = None
         self._done = dict.fromkeys(self.every, 0.0)
@@ -107,7 +111,11 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     def _read(self) -> None:
         assert self._began is not None
-        self._elapsed = processes.of_first(self._before + time.monotonic() - self._began)
+        self._set(processes.of_first(self._before + time.monotonic() - self._began))
+
+    def _set(self, elapsed: float) -> None:
+        self._elapsed = elapsed
+        self.shared_progress.fill_(self.progress)
 
     def _move_guidance(self) -> None:
         for guidance in self.guidances:
@@ -120,4 +128,5 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     def load(self, checkpoint: Path) -> None:
         """Go on from a checkpoint's time."""
-        self._before = self._elapsed = json.loads((checkpoint / self._FILE).read_text(encoding="utf-8"))["elapsed"]
+        self._before = json.loads((checkpoint / self._FILE).read_text(encoding="utf-8"))["elapsed"]
+        self._set(self._before)

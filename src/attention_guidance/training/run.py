@@ -67,7 +67,7 @@ class Run:
             # Trainer makes the folder of checkpoints; what the run is has to be there before.
             folder.begin(config, data.processor, data)
         n_draws = config.total_steps * config.batch_size
-        progress = None if clock is None else lambda: clock.progress
+        progress = None if clock is None else clock.shared_progress
         self.trainer = PretrainingTrainer(
             model=self.model,
             args=self.arguments,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -62,6 +66,16 @@ def write_together(target: Path, write: Callable[[Path], None]) -> None:
     else:
         in_step(checkpoints.being_written(target))
     processes.wait()
+
+
+def _begin_worker(then: Callable[[int], None] | None, number: int) -> None:
+    """What a process that loads data begins with."""
+    # A forked tokenizer has no threads, and would wait for them forever.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # A request to stop is often sent to all processes of a job; the run needs this one until its step has ended.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if then is not None:
+        then(number)
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]
@@ -131,6 +145,14 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         # First of the callbacks, so that what the others do between steps is not on the clock.
         self.callback_handler.callbacks.insert(0, self.timer)
         self._checkpoint_folder: Path | None = None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Trainer's, whose workers begin as `_begin_worker` has it."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        # accelerate's loader has one of torch within it.
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.worker_init_fn = functools.partial(_begin_worker, inner.worker_init_fn)
+        return loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer, before which a model is laid out in shares that is to be."""
