@@ -8,8 +8,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from attention_guidance.errors import RunError
 
@@ -53,6 +56,26 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> None:
         _sync(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time, of all that see a folder, do what is done inside; one that dies makes room.
+
+    Args:
+        folder: that exists; the lock is a file in it.
+        wait: called once where another process is inside.
+    """
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def being_written(target: Path) -> Path:

@@ -30,7 +30,7 @@ from attention_guidance.data.tokenizers import (
     vocabulary_size,
 )
 from attention_guidance.errors import CorpusError, RunError
-from attention_guidance.training.checkpoints import write_whole
+from attention_guidance.training.checkpoints import alone, write_whole
 from attention_guidance.training.config import RunConfig
 from attention_guidance.training.prepared import PreparedData
 from attention_guidance.training.vocabulary import check_vocabulary
@@ -223,9 +223,12 @@ def _train_blocks(
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{folder.parent} cannot be made ({error.strerror}); set {_CACHE} to a folder") from error
-        write_whole(folder, write)
-        say(f"the blocks are kept in {folder}")
-        packed = _packed(folder, config.block_size, lambda said: None)
+        with alone(folder.parent, lambda: say("another process is packing this text; waiting for it")):
+            # Which may be done by then.
+            if _packed(folder, config.block_size, lambda said: None) is None:
+                write_whole(folder, write)
+                say(f"the blocks are kept in {folder}")
+            packed = _packed(folder, config.block_size, lambda said: None)
         assert packed is not None
     return packed
 

@@ -54,13 +54,22 @@ def wait() -> None:
         dist.barrier()
 
 
+def is_first_here() -> bool:
+    """Whether this is the first on its machine, as torchrun numbers them."""
+    return not together() or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """What is done inside is done by the first process, and then by the others."""
-    if not is_first():
+    """What is done inside is done by the first process, then by the first of each other machine, then by the rest.
+
+    So that what a process leaves on the disk of its machine is there for the others.
+    """
+    turn = 0 if is_first() else 1 if is_first_here() else 2
+    for _ in range(turn):
         wait()
     yield
-    if is_first():
+    for _ in range(2 - turn):
         wait()
 
 
