@@ -193,6 +193,44 @@ def test_stopped_and_resumed(comparison, arguments, cli, tmp_path, capfd):
     assert (folder / "attention_maps.json").read_bytes() == (comparison / "attention_maps.json").read_bytes()
 
 
+@pytest.mark.usefixtures("no_measuring")
+def test_resumed_alone_it_takes_its_own_settings_and_seeds(copied, arguments, cli, tmp_path, capsys):
+    """Two seeds were asked for; stopped after the first, with its corpus moved meanwhile."""
+    (copied / "seed-2").mkdir()
+    for name in ("compare.json", "compare.html", "attention_maps.json"):
+        (copied / name).unlink()
+    corpus = tmp_path / "moved.txt"
+    shutil.copy(arguments[0], corpus)
+    given = [corpus, "--keep-checkpoints", "1", "--set", "dataloader_num_workers=1"]
+    assert cli("compare", *given, "-o", copied, "--resume", "-q") == 0
+    assert [seed["seed"] for seed in strict_json(copied / "compare.json")["seeds"]] == [1, 2]
+    assert cli("compare", "-o", copied, "--resume", "-q") == 0
+    assert strict_json(copied / "compare.json")["config"]["corpus"] == [str(corpus)]
+    capsys.readouterr()
+    assert cli("compare", "-o", copied, "--resume", "--max-steps", "80") == 2
+    assert "let it end, then train its model on in another --output with --init-from one of its runs" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.usefixtures("no_measuring")
+def test_a_comparison_that_never_made_a_step_holds_no_folder(arguments, cli, tmp_path, monkeypatch):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def fail(*args, **kwargs):
+        raise OutOfMemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("attention_guidance.training.trainer.PretrainingTrainer.training_step", fail)
+        assert cli("compare", *arguments, "--seed", "7", "--batch-size", "8", "-o", tmp_path / "run", "-q") == 1
+    assert (tmp_path / "run" / "seed-7" / "guided" / "attention").exists()
+    short = ["--max-steps", "4", "--save-every", "4", "--eval-every", "4"]
+    assert cli("compare", *arguments, *short, "-o", tmp_path / "run", "-q") == 0
+    assert [seed["seed"] for seed in strict_json(tmp_path / "run" / "compare.json")["seeds"]] == [1]
+    assert not (tmp_path / "run" / "seed-7").exists()
+
+
 def test_memory_that_cannot_be_measured_costs_nothing_else(copied, arguments, cli, capsys, monkeypatch):
     def fail(config: object, tokenizer: Path) -> float:
         raise RuntimeError("measuring peak memory failed: MemoryError")

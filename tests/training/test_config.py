@@ -9,9 +9,10 @@ from transformers import TrainingArguments
 
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.training.arguments import training_arguments, use_one_device
-from attention_guidance.training.config import RunConfig, check_same_run, make_config, write_yaml
+from attention_guidance.training.config import RunConfig, make_config, write_yaml
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.presets import PRESETS, get_preset
+from attention_guidance.training.resuming import check_same_run
 
 
 @pytest.fixture

@@ -142,6 +142,8 @@ def test_sigterm_to_the_whole_job(arguments, cli, whole_run, tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert one_line(said).startswith("error: stopped by SIGTERM after step")
+    assert cli("pretrain", "-o", folder, "-q", "--resume", "--set", "dataloader_num_workers=0") == 0
+    assert_same_weights(folder, whole_run)
 
 
 def test_ctrl_c(arguments, cli, whole_run, tmp_path, capfd):
@@ -232,6 +234,105 @@ def test_what_a_resume_refuses(stopped, arguments, corpus, cli, capsys, tmp_path
     finally:
         corpus.write_text(text)
     assert "has changed since the run" in one_line(capsys.readouterr().err)
+
+
+def test_resumed_alone_it_takes_its_own_settings(stopped, cli, whole_run):
+    assert cli("pretrain", "-o", stopped, "--resume", "-q") == 0
+    assert_same_weights(stopped, whole_run)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--accumulation", "4"],
+        ["--accumulation", "1", "--set", "per_device_eval_batch_size=3"],
+        ["--set", "gradient_checkpointing=true"],
+    ],
+)
+def test_what_saves_memory_may_change(plain, cli, tmp_path, given):
+    """The losses stay the same to rounding; without dropout, whose draws are of a pass."""
+    whole, halved = plain
+    folder = Path(shutil.copytree(halved, tmp_path / "run"))
+    assert cli("pretrain", "-o", folder, "--resume", "-q", *given) == 0
+    results, expected = (json.loads((path / "results.json").read_text()) for path in (folder, whole))
+    assert results["resumed_from"] == last_step(halved) < 60
+    losses, whole_losses = ([point["loss"] for point in of["curve"]] for of in (results, expected))
+    assert losses == pytest.approx(whole_losses, rel=1e-4)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory, arguments, cli) -> tuple[Path, Path]:
+    """A run without dropout in full precision, and the same stopped half-way."""
+    folder = tmp_path_factory.mktemp("plain")
+    given = [*arguments, "--dropout", "0", "--precision", "fp32", "-q", "-o"]
+    assert cli("pretrain", *given, folder / "whole") == 0
+    shutil.copytree(folder / "whole", folder / "halved")
+    for name in ("model", "results.json"):
+        path = folder / "halved" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(folder / "halved" / "checkpoints" / "checkpoint-60")
+    return folder / "whole", folder / "halved"
+
+
+def test_what_leaves_the_curve_as_it_is_may_change(stopped, arguments, corpus, cli, whole_run, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copy(corpus, moved / "text.txt")
+    given = ["--report-to", "tensorboard", "--keep-checkpoints", "1", "--set", "dataloader_num_workers=2"]
+    assert cli("pretrain", moved, *arguments[1:], "-o", stopped, "--resume", "-q", *given) == 0
+    assert_same_weights(stopped, whole_run)
+    assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["checkpoint-60"]
+    assert any((stopped / "logs").iterdir())
+    # What has changed is what the run goes on with from now on.
+    assert json.loads((stopped / "results.json").read_text())["config"]["corpus"] == [str(moved)]
+    assert f"- {moved}" in (stopped / "run.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--max-steps", "80"], "{run} holds a run with max_steps=60, not 80, and its schedules are made for that "
+         "length: let it end, then train its model on in another --output with --init-from {run} and the steps to add; "
+         "or begin anew in another --output"),
+        (["--max-steps", "40"], "max_steps=60, not 40, and its schedules are made for that length"),
+        (["--batch-size", "8"], "{run} holds a run with batch_size=4, not 8: resume it with the same settings"),
+        (["--set", "optim=sgd"], "{run} holds a run with --set optim=None, not 'sgd': resume it with the same"),
+        (["--set", "dataloader_in_order=false", "--set", "dataloader_num_workers=1"], "--set dataloader_in_order=None"),
+        (["--preset", "tiny"], "preset='mini', not 'tiny'"),
+        (["--line-by-line"], "line_by_line=False, not True"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_would_change_the_curve_is_refused(stopped, arguments, cli, capsys, given, message, alone):
+    before = {path: path.stat().st_mtime_ns for path in stopped.rglob("*")}
+    settings = [] if alone else arguments
+    assert cli("pretrain", *settings, *given, "-o", stopped, "--resume", "-q") == 2
+    assert message.format(run=stopped) in one_line(capsys.readouterr().err)
+    assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*")} == before
+
+
+def test_more_steps_as_advised(whole_run, cli, tmp_path, capsys):
+    """The advice that is given works."""
+    folder = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    assert cli("pretrain", "-o", folder, "--resume", "--max-steps", "80", "-q") == 2
+    assert f"--init-from {folder}" in one_line(capsys.readouterr().err)
+    more = ["--init-from", folder, "--max-steps", "3", "--block-size", "32", "--batch-size", "4", "--report-to", "none"]
+    corpus = json.loads((folder / "results.json").read_text())["config"]["corpus"]
+    assert cli("pretrain", *corpus, *more, "--heads", "next:1", "-o", tmp_path / "longer", "-q") == 0
+
+
+def test_a_run_by_settings_in_a_file_that_has_idle_ones(arguments, cli, tmp_path):
+    """What a file holds may do nothing, also when the run resumes."""
+    rest = [*arguments]
+    for name in ("--save-every", "--eval-every"):
+        place = rest.index(name)
+        del rest[place : place + 2]
+    place = rest.index("--max-steps")
+    (tmp_path / "settings.yaml").write_text(f"max_steps: {rest[place + 1]}\n")
+    del rest[place : place + 2]
+    line = ["pretrain", *rest, "--config", tmp_path / "settings.yaml", "--max-time", "1s", "-o", tmp_path / "run", "-q"]
+    assert cli(*line) == 0
+    assert cli(*line, "--resume") == 0
 
 
 def test_a_run_that_has_ended(whole_run, arguments, cli, capsys):

@@ -15,7 +15,7 @@ Pre-train a masked language model on text, with attention heads guided toward si
 
   attention-guidance pretrain --output runs/bible                       the text that comes with the package
   attention-guidance pretrain news.txt.gz wiki/ -o runs/sw --preset mini
-  attention-guidance pretrain wiki/ -o runs/sw --preset mini --resume   go on after a stop
+  attention-guidance pretrain -o runs/sw --resume                       go on after a stop, with its settings
   attention-guidance pretrain --config runs/sw/run.yaml -o runs/sw2 --seed 2
 
 The model lands in OUTPUT/model and loads with plain transformers; every figure is in OUTPUT/results.json.
@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
     _add_run_arguments(add_command(commands, "pretrain", "from raw text to a guided encoder", _PRETRAIN, _pretrain))
     compare = add_command(commands, "compare", "guided and unguided side by side", _COMPARE, _compare)
     _add_run_arguments(compare)
-    compare.add_argument("--seeds", type=positive, default=1, metavar="N", help="pairs of runs, from --seed on (1)")
+    compare.add_argument("--seeds", type=positive, metavar="N", help="pairs of runs, from --seed on (1)")
     add = compare.add_argument_group("downstream").add_argument
     add("--downstream", metavar="TASK", help="fine-tune on this task too: ner, classify, cola, ...; see finetune")
     add("--task-data", type=Path, metavar="DIR", help="its files, called train, dev or valid, and test")
@@ -61,7 +61,9 @@ def _compare(arguments: dict[str, Any]) -> int:
     def train(config: Any, output: Path, **how: Any) -> None:
         if settings is not None and config.objective in OTHER_THAN_TEXT:
             raise ConfigError(f"--downstream {settings.task} is of text, and objective={config.objective!r} is not")
-        compare(config, output, seeds=range(config.seed, config.seed + n_seeds), **how)
+        resumed = how["resume"] and n_seeds is None
+        seeds = None if resumed else range(config.seed, config.seed + (n_seeds or 1))
+        compare(config, output, seeds=seeds, **how)
         if settings is not None:
             from attention_guidance.finetuning.downstream import downstream
 
@@ -95,11 +97,16 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
 def _train(arguments: dict[str, Any], train: Any) -> int:
     """Turn the arguments into a configuration and train."""
     from attention_guidance.training.config import make_config
+    from attention_guidance.training.folder import RunFolder
     from attention_guidance.training.pretrain import Stopped
 
     output, resume, quiet = (arguments.pop(name) for name in ("output", "resume", "quiet"))
     config_file = arguments.pop("config")
-    config = make_config(arguments, config_file)
+    folder = RunFolder(output)
+    given = config_file is not None or any(value is not None for value in arguments.values())
+    # Of a run that never made a step nothing is kept that is given anew.
+    goes_on = resume and folder.config.exists() and (folder.stepped or not given)
+    config = make_config(arguments, config_file, folder.config if goes_on else None)
     try:
         train(config, output, resume=resume, quiet=quiet)
     except Stopped as stopped:
@@ -114,12 +121,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="text files (plain, .jsonl, .csv, .tsv, .parquet; .gz, .bz2, .xz, .zst), folders, - (standard input); "
         "images or recordings for the objectives mim and speech; default: the World English Bible")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
-    add(
-        "--config",
-        metavar="FILE",
-        help="YAML file of settings, such as a run's run.yaml; flags win over it",
-    )
-    add("--resume", action="store_true", help="go on from the last good checkpoint in --output, if there is one")
+    add("--config", metavar="FILE", help="YAML file of settings, such as a run's run.yaml; flags win over it")
+    add("--resume", action="store_true",
+        help="go on from the last good checkpoint in --output, if there is one, with the settings of that run; what "
+        "leaves its curve as it is may be given anew: a corpus that moved, --accumulation, --report-to, "
+        "--keep-checkpoints, workers")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
     add("--seed", type=int, metavar="N", help="of weights, order, masks and dropout (1)")
     add("--preset", metavar="NAME", help="tiny, mini, small, base, roberta-4, -8, -12, -16, attention-24 or -48 (mini)")

@@ -48,6 +48,17 @@ _RESERVED = {
     "eval_strategy": "--eval-every",
     "save_strategy": "--save-every",
     "load_best_model_at_end": "the last weights, or a checkpoint",
+    "metric_for_best_model": "the validation loss",
+    "greater_is_better": "the validation loss",
+    "use_liger_kernel": "the run's own head, which predicts at masked positions only",
+    "liger_kernel_config": "the run's own head, which predicts at masked positions only",
+    "push_to_hub": "hf upload, once the run has ended",
+}
+# Optimizers, by a part of their names, with which a run would not be what it promises.
+_UNFIT = {
+    "layerwise": "its state is in no checkpoint, so that a run could not be resumed",
+    "lomo": "its state is in no checkpoint, so that a run could not be resumed",
+    "schedule_free": "it trains other weights than are to be validated and kept",
 }
 
 
@@ -108,6 +119,11 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         arguments = TrainingArguments(**(settings | given))
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
+    optimizer = given.get("optim", "")
+    if unfit := next((why for part, why in _UNFIT.items() if part in optimizer), None):
+        raise ConfigError(f"--set optim={optimizer}: {unfit}; take another, such as adamw_torch or adafactor")
+    if arguments.per_device_eval_batch_size < 1:
+        raise ConfigError(f"--set per_device_eval_batch_size={arguments.per_device_eval_batch_size} must be at least 1")
     use_one_device(arguments)
     return arguments
 

@@ -19,6 +19,7 @@ from attention_guidance.patterns.kinds import Offset, TokenClass
 from attention_guidance.schedules import Schedule
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.config import RunConfig
+from attention_guidance.training.rehearsal import rehearse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,8 +32,8 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
 
     Raises:
         GuidanceError: heads that do not fit the model, an unknown loss, normalization or schedule, arguments that
-            transformers' Trainer does not take, a precision the machine does not have, an output inside the corpus, an
-            objective of one's own that is not there.
+            transformers' Trainer does not take or cannot work with, a precision the machine does not have, an output
+            inside the corpus, an objective of one's own that is not there.
     """
     check_heads(config)
     if is_own(config.objective):
@@ -42,7 +43,7 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     BackendChoice(config.backend)
     # Steps and shares can be compared only now that the length of the run is known.
     Schedule(config.schedule, config.hold, config.end).factor(0, config.total_steps)
-    training_arguments(config, folder)
+    rehearse(config, training_arguments(config, folder))
     check_apart(folder.path, [*config.corpus, *config.validation, *filter(None, [config.dataset])])
 
 

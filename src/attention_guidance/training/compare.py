@@ -38,14 +38,14 @@ _STRETCH = 10
 
 
 def compare(
-    config: RunConfig, output: Path, *, seeds: Sequence[int], resume: bool = False, quiet: bool = False
+    config: RunConfig, output: Path, *, seeds: Sequence[int] | None, resume: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
     """Train guided and unguided on the same data, order and initial weights, and compare.
 
     Args:
         config: the guided run; the unguided one is the same without `heads`.
         output: the folder of the comparison; each run has its own in it.
-        seeds: one pair of runs is trained for each.
+        seeds: one pair of runs is trained for each; None for those that the comparison began with.
         resume: go on with the comparison in that folder.
         quiet: print nothing.
 
@@ -63,7 +63,8 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError("compare trains in one process; under torchrun or accelerate launch use pretrain, once an arm")
     # Those that have been trained stay in the comparison, also when fewer are asked for.
-    seeds = sorted({*seeds, *(_seeds_in(output) if resume else ())})
+    there = _seeds_in(output, ended=seeds is not None) if resume else []
+    seeds = sorted({*(seeds or ()), *there}) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     console = Console(quiet=quiet)
     folder = RunFolder(output)
@@ -76,6 +77,8 @@ def compare(
     pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}") for seeded in configs]
     # Nothing is written before all that can be wrong with the input has been looked at.
     folder.begin(config, data.processor)
+    for seed in seeds:
+        (output / f"seed-{seed}").mkdir(exist_ok=True)
     stop = StopRequest()
     with progress_bars(console, quiet) as bars, stop.listening():
         for pair, seed in zip(pairs, seeds, strict=True):
@@ -95,13 +98,13 @@ def compare(
     return comparison
 
 
-def _seeds_in(output: Path) -> list[int]:
-    """The seeds of which both runs have ended."""
+def _seeds_in(output: Path, ended: bool) -> list[int]:
+    """The seeds of a comparison, or those of which both runs have ended."""
     return [
         int(number)
         for folder in output.glob("seed-*")
         if (number := folder.name.removeprefix("seed-")).isdecimal()
-        and all((folder / arm / RESULTS_FILE).is_file() for arm in ARMS)
+        and (not ended or all((folder / arm / RESULTS_FILE).is_file() for arm in ARMS))
     ]
 
 

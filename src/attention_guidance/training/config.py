@@ -15,7 +15,7 @@ import yaml
 
 from attention_guidance import results
 from attention_guidance.data.pipes import is_piped, kept
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.errors import ConfigError
 from attention_guidance.objectives import GUIDED_PARTS, OBJECTIVES, OTHER_THAN_TEXT
 from attention_guidance.objectives.own import is_own
 from attention_guidance.training.architectures import (
@@ -213,6 +213,12 @@ class RunConfig:
         for name in ("eval_every", "save_every"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name}={getattr(self, name)} counts steps; with max_time it goes by the clock")
+        for name in ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"):
+            if name in self.arguments:
+                raise ConfigError(
+                    f"--set {name}={self.arguments[name]}: with max_time the learning rate rises for warmup_share of "
+                    "the time and then falls linearly; leave it out, or give max_steps"
+                )
         for name in ("hold", "end"):
             if isinstance(getattr(self, name), int) and self.heads:
                 raise ConfigError(f"{name}={getattr(self, name)} counts steps; with max_time give a share, such as 0.2")
@@ -254,14 +260,17 @@ _FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
 _TYPES = typing.get_type_hints(RunConfig)
 
 
-def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None) -> RunConfig:
-    """Layer settings: defaults, then the preset's, then the YAML file's, then the flags'.
+def make_config(
+    flags: Mapping[str, Any], config_file: str | Path | None = None, resumed: Path | None = None
+) -> RunConfig:
+    """Layer settings: defaults, then the preset's, then a resumed run's, then the YAML file's, then the flags'.
 
     A preset among the flags wins over the file too: what it decides is left out of the file.
 
     Args:
         flags: field to value; None stands for a flag that was not given.
         config_file: a YAML file of fields.
+        resumed: the file of the settings of a run that goes on.
 
     Returns:
         The whole configuration.
@@ -270,7 +279,13 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
         ConfigError: an unknown field, a value of the wrong kind, an unknown preset.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    from_file = read_yaml(config_file) if config_file else {}
+    from_file: dict[str, Any] = {}
+    sources: dict[str, str | Path] = {}
+    for file in (file for file in (resumed, config_file) if file is not None):
+        # How a run is laid out is each launch's own.
+        read = {name: value for name, value in read_yaml(file).items() if file != resumed or name != "shard"}
+        from_file |= read
+        sources |= dict.fromkeys(read, file)
     preset = given.get("preset", from_file.get("preset", "mini"))
     objective = given.get("objective", from_file.get("objective", RunConfig.objective))
     suited = _SUITED.get(objective, {}) if isinstance(objective, str) else {}
@@ -283,7 +298,7 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     if isinstance(objective, str) and is_own(objective):
         file, _, function = objective.rpartition(":")
         layered["objective"] = f"{Path(file).absolute()}:{function}"
-    if config_file and "arguments" in given:
+    if "arguments" in given:
         layered["arguments"] = from_file.get("arguments", {}) | given["arguments"]
     # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.
     layered |= {
@@ -299,7 +314,7 @@ def make_config(flags: Mapping[str, Any], config_file: str | Path | None = None)
     if isinstance(layered.get("tokenizer"), str):
         layered["tokenizer"] = tokenizer_folder(layered["tokenizer"])
     layered |= _stated(layered, from_file | given)
-    sources = {name: config_file for name in from_file if name not in given}
+    sources = {name: file for name, file in sources.items() if name not in given}
     config = RunConfig(**{name: _checked(name, value, sources.get(name)) for name, value in layered.items()})
     defaults = {name: field.default for name, field in _FIELDS.items()} | get_preset(preset).settings() | suited
     check_idle(config, given, defaults)
@@ -361,27 +376,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def write_yaml(config: RunConfig, path: Path) -> None:
-    """Write a configuration in full, so that `--config` with it makes the same run."""
-    results.write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
-
-
-# Checkpoints hold whole tensors however the model was laid out.
-_MAY_CHANGE = ("shard",)
-
-
-def check_same_run(config: RunConfig, saved: Path) -> None:
-    """Make sure that a run to be resumed is the one that was begun.
-
-    Raises:
-        RunError: some setting differs; names it with both values.
-    """
-    before = dataclasses.asdict(make_config(read_yaml(saved)))
-    for name, value in dataclasses.asdict(config).items():
-        if before[name] != value and name not in _MAY_CHANGE:
-            raise RunError(
-                f"{saved.parent} holds a run with {name}={before[name]!r}, not {value!r}: resume it with the same "
-                "settings, or give another --output"
-            )
+    """Write a configuration in full, so that `--config` with it makes the same run; what is so already is left."""
+    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        results.write_text(path, text)
 
 
 def _checked(name: str, value: Any, source: str | Path | None) -> Any:

@@ -45,7 +45,36 @@ _NEEDS = (
         "a new model; arch_config and init_from bring theirs",
         lambda c: c.arch_config is None and c.init_from is None,
     ),
+    _Need(("warmup_share",), "a run without --set warmup_steps", lambda c: "warmup_steps" not in c.arguments),
+    _Need(
+        ("warmup_share",),
+        "schedules of the learning rate that warm up",
+        lambda c: "warmup_steps" not in _UNREAD["lr_scheduler_type"].get(_chosen(c, "lr_scheduler_type"), ()),
+    ),
 )
+# Which other arguments Trainer passes over, by its argument and the value of that.
+_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
+_UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
+    "lr_scheduler_type": {
+        "constant": ("warmup_steps", "lr_scheduler_kwargs"),
+        "constant_with_warmup": ("lr_scheduler_kwargs",),
+        "reduce_lr_on_plateau": ("warmup_steps",),
+        "greedy": ("warmup_steps",),
+    },
+    "optim": {
+        "adamw_torch": ("optim_args", "optim_target_modules"),
+        "adamw_torch_fused": ("optim_args", "optim_target_modules"),
+        "adafactor": ("optim_args", "optim_target_modules", *_ADAM),
+        "sgd": ("optim_target_modules", *_ADAM),
+        "adagrad": ("optim_target_modules", *_ADAM),
+        "rmsprop": ("optim_target_modules", *_ADAM),
+    },
+}
+_UNLESS_CHOSEN = {"lr_scheduler_type": "linear", "optim": "adamw_torch"}
+
+
+def _chosen(config: RunConfig, name: str) -> str:
+    return str(config.arguments.get(name, _UNLESS_CHOSEN[name]))
 
 
 def check_idle(config: RunConfig, given: Collection[str], defaults: Mapping[str, Any]) -> None:
@@ -64,3 +93,11 @@ def check_idle(config: RunConfig, given: Collection[str], defaults: Mapping[str,
             value = getattr(config, name)
             if name in given and value != defaults[name] and not need.met(config):
                 raise ConfigError(f"{name}={value!r} is for {need.what}; leave it out")
+    if "arguments" in given:
+        for choice, unread in _UNREAD.items():
+            chosen = _chosen(config, choice)
+            for name in unread.get(chosen, ()):
+                if name in config.arguments:
+                    raise ConfigError(
+                        f"--set {name}={config.arguments[name]} does nothing with {choice}={chosen}; leave it out"
+                    )

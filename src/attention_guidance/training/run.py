@@ -20,7 +20,7 @@ from attention_guidance.training import checkpoints, processes, sharding
 from attention_guidance.training.arguments import training_arguments
 from attention_guidance.training.clock import Clock
 from attention_guidance.training.config import RunConfig
-from attention_guidance.training.folder import RunFolder
+from attention_guidance.training.folder import NotesFirstStep, RunFolder
 from attention_guidance.training.model import guide_as_configured, model_facts, new_model, told_by
 from attention_guidance.training.model_card import model_card
 from attention_guidance.training.objective import objective_of
@@ -76,7 +76,7 @@ class Run:
             processing_class=data.processor,
             validate=lambda model: self.validate(),
             scales_loss=bool(self.guidance) or normalizes_its_loss(self.model),
-            callbacks=[*callbacks, *filter(None, [clock])],
+            callbacks=[NotesFirstStep(folder), *callbacks, *filter(None, [clock])],
             clock=clock,
             warmup_share=config.warmup_share,
             in_shares=config.shard,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from attention_guidance.errors import SaveError
+from attention_guidance.errors import ConfigError, SaveError, reason_of
 from attention_guidance.inputs_outputs import share_of_batch
 from attention_guidance.objectives.base import Quality
 from attention_guidance.training import checkpoints, processes, sharding
@@ -72,8 +71,8 @@ def _begin_worker(then: Callable[[int], None] | None, number: int) -> None:
     """What a process that loads data begins with."""
     # A forked tokenizer has no threads, and would wait for them forever.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # A request to stop is often sent to all processes of a job; the run needs this one until its step has ended.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A request to stop is often sent to a whole group of processes; the run needs this one until its step has ended.
+    os.setsid()
     if then is not None:
         then(number)
 
@@ -161,7 +160,12 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
             sharding.shard(self.model)
             # Autocast, and no DistributedDataParallel around it: what is prepared once is left alone.
             self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        try:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        except ValueError as error:
+            if (names := self.args.optim_target_modules) is None:
+                raise
+            raise ConfigError(f"--set optim_target_modules={names}: {reason_of(error)}") from error
         if begins_in_shares:
             sharding.follow_shares(optimizer)
         return optimizer
