@@ -85,6 +85,15 @@ def test_a_block_nobody_asked_for_is_no_longer_than_the_model_takes(model_of, ya
     assert make_config(given, yaml_file("block_size: 100\n")).block_size == 100
 
 
+def test_the_preset_of_a_resumed_run_named_again_leaves_its_sizes(tmp_path):
+    run = tmp_path / "run.yaml"
+    run.write_text("preset: tiny\nlayers: 3\nmax_steps: 7\n", encoding="utf-8")
+    again = make_config({"preset": "tiny"}, resumed=run)
+    assert (again.preset, again.layers, again.max_steps) == ("tiny", 3, 7)
+    other = make_config({"preset": "mini"}, resumed=run)
+    assert (other.preset, other.layers) == ("mini", make_config({"preset": "mini"}).layers)
+
+
 def test_blocks_are_the_preset_s_where_the_model_takes_more(model_of):
     assert make_config({"init_from": model_of("modernbert", 8192)}).block_size == 128
     assert make_config({"init_from": model_of("bert", 512)}).block_size == 128

@@ -265,7 +265,8 @@ def make_config(
 ) -> RunConfig:
     """Layer settings: defaults, then the preset's, then a resumed run's, then the YAML file's, then the flags'.
 
-    A preset among the flags wins over the file too: what it decides is left out of the file.
+    A preset among the flags wins over the file too: what it decides is left out of the file. The preset of a resumed
+    run, named again, changes nothing.
 
     Args:
         flags: field to value; None stands for a flag that was not given.
@@ -292,7 +293,7 @@ def make_config(
     if "objective" in given and given["objective"] != from_file.get("objective", RunConfig.objective):
         # What suits the objective of the file does not suit another.
         from_file = {name: value for name, value in from_file.items() if name not in suited}
-    if "preset" in given:
+    if "preset" in given and (resumed is None or preset != from_file.get("preset")):
         from_file = beside_preset(from_file, preset)
     layered = {"preset": preset} | get_preset(preset).settings() | suited | from_file | given
     if isinstance(objective, str) and is_own(objective):
