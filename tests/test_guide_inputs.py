@@ -182,6 +182,12 @@ class TestPatterns:
         with pytest.raises(PatternError, match=r"'bert-base-uncased' is none"):
             guide(make_model(), "period:1", tokenizer="bert-base-uncased")
 
+    @pytest.mark.parametrize("wrong", ["100", 0, -5, float("nan"), [100]])
+    def test_runs_of_no_length(self, make_model, wrong):
+        with pytest.raises(ConfigError, match=r"total_steps=.* must be the length of the run in steps"):
+            guide(make_model(), HEADS, schedule="linear", total_steps=wrong)
+        assert guide(make_model(), HEADS, schedule="linear", total_steps=np.int64(100)).current_weight == 0.1
+
     @pytest.mark.parametrize("setting", ["loss", "normalization", "backend"])
     def test_settings_of_no_name(self, make_model, setting):
         for wrong in ([], {}, None, 3):

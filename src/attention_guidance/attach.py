@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -71,11 +72,13 @@ def guide(
         AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
             transformers' attention interface or nn.MultiheadAttention.
         PatternError: the assignment does not fit the model.
-        ConfigError: unknown loss, normalization, backend or schedule; a weight that is no number from 0 on.
+        ConfigError: unknown loss, normalization, backend or schedule; a weight or length that cannot be.
     """
     check_objective(loss)
     check_normalization(normalization, loss)
     weight = checked_weight(weight)
+    if total_steps is not None and not (isinstance(total_steps, Real) and total_steps > 0):
+        raise ConfigError(f"total_steps={total_steps!r} must be the length of the run in steps, above 0")
     if within is not None and not isinstance(within, nn.Module):
         raise AttachError(f"within={within!r} is no model; give the torch module whose loss guidance joins")
     choice = BackendChoice(backend)
