@@ -9,10 +9,6 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertModel,
-    ClapConfig,
-    ClapModel,
-    CLIPConfig,
-    CLIPModel,
     Dinov2Config,
     Dinov2Model,
     SiglipVisionConfig,
@@ -250,72 +246,3 @@ class TestClassToken:
 
         whole = Whole()
         guide(whole.encoder, "class_token:1", within=whole)
-
-
-class TestRemove:
-    """remove() gives back what guidance has put there, and nothing that the user has set since."""
-
-    @pytest.mark.parametrize("before", ["sdpa", "eager"])
-    def test_it_gives_back_what_was_there(self, make_model, before):
-        model = make_model(attn_implementation=before)
-        guide(model, HEADS).remove()
-        assert model.config._attn_implementation == before
-
-    @pytest.mark.parametrize(("before", "after"), [("sdpa", "eager"), ("eager", "sdpa"), ("sdpa", "flex_attention")])
-    def test_what_the_user_sets_afterwards_stays(self, make_model, before, after):
-        model = make_model(attn_implementation=before)
-        handle = guide(model, HEADS)
-        model.set_attn_implementation(after)
-        handle.remove()
-        assert model.config._attn_implementation == after
-
-    def test_of_two_models_that_share_a_config(self, make_model):
-        first = make_model()
-        second = type(first)(first.config)
-        handles = guide(first, HEADS), guide(second, HEADS)
-        handles[0].remove()
-        first.set_attn_implementation("eager")
-        handles[1].remove()
-        assert first.config._attn_implementation == "eager"
-
-    def test_parts_have_attention_of_their_own(self):
-        text = SIZE | {"vocab_size": 30, "projection_dim": 8}
-        audio = {"depths": [1], "num_attention_heads": [2], "patch_embeds_hidden_size": 8, "hidden_size": 8}
-        config = ClapConfig(text_config=text, audio_config=audio, projection_dim=8)
-        model = ClapModel(config)
-        config.audio_config._attn_implementation = "sdpa"
-        handle = guide(model, "next:1")
-        assert model.text_model.config._attn_implementation == "attention_guidance_eager"
-        handle.remove()
-        assert names_of(config, "text_config", "audio_config") == ["eager", "eager", "sdpa"]
-
-    def test_forwards_put_around_attention_afterwards_stay(self):
-        model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 16, batch_first=True), 1)
-        handle = guide(model, "next:1")
-        attention = model.layers[0].self_attn
-        ours, calls = attention.forward, []
-
-        def around(*args, **kwargs):
-            calls.append(1)
-            return ours(*args, **kwargs)
-
-        attention.forward = around
-        handle.remove()
-        model(torch.randn(2, 3, 16))
-        assert calls == [1]
-
-    def test_maps_leave_every_part_its_attention(self):
-        part = SIZE | {"projection_dim": 8}
-        texts, images = part | {"vocab_size": 30}, part | {"image_size": 16, "patch_size": 8}
-        attention = {"text_config": "eager", "vision_config": "sdpa"}
-        config = CLIPConfig(text_config=texts, vision_config=images, projection_dim=8, attn_implementation=attention)
-        model = CLIPModel(config)
-        before = names_of(config, "text_config", "vision_config")
-        assert before[1:] == ["eager", "sdpa"]
-        with pytest.raises(AttributeError):  # the model's own: it is given no image
-            attention_maps(model, torch.arange(5, 15))
-        assert names_of(config, "text_config", "vision_config") == before
-
-
-def names_of(config, *parts):
-    return [part._attn_implementation for part in (config, *(getattr(config, name) for name in parts))]
