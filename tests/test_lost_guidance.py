@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from multihead import LENGTH, inputs_of, make_encoder
 from test_training_loops import HEADS, stack, train_with_trainer
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -163,6 +164,40 @@ class TestSchedulesThatHearOfNoStep:
                 model(**batch).loss.backward()
             model.load_state_dict(make_model(seed=1).state_dict())
             model(**batch)
+
+
+class TestPatternsWithoutATarget:
+    MATCH = r"first 10 training passes had a target of nothing in some guided layers.*rows_per_head"
+
+    def test_a_class_that_no_text_has(self, make_model, batch):
+        model = make_model()
+        guide(model, "next:1 nothing:1", token_classes={"nothing": [0]})
+        with pytest.warns(GuidanceWarning, match=self.MATCH) as said:
+            steps(model, batch, plain, n=12)
+        assert len(said) == 1
+
+    def test_targets_that_the_mask_hides(self):
+        """A model that is causal by its mask alone never sees the next token."""
+        model = make_encoder()
+        guide(model, "next:1 previous:1")
+        causal = torch.nn.Transformer.generate_square_subsequent_mask(LENGTH)
+
+        def passes():
+            for _ in range(10):
+                model(inputs_of(), mask=causal, is_causal=False)
+
+        with pytest.warns(GuidanceWarning, match=r"a target of next in some"):
+            passes()
+
+    def test_one_target_is_enough(self, make_model, batch):
+        model = make_model()
+        guide(model, "next:1 rare:1", token_classes={"rare": [0]})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GuidanceWarning)
+            for step in range(12):
+                ids = batch["input_ids"].clone()
+                ids[0, 3] = 0 if step == 8 else 7
+                model(**batch | {"input_ids": ids}).loss.backward()
 
 
 class TestGetGuidance:

@@ -136,6 +136,8 @@ class Guidance:
         for layer in missing:
             current.layers[layer.layer] = self._skipped(layer)
         self._passes.end()
+        if current.trains and not torch.compiler.is_compiling():
+            self._lost.count_rows(current.sums_and_counts()[1], self.heads)
         self._called = True
 
     def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import GuidanceWarning
 from attention_guidance.schedules import Schedule
 
 # Parameters that are changed this often are being trained, and not loaded or initialised.
 _UPDATES = 3
+# After so many passes a pattern should have had a target; the rows are counted where they are until then.
+_PASSES = 10
 
 
 class LostGuidance:
@@ -26,10 +30,12 @@ class LostGuidance:
         self._said: set[str] = set()
         self._total: float | None = None
         self._updates = 0
+        self._n_passes = 0
+        self._rows: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has to be told itself."""
-        return self.__dict__ | {"_said": set(), "_total": None, "_updates": 0}
+        return self.__dict__ | {"_said": set(), "_total": None, "_updates": 0, "_n_passes": 0, "_rows": None}
 
     def check(self, n_untrained: int, schedule: Schedule, steps_done: int) -> None:
         """Before a pass.
@@ -61,6 +67,28 @@ class LostGuidance:
         if not trainable:
             self._warn(
                 "guidance trains nothing: the queries and keys of all guided layers are frozen (requires_grad=False)"
+            )
+
+    def count_rows(self, counts: Tensor, heads: Sequence[GuidedHead]) -> None:
+        """Of a training pass that has ended.
+
+        Args:
+            counts: the rows that counted, of each guided head.
+            heads: the guided heads.
+        """
+        if self._n_passes == _PASSES:
+            return
+        self._n_passes += 1
+        self._rows = counts if self._rows is None else self._rows + counts
+        if self._n_passes < _PASSES:
+            return
+        rows: list[int] = self._rows.tolist()
+        names = sorted({head.pattern.name for head, n in zip(heads, rows, strict=True) if not n})
+        if names:
+            self._warn(
+                f"no query of the first {_PASSES} training passes had a target of {', '.join(names)} in some guided "
+                "layers, so heads there are not guided: the tokens of a class are in no text, or the model's own mask "
+                "hides the targets (rows_per_head() tells where)"
             )
 
     def _updated(self) -> int:
