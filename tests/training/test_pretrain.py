@@ -69,3 +69,10 @@ def test_a_run_is_resumed_from_another_folder(arguments: list[str], cli, tmp_pat
     assert cli("pretrain", corpus.name, *rest) == 0
     monkeypatch.chdir(tmp_path)
     assert cli("pretrain", corpus, *rest) == 0
+
+
+def test_text_that_looks_like_markup_is_shown_as_it_is(tmp_path, cli, corpus, arguments, capsys):
+    path = tmp_path / "markup.txt"
+    path.write_text(corpus.read_text() + "\n".join("[/]" * (100 + n) for n in range(9)))
+    assert cli("pretrain", path, *arguments[1:], "--max-steps", "1", "-o", tmp_path / "run") == 0
+    assert "begins '[/][/]" in " ".join(capsys.readouterr().out.split())

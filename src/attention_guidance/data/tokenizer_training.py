@@ -161,7 +161,8 @@ def _word(letters: str) -> tuple[str, str]:
     inside = rf"[{letters}{_MARKS}]"
     # Narrower than GPT-2's: not "so'm" and "o't" of Uzbek.
     endings = rf"['\u2019](?:s|d|re|ve|ll|(?<=[nN].)t|(?<=[iI].)m)(?!{inside})"
-    return endings, rf"{inside}+(?:(?!{endings}){_INNER}{inside}+)*"
+    # Not any number: the library's patterns fail after millions of tries.
+    return endings, rf"{inside}+(?:(?!{endings}){_INNER}{inside}+){{0,{LONGEST_WORD}}}"
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:

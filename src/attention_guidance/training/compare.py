@@ -7,6 +7,7 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def compare(
         raise RunError(f"--output {output} holds a run of pretrain, not a comparison; give another folder")
     folder.claim(config, resume)
     check_settings(config, folder)
-    data = prepare_data(config, console.print, folder.tokenizer)
+    data = prepare_data(config, partial(console.print, markup=False), folder.tokenizer)
     check_heads(config, data.tokenizer)
     pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}") for seeded in configs]
     # Nothing is written before all that can be wrong with the input has been looked at.

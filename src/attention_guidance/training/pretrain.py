@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
         callbacks = [ProgressCallback(bars, "training", quiet, clock), StopOnRequest(stop)]
         # The first process leaves the tokenizer in the folder for the others.
         with processes.first_before_others():
-            data = prepare_data(config, console.print, folder.tokenizer)
+            data = prepare_data(config, partial(console.print, markup=False), folder.tokenizer)
             folder.check_text(data)
             check_heads(config, data.tokenizer)
             run = Run(config, data, folder, callbacks, clock)
