@@ -70,6 +70,7 @@ class MultiheadHost:
     def detach(self) -> None:
         """See `Host`."""
         for forward in self.forwards:
+            forward.guide = None
             # What the user has put there since, around ours perhaps, stays.
             if forward.module.__dict__.get("forward") is forward:
                 del forward.module.forward
@@ -99,7 +100,7 @@ class GuidedForward:
     def __init__(self, module: nn.MultiheadAttention, name: str, guide: Guide, masks: _AdditiveMasks) -> None:
         self.module = module
         self.name = name
-        self.guide = guide
+        self.guide: Guide | None = guide
         self.masks = masks
         self.called = False
 
@@ -127,7 +128,8 @@ class GuidedForward:
             own.append(nn.MultiheadAttention.forward(self.module, query, key, value, *arguments))
             return own[0]
 
-        if self.guide.is_idle(self.module.training):
+        # Something may have been put around this forward, which is removed beneath it.
+        if self.guide is None or self.guide.is_idle(self.module.training):
             return unguided()
         self._check_call(query, key, is_causal)
         query_BHTD, key_BHTD, value_BHTD = self._projected(query, key, value)
