@@ -342,6 +342,16 @@ def test_a_run_that_has_ended(whole_run, arguments, cli, capsys):
     assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")} == before
 
 
+def test_a_run_that_has_ended_is_not_that_of_another_text(whole_run, arguments, corpus, cli, tmp_path, capsys):
+    """One that has moved is no other."""
+    moved, other = tmp_path / "moved.txt", tmp_path / "other.txt"
+    shutil.copy(corpus, moved)
+    other.write_text(corpus.read_text(encoding="utf-8")[:-500], encoding="utf-8")
+    assert cli("pretrain", moved, *arguments[1:], "-o", whole_run, "--resume", "-q") == 0
+    assert cli("pretrain", other, *arguments[1:], "-o", whole_run, "--resume", "-q") == 2
+    assert "has changed since the run in" in one_line(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     "left", [["run.yaml.partial"], ["run.yaml"], ["run.yaml", "partial"], ["run.yaml", "tokenizer"]]
 )

@@ -15,7 +15,7 @@ from attention_guidance.errors import RunError
 from attention_guidance.training import processes
 from attention_guidance.training.checks import check_heads, check_settings
 from attention_guidance.training.clock import Clock, seconds_of
-from attention_guidance.training.config import RunConfig
+from attention_guidance.training.config import RunConfig, make_config
 from attention_guidance.training.folder import RunFolder
 from attention_guidance.training.prepare import prepare_data
 from attention_guidance.training.progress import ProgressCallback, progress_bars
@@ -65,6 +65,9 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
         folder.claim(config, resume)
     processes.wait()
     if (finished := folder.finished) is not None:
+        if config != make_config({}, folder.config):
+            # A text that has moved is no other one.
+            folder.check_text(prepare_data(config, partial(console.print, markup=False), folder.tokenizer))
         console.print(f"the run in {output} has ended already")
         _report(console, finished, folder)
         return finished
