@@ -28,10 +28,11 @@ from turns import Arm, append, step_time, take_turns
 
 from attention_guidance import results
 from attention_guidance.data.tokenizers import train_tokenizer
-from attention_guidance.finetuning import fit as ours
 from attention_guidance.finetuning.encoding import Encoded, encode
 from attention_guidance.finetuning.examples import Data, read_examples
-from attention_guidance.finetuning.fit import FitSettings, collator, fit
+from attention_guidance.finetuning.fit import FitSettings, fit
+from attention_guidance.finetuning.new_model import new_model
+from attention_guidance.finetuning.predict import collator
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.training.architectures import new_config
 from attention_guidance.training.arguments import choose_precision
@@ -132,7 +133,7 @@ class _Example(_Ours):
         precision = choose_precision(self.settings.precision)
         accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
         data, encoded, source, tokenizer = self.arguments
-        model = ours.new_model(data, source, self.settings)
+        model = new_model(data, source, self.settings)
         size, items = self.settings.batch_size, encoded["train"].inputs
         sampler = LengthGroupedSampler(size, lengths=[len(item["input_ids"]) for item in items])
         order: dict[str, Any] = {"sampler": sampler} if self.grouped else {"shuffle": True}

@@ -26,7 +26,9 @@ from transformers import (
 from attention_guidance.errors import DivergedError
 from attention_guidance.finetuning.encoding import Encoded, decode, encode
 from attention_guidance.finetuning.examples import Data, Example
-from attention_guidance.finetuning.fit import FitSettings, fit, new_model, predict
+from attention_guidance.finetuning.fit import FitSettings, fit
+from attention_guidance.finetuning.new_model import new_model
+from attention_guidance.finetuning.predict import predict
 from attention_guidance.finetuning.scores import evaluate
 from attention_guidance.finetuning.tasks import get_task
 
@@ -169,7 +171,7 @@ def test_a_model_with_another_padding_than_its_tokenizer_s_stays_itself(tmp_path
     _, fitted = fit(data, encoded, source, tokenizer, learning_rate=1e-3, seed=1, settings=settings)
     fitted.save_pretrained(tmp_path / "kept")
     assert fitted.config.pad_token_id == tokenizer.pad_token_id == 1
-    loaded = new_model(data, str(tmp_path / "kept"), settings)
+    loaded = new_model(data, str(tmp_path / "kept"), settings, fresh=False)
     for theirs, ours in zip(*(predict(m, encoded["dev"], tokenizer, settings) for m in (fitted, loaded)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 

@@ -66,7 +66,7 @@ def test_dev_is_held_out_where_none_is_given(tmp_path):
     assert list(data.splits) == ["train", "dev", "test"]
     assert [len(of_split) for of_split in data.splits.values()] == [36, 4, 1]
     assert data.files == {"train": "all.tsv", "dev": "all.tsv", "test": "t.tsv"}
-    assert data.notes == ("4 of 40 examples of all.tsv are held out as dev",)
+    assert data.notes[0] == "4 of 40 examples of all.tsv are held out as dev"
 
 
 def test_the_files_of_a_folder(tmp_path):
@@ -108,8 +108,9 @@ def test_no_file_at_all():
 class Hub:
     """What huggingface_hub gives for GLUE."""
 
-    NAMES = ("README.md", *(f"{t}/{s}-00000-of-00001.parquet" for t in ("cola", "mnli_matched", "mnli")
-                            for s in ("test", "train", "validation_matched", "validation")))  # fmt: skip
+    NAMES = ("README.md", *(f"{task}/{split}-00000-of-00001.parquet" for task in ("cola", "mnli_matched", "mnli")
+                            for split in ("test", "train", "validation_matched", "validation_mismatched",
+                                          "validation")))  # fmt: skip
 
     def list_repo_files(self, repository, repo_type):
         assert (repository, repo_type) == ("nyu-mll/glue", "dataset")
@@ -124,7 +125,7 @@ def test_glue_comes_from_the_hub_and_is_tested_on_its_dev(monkeypatch, task, val
     assert {split: str(file) for split, file in found.items()} == {
         "train": f"/cache/{task}/train-00000-of-00001.parquet",
         "test": f"/cache/{task}/{validation}-00000-of-00001.parquet",
-    }
+    } | ({"mismatched": "/cache/mnli/validation_mismatched-00000-of-00001.parquet"} if task == "mnli" else {})
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):

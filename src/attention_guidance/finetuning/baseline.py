@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
 from attention_guidance.finetuning.examples import Data, Example
-from attention_guidance.finetuning.scores import evaluate
+from attention_guidance.finetuning.scores import choose_threshold, evaluate
 from attention_guidance.finetuning.splits import SPLITS
 
 _NGRAMS = (1, 5)
@@ -44,7 +44,7 @@ class Baseline:
 def fit_baseline(data: Data) -> Baseline:
     """Fit the baseline of a task and score it."""
     name, strengths, fit = _kind(data)
-    fitted = {strength: fit(data, strength) for strength in strengths}
+    fitted = {strength: _thresholded(data, fit(data, strength)) for strength in strengths}
 
     def on_dev(strength: float) -> float:
         return evaluate(data, data.splits["dev"], fitted[strength](data.splits["dev"]))[data.task.metric]
@@ -53,6 +53,18 @@ def fit_baseline(data: Data) -> Baseline:
     predictions = {split: fitted[best](data.splits[split]) for split in SPLITS[1:] if split in data.splits}
     metrics = {split: evaluate(data, data.splits[split], predicted) for split, predicted in predictions.items()}
     return Baseline({"model": name, "strength": best, **metrics}, predictions)
+
+
+def _thresholded(data: Data, predict: Predict) -> Predict:
+    """Of several labels those whose probabilities are above the threshold that is best on dev, as of other models."""
+    if data.task.kind != "multilabel":
+        return predict
+    threshold = choose_threshold(data, data.splits["dev"], np.array(predict(data.splits["dev"])))
+
+    def labels(examples: Sequence[Example]) -> list[Any]:
+        return [tuple(float(share > threshold) for share in shares) for shares in predict(examples)]
+
+    return labels
 
 
 def _kind(data: Data) -> tuple[str, Sequence[float], Callable[[Data, float], Predict]]:
@@ -80,9 +92,9 @@ def _linear(data: Data, strength: float) -> Predict:
 
     def predict(examples: Sequence[Example]) -> list[Any]:
         parts = [vectorizer.transform([e.texts[n] for e in examples]) for n, vectorizer in enumerate(vectorizers)]
-        found = model.predict(csr_matrix(hstack(parts)))
         if data.task.kind == "multilabel":
-            return [tuple(map(float, row)) for row in found]
+            return [tuple(map(float, row)) for row in model.predict_proba(csr_matrix(hstack(parts)))]
+        found = model.predict(csr_matrix(hstack(parts)))
         return [float(value) if data.task.kind == "regress" else int(value) for value in found]
 
     return predict

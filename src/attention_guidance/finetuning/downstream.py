@@ -154,7 +154,7 @@ def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str)
         for name in side.models
     ]
     over = (
-        outcome.summary([run["mean"] for run in runs])
+        outcome.summary([run["mean"] for run in runs], metric)
         if len(runs) > 1
         else found[next(iter(side.models))]["scores"][metric]
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.data.tables import Row, find_columns, read_table
+from attention_guidance.data.tables import Row, read_table
 from attention_guidance.data.tagged import TaggedText, read_tagged
 from attention_guidance.errors import ConfigError, CorpusError
-from attention_guidance.finetuning.splits import hold_out
+from attention_guidance.finetuning.gold import read_gold, unlike
+from attention_guidance.finetuning.labels import in_order, positive_last
+from attention_guidance.finetuning.multilabel import find_label_columns, is_hot
+from attention_guidance.finetuning.splits import SPLITS, hold_out, weak_splits
 from attention_guidance.finetuning.tasks import Task
 
 # Of a word that is of no entity.
@@ -56,17 +56,29 @@ class Data:
     notes: tuple[str, ...] = ()
     scheme: str | None = None
 
+    @property
+    def positive(self) -> str | None:
+        """Of two labels the one that F1 is of, which is the second; None without."""
+        return self.labels[1] if self.task.kind == "classify" and len(self.labels) == 2 else None
+
 
 def read_examples(
-    task: Task, files: Mapping[str, Path], *, columns: Sequence[str] | None = None, repair: bool = False
+    task: Task,
+    files: Mapping[str, Path],
+    *,
+    columns: Sequence[str] | None = None,
+    repair: bool = False,
+    positive: str | None = None,
 ) -> Data:
     """Read a task's files and check them against each other.
 
     Args:
         task: what they are of.
         files: by split; `train` is needed. Without `dev` a tenth of the training examples is held out for it.
-        columns: names of the columns of tables, texts first, label last; for `tokens` the numbers of word and label.
+        columns: names of the columns of tables, texts first, label last (for `multilabel` also one for each label); for
+            `tokens` the numbers of word and label.
         repair: see `read_tagged`.
+        positive: of two labels the one that F1 is of; see `positive_last`.
 
     Raises:
         CorpusError: a file that cannot be read, a label in dev or test that training never saw, a target that is no
@@ -75,7 +87,7 @@ def read_examples(
     """
     _check_apart(files)
     read = _read_tokens if task.kind == "tokens" else _read_table
-    data = read(task, files, columns, repair)
+    data = read(task, files, columns, repair, positive)
     splits, names, notes = data.splits, data.files, data.notes
     if "dev" not in splits:
         stay, out = hold_out(splits["train"])
@@ -87,7 +99,8 @@ def read_examples(
         # In the order in which splits are told.
         splits = {"train": stay, "dev": out} | {name: splits[name] for name in splits if name != "train"}
         names = names | {"dev": names["train"]}
-    return replace(data, splits=splits, files=names, notes=(*notes, *_overlaps(splits)))
+    data = replace(data, splits=splits, files=names)
+    return replace(data, notes=(*notes, *weak_splits(data), *_overlaps(splits)))
 
 
 def _check_apart(files: Mapping[str, Path]) -> None:
@@ -99,7 +112,9 @@ def _check_apart(files: Mapping[str, Path]) -> None:
         )
 
 
-def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
+def _read_tokens(
+    task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool, positive: str | None
+) -> Data:
     numbers = None
     if columns is not None:
         if len(columns) != 2 or not all(column.isdecimal() and int(column) > 0 for column in columns):
@@ -112,7 +127,7 @@ def _read_tokens(task: Task, files: Mapping[str, Path], columns: Sequence[str] |
     texts = _one_scheme(
         {split: read_tagged(file, columns=numbers, repair=repair) for split, file in files.items()}, numbers, repair
     )
-    labels = _token_labels(texts["train"])
+    labels = positive_last(_token_labels(texts["train"]), positive, task, texts["train"].path.name)
     numbers_of = {label: number for number, label in enumerate(labels)}
     splits = {}
     for split, text in texts.items():
@@ -166,27 +181,47 @@ def _token_labels(train: TaggedText) -> tuple[str, ...]:
     return (_OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
 
-def _read_table(task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool) -> Data:
-    tables = {split: read_table(file) for split, file in files.items()}
-    named = {split: find_columns(rows, task.columns, columns) for split, rows in tables.items()}
+def _read_table(
+    task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool, positive: str | None
+) -> Data:
+    tables = {split: read_table(files[split]) for split in SPLITS if split in files}
+    named: dict[str, list[str]] = {}
     for split, rows in tables.items():
-        _require_plain(rows, named[split][:-1] if task.kind == "multilabel" else named[split])
-    labels: tuple[str, ...] = ()
-    if task.kind != "regress":
-        *_, column = named["train"]
-        found = {label for row in tables["train"] for label in _labels_of(row, column, task)}
-        labels = tuple(sorted(found, key=_rank))
-        if len(labels) < 2:
-            raise CorpusError(f"{files['train']}: a single label ({', '.join(labels)}) in column {column!r}")
-        if len(labels) > 2 and task.metric == "f1":
-            raise CorpusError(
-                f"{files['train']}: {len(labels)} labels ({', '.join(labels[:5])}); {task.name} has two, of which its "
-                "F1 is of the second"
-            )
+        # One column a label: those of training, also where others are 0 and 1 in this file.
+        of_train = named.get("train", [])
+        hot = task.kind == "multilabel" and bool(of_train) and is_hot(tables["train"], of_train[1:], task)
+        named[split] = find_label_columns(rows, task, of_train if hot else columns)
+        n_plain = len(task.columns) - 1 if task.kind == "multilabel" else len(task.columns)
+        _require_plain(rows, named[split][:n_plain])
+    gold, notes = read_gold(task, tables, named, files)
+    labels = () if task.kind == "regress" else _labels(task, gold["train"], named["train"], files["train"])
+    labels = positive_last(labels, positive, task, files["train"].name)
+    notes += unlike(labels)
     splits = {
-        split: [_example(row, named[split], task, labels) for row in rows] for split, rows in tables.items()
-    }  # fmt: skip
-    return Data(task, labels, splits, _names(files))
+        split: [
+            _example(row, named[split], task, labels, answer)
+            for row, answer in zip(rows, gold[split], strict=True)
+            if answer is not None
+        ]
+        for split, rows in tables.items()
+    }
+    return Data(task, labels, splits, _names(files), tuple(notes))
+
+
+def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path) -> tuple[str, ...]:
+    """Those of training, in order."""
+    given = [answer for answer in gold if answer is not None]
+    labels = in_order({label for answer in given for label in answer})
+    if not labels:
+        raise CorpusError(f"{file}: no row has a label")
+    # Of several labels one alone is there or not.
+    if len(labels) < 2 and not (task.kind == "multilabel" and any(not answer for answer in given)):
+        raise CorpusError(f"{file}: a single label ({', '.join(labels)}) in column {', '.join(columns[-1:])!r}")
+    if len(labels) > 2 and task.metric == "f1":
+        raise CorpusError(
+            f"{file}: {len(labels)} labels ({', '.join(labels[:5])}); {task.name} has two, of which its F1 is of one"
+        )
+    return tuple(labels)
 
 
 def _require_plain(rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -196,60 +231,23 @@ def _require_plain(rows: Sequence[Row], columns: Sequence[str]) -> None:
                 raise CorpusError(f"{row.place}: a list or an object in column {name!r}; expected a text or a number")
 
 
-def _rank(label: str) -> tuple[bool, bool, str, str]:
-    """Numbers in their order; of two labels the second is the one that GLUE's F1 is of: 1, equivalent, duplicate."""
-    negative = label.lower().startswith(("-", "not_", "not ", "non_", "non-"))
-    return not negative, not label.isdecimal(), label.zfill(9), label
-
-
 def _names(files: Mapping[str, Path]) -> dict[str, str]:
     return {split: file.name for split, file in files.items()}
 
 
-def _example(row: Row, columns: Sequence[str], task: Task, labels: tuple[str, ...]) -> Example:
-    *texts, column = columns
-    missing = [name for name in columns if row.values.get(name) is None]
+def _example(row: Row, columns: Sequence[str], task: Task, labels: tuple[str, ...], answer: Any) -> Example:
+    texts = columns[: len(task.columns) - 1]
+    missing = [name for name in texts if row.values.get(name) is None]
     if missing:
         raise CorpusError(f"{row.place}: nothing in column {', '.join(missing)}")
-    if task.kind == "regress":
-        return Example(tuple(str(row.values[text]) for text in texts), _number(row, column), row.place)
-    for label in (of_row := _labels_of(row, column, task)):
-        if label not in labels:
-            raise _unseen(label, row.place, labels)
-    several = task.kind == "multilabel"
-    number = tuple(float(label in of_row) for label in labels) if several else labels.index(of_row[0])
-    return Example(tuple(str(row.values[text]) for text in texts), number, row.place)
-
-
-def _labels_of(row: Row, column: str, task: Task) -> list[str]:
-    """The labels of a row; several are a JSON list, or stand with `|` or `,` between them."""
-    value = row.values.get(column)
-    if task.kind != "multilabel":
-        if value is None or value != value or not str(value).strip():
-            raise CorpusError(f"{row.place}: no label in column {column!r}")
-        return [" ".join(str(value).split())]
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise CorpusError(f"{row.place}: labels {value!r} are no JSON list ({error})") from error
-    if isinstance(value, list):
-        if wrong := [label for label in value if "|" in str(label)]:
-            raise CorpusError(f"{row.place}: label {wrong[0]!r} holds |, which stands between labels")
-    else:
-        value = re.split(r"[|,]", "" if value is None else str(value))
-    labels = [" ".join(str(label).split()) for label in value]
-    return [label for label in labels if label]
-
-
-def _number(row: Row, column: str) -> float:
-    try:
-        number = float(row.values[column])
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise CorpusError(f"{row.place}: {column} {row.values[column]!r} is not a number")
-    return number
+    label = answer
+    if task.kind != "regress":
+        for name in answer:
+            if name not in labels:
+                raise _unseen(name, row.place, labels)
+        several = task.kind == "multilabel"
+        label = tuple(float(name in answer) for name in labels) if several else labels.index(answer[0])
+    return Example(tuple(str(row.values[text]) for text in texts), label, row.place)
 
 
 def _unseen(label: str, place: str, labels: Sequence[str]) -> CorpusError:

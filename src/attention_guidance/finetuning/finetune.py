@@ -15,9 +15,10 @@ from attention_guidance.finetuning import outcome
 from attention_guidance.finetuning.baseline import Baseline, fit_baseline
 from attention_guidance.finetuning.encoding import encode
 from attention_guidance.finetuning.examples import Data, read_examples
-from attention_guidance.finetuning.fit import new_model, try_out
+from attention_guidance.finetuning.fit import try_out
 from attention_guidance.finetuning.kept import FINETUNE_FILE, KeptFits, finished, fits_request_of, is_begun, request_of
-from attention_guidance.finetuning.runner import Runner, at_the_end
+from attention_guidance.finetuning.new_model import head_of, new_model
+from attention_guidance.finetuning.runner import Runner, all_alike, at_the_end
 from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.tasks import get_task
 from attention_guidance.studies.models import Subject, longest_sequence, subjects
@@ -81,7 +82,7 @@ def finetune(
         console.print(said, highlight=False)
 
     texts = (" ".join(example.texts) for examples in data.splits.values() for example in examples)
-    for said in (*data.notes, *misfits(tokenizer, texts)):
+    for said in (*data.notes, *misfits(tokenizer, texts), *_of_head(subject.source)):
         note(said)
     longest, rates = _fitting(settings, subject, tokenizer)
     _try(subject, tokenizer, data, longest, settings)
@@ -96,6 +97,8 @@ def finetune(
         for said in at_the_end(runner.on_dev(tried), rates):
             note(said)
         fitted = runner.run(tried, settings.seeds_used, note)
+        for said in all_alike(data, fitted):
+            note(said)
         baseline = _baseline(data, steps, note) if settings.baseline else None
     found = outcome.finetune_json(
         subject.name, data, encoded, settings.fit, fitted, longest=longest, request=request, notes=notes,
@@ -135,8 +138,16 @@ def check(
 def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTokenizerBase, Data]:
     subject = subjects(model)[0]
     tokenizer = subject.tokenizer()
-    data = read_examples(get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair)
+    data = read_examples(
+        get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair,
+        positive=settings.positive_label,
+    )  # fmt: skip
     return subject, tokenizer, data
+
+
+def _of_head(source: str) -> list[str]:
+    head = head_of(source)
+    return [] if head is None else [f"the model was fine-tuned before ({head}); its head is not used, but a new one"]
 
 
 def _try(

@@ -5,19 +5,12 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -31,10 +24,11 @@ from attention_guidance.attach import guide
 from attention_guidance.errors import ConfigError, DivergedError, reason_of
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
+from attention_guidance.finetuning.new_model import new_model
+from attention_guidance.finetuning.predict import collator, predict, target_scale, with_threshold
 from attention_guidance.finetuning.scores import evaluate
 from attention_guidance.modes import evaluating
 from attention_guidance.training.aligned import aligned
-from attention_guidance.training.architectures import DROPOUTS
 from attention_guidance.training.arguments import choose_precision, use_one_device
 
 if TYPE_CHECKING:
@@ -87,12 +81,14 @@ class Fit:
         dev: metrics on dev, of each epoch; the last is the one before training diverged, if it did.
         seconds: of training, without evaluation.
         tokens_per_second: tokens trained on a second, padding not counted.
+        threshold: the probability from which on one of several labels is predicted, chosen on dev; else None.
     """
 
     epoch: int
     dev: list[dict[str, float]]
     seconds: float
     tokens_per_second: float
+    threshold: float | None = None
 
 
 def fit(
@@ -132,12 +128,16 @@ def fit(
     model = aligned(model, type(model), {"pad_token_id": tokenizer.pad_token_id})
     if settings.heads:
         guidance = guide(model, settings.heads, settings.weight, tokenizer=tokenizer)
-    train, dev = encoded["train"], encoded["dev"]
+    train, dev = _standardised(data, encoded["train"]), encoded["dev"]
+    if data.task.kind == "regress":
+        model.config.target_mean, model.config.target_deviation = target_scale(data)
     with tempfile.TemporaryDirectory() as folder:
         arguments = _arguments(settings, folder, len(train.inputs), learning_rate, seed)
 
         def score_dev() -> dict[str, float]:
             outputs = predict(model, dev, tokenizer, settings)
+            if data.task.kind == "multilabel":
+                outputs = with_threshold(model, data, outputs)
             return evaluate(data, data.splits["dev"], decode(data, dev, data.splits["dev"], outputs))
 
         best = _KeepBest(score_dev, data.task.metric, progress)
@@ -155,8 +155,18 @@ def fit(
     if settings.heads:
         guidance.remove()
     model.load_state_dict(best.state)
+    if best.threshold is not None:
+        model.config.threshold = best.threshold
     n_tokens = best.n_epochs * sum(len(item["input_ids"]) for item in train.inputs)
-    return Fit(best.epoch, best.scores, seconds, n_tokens / seconds), model.eval()
+    return Fit(best.epoch, best.scores, seconds, n_tokens / seconds, best.threshold), model.eval()
+
+
+def _standardised(data: Data, train: Encoded) -> Encoded:
+    """With numbers of mean 0 and deviation 1: from a head near 0 a few epochs do not come to the year 1940."""
+    if data.task.kind != "regress":
+        return train
+    mean, deviation = target_scale(data)
+    return replace(train, inputs=[item | {"labels": (item["labels"] - mean) / deviation} for item in train.inputs])
 
 
 def _arguments(settings: FitSettings, folder: str, n_items: int, learning_rate: float, seed: int) -> TrainingArguments:
@@ -194,6 +204,7 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
         self.scores: list[dict[str, float]] = []
         self.epoch, self.n_epochs, self.seconds, self.began = 0, 0, 0.0, 0.0
         self.state: dict[str, torch.Tensor] = {}
+        self.threshold: float | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -218,40 +229,11 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
         self.scores.append(self.score())
         if not self.epoch or self.scores[-1][self.metric] > self.scores[self.epoch - 1][self.metric]:
             self.epoch = len(self.scores)
+            self.threshold = getattr(kwargs["model"].config, "threshold", None)
             self.state = {name: value.detach().cpu().clone() for name, value in kwargs["model"].state_dict().items()}
         if self.progress is not None:
             self.progress(len(self.scores))
         self.seconds += time.perf_counter() - began
-
-
-def new_model(data: Data, source: str, settings: FitSettings) -> PreTrainedModel:
-    """The encoder with a new head for the task.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
-    n_labels = len(data.labels) or 1
-    kinds = {
-        "classify": "single_label_classification",
-        "multilabel": "multi_label_classification",
-        "regress": "regression",
-    }
-    try:
-        config = AutoConfig.from_pretrained(source)
-        config.num_labels = n_labels
-        if data.labels:
-            config.id2label = dict(enumerate(data.labels))
-            config.label2id = {label: number for number, label in enumerate(data.labels)}
-        if data.task.kind in kinds:
-            config.problem_type = kinds[data.task.kind]
-        for name in DROPOUTS:
-            if hasattr(config, name):
-                setattr(config, name, settings.dropout)
-        loader = AutoModelForTokenClassification if data.task.kind == "tokens" else AutoModelForSequenceClassification
-        # Whatever it was stored in: in half precision small steps round away and scores may be no numbers.
-        return loader.from_pretrained(source, config=config, dtype=torch.float32)
-    except Exception as error:  # transformers, safetensors and the hub raise all kinds
-        raise ConfigError(f"model {source!r}: cannot be loaded for {data.task.name} ({reason_of(error)})") from error
 
 
 def try_out(model: PreTrainedModel, data: Data, first: Encoded, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -269,38 +251,3 @@ def try_out(model: PreTrainedModel, data: Data, first: Encoded, tokenizer: PreTr
     except Exception as error:  # whatever a model of any kind raises
         what = f"the {model.config.model_type} model fails on the first examples for {data.task.name}"
         raise ConfigError(f"{what}: {reason_of(error)}") from error
-
-
-def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Pads a batch to its longest item."""
-    return (DataCollatorForTokenClassification if data.task.kind == "tokens" else DataCollatorWithPadding)(tokenizer)
-
-
-@torch.no_grad()
-def predict(
-    model: PreTrainedModel, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, settings: FitSettings
-) -> list[np.ndarray]:  # type: ignore[type-arg]
-    """The logits of each item, [labels] or [its tokens, labels], in evaluation mode and the precision of training.
-
-    Like lengths share a batch.
-    """
-    size = 2 * settings.batch_size
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(settings.precision))
-    device = next(model.parameters()).device
-    order: Sequence[int] = sorted(range(len(encoded.inputs)), key=lambda n: len(encoded.inputs[n]["input_ids"]))
-    outputs: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
-    for start in range(0, len(order), size):
-        numbers = order[start : start + size]
-        items = [{k: v for k, v in encoded.inputs[n].items() if k != "labels"} for n in numbers]
-        batch = tokenizer.pad(items, return_tensors="pt").to(device)
-        with evaluating(model), torch.autocast(device.type, dtype) if dtype else nullcontext():
-            logits = model(**batch).logits.float().cpu().numpy()
-        for number, item, of_item in zip(numbers, items, logits, strict=True):
-            outputs[number] = of_item if of_item.ndim == 1 else _without_padding(of_item, item, tokenizer)
-    return [outputs[number] for number in range(len(order))]
-
-
-def _without_padding(logits: Any, item: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The logits of an item's own tokens, whichever side its tokenizer pads on."""
-    n_tokens = len(item["input_ids"])
-    return logits[-n_tokens:] if tokenizer.padding_side == "left" else logits[:n_tokens]

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from attention_guidance import results
 from attention_guidance.errors import RunError, SaveError, reason_of
-from attention_guidance.finetuning.fit import Fit, FitSettings, new_model
+from attention_guidance.finetuning.fit import Fit, FitSettings
+from attention_guidance.finetuning.new_model import new_model
 from attention_guidance.training.checkpoints import damage, write_whole
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class KeptFits:
     def load(self, name: str, data: Data, settings: FitSettings) -> PreTrainedModel:
         """The model of one that is there, on the best device there is."""
         device: Any = torch.accelerator.current_accelerator() or "cpu"
-        model: PreTrainedModel = new_model(data, str(self.folder / name), settings).to(device)
+        model: PreTrainedModel = new_model(data, str(self.folder / name), settings, fresh=False).to(device)
         return model.eval()
 
     def put(self, name: str, fit: Fit, model: PreTrainedModel) -> None:

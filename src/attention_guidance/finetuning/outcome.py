@@ -21,7 +21,7 @@ from attention_guidance.finetuning.kept import FINETUNE_FILE, write_model
 from attention_guidance.finetuning.paired import Difference, difference
 from attention_guidance.finetuning.predictions import read_predictions, remove_predictions, write_predictions
 from attention_guidance.finetuning.runner import Fitted
-from attention_guidance.finetuning.tasks import get_task
+from attention_guidance.finetuning.tasks import get_task, range_of
 from attention_guidance.report.finetune_figures import confusion_matrix
 from attention_guidance.studies.output import Output
 
@@ -77,6 +77,7 @@ def finetune_json(
             for split, item in encoded.items()
         },
         "labels": list(data.labels),
+        "positive_label": data.positive,
         "scheme": data.scheme,
         "notes": list(notes),
         "request": request,
@@ -86,12 +87,13 @@ def finetune_json(
         "seeds": [
             {
                 "seed": seed, "epoch": found.epoch, "dev_by_epoch": found.dev, "seconds": found.seconds,
-                "tokens_per_second": found.tokens_per_second,
+                "tokens_per_second": found.tokens_per_second, "threshold": found.threshold,
                 **{split: of_split["metrics"] for split, of_split in scored[seed].items()},
             }
             for seed, found in fitted.fits.items()
         ],
         "scores": _summaries([scored[seed][split_told]["metrics"] for seed in fitted.fits]),
+        "mismatched_scores": _summaries([of["mismatched"]["metrics"] for of in scored.values() if "mismatched" in of]),
         "baseline": None if baseline is None else baseline.facts,
         "best_seed": fitted.best_seed,
         "per_class": scored[fitted.best_seed][split_told]["per_class"],
@@ -175,11 +177,14 @@ def _flat(examples: Sequence[Example], predictions: Sequence[Any]) -> tuple[list
 
 
 def _summaries(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
-    return {name: summary([found[name] for found in metrics]) for name in metrics[0]}
+    return {name: summary([found[name] for found in metrics], name) for name in (metrics[0] if metrics else ())}
 
 
-def summary(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean and standard deviation over seeds, with the 95 % interval of the mean (Student's)."""
+def summary(values: Sequence[float], metric: str) -> dict[str, float | int | None]:
+    """Mean and standard deviation over seeds, with the 95 % interval of the mean (Student's).
+
+    The interval ends where the metric does: of few seeds Student's would hold values that no score can have.
+    """
     from scipy.stats import t
 
     n, mean = len(values), statistics.fmean(values)
@@ -187,7 +192,9 @@ def summary(values: Sequence[float]) -> dict[str, float | int | None]:
         return {"mean": mean, "std": None, "low": None, "high": None, "seeds": n}
     deviation = statistics.stdev(values)
     half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
-    return {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half, "seeds": n}
+    least, most = range_of(metric)
+    ends = {"low": max(least, mean - half), "high": min(most, mean + half)}
+    return {"mean": mean, "std": deviation, **ends, "seeds": n}
 
 
 def report(console: Console, found: Mapping[str, Any]) -> None:
@@ -197,7 +204,10 @@ def report(console: Console, found: Mapping[str, Any]) -> None:
     table = Table(title=f"{title}, learning rate {found['learning_rate']:g}")
     for heading in ("metric", "mean", "std", "95 % interval of the mean"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name, score in found["scores"].items():
+    shown = {name + (f" (of {found['positive_label']})" if name == "f1" and found["positive_label"] else ""): score
+             for name, score in found["scores"].items()}  # fmt: skip
+    shown |= {f"{name}, mismatched": score for name, score in found["mismatched_scores"].items()}
+    for name, score in shown.items():
         several = score["std"] is not None
         table.add_row(
             name, f"{score['mean']:.4f}", f"{score['std']:.4f}" if several else "–",

@@ -20,6 +20,7 @@ from scipy import stats
 from seqeval.metrics.sequence_labeling import get_entities
 
 from attention_guidance.errors import ConfigError
+from attention_guidance.finetuning.tasks import range_of
 
 Array = npt.NDArray[np.float64]
 
@@ -82,7 +83,8 @@ def difference(
 
     In every resample test examples are drawn with replacement, the same for both models, and seeds of each; where there
     are several pre-trainings of each, pairs of these too. A handful of seeds, drawn anew, stray less from their mean
-    than their mean does from that of all seeds: strays are made larger by sqrt(n / (n - 1)) and Student's t.
+    than their mean does from that of all seeds: strays are made larger by sqrt(n / (n - 1)) and Student's t, but never
+    beyond what two scores can differ by.
 
     Args:
         first: predictions of the one model; several are of different seeds of pre-training.
@@ -127,6 +129,10 @@ def difference(
     freedom = n_runs - 1 if n_runs > 1 else sum(len(model.predicted) - 1 for side in sides for model in side)
     gaps = means[0] - means[1]
     gaps[1:] += _widening(freedom) * (strays[0] - strays[1])
+    # What is made larger may stray beyond what two scores can differ by. Both sides stray together where pairs of
+    # pre-trainings do, so that it is the gap that ends there and not each side.
+    least, most = range_of(metric)
+    gaps = np.clip(gaps, least - most, most - least)
     low, high = np.percentile(gaps[1:], [2.5, 97.5])
     # Never 0: so many resamples cannot say less.
     tail = (1 + min((gaps[1:] <= 0).sum(), (gaps[1:] >= 0).sum())) / (1 + resamples)
@@ -155,10 +161,10 @@ def _terms(
     if kind == "tokens" and metric == "f1":
         return (lambda predicted: np.array([_entities(g, p) for g, p in zip(gold, predicted, strict=True)])), _f1
     if kind == "regress" and metric == "pearson":
-        x = np.array(gold, float)
+        x = _centred(gold)
 
         def moments(predicted: Sequence[Any]) -> Array:
-            y = np.array(predicted, float)
+            y = _centred(predicted)
             return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
 
         return moments, _pearson
@@ -170,7 +176,7 @@ def _terms(
                 float,
             ).reshape(len(gold), -1)
 
-        return counts, lambda sums: _f1(sums.reshape(len(sums), -1, 3)).mean(-1)
+        return counts, _macro_f1_of_present
     if kind == "classify" and metric in ("accuracy", "matthews", "f1"):
         number = {label: n for n, label in enumerate(labels)}
 
@@ -248,6 +254,14 @@ def _matthews(sums: Array) -> Array:
     total = gold.sum(1)
     spread = np.sqrt((total**2 - (guess**2).sum(1)) * (total**2 - (gold**2).sum(1)))
     return np.where(spread > 0, (right * total - (gold * guess).sum(1)) / np.where(spread > 0, spread, 1), 0.0)
+
+
+def _centred(values: Sequence[float]) -> Array:
+    """Of years or timestamps the squares would leave no digits for what they differ by."""
+    numbers = np.array(values, float)
+    numbers = numbers - numbers.mean()
+    result: Array = numbers / (np.abs(numbers).max() or 1.0)
+    return result
 
 
 def _pearson(sums: Array) -> Array:

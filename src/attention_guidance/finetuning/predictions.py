@@ -14,7 +14,7 @@ from attention_guidance.finetuning.examples import Data
 from attention_guidance.finetuning.paired import Predictions
 
 _FOLDER = "predictions"
-_FILE = re.compile(r"(train|dev|test)-(seed-\d+|baseline)\.(txt|tsv)")
+_FILE = re.compile(r"(train|dev|test|mismatched)-(seed-\d+|baseline)\.(txt|tsv)")
 
 
 def write_predictions(folder: Path, data: Data, split: str, seed: int | None, predictions: Sequence[Any]) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from attention_guidance.errors import DivergedError
 from attention_guidance.finetuning.encoding import Encoded, decode
 from attention_guidance.finetuning.examples import Data
-from attention_guidance.finetuning.fit import Fit, FitSettings, fit, predict
+from attention_guidance.finetuning.fit import Fit, FitSettings, fit
 from attention_guidance.finetuning.kept import KeptFits
+from attention_guidance.finetuning.predict import predict
 from attention_guidance.finetuning.scores import evaluate, per_class
 from attention_guidance.finetuning.splits import SPLITS
 from attention_guidance.studies.progress import Steps
@@ -27,7 +28,8 @@ class Fitted:
         rate: the learning rate chosen.
         on_dev: the best score on dev of each rate that was tried.
         fits: of each seed, the first first.
-        scored: of each seed and split (`dev` and, if there is one, `test`): `metrics`, `per_class`, `predictions`.
+        scored: of each seed and split (`dev` and, if they are there, `test` and `mismatched`): `metrics`, `per_class`,
+            `predictions`.
         best_seed: the one that is best on dev.
         model: of that seed.
     """
@@ -150,6 +152,18 @@ class Runner:
 def _name(rate: float, seed: int) -> str:
     """What a fit is kept as."""
     return f"{rate!r}-seed-{seed}"
+
+
+def all_alike(data: Data, fitted: Fitted) -> list[str]:
+    """What to say where a model of numbers predicts one for all: nothing correlates with it, and told is 0."""
+    if data.task.kind != "regress":
+        return []
+    return [
+        f"seed {seed} predicts {found['predictions'][0]:g} for all of {split}, with which nothing correlates: told is 0"
+        for seed, of_seed in fitted.scored.items()
+        for split, found in of_seed.items()
+        if len({*found["predictions"]}) == 1
+    ]
 
 
 def at_the_end(scores: Mapping[float, float], rates: Sequence[float]) -> list[str]:

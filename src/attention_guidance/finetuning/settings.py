@@ -20,6 +20,7 @@ class FinetuneSettings:
         files: by split, see `read_examples`.
         columns: of tables, see `read_examples`.
         repair: see `read_tagged`.
+        positive_label: of two labels the one that F1 is of, see `read_examples`.
         learning_rates: to choose from; by the width of the model without.
         seeds: how many fine-tunings are scored.
         seed: the first of them.
@@ -32,6 +33,7 @@ class FinetuneSettings:
     files: Mapping[str, Path]
     columns: Sequence[str] | None = None
     repair: bool = False
+    positive_label: str | None = None
     learning_rates: Sequence[float] = ()
     seeds: int = 5
     seed: int = 1

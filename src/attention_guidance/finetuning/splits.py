@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,21 +15,32 @@ from attention_guidance.errors import ConfigError, reason_of
 from attention_guidance.finetuning.tasks import GLUE, Task
 
 if TYPE_CHECKING:
-    from attention_guidance.finetuning.examples import Example
+    from attention_guidance.finetuning.examples import Data, Example
 
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test", "mismatched")
 # What the files of a split are called in a folder.
 _NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+# GLUE's development sets of MNLI: of the genres of training, and of others.
+_NAMES_OF_MNLI = {
+    "test": ("test", "dev_matched", "validation_matched"),
+    "mismatched": ("mismatched", "test_mismatched", "dev_mismatched", "validation_mismatched"),
+}
 _TAGGED = (".txt", ".conll", ".conllu", ".tsv", ".bio")
 _GLUE_HUB = "nyu-mll/glue"
 HELD_OUT = 0.1
+# One example more or less is 5 points of accuracy, as much as models differ by.
+FEW = 20
+_WHY = {
+    True: "learning rate and epoch are chosen by chance; give a larger --dev",
+    False: "its scores say little",
+}
 
 
 def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None) -> dict[str, Path]:
     """The files of a task's splits.
 
     The labels of GLUE's test sets are secret: its development set is tested on, and the one to choose on is held out of
-    training.
+    training. MNLI's is two files, of the genres of training and of others (`mismatched`).
 
     Args:
         task: which.
@@ -35,8 +48,10 @@ def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None
         folder: where files are called train, dev (or valid, validation) and test.
 
     Raises:
-        ConfigError: there are none, several of one name, or the hub cannot be reached.
+        ConfigError: there are none, several of one name, one that is not of the task, or the hub cannot be reached.
     """
+    if "mismatched" in given and task.name != "mnli":
+        raise ConfigError(f"--mismatched {given['mismatched']}: of mnli alone, not of {task.name}")
     found = ({} if folder is None else _in_folder(task, folder, given)) | dict(given)
     if not found and task.name in GLUE:
         return _from_hub(task)
@@ -51,7 +66,8 @@ def _in_folder(task: Task, folder: Path, given: Collection[str]) -> dict[str, Pa
         raise ConfigError(f"{folder}: no such folder; expected one of files called train, dev and test")
     suffixes = _TAGGED if task.kind == "tokens" else FORMATS
     found = {}
-    for split, names in ((split, names) for split, names in _NAMES.items() if split not in given):
+    called = _NAMES | (_NAMES_OF_MNLI if task.name == "mnli" else {})
+    for split, names in ((split, names) for split, names in called.items() if split not in given):
         files = sorted(
             file for file in folder.iterdir() if file.stem.lower() in names and file.suffix.lower() in suffixes
         )
@@ -68,7 +84,9 @@ def _from_hub(task: Task) -> dict[str, Path]:
     """GLUE's Parquet files, fetched once; its development set as the test set."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    part = "validation_matched" if task.name == "mnli" else "validation"
+    parts = [("train", "train"), ("test", "validation")]
+    if task.name == "mnli":
+        parts = [("train", "train"), ("test", "validation_matched"), ("mismatched", "validation_mismatched")]
     try:
         names = HfApi().list_repo_files(_GLUE_HUB, repo_type="dataset")
         return {
@@ -79,7 +97,7 @@ def _from_hub(task: Task) -> dict[str, Path]:
                     repo_type="dataset",
                 )
             )
-            for split, file in (("train", "train"), ("test", part))
+            for split, file in parts
         }
     except Exception as error:  # the hub raises all kinds
         raise ConfigError(
@@ -91,37 +109,106 @@ def _from_hub(task: Task) -> dict[str, Path]:
 def hold_out(
     examples: Sequence[Example], share: float = HELD_OUT, seed: int = 1
 ) -> tuple[list[Example], list[Example]]:
-    """Split examples into those that stay and about such a share that does not.
+    """Split examples into those that stay and about such a share that does not, of each label alike.
 
-    Alike texts stay together, and a label that would be in the second part alone stays.
+    Alike texts stay together. Each label of several texts is in both parts, for which more may be held out, if a
+    quarter of the texts suffices. Numbers are taken from all over their range.
 
     Raises:
         ConfigError: there are too few different texts, or too few of each label.
     """
-    texts = list(dict.fromkeys(example.texts for example in examples))
+    labels = _labels_of_texts(examples, share)
     where = f" ({examples[0].place})" if examples else ""
-    if len(texts) < 2:
+    if len(labels) < 2:
         raise ConfigError(
-            f"{len(texts)} text to train on{where}: some would be held out; give more (blank lines divide sentences, "
+            f"{len(labels)} text to train on{where}: some would be held out; give more (blank lines divide sentences, "
             "for ner), or a file of its own to choose on (--dev)"
         )
-    order = np.random.default_rng(seed).permutation(len(texts))
-    out = {texts[n] for n in order[: max(1, round(share * len(texts)))]}
-    known = {label for example in examples if example.texts not in out for label in _labels(example)}
-    for example in examples:
-        if example.texts in out and not known.issuperset(_labels(example)):
-            out.remove(example.texts)
-            known.update(_labels(example))
+    out = _drawn(labels, share, np.random.default_rng(seed))
     if not out:
         raise ConfigError(f"too few texts of each label{where}: some would be held out; give more, or a --dev file")
     return [e for e in examples if e.texts not in out], [e for e in examples if e.texts in out]
 
 
+def _drawn(
+    labels: Mapping[tuple[str, ...], Collection[object]], share: float, chance: np.random.Generator
+) -> set[tuple[str, ...]]:
+    """The texts that are held out: of each label its share, rounded down, then one of each that lacks, then any."""
+    texts = list(labels)
+    order = [texts[n] for n in chance.permutation(len(texts))]
+    count = Counter(label for of_text in labels.values() for label in of_text)
+    several = sum(n > 1 for n in count.values())
+    n_out = max(1, round(share * len(texts)))
+    n_out = max(n_out, several) if several <= len(texts) // 4 else n_out
+    out: set[tuple[str, ...]] = set()
+    have: Counter[object] = Counter()
+    of_label: dict[object, list[tuple[str, ...]]] = {label: [] for label in sorted(count, key=lambda n: count[n])}
+    for text in order:
+        for label in labels[text]:
+            of_label[label].append(text)
+
+    def draw(texts: Sequence[tuple[str, ...]], enough: Callable[[], bool]) -> None:
+        for text in texts:
+            if len(out) >= n_out or enough():
+                break
+            # No label leaves training.
+            if text not in out and all(count[label] - have[label] > 1 for label in labels[text]):
+                out.add(text)
+                have.update(labels[text])
+
+    for least in (0, 1):
+        # The rarest first: texts of many labels bring the others along.
+        for label, of_it in of_label.items():
+            draw(of_it, lambda label=label, least=least: have[label] >= max(least, int(share * count[label])))  # type: ignore[misc]
+    draw(order, lambda: False)
+    return out
+
+
+def _labels_of_texts(examples: Sequence[Example], share: float) -> dict[tuple[str, ...], set[object]]:
+    """The labels of each text; of numbers in which part of them it lies, of up to ten of one size."""
+    found: dict[tuple[str, ...], set[object]] = {}
+    numbers = sorted(example.label for example in examples if isinstance(example.label, float))
+    n_parts = min(10, max(1, round(share * len(numbers))))
+    ends = [numbers[len(numbers) * part // n_parts] for part in range(1, n_parts)]
+    for example in examples:
+        of_text = found.setdefault(example.texts, set())
+        of_text.update((bisect(ends, example.label),) if isinstance(example.label, float) else _labels(example))
+    return found
+
+
 def _labels(example: Example) -> Collection[object]:
-    """The labels of a text or of its words; none of a number."""
+    """The labels of a text or of its words; None where it may have several and has none."""
     label = example.label
-    if isinstance(label, float):
-        return ()
     if isinstance(label, tuple) and label and isinstance(label[0], float):
-        return [number for number, is_on in enumerate(label) if is_on]
+        return [number for number, is_on in enumerate(label) if is_on] or [None]
     return label if isinstance(label, tuple) else (label,)
+
+
+def weak_splits(data: Data) -> list[str]:
+    """What to say of splits that lack a label that another has, whose numbers are all one, or that are small."""
+    notes = []
+    names = {split: _names_in(data, examples) for split, examples in data.splits.items()}
+    for split, examples in data.splits.items():
+        if lacks := [
+            name for name in dict.fromkeys(n for found in names.values() for n in found) if name not in names[split]
+        ]:
+            listed = ", ".join(lacks[:8]) + (" and more" if len(lacks) > 8 else "")
+            notes.append(
+                f"{split} has no example of {len(lacks)} of the {len(lacks) + len(names[split])} labels: {listed}"
+            )
+        if data.task.kind == "regress" and len({example.label for example in examples}) == 1:
+            notes.append(f"all of {split} is {examples[0].label:g}, with which nothing can correlate: told is 0")
+        if split != "train" and len(examples) < FEW:
+            notes.append(f"{split} has {len(examples)} examples, fewer than {FEW}: {_WHY[split == 'dev']}")
+    return notes
+
+
+def _names_in(data: Data, examples: Sequence[Example]) -> dict[str, None]:
+    """The labels that examples have, or the kinds of their entities."""
+    if data.task.kind == "regress":
+        return {}
+    numbers = {number for example in examples for number in _labels(example)} - {None}
+    named = [data.labels[number] for number in sorted(numbers)]  # type: ignore[type-var, call-overload]
+    if data.scheme is not None:
+        named = [name.partition("-")[2] for name in named if "-" in name]
+    return dict.fromkeys(named)

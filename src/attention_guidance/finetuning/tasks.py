@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from attention_guidance.errors import ConfigError
@@ -52,6 +53,18 @@ GLUE = {
     "stsb": Task("stsb", "regress", (_FIRST, _SECOND, _SCORE), "pearson"),
 }
 TASKS = KINDS | GLUE
+#: Where a metric can be; all others lie from 0 to 1.
+RANGES = {
+    "pearson": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "matthews": (-1.0, 1.0),
+    "mean_squared_error": (0.0, math.inf),
+}
+
+
+def range_of(metric: str) -> tuple[float, float]:
+    """The least and the greatest that a metric can be."""
+    return RANGES.get(metric, (0.0, 1.0))
 
 
 def get_task(name: str) -> Task:

@@ -1,0 +1,114 @@
+"""What is right, of each row of a task's tables: nothing where there is none, one name for labels that are the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attention_guidance.data.class_labels import class_names
+from attention_guidance.data.tables import Row
+from attention_guidance.errors import CorpusError
+from attention_guidance.finetuning.labels import by_number, is_missing, name_of, without_minus_one
+from attention_guidance.finetuning.multilabel import read_several
+from attention_guidance.finetuning.tasks import Task
+
+# Labels that may have been meant as none.
+_DOUBTFUL = {"none", "na", "n/a", "?", "unlabeled", "unlabelled", "<na>"}
+
+
+def read_gold(
+    task: Task, tables: Mapping[str, Sequence[Row]], columns: Mapping[str, Sequence[str]], files: Mapping[str, Path]
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """The names of each row's labels, or its number; None where there is none.
+
+    Args:
+        task: which.
+        tables: rows by split, `train` first.
+        columns: of each split, texts first.
+        files: by split.
+
+    Returns:
+        By split and row; and what to say about it.
+
+    Raises:
+        CorpusError: a split without any gold label, or a cell that cannot be read.
+    """
+    of_labels = {split: list(names[len(task.columns) - 1 :]) for split, names in columns.items()}
+    notes: list[str] = []
+    gold: dict[str, list[Any]]
+    if task.kind == "regress":
+        gold = {split: [_number(row, of_labels[split][0]) for row in rows] for split, rows in tables.items()}
+    else:
+        classes = {split: class_names(files[split]).get(names[0], []) for split, names in of_labels.items()}
+        if task.kind == "multilabel":
+            gold, notes = read_several(task, tables, of_labels, classes)
+        else:
+            gold = {
+                split: [_label(row.values.get(of_labels[split][0]), classes[split]) for row in rows]
+                for split, rows in tables.items()
+            }
+        gold = _of_one_name(task, gold, classes)
+    for split, rows in tables.items():
+        n_missing = sum(answer is None for answer in gold[split])
+        if n_missing == len(rows):
+            raise CorpusError(
+                f"{rows[0].place}: no label in column {', '.join(of_labels[split])!r}, nor in any other row"
+            )
+        if n_missing:
+            notes.append(f"{n_missing:,} of {len(rows):,} rows of {files[split].name} have no gold label: left out")
+    return gold, notes
+
+
+def _label(value: Any, classes: Sequence[str]) -> list[str] | None:
+    name = name_of(value, classes)
+    return None if name is None else [name]
+
+
+def _of_one_name(
+    task: Task, gold: Mapping[str, Sequence[Any]], classes: Mapping[str, Sequence[str]]
+) -> dict[str, list[Any]]:
+    """Labels by number get the names that another file has for them; -1 is none where labels are numbered from 0."""
+    names = next((of_split for of_split in classes.values() if of_split), [])
+    found: dict[str, list[Any]] = {split: list(answers) for split, answers in gold.items()}
+    if task.kind == "classify" and without_minus_one(task, _all(gold["train"])):
+        found = {split: [None if answer == ["-1"] else answer for answer in rows] for split, rows in found.items()}
+    for split, answers in found.items():
+        renamed = {} if classes[split] else by_number(_all(answers), names)
+        found[split] = [answer and [renamed.get(label, label) for label in answer] for answer in answers]
+    return found
+
+
+def _all(answers: Sequence[Any]) -> set[str]:
+    return {label for answer in answers if answer is not None for label in answer}
+
+
+def _number(row: Row, column: str) -> float | None:
+    value = row.values.get(column)
+    if is_missing(value):
+        return None
+    try:
+        number = float(str(value))
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CorpusError(f"{row.place}: {column} {value!r} is not a number")
+    return number
+
+
+def unlike(labels: Sequence[str]) -> list[str]:
+    """What to say of labels that may be others than they were meant."""
+    notes = [
+        f"{label!r} is read as a label like others; leave cells empty where there is none"
+        for label in labels
+        if label.lower() in _DOUBTFUL
+    ]
+    by_case: dict[str, list[str]] = {}
+    for label in labels:
+        by_case.setdefault(label.casefold(), []).append(label)
+    return notes + [
+        f"the labels {' and '.join(alike)} differ in capitals alone and are read as different"
+        for alike in by_case.values()
+        if len(alike) > 1
+    ]
