@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from finetunings import read, words
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from attention_guidance.finetuning.examples import read_examples
@@ -292,3 +293,45 @@ def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
         assert message in said, said
         assert said.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_mnli_is_scored_on_both_and_labels_that_are_none_left_out(tmp_path, cli, whole_run, capsys):
+    chance = random.Random(0)
+    names = ["contradiction", "entailment", "neutral"]
+    files = {}
+    for split, n in (("train", 48), ("dev", 24), ("test", 24), ("mismatched", 30)):
+        rows = ["sentence1\tsentence2\tgold_label", "a\tb\t-"]
+        labels = [*names, *(chance.choice(names) for _ in range(n - 3))]
+        rows += [f"{'aeo'[names.index(label)]} {k}\t{words(chance)[0]}\t{label}" for k, label in enumerate(labels)]
+        files[split] = tmp_path / f"{split}.tsv"
+        files[split].write_text("\n".join([*rows, ""]))
+    given = [argument for split, file in files.items() for argument in (f"--{split}", file)]
+    out, fast = tmp_path / "out", ["--epochs", "1", "--seeds", "1", "--learning-rates", "5e-3"]
+    assert cli("finetune", whole_run, "--task", "mnli", *given, "-o", out, *fast) == 0
+    content = read(out)
+    assert content["labels"] == names
+    assert "1 of 31 rows of mismatched.tsv have no gold label: left out" in content["notes"]
+    assert content["data"]["mismatched"]["examples"] == 30
+    assert "accuracy, mismatched" in capsys.readouterr().out
+    for split, score in (("test", content["scores"]), ("mismatched", content["mismatched_scores"])):
+        rows = [line.split("\t")[2:] for line in (out / "predictions" / f"{split}-seed-1.tsv").read_text().splitlines()]
+        gold, guess = zip(*rows[1:], strict=True)
+        assert score["accuracy"]["mean"] == content["seeds"][0][split]["accuracy"] == accuracy_score(gold, guess)
+        assert score["macro_f1"]["mean"] == pytest.approx(f1_score(gold, guess, average="macro"))
+    assert set(content["baseline"]) >= {"test", "mismatched"}
+
+
+def test_the_label_that_f1_is_of_is_told(tmp_path, cli, whole_run, table, capsys):
+    files = table(["True", "False"], "sentence1\tsentence2\tlabel", pair=True, n=24)
+    fast = ["--epochs", "1", "--seeds", "1", "--learning-rates", "5e-3", "--no-baseline"]
+    for given, positive in (([], "True"), (["--positive-label", "false"], "False")):
+        out = tmp_path / positive
+        assert cli("finetune", whole_run, "--task", "qqp", *files, "-o", out, *fast, *given) == 0
+        content = read(out)
+        assert content["positive_label"] == positive
+        assert f"f1 (of {positive})" in capsys.readouterr().out
+        rows = [line.split("\t") for line in (out / "predictions" / "test-seed-1.tsv").read_text().splitlines()[1:]]
+        expected = f1_score([row[2] for row in rows], [row[3] for row in rows], pos_label=positive, zero_division=0)
+        assert content["scores"]["f1"]["mean"] == pytest.approx(expected)
+    assert cli("finetune", whole_run, "--task", "qqp", *files, "-o", tmp_path / "no", "--positive-label", "up") == 2
+    assert "--positive-label up: train.tsv has the labels False, True" in capsys.readouterr().err

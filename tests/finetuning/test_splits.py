@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, CorpusError
 from attention_guidance.finetuning.examples import Example, read_examples
 from attention_guidance.finetuning.splits import find_files, hold_out
 from attention_guidance.finetuning.tasks import get_task
@@ -42,6 +42,82 @@ def test_a_label_is_not_held_out_whole():
         # Several labels of a text: which are on.
         several = [Example((str(n),), (1.0, float(n == 49)), f"f:{n}") for n in range(50)]
         assert any(e.label[1] for e in hold_out(several, seed=seed)[0])
+
+
+def test_a_rare_class_is_held_out_too():
+    """Of 61 texts 6, drawn without a look at labels, would have none of the 3."""
+    given = [Example((str(n),), int(n < 3), f"f:{n}") for n in range(61)]
+    for seed in range(20):
+        stay, out = hold_out(given, seed=seed)
+        assert [sum(e.label for e in part) for part in (stay, out)] == [2, 1]
+        assert len(out) == 6
+
+
+def test_every_share_is_held_out_alike():
+    given = [Example((str(n),), n % 10 // 7, f"f:{n}") for n in range(400)]
+    assert sum(e.label for e in hold_out(given)[1]) == 12
+    several = [Example((str(n),), (float(n % 4 == 0), float(n % 20 == 0), float(n == 7)), "") for n in range(400)]
+    counts = [sum(e.label[k] for e in hold_out(several)[1]) for k in range(3)]
+    assert counts[0] >= 10
+    assert counts[1:] == [2, 0]
+    kinds = [Example((str(n),), (0, 1 + 2 * (n % 30 == 0)), "") for n in range(90)]
+    assert sum(3 in e.label for e in hold_out(kinds)[1]) == 1
+
+
+def test_numbers_are_held_out_from_all_over_their_range():
+    given = [Example((str(n),), float(n * n), "") for n in range(61)]
+    for seed in range(20):
+        out = hold_out(given, seed=seed)[1]
+        assert sorted(int(e.texts[0]) // 10 - (e.texts[0] == "60") for e in out) == pytest.approx(range(6), abs=1)
+        assert len(out) == 6
+
+
+def test_more_than_a_tenth_is_held_out_where_each_label_needs_one():
+    given = [Example((str(n),), n % 4, "") for n in range(20)]
+    stay, out = hold_out(given)
+    assert sorted(e.label for e in out) == [0, 1, 2, 3]
+    # Half of what there is would be too much.
+    assert len(hold_out([Example((str(n),), n % 100, "") for n in range(200)])[1]) == 20
+
+
+def test_splits_that_cannot_choose_are_told(tmp_path):
+    def notes(task, header, **splits):
+        files = {}
+        for split, rows in splits.items():
+            files[split] = tmp_path / f"{split}.tsv"
+            files[split].write_text("\n".join([header, *(f"{split} {n}\t{row}" for n, row in enumerate(rows)), ""]))
+        return read_examples(get_task(task), files).notes
+
+    found = notes("classify", "text\tlabel", train=["x", "y"] * 20, dev=["x"] * 20, test=["y", "x"] * 4)
+    assert found == (
+        "dev has no example of 1 of the 2 labels: y",
+        "test has 8 examples, fewer than 20: its scores say little",
+    )
+    assert notes("classify", "text\tlabel", train=["x", "y"] * 20, dev=["x", "y"] * 10) == ()
+    found = notes("multilabel", "text\tlabels", train=["x|y", "z", ""] * 9, dev=["z", "x"] * 10)
+    assert found == ("dev has no example of 1 of the 3 labels: y",)
+    found = notes("regress", "text\tscore", train=["1", "2"] * 20, dev=["3"] * 20)
+    assert found == ("all of dev is 3, with which nothing can correlate: told is 0",)
+    with pytest.raises(CorpusError, match=r"train\.tsv: every number in column 'score' is 3"):
+        notes("regress", "text\tscore", train=["3"] * 20, dev=["1"] * 20)
+
+
+def test_kinds_of_entities_that_a_split_lacks_are_told(tmp_path):
+    (tmp_path / "train.txt").write_text("a B-PER\nb O\n\nc B-LOC\n")
+    (tmp_path / "dev.txt").write_text("d B-PER\ne O\n\n" * 20)
+    notes = read_examples(get_task("ner"), {split: tmp_path / f"{split}.txt" for split in ("train", "dev")}).notes
+    assert notes[0] == "dev has no example of 1 of the 2 labels: LOC"
+
+
+def test_both_development_sets_of_mnli(tmp_path):
+    for name in ("train.tsv", "dev_matched.tsv", "dev_mismatched.tsv"):
+        (tmp_path / name).write_text("")
+    found = find_files(get_task("mnli"), {}, tmp_path)
+    assert {split: file.name for split, file in found.items()} == {
+        "train": "train.tsv", "test": "dev_matched.tsv", "mismatched": "dev_mismatched.tsv",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="--mismatched m.tsv: of mnli alone, not of rte"):
+        find_files(get_task("rte"), {"train": tmp_path / "train.tsv", "mismatched": "m.tsv"})
 
 
 def test_one_text_cannot_be_split():

@@ -194,6 +194,8 @@ def _read_table(
         n_plain = len(task.columns) - 1 if task.kind == "multilabel" else len(task.columns)
         _require_plain(rows, named[split][:n_plain])
     gold, notes = read_gold(task, tables, named, files)
+    if task.kind == "regress" and len(numbers := {answer for answer in gold["train"] if answer is not None}) == 1:
+        raise CorpusError(f"{files['train']}: every number in column {named['train'][-1]!r} is {min(numbers):g}")
     labels = () if task.kind == "regress" else _labels(task, gold["train"], named["train"], files["train"])
     labels = positive_last(labels, positive, task, files["train"].name)
     notes += unlike(labels)

@@ -74,7 +74,8 @@ def _without_padding(logits: Any, item: Mapping[str, Any], tokenizer: PreTrained
 def target_scale(data: Data) -> tuple[float, float]:
     """Mean and standard deviation of the numbers to train on."""
     targets = [example.label for example in data.splits["train"]]
-    return float(np.mean(targets)), float(np.std(targets))
+    # One number alone may be left where others are held out.
+    return float(np.mean(targets)), float(np.std(targets)) or 1.0
 
 
 def with_threshold(model: PreTrainedModel, data: Data, outputs: Sequence[Any]) -> list[Any]:
