@@ -133,7 +133,7 @@ def hold_out(
 def _drawn(
     labels: Mapping[tuple[str, ...], Collection[object]], share: float, chance: np.random.Generator
 ) -> set[tuple[str, ...]]:
-    """The texts that are held out: of each label its share, rounded down, then one of each that lacks, then any."""
+    """The texts that are held out: one of each label, of each its share, rounded down, then any."""
     texts = list(labels)
     order = [texts[n] for n in chance.permutation(len(texts))]
     count = Counter(label for of_text in labels.values() for label in of_text)
@@ -156,7 +156,8 @@ def _drawn(
                 out.add(text)
                 have.update(labels[text])
 
-    for least in (0, 1):
+    # One of each first, but where they would be most of what is held out: that would be another distribution.
+    for least in (1, 0) if several <= n_out // 2 else (0, 1):
         # The rarest first: texts of many labels bring the others along.
         for label, of_it in of_label.items():
             draw(of_it, lambda label=label, least=least: have[label] >= max(least, int(share * count[label])))  # type: ignore[misc]
