@@ -57,6 +57,7 @@ def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
         ("rte", ["no", "yes"], "sentence1\tsentence2\tlabel", True, "accuracy", 0.8),
         ("cola", [0, 1], "sentence\tlabel", False, "matthews", 0.5),
         ("multilabel", ["x", "y", "x|y"], "text\tlabels", False, "macro_f1", 0.7),
+        ("multilabel", [0, 1], "text\ttoxic", False, "macro_f1", 0.7),
         ("regress", [-1.0, 0.0, 1.0], "text\tscore", False, "pearson", 0.7),
     ],
 )

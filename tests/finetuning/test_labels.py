@@ -214,9 +214,12 @@ def test_rows_without_a_gold_label_are_left_out_and_counted(tmp_path):
         # It may be a label.
         ("classify", ["0", "1", "-1"], ("-1", "0", "1")),
         ("classify", ["-1", "1"], ("-1", "1")),
+        ("classify", ["-", "+"], ("-", "+")),
+        ("classify", ["+", "0", "-"], ("0", "+", "-")),
+        ("classify", ["a", "b", "-"], ("a", "b")),
     ],
 )
-def test_minus_one(tmp_path, task, labels, expected):
+def test_minus_one_and_the_dash(tmp_path, task, labels, expected):
     train = jsonl(tmp_path / "train.jsonl", labels, "label")
     assert read_examples(get_task(task), {"train": train, "dev": train}).labels == expected
 

@@ -82,18 +82,21 @@ def _linear(data: Data, strength: float) -> Predict:
     ]
     columns = [vectorizer.fit_transform([e.texts[n] for e in train]) for n, vectorizer in enumerate(vectorizers)]
     labels = [example.label for example in train]
+    # scikit-learn takes a single column of 0 and 1 for two classes.
+    several = data.task.kind == "multilabel" and len(data.labels) > 1
     if data.task.kind == "regress":
         model = Ridge(alpha=1 / strength)
     else:
         model = LogisticRegression(C=strength, max_iter=1000)
-        if data.task.kind == "multilabel":
+        if several:
             model = OneVsRestClassifier(model)
-    model.fit(csr_matrix(hstack(columns)), np.array(labels) if data.task.kind == "multilabel" else labels)
+    model.fit(csr_matrix(hstack(columns)), np.squeeze(np.array(labels)))
 
     def predict(examples: Sequence[Example]) -> list[Any]:
         parts = [vectorizer.transform([e.texts[n] for e in examples]) for n, vectorizer in enumerate(vectorizers)]
         if data.task.kind == "multilabel":
-            return [tuple(map(float, row)) for row in model.predict_proba(csr_matrix(hstack(parts)))]
+            shares = model.predict_proba(csr_matrix(hstack(parts)))
+            return [tuple(map(float, row)) for row in (shares if several else shares[:, 1:])]
         found = model.predict(csr_matrix(hstack(parts)))
         return [float(value) if data.task.kind == "regress" else int(value) for value in found]
 

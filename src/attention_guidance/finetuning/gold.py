@@ -10,7 +10,7 @@ from typing import Any
 from attention_guidance.data.class_labels import class_names
 from attention_guidance.data.tables import Row
 from attention_guidance.errors import CorpusError
-from attention_guidance.finetuning.labels import by_number, is_missing, name_of, without_minus_one
+from attention_guidance.finetuning.labels import by_number, is_missing, name_of, no_labels
 from attention_guidance.finetuning.multilabel import read_several
 from attention_guidance.finetuning.tasks import Task
 
@@ -69,11 +69,13 @@ def _label(value: Any, classes: Sequence[str]) -> list[str] | None:
 def _of_one_name(
     task: Task, gold: Mapping[str, Sequence[Any]], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Any]]:
-    """Labels by number get the names that another file has for them; -1 is none where labels are numbered from 0."""
+    """Labels by number get the names that another file has for them; what stands for none is none."""
     names = next((of_split for of_split in classes.values() if of_split), [])
     found: dict[str, list[Any]] = {split: list(answers) for split, answers in gold.items()}
-    if task.kind == "classify" and without_minus_one(task, _all(gold["train"])):
-        found = {split: [None if answer == ["-1"] else answer for answer in rows] for split, rows in found.items()}
+    if task.kind == "classify":
+        none = no_labels(task, _all(gold["train"]))
+        found = {split: [answer if none.isdisjoint(answer or ()) else None for answer in rows]
+                 for split, rows in found.items()}  # fmt: skip
     for split, answers in found.items():
         renamed = {} if classes[split] else by_number(_all(answers), names)
         found[split] = [answer and [renamed.get(label, label) for label in answer] for answer in answers]

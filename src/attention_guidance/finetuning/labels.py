@@ -11,7 +11,8 @@ from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.tasks import GLUE, Task
 
 # Where annotators agreed on none (SNLI, MNLI), or a table was written without one.
-_MISSING = {"", "-", "null", "nan"}
+_DASH = "-"
+_MISSING = {"", _DASH, "null", "nan"}
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NEGATIONS = ("not", "no", "non", "un", "in", "im", "il", "ir", "dis")
 _NEGATIVE = {"false", "no", "not", "none", "neg", "negative", "never", "absent", "off"}
@@ -30,24 +31,30 @@ def name_of(value: Any, classes: Sequence[str] = ()) -> str | None:
     Args:
         value: what a cell holds.
         classes: names by number, see `class_names`; -1 is none of them.
+
+    Returns:
+        None for none; but -, which beside + is a name: see `no_labels`.
     """
     if classes and isinstance(value, int) and value < len(classes):
         value = classes[value] if value >= 0 else None
-    if is_missing(value):
-        return None
     text = unicodedata.normalize("NFC", " ".join(str(value).split()))
+    if is_missing(value) and text != _DASH:
+        return None
     if _INTEGER.fullmatch(text):
         return str(int(text.partition(".")[0]))
     return text.capitalize() if text.lower() in ("true", "false") else text
 
 
-def without_minus_one(task: Task, train: Collection[str]) -> bool:
-    """Whether -1 stands for no label, as in data sets whose labels are numbered from 0.
+def no_labels(task: Task, train: Collection[str]) -> set[str]:
+    """Names that stand for no label, given those of training.
 
-    Beside 0 and 1 alone it may well be a label, unless the task has none of that name.
+    That is - where there is no +, and -1 where labels are numbered from 0. Beside 0 and 1 alone -1 may well be a label,
+    unless the task has none of that name.
     """
+    train = {*train} - {_DASH}
     numbered = "0" in train and all(label == "-1" or label.isdecimal() for label in train)
-    return numbered and (task.name in GLUE or set(train) != {"-1", "0", "1"})
+    none = {"-1"} if numbered and (task.name in GLUE or train != {"-1", "0", "1"}) else set()
+    return none if "+" in train else {_DASH, *none}
 
 
 def by_number(labels: Collection[str], classes: Sequence[str]) -> Mapping[str, str]:

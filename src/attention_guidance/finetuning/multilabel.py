@@ -14,6 +14,7 @@ from attention_guidance.finetuning.labels import is_missing, name_of
 from attention_guidance.finetuning.tasks import Task
 
 _ON = {"1": True, "True": True, "0": False, "False": False}
+_UNRATED = {None, "-", "-1"}
 _MARKS = "|;,"
 # A list as numpy writes it, without commas.
 _NUMPY = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*"|[\d.]+(?![\d.]))\s*)*\]""")
@@ -51,7 +52,7 @@ def _is_on_or_off(rows: Sequence[Row], column: str) -> bool:
     if any(isinstance(cell, list | dict) for cell in cells):
         return False
     # Rows that were not rated are empty or -1.
-    names = {name_of(cell) for cell in cells} - {None, "-1"}
+    names = {name_of(cell) for cell in cells} - _UNRATED
     return bool(names) and names <= _ON.keys()
 
 
@@ -134,7 +135,7 @@ def _require_different(names: Sequence[str], place: str) -> None:
 def _on(cells: Mapping[str, Any], place: str) -> list[str] | None:
     """The names whose cells are 1; None where a cell is empty or -1, as in rows that were not rated."""
     names = {label: name_of(cell) for label, cell in cells.items()}
-    if any(name in (None, "-1") for name in names.values()):
+    if any(name in _UNRATED for name in names.values()):
         return None
     if wrong := [label for label, name in names.items() if name not in _ON]:
         raise CorpusError(f"{place}: {cells[wrong[0]]!r} in column {wrong[0]!r}; expected 0 or 1")
@@ -158,9 +159,9 @@ def _names(value: Any, place: str, classes: Sequence[str]) -> list[str] | None:
         if isinstance(item, str) and not item.strip():
             continue
         name = name_of(item, classes)
-        if name is None:
+        if name in (None, "-"):
             raise CorpusError(f"{place}: {item!r} in a list of labels; expected names, or 0 and 1 for each class")
-        names.append(_plain(name, place))
+        names.append(_plain(str(name), place))
     return names
 
 

@@ -28,6 +28,8 @@ _NAMES_OF_MNLI = {
 _TAGGED = (".txt", ".conll", ".conllu", ".tsv", ".bio")
 _GLUE_HUB = "nyu-mll/glue"
 HELD_OUT = 0.1
+# Of a text that may have several labels and has none. (Sets of None are not in one order in every process.)
+_NONE_ON = -1
 # One example more or less is 5 points of accuracy, as much as models differ by.
 FEW = 20
 _WHY = {
@@ -178,10 +180,10 @@ def _labels_of_texts(examples: Sequence[Example], share: float) -> dict[tuple[st
 
 
 def _labels(example: Example) -> Collection[object]:
-    """The labels of a text or of its words; None where it may have several and has none."""
+    """The labels of a text or of its words."""
     label = example.label
     if isinstance(label, tuple) and label and isinstance(label[0], float):
-        return [number for number, is_on in enumerate(label) if is_on] or [None]
+        return [number for number, is_on in enumerate(label) if is_on] or [_NONE_ON]
     return label if isinstance(label, tuple) else (label,)
 
 
@@ -208,7 +210,7 @@ def _names_in(data: Data, examples: Sequence[Example]) -> dict[str, None]:
     """The labels that examples have, or the kinds of their entities."""
     if data.task.kind == "regress":
         return {}
-    numbers = {number for example in examples for number in _labels(example)} - {None}
+    numbers = {number for example in examples for number in _labels(example)} - {_NONE_ON}
     named = [data.labels[number] for number in sorted(numbers)]  # type: ignore[type-var, call-overload]
     if data.scheme is not None:
         named = [name.partition("-")[2] for name in named if "-" in name]
