@@ -93,6 +93,20 @@ def test_a_mention_that_holds_another_is_no_antecedent_of_it(tmp_path):
     assert [(shown(text, q.word), sorted(q.right)) for q in text.questions] == [("he", [1, 4])]
 
 
+@pytest.mark.parametrize(
+    ("pronoun", "label"),
+    [
+        ("She", "feminine"), ("herself", "feminine"), ("His", "masculine"), ("him", "masculine"),
+        ("himself", "masculine"), ("it", "neuter"), ("Itself", "neuter"), ("they", "they"), ("Their", "they"),
+        ("themselves", "they"), ("xe", "other"),
+    ],
+)  # fmt: skip
+def test_gap_questions_are_told_apart_by_their_pronoun(pronoun, label):
+    example = GapExample(f"A B {pronoun}", (4, 4 + len(pronoun)), ((0, 1), (2, 3)), (True, False), "")
+    (asked,) = gap_texts([example])
+    assert asked.questions[0].label == label
+
+
 def test_gap_pronouns_that_refer_to_neither_are_not_asked():
     example = GapExample("A B c", (4, 5), ((0, 1), (2, 3)), (False, False), "")
     (asked,) = gap_texts([example])

@@ -14,6 +14,14 @@ from attention_guidance.data.treebanks import Tree
 from attention_guidance.data.words import joined
 
 _WORD = re.compile(r"\w+|[^\w\s]")
+# GAP itself has he and she; data of its form has others.
+_PRONOUNS = {
+    "feminine": ("she", "her", "hers", "herself"),
+    "masculine": ("he", "him", "his", "himself"),
+    "neuter": ("it", "its", "itself"),
+    "they": ("they", "them", "their", "theirs", "themself", "themselves"),
+}
+_KIND_OF_PRONOUN = {pronoun: kind for kind, pronouns in _PRONOUNS.items() for pronoun in pronouns}
 
 
 def reflexive_texts(
@@ -50,7 +58,8 @@ def dependency_texts(trees: Iterable[Tree]) -> Iterator[QuestionedText]:
 def gap_texts(examples: Iterable[GapExample]) -> Iterator[QuestionedText]:
     """Which of two names does a pronoun refer to? Each name is a word here; those that refer to neither are left out.
 
-    Rules: the name that is nearest to the pronoun, and the one that comes first.
+    Labels: `feminine`, `masculine`, `neuter`, `they`, by the pronoun, and `other` for any that is none of these. Rules:
+    the name that is nearest to the pronoun, and the one that comes first.
     """
     for example in examples:
         names = sorted(zip(example.names, example.refers, strict=True))
@@ -60,8 +69,8 @@ def gap_texts(examples: Iterable[GapExample]) -> Iterator[QuestionedText]:
         among = tuple(words.index(name) for name, _ in names)
         right = frozenset(words.index(name) for name, refers in names if refers)
         rules = (("nearest name", min(among, key=lambda word: abs(word - pronoun))), ("first name", among[0]))
-        gender = "feminine" if example.text[slice(*example.pronoun)].lower() in ("she", "her", "hers") else "masculine"
-        questions = (Question(pronoun, right, among, gender, rules),) if right else ()
+        kind = _KIND_OF_PRONOUN.get(example.text[slice(*example.pronoun)].lower(), "other")
+        questions = (Question(pronoun, right, among, kind, rules),) if right else ()
         yield QuestionedText(example.text, tuple(words), questions, example.source)
 
 
