@@ -235,11 +235,43 @@ def test_blank_lines_make_no_sentences(tmp_path: Path) -> None:
 
 def test_folder(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    for name in ("c.v4_gold_conll", "b/d.conll", "a_conll"):
-        write(tmp_path / name, conll("a NN * -"))
+    for name in ("c.conll", "b/d.conll", "a_conll"):
+        write(tmp_path / name, conll("a NN * -").replace("nw/a", f"nw/{name[0]}"))
     write(tmp_path / "b/e.gold_skel", "not read")
     sources = [document.source for document in read_conll2012(str(tmp_path))]
-    assert sources == ["a_conll:1", "d.conll:1", "c.v4_gold_conll:1"]
+    assert sources == ["a_conll:1", "d.conll:1", "c.conll:1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        (("x.v4_auto_conll", "x.v4_gold_conll"), "x.v4_gold_conll:1"),
+        (("a.v9_auto_conll", "auto/x.conll", "gold/x.conll"), "x.conll:1"),
+        (("all.conll", "z/x_gold_conll"), "x_gold_conll:1"),
+        (("x.v4_auto_conll", "z_conll"), "z_conll:1"),
+        (("a/x.v4_gold_conll", "b/x.v4_gold_conll"), "x.v4_gold_conll:1"),
+    ],
+)
+def test_a_part_in_several_files_is_read_once(tmp_path: Path, files: tuple[str, ...], read: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, conll(f"a NN * {'-' if 'auto' in name else '(1)'}"))
+    repeated: list[CorefDocument] = []
+    (document,) = read_conll2012(tmp_path, repeated.append)
+    assert (document.source, len(document.chains)) == (read, 1)
+    assert len(repeated) == len(files) - 1
+
+
+def test_the_same_part_twice_in_a_file_is_read_once(tmp_path: Path) -> None:
+    repeated: list[CorefDocument] = []
+    assert len(list(read_conll2012(write(tmp_path / "a_conll", TWO_PARTS * 2), repeated.append))) == 2
+    assert [document.part for document in repeated] == ["000", "001"]
+
+
+def test_documents_of_one_name_in_two_languages_are_both_read(tmp_path: Path) -> None:
+    write(tmp_path / "en_gold_conll", conll("dog NN * -"))
+    write(tmp_path / "zh_gold_conll", conll("\u72d7 NN * -"))
+    assert [document.words[0].text for document in read_conll2012(tmp_path)] == ["dog", "\u72d7"]
 
 
 def test_parts_are_streamed(tmp_path: Path) -> None:

@@ -198,3 +198,28 @@ def test_runs_of_one_name_are_told_apart(tmp_path, cli, refusal, many_checkpoint
     content = read(tmp_path / "s" / "skill.json")
     assert (content["checkpoints_without_loss"], len(content["points"])) == (2, 10)
     assert content["correlations"][0]["spearman"] is not None
+
+
+def test_a_coreference_tree_of_gold_and_auto_files_is_asked_once(tmp_path, cli, whole_run, capsys):
+    """As OntoNotes lies on disk: every document twice, which would put a copy on each side of the split."""
+    tree = tmp_path / "tree"
+    words = ["abe NNP (1)", "ace NN (2)", "add NN (1)", "age NN (2)", "aid NN -"]
+    for number in range(12):
+        rows = [w.split() for w in words]
+        lines = [f"d/{number} 0 {i} {word} {pos} * - - - - * {mark}" for i, (word, pos, mark) in enumerate(rows)]
+        tree.joinpath(f"{number:02}").mkdir(parents=True)
+        for kind in ("gold", "auto"):
+            text = "\n".join([f"#begin document (d/{number}); part 000", *lines, "", "#end document", ""])
+            (tree / f"{number:02}" / f"d.v4_{kind}_conll").write_text(text)
+    (tmp_path / "gold").mkdir()
+    for path in tree.rglob("*gold_conll"):
+        shutil.copy(path, tmp_path / "gold" / f"{path.parent.name}.v4_gold_conll")
+    found = []
+    for data in (tmp_path / "gold", tree):
+        out = tmp_path / f"out-{data.name}"
+        assert cli("probe", whole_run, data, "--task", "coreference", "-o", out) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        found.append(read(out / "probe.json"))
+    assert "24 questions in 12 texts, texts left out: 12 read from another file already (gold goes before auto)" in said
+    assert found[1]["counts"]["skipped_texts"] == {"read from another file already (gold goes before auto)": 12}
+    assert found[0]["labels"] == found[1]["labels"]

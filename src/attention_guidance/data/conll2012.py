@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -99,13 +99,19 @@ class _Node:
     children: list["_Node"] = field(default_factory=list)
 
 
-def read_conll2012(path: str | Path) -> Iterator[CorefDocument]:
+def read_conll2012(
+    path: str | Path, repeated: Callable[[CorefDocument], None] | None = None
+) -> Iterator[CorefDocument]:
     """Stream the document parts of a file, or of all files below a folder that end in `_conll` or `.conll`, sorted.
+
+    A part comes once, though a tree holds it several times, as OntoNotes' `v4_gold_conll` and `v4_auto_conll` stand
+    side by side: gold before files of neither kind, these before auto. Parts of the same document and number whose
+    words differ are different ones: OntoNotes has Chinese documents of the same names as its English ones.
 
     Columns are split at ASCII white space: document, part, word number, word, part of speech, parse bit, predicate
     lemma, frameset, word sense, speaker, named entities, predicate arguments (any number, not kept), coreference.
     Other lines that begin with `#` are comments. The existence of the path is checked by the call, contents while
-    iterating. Memory holds one part.
+    iterating. Memory holds one part, and a number for each that was read.
 
     A mention's head is that of the smallest constituent around it, cut to the mention, by the noun phrase rules of
     Collins (1999), Head-Driven Statistical Models for Natural Language Parsing, appendix A, whatever the phrase,
@@ -117,15 +123,30 @@ def read_conll2012(path: str | Path) -> Iterator[CorefDocument]:
 
     Args:
         path: A file of any name, in UTF-8, or a folder.
+        repeated: Called with each part that is left out because it was read before.
 
     Returns:
-        An iterator over the document parts, in the order of the files.
+        An iterator over the document parts, in the order of the files: gold ones first, auto ones last.
 
     Raises:
         CorpusError: A path is missing or unreadable, a folder has no such file, a file has no document or breaks
             the format; the message names the file and the line.
     """
-    return itertools.chain.from_iterable(map(_read_file, _list_files(Path(path))))
+    return _once(itertools.chain.from_iterable(map(_read_file, _list_files(Path(path)))), repeated)
+
+
+def _once(
+    documents: Iterator[CorefDocument], repeated: Callable[[CorefDocument], None] | None
+) -> Iterator[CorefDocument]:
+    seen: set[tuple[str, str, int]] = set()
+    for document in documents:
+        # Without spaces: what is cut into other words by an automatic annotation is the same text.
+        key = document.name, document.part, hash("".join(word.plain for word in document.words))
+        if key not in seen:
+            seen.add(key)
+            yield document
+        elif repeated is not None:
+            repeated(document)
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -142,7 +163,13 @@ def _list_files(path: Path) -> list[Path]:
     found = [Path(parent, name) for parent, _, names in walk for name in names if name.endswith(SUFFIXES)]
     if not found:
         raise CorpusError(f"{path}: no file in this folder ends in {' or '.join(SUFFIXES)}; name a file itself")
-    return sorted(found)
+    return sorted(found, key=lambda file: (_preference(file.relative_to(path)), file))
+
+
+def _preference(file: Path) -> int:
+    """0 for gold annotation, 2 for automatic, by the words in the names of the file and its folders."""
+    names = re.split("[^a-z]+", str(file).lower())
+    return 0 if "gold" in names else 2 if "auto" in names else 1
 
 
 def _read_file(path: Path) -> Iterator[CorefDocument]:

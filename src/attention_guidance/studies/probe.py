@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,38 @@ if TYPE_CHECKING:
 PROBE_FILE = "probe.json"
 PROBE_TABLE = "probe.csv"
 
-# What turns a file into questions; the number of tokens of a text, the longest text, distractors and a seed are told.
-_Ask = Callable[[Path, Callable[[str], int], int, Sequence[str], int], Iterable[QuestionedText]]
+# Why a part of a document is left out.
+_REPEATED = "read from another file already (gold goes before auto)"
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Annotated data, and what turns it into questions.
+
+    Attributes:
+        path: the file or folder.
+        n_tokens: the length of a text in tokens.
+        longest: tokens of a text into which long documents are cut.
+        distractors: sentences to put in front.
+        seed: of their draw.
+        left_out: counts what is left out, by reason.
+    """
+
+    path: Path
+    n_tokens: Callable[[str], int]
+    longest: int
+    distractors: Sequence[str]
+    seed: int
+    left_out: Counter[str]
+
+
+def _reflexives(data: _Data) -> Iterable[QuestionedText]:
+    return tasks.reflexive_texts(read_reflexives(data.path), distractors=data.distractors, seed=data.seed)
+
+
+def _coreference(data: _Data) -> Iterable[QuestionedText]:
+    documents = read_conll2012(data.path, lambda document: data.left_out.update([_REPEATED]))
+    return tasks.coreference_texts(documents, data.n_tokens, data.longest)
 
 
 @dataclass(frozen=True)
@@ -42,29 +73,19 @@ class Task:
     """A probe: how its data become questions.
 
     Attributes:
-        ask: from a file.
+        ask: makes them.
         directions: in which directions heads are asked.
     """
 
-    ask: _Ask
+    ask: Callable[[_Data], Iterable[QuestionedText]]
     directions: tuple[str, ...]
 
 
 TASKS = {
-    "reflexive": Task(
-        lambda path, count, longest, distractors, seed: tasks.reflexive_texts(
-            read_reflexives(path), distractors=distractors, seed=seed
-        ),
-        DIRECTIONS[:1],
-    ),
-    "coreference": Task(
-        lambda path, count, longest, distractors, seed: tasks.coreference_texts(read_conll2012(path), count, longest),
-        DIRECTIONS[:1],
-    ),
-    "gap": Task(lambda path, count, longest, distractors, seed: tasks.gap_texts(read_gap(path)), DIRECTIONS[:1]),
-    "dependency": Task(
-        lambda path, count, longest, distractors, seed: tasks.dependency_texts(read_trees(path)), DIRECTIONS
-    ),
+    "reflexive": Task(_reflexives, DIRECTIONS[:1]),
+    "coreference": Task(_coreference, DIRECTIONS[:1]),
+    "gap": Task(lambda data: tasks.gap_texts(read_gap(data.path)), DIRECTIONS[:1]),
+    "dependency": Task(lambda data: tasks.dependency_texts(read_trees(data.path)), DIRECTIONS),
 }
 
 
@@ -101,8 +122,13 @@ class Probe:
             what = "--distractors" if self.distractors else "--protocol authors"
             raise ConfigError(f"{what} is for --task reflexive, not for {self.task}")
 
-    def texts(self, tokenizer: PreTrainedTokenizerBase, longest: int) -> list[QuestionedText]:
+    def texts(self, tokenizer: PreTrainedTokenizerBase, longest: int, left_out: Counter[str]) -> list[QuestionedText]:
         """The questioned texts.
+
+        Args:
+            tokenizer: the model's.
+            longest: documents are cut into texts of at most so many tokens.
+            left_out: counts what is left out of the data, by reason.
 
         Raises:
             CorpusError: data that cannot be read.
@@ -111,7 +137,8 @@ class Probe:
         def count(text: str) -> int:
             return len(tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"])
 
-        return list(TASKS[self.task].ask(self.data, count, longest, self._distractors(), self.seed))
+        data = _Data(self.data, count, longest, self._distractors(), self.seed, left_out)
+        return list(TASKS[self.task].ask(data))
 
     def _distractors(self) -> Sequence[str]:
         if isinstance(self.distractors, bool):
@@ -132,10 +159,12 @@ class Probe:
         """
         model, tokenizer = subject.load(), subject.tokenizer()
         longest = longest_sequence(model, tokenizer)
-        return answer(
-            model, tokenizer, self.texts(tokenizer, longest), protocol=self.protocol,
+        left_out: Counter[str] = Counter()
+        answers = answer(
+            model, tokenizer, self.texts(tokenizer, longest, left_out), protocol=self.protocol,
             directions=TASKS[self.task].directions, longest=longest, batch_size=self.batch_size, progress=progress,
         )  # fmt: skip
+        return replace(answers, skipped={**left_out, **answers.skipped})
 
     def facts(self) -> dict[str, Any]:
         """What was asked, as JSON."""
@@ -232,10 +261,8 @@ def probe_rows(scores: Sequence[LabelScores], answers: Answers) -> Iterable[dict
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print the best head of each label beside the baselines."""
     counts = content["counts"]
-    left_out = "; ".join(f"{n:,} {reason}" for reason, n in counts["skipped_texts"].items())
     console.print(
-        f"{counts['questions']:,} questions in {counts['texts']:,} texts"
-        + (f", texts left out: {left_out}" if left_out else ""),
+        f"{counts['questions']:,} questions in {counts['texts']:,} texts{left_out(counts['skipped_texts'])}",
         highlight=False,
     )
     console.print(
@@ -254,6 +281,11 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
             "yes" if label["intervals_apart"] else "no",
         )  # fmt: skip
     console.print(table)
+
+
+def left_out(skipped: Mapping[str, int]) -> str:
+    """What follows the number of texts in a line that says which were left out."""
+    return f", texts left out: {'; '.join(f'{n:,} {why}' for why, n in skipped.items())}" if skipped else ""
 
 
 def _told(accuracy: Mapping[str, float]) -> str:

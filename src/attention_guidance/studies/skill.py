@@ -16,7 +16,7 @@ from attention_guidance.errors import RunError
 from attention_guidance.report import skill_figures
 from attention_guidance.studies.models import names_of, subjects
 from attention_guidance.studies.output import Output
-from attention_guidance.studies.probe import Probe
+from attention_guidance.studies.probe import Probe, left_out
 from attention_guidance.studies.progress import Steps
 
 SKILL_FILE = "skill.json"
@@ -69,11 +69,13 @@ def skill(
                 }
             )  # fmt: skip
             steps.at(len(points))
+            counts = {"texts": answers.n_texts, "skipped_texts": answers.skipped}
     content = {
         **results.header("skill"),
         "runs": names,
         **asked.facts(),
         "checkpoints_without_loss": len(found) - len(known),
+        "counts": counts,
         "points": points,
         "correlations": correlations(points, asked.seed),
     }
@@ -102,6 +104,8 @@ def correlations(points: Sequence[Mapping[str, Any]], seed: int) -> list[dict[st
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print the correlations."""
+    counts = content["counts"]
+    console.print(f"{counts['texts']:,} texts{left_out(counts['skipped_texts'])}", highlight=False)
     table = Table(title=f"Accuracy of heads ({content['task']}) against validation loss: Spearman's rank correlation")
     for heading in ("checkpoints of", "n", *MEASURES):
         table.add_column(heading, justify="right" if heading != "checkpoints of" else "left")
