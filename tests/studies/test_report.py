@@ -90,3 +90,12 @@ def test_results_that_the_page_cannot_show(tmp_path, cli, refusal, whole_run, se
     (tmp_path / "p" / "probe.json").write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
     (tmp_path / "p" / "broken.json").write_text("{")
     assert message in refusal("report", whole_run, "-o", tmp_path / "r", "--include", tmp_path / "p")
+
+
+@pytest.mark.parametrize("sentence", ["naïve", "Ġorġ你"])
+def test_the_tokens_of_a_sentence_are_its_text(tmp_path, cli, whole_run, corpus, sentence):
+    arguments = ["--text", corpus, "--sequences", 2, "--sentence", sentence, "-q"]
+    assert cli("report", whole_run / "model", "-o", tmp_path / "r", *arguments) == 0
+    tokens = read(tmp_path / "r" / "report.json")["runs"][0]["attention"][0]["tokens"]
+    shown = "".join(tokens[1:-1])
+    assert shown == "".join(c if c.isascii() else repr(c.encode())[2:-1] for c in sentence)

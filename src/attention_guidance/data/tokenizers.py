@@ -110,6 +110,34 @@ def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
+    r"""What each token stands for in a text, by the tokenizer's own decoder.
+
+    A leading space is a space, whatever marks it in the vocabulary; `##` of WordPiece stays, which says that a word
+    goes on. A token that is a part of a character shows its bytes, as `\xe4`.
+
+    Args:
+        tokenizer: a fast one.
+        ids: of the tokens.
+    """
+    decoder, added = tokenizer.backend_tokenizer.decoder, tokenizer.added_tokens_decoder
+    texts = []
+    for number in ids:
+        token = tokenizer.convert_ids_to_tokens(int(number))
+        # Added tokens are written as they are, never in a byte-level alphabet.
+        text = token if decoder is None or number in added else decoder.decode([token])
+        texts.append(_from_bytes(token) if "\ufffd" in text and "\ufffd" not in token else text)
+    return texts
+
+
+def _from_bytes(token: str) -> str:
+    """Undo GPT-2's printable stand-ins for bytes, where a token is no whole character."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    table = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
+    return bytes(table[character] for character in token).decode("utf-8", "backslashreplace")
+
+
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """Rows that a model's table of embeddings needs: one more than the highest id, since a vocabulary may have gaps."""
     return 1 + int(max(tokenizer.get_vocab().values()))

@@ -1,4 +1,4 @@
-"""Tokens as people read them, safe to print anywhere."""
+"""Tokens, given as the text that they stand for, safe to print anywhere."""
 
 from __future__ import annotations
 
@@ -10,28 +10,22 @@ _LONGEST_TOKEN = 12
 
 
 def shown_tokens(tokens: Sequence[str]) -> list[str]:
-    """Tokens as people read them; a byte-level vocabulary (seen by its Ġ) is turned back into text."""
-    byte_level = any("Ġ" in token for token in tokens)
-    return [shown_token(_from_bytes(token) if byte_level else token) for token in tokens]
+    """Tokens as a figure has room for them."""
+    return [shown_token(token) for token in tokens]
 
 
 def shown_token(token: str) -> str:
-    """One token: without the mark of a leading space, printable, at most 12 characters."""
-    text = printable(token.removeprefix("▁").strip(" ") or "␣")
+    """One token, printable, at most 12 characters."""
+    text = whole_token(token)
     return text if len(text) <= _LONGEST_TOKEN else text[: _LONGEST_TOKEN - 1] + "…"
+
+
+def whole_token(token: str) -> str:
+    """One token, printable, without the spaces around it."""
+    return printable(token.strip(" ") or "␣")
 
 
 def printable(text: str) -> str:
     """Characters that XML forbids, or that would turn the text after them around, become their number."""
     odd = [c for c in set(text) if unicodedata.category(c) in ("Cc", "Cs", "Cn") or ord(c) in _BIDI_CONTROLS]
     return text.translate({ord(c): "⏎" if c == "\n" else f"U+{ord(c):04X}" for c in odd})
-
-
-def _from_bytes(token: str) -> str:
-    """Undo GPT-2's printable stand-ins for bytes; a token that is no whole character shows its bytes."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    table = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
-    if not all(character in table for character in token):
-        return token
-    return bytes(table[character] for character in token).decode("utf-8", "backslashreplace")

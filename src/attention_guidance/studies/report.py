@@ -14,6 +14,7 @@ from rich.console import Console
 
 from attention_guidance import results
 from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.data.tokenizers import token_texts
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 from attention_guidance.objectives import OTHER_THAN_TEXT
 from attention_guidance.report.run_page import figures, write_run_page
@@ -188,7 +189,7 @@ def _maps(model: Any, tokenizer: PreTrainedTokenizerBase, sentence: str, longest
     coded = (255 * maps_LHTT).round().clamp(0, 255).to(torch.uint8).numpy().tobytes()
     return {
         "text": sentence,
-        "tokens": tokenizer.convert_ids_to_tokens(ids),
+        "tokens": token_texts(tokenizer, ids),
         "maps": base64.b64encode(coded).decode(),
     }
 

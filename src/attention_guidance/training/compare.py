@@ -16,6 +16,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from attention_guidance import results
+from attention_guidance.data.tokenizers import token_texts
 from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.report.compare_page import write_compare_page
 from attention_guidance.training.checks import check_heads, check_settings, guided_heads
@@ -172,7 +173,7 @@ class _Pair:
         return {
             "schema_version": results.SCHEMA_VERSION,
             "text": self.data.tokenizer.decode(ids_T, skip_special_tokens=True),
-            "tokens": self.data.tokenizer.convert_ids_to_tokens(ids_T.tolist()),
+            "tokens": token_texts(self.data.tokenizer, ids_T.tolist()),
             "snapshots": snapshots,
         }
 
