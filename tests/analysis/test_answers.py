@@ -8,7 +8,7 @@ import torch
 from planted import Planted, uniform
 from word_tokenizer import WHOLE
 
-from attention_guidance.analysis.probes.answers import answer
+from attention_guidance.analysis.probes.answers import _batches, answer
 from attention_guidance.analysis.probes.questions import Question, QuestionedText
 from attention_guidance.data.words import joined, words_of_tokens
 from attention_guidance.errors import ConfigError, CorpusError
@@ -125,6 +125,13 @@ def test_batches_and_padding_change_nothing(model, tokenizer):
     np.testing.assert_array_equal(alone.right, together.right)
     assert alone.labels == together.labels == ("0", "1") * 9
     assert alone.texts.tolist() == [n // 2 for n in range(18)]
+
+
+def test_batches_of_long_texts_hold_fewer_of_them():
+    """No more memory for maps than 512 tokens take; shorter texts are as many as asked for."""
+    assert list(_batches([512, 1024, 300, 9000, 1025, 1024], 5)) == [[2, 0], [1], [5], [4], [3]]
+    assert list(_batches([512] * 5, 4)) == [[0, 1, 2, 3], [4]]
+    assert list(_batches([1024] * 5, 8)) == [[0, 1], [2, 3], [4]]
 
 
 def test_rules_are_scored(model, tokenizer):

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import transformers
 from looked_at import read
 from scipy.stats import spearmanr
 from transformers import AutoModel, AutoTokenizer
@@ -89,9 +90,50 @@ def test_the_longest_sequence_is_what_a_model_takes(whole_run, long_model):
     assert longest_sequence(AutoModel.from_pretrained(long_model), tokenizer) == 200
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     assert longest_sequence(BertModel(BertConfig(**sizes, max_position_embeddings=100)), tokenizer) == 100
-    assert longest_sequence(BertModel(BertConfig(**sizes, max_position_embeddings=900)), tokenizer) == 512
+    assert longest_sequence(BertModel(BertConfig(**sizes, max_position_embeddings=900)), tokenizer) == 900
     tokenizer.model_max_length = 64
     assert longest_sequence(AutoModel.from_pretrained(long_model), tokenizer) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "more", "takes"),
+    [
+        ("ModernBert", 8192, {}, 8192),
+        ("EuroBert", 8192, {}, 8192),
+        ("NomicBert", 2048, {}, 2048),
+        # Counted from behind the padding.
+        ("XLMRoberta", 8194, {}, 8192),
+        # None of its own, and none of the tokenizer's.
+        ("T5", None, {"d_model": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2, "d_ff": 8}, 512),
+    ],
+)
+def test_models_of_more_than_512_positions(whole_run, name, positions, more, takes):
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "model", model_max_length=int(1e30))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+    held = {} if positions is None else {"max_position_embeddings": positions, **sizes}
+    config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **special, **held, **more)
+    model = getattr(transformers, "T5EncoderModel" if name == "T5" else f"{name}Model")(config)
+    assert longest_sequence(model, tokenizer) == takes
+    tokenizer.model_max_length = 300
+    assert longest_sequence(model, tokenizer) == 300
+
+
+def test_a_census_of_longer_blocks_than_512(tmp_path, cli, refusal, whole_run, corpus):
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "model", model_max_length=int(1e30))
+    tokenizer.save_pretrained(tmp_path / "long")
+    transformers.ModernBertModel(
+        transformers.ModernBertConfig(
+            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+            max_position_embeddings=8192, pad_token_id=1, bos_token_id=0, eos_token_id=2, cls_token_id=0,
+            sep_token_id=2,
+        )
+    ).save_pretrained(tmp_path / "long")  # fmt: skip
+    arguments = [tmp_path / "long", corpus, "--sequences", 1, "--similarity-rows", 0, "-q", "-o", tmp_path / "c"]
+    said = refusal("census", *arguments, "--block-size", 9000)
+    assert "--block-size 9000: this model takes at most 8192 tokens" in said
+    assert cli("census", *arguments, "--block-size", 600) == 0
+    assert read(tmp_path / "c" / "census.json")["sample"]["block_size"] == 600
 
 
 def test_a_run_is_its_finished_model_and_padding_does_not_count(tmp_path, cli, whole_run):

@@ -20,8 +20,10 @@ from attention_guidance.training.positions import longest_input
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Longer sequences are rarely what a model was trained on, and a tokenizer without a limit says 1e30.
-_LONGEST = 512
+#: Tokens of a sequence where nothing else is asked for; the limit where neither model nor tokenizer has one.
+USUAL_LENGTH = 512
+# What a tokenizer without a limit has for one is above this (transformers' VERY_LARGE_INTEGER is 1e30).
+_NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ def results_of(run: Path) -> dict[str, Any]:
 
 
 def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens of a sequence, special ones included: what model and tokenizer can take, at most 512.
+    """The most tokens of a sequence, special ones included: what model and tokenizer can take.
+
+    512 where neither of them has a limit.
 
     Raises:
         ConfigError: the model reads no text, or not that of this tokenizer.
@@ -183,5 +187,5 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             f"{type(model).__name__} {knows} and its tokenizer has {vocabulary_size(tokenizer):,}; give a model "
             "together with its own tokenizer"
         )
-    limits: list[int] = [_LONGEST, tokenizer.model_max_length, longest_input(model) or _LONGEST]
-    return min(limits)
+    limits = [longest_input(model), tokenizer.model_max_length]
+    return min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=USUAL_LENGTH)

@@ -24,7 +24,7 @@ from attention_guidance.data.reflexives import DISTRACTORS, read_reflexives
 from attention_guidance.data.treebanks import read_trees
 from attention_guidance.errors import ConfigError
 from attention_guidance.report import probe_figures
-from attention_guidance.studies.models import Subject, longest_sequence, subjects
+from attention_guidance.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
 from attention_guidance.studies.output import Output
 from attention_guidance.studies.progress import Steps
 
@@ -127,7 +127,7 @@ class Probe:
 
         Args:
             tokenizer: the model's.
-            longest: documents are cut into texts of at most so many tokens.
+            longest: the most tokens that the model can read.
             left_out: counts what is left out of the data, by reason.
 
         Raises:
@@ -137,7 +137,9 @@ class Probe:
         def count(text: str) -> int:
             return len(tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"])
 
-        data = _Data(self.data, count, longest, self._distractors(), self.seed, left_out)
+        # Documents are cut as for every other model; texts that come whole may be as long as this one takes.
+        cut = min(longest, USUAL_LENGTH)
+        data = _Data(self.data, count, cut, self._distractors(), self.seed, left_out)
         return list(TASKS[self.task].ask(data))
 
     def _distractors(self) -> Sequence[str]:

@@ -31,6 +31,8 @@ PROTOCOLS = ("words", "authors")
 #: The word looks at the right one; the right one looks at the word.
 DIRECTIONS = ("forward", "backward")
 _OFFSETS = 10
+# Batches of longer texts hold fewer of them.
+_LONG = 512
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,6 @@ def _heads_answers(
     progress: Callable[[int], None] | None,
 ) -> npt.NDArray[np.float32]:
     """[N, L, H, D], questions in the order of the texts."""
-    # Texts of like lengths share a batch: less padding.
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number].ids))
     first_question = np.cumsum([0, *(len(text.questions) for text in texts)])
     layers: dict[int, Tensor] = {}
     asked: list[_Asked] = []
@@ -190,8 +190,8 @@ def _heads_answers(
 
     result: npt.NDArray[np.float32] | None = None
     with observing(model, see) as watched:
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
+        done = 0
+        for numbers in _batches([len(text.ids) for text in texts], batch_size):
             asked[:] = [_Asked([texts[n] for n in numbers], protocol, watched.device)]
             watched(asked[0].inputs(tokenizer.pad_token_id or 0))
             right_NLHD = torch.stack([layers[layer] for layer in sorted(layers)], 1).cpu().numpy()
@@ -199,10 +199,25 @@ def _heads_answers(
                 result = np.zeros((first_question[-1], *right_NLHD.shape[1:]), np.float32)
             places = [np.arange(first_question[n], first_question[n + 1]) for n in numbers]
             result[np.concatenate(places)] = right_NLHD
+            done += len(numbers)
             if progress is not None:
-                progress(start + len(numbers))
+                progress(done)
     assert result is not None
     return result
+
+
+def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """The numbers of the texts of each batch: texts of like lengths, since less is padding; fewer of the very long."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
+        # Memory goes with the maps, which grow with the square of the length.
+        most = max(1, min(batch_size, batch_size * _LONG**2 // lengths[number] ** 2))
+        if len(batch) >= most:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 class _Asked:
