@@ -105,7 +105,10 @@ def test_decoders_are_not_called_exact():
             "GitModel",
             r"its attention is that of a part of it \(GitVisionConfig\).*guide\(\) takes its image_encoder alone",
         ),
-        ("BartModel", r"it is a decoder.*guide\(\) takes its encoder alone, with within= the whole"),
+        (
+            "BartModel",
+            r"it is an encoder-decoder; guidance is for.*guide\(\) takes its encoder alone, with within= the whole",
+        ),
         ("CLIPModel", r"4 attention modules for 2 layers.*takes its text_model or vision_model alone"),
     ],
 )

@@ -9,7 +9,7 @@ import eager_maps
 import encoders
 import pytest
 import torch
-import transformers
+import towers
 from multihead import HEADS as MULTIHEAD_HEADS
 from multihead import inputs_of, make_encoder
 from torch import nn
@@ -255,66 +255,13 @@ class TestOutsideOfAPass:
         model.layers[0](inputs_of())
 
 
-VISION = {
-    "Qwen2VL": {"embed_dim": 32, "hidden_size": 32, "depth": 2, "num_heads": 4},
-    "Qwen2_5_VL": {
-        "hidden_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 4, "intermediate_size": 48,
-        "window_size": 28, "fullatt_block_indexes": [1],
-    },
-    "Qwen3VL": {
-        "hidden_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 4, "intermediate_size": 48,
-        "deepstack_visual_indexes": [], "num_position_embeddings": 16,
-    },
-    "Glm4v": {"hidden_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 4, "intermediate_size": 48},
-}  # fmt: skip
-
-
 class TestPieceByPiece:
     """Attention that is called once an image or once a window, within one pass of the model."""
 
-    GRIDS = ((1, 4, 4), (1, 4, 8))
-
-    def tower(self, name):
-        """A vision tower, its input of two images of 16 and 32 patches, and the lengths that attention sees."""
-        module = {"Qwen2VL": "qwen2_vl", "Qwen2_5_VL": "qwen2_5_vl", "Qwen3VL": "qwen3_vl", "Glm4v": "glm4v"}[name]
-        package = getattr(transformers.models, module)
-        config = getattr(getattr(package, f"configuration_{module}"), f"{name}VisionConfig")(**VISION[name])
-        modeling = getattr(package, f"modeling_{module}")
-        endings = ("VisionModel", "VisionTransformerPretrainedModel")
-        kind = next(getattr(modeling, found) for found in dir(modeling) if found.endswith(endings))
-        torch.manual_seed(0)
-        config._attn_implementation = "sdpa"
-        model = kind(config).double().train()
-        patch = config.temporal_patch_size * config.patch_size**2 * 3
-        return model, {"hidden_states": torch.randn(48, patch).double(), "grid_thw": torch.tensor(self.GRIDS)}
-
-    def maps(self, model, inputs):
-        """Of an unguided copy under eager attention: by layer, a map [H, T, T] for each call."""
-        model.set_attn_implementation("eager")
-        seen: dict[int, list] = {}
-        for layer, block in enumerate(model.blocks):
-            module = inspect.getmodule(type(block))
-            seen[layer] = []
-            block.attn.register_forward_pre_hook(lambda m, a, layer=layer: order.append(layer))
-        order: list[int] = []
-        original = module.eager_attention_forward
-
-        def watch(*args, **kwargs):
-            out, weights = original(*args, **kwargs)
-            seen[order[-1]].append(weights[0])
-            return out, weights
-
-        module.eager_attention_forward = watch
-        try:
-            model(**inputs)
-        finally:
-            module.eager_attention_forward = original
-        return seen
-
-    @pytest.mark.parametrize("name", list(VISION))
+    @pytest.mark.parametrize("name", list(towers.VISION))
     def test_all_rows_count(self, name):
-        model, inputs = self.tower(name)
-        maps = self.maps(copy.deepcopy(model), inputs)
+        model, inputs = towers.tower(name)
+        maps = towers.maps_by_call(copy.deepcopy(model), inputs)
         handle = guide(model, "next:1", weight=1.0)
         model(**inputs)
         expected = []
@@ -334,7 +281,7 @@ class TestPieceByPiece:
         assert model.blocks[0].attn.qkv.weight.grad.abs().max() > 0
 
     def test_under_checkpointing(self):
-        model, inputs = self.tower("Qwen2VL")
+        model, inputs = towers.tower("Qwen2VL")
         plain = copy.deepcopy(model)
         model.gradient_checkpointing_enable({"use_reentrant": False})
         for one in (model, plain):
@@ -344,7 +291,7 @@ class TestPieceByPiece:
         eager_maps.assert_same_gradients(model, plain)
 
     def test_targets_of_the_batch_do_not_say_which_call_they_are_for(self):
-        model, inputs = self.tower("Qwen2VL")
+        model, inputs = towers.tower("Qwen2VL")
         guide(model, "given:1", weight=1.0)
         inputs = {"hidden_states": inputs["hidden_states"][:32], "grid_thw": torch.tensor([(1, 4, 4), (1, 4, 4)])}
         with pytest.raises(AttachError, match="called more than once in a forward pass"):

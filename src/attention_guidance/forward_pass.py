@@ -90,11 +90,7 @@ class ForwardPass:
             AttachError: targets come with the batch, and the layer was called before.
         """
         calls = self.rows.setdefault(layer, [])
-        if calls and GIVEN in self.inputs:
-            raise AttachError(
-                f"the attention of layer {layer} is called more than once in a forward pass (once an image or a "
-                f"window), and {GIVEN} in the batch does not say which targets are for which call"
-            )
+        self.check_call(layer, len(calls))
         calls.append(rows)
         self.called = True
         if self.watched or torch.compiler.is_compiling():
@@ -104,6 +100,22 @@ class ForwardPass:
                 tensor.register_hook(self.trace.reach_model)  # type: ignore[no-untyped-call]
                 self.watched = True
                 return
+
+    def check_call(self, layer: int, n_before: int) -> None:
+        """Make sure that the targets of a call of a layer are known.
+
+        Args:
+            layer: its number.
+            n_before: how often it was called before.
+
+        Raises:
+            AttachError: targets come with the batch, and the layer was called before.
+        """
+        if n_before and GIVEN in self.inputs:
+            raise AttachError(
+                f"the attention of layer {layer} is called more than once in a forward pass (once an image or a "
+                f"window), and {GIVEN} in the batch does not say which targets are for which call"
+            )
 
     def sums_and_counts(self) -> tuple[Tensor, Tensor]:
         """Each guided head's sum over the rows that count, and their number, in the order of layers."""

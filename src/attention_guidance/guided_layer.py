@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
-from attention_guidance.hosts.call import AttentionCall, Result, in_backward
+from attention_guidance.hosts.call import GUIDING, AttentionCall, Result, in_backward
 from attention_guidance.loss.backends import Backend, BackendChoice, Case
 from attention_guidance.loss.layers import LayerRows
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
@@ -38,6 +38,8 @@ class GuidedLayer:
         backend: what computes the guided heads.
         passes: the forward passes of the model, which all its layers share.
     """
+
+    purpose = GUIDING
 
     def __init__(
         self,

@@ -11,22 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from attention_guidance.analysis.given import Batch, batches_of, patterns_of
 from attention_guidance.analysis.intervals import RatioSums
 from attention_guidance.analysis.observe import Observation, as_guided, observing
 from attention_guidance.errors import AttachError, ConfigError, PatternError
-from attention_guidance.forward_pass import ForwardPass
 from attention_guidance.hosts.call import AttentionCall
-from attention_guidance.inputs_outputs import check_class_token, named_inputs
+from attention_guidance.inputs_outputs import check_class_token
 from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
-from attention_guidance.patterns import Pattern, Targets, checked_pattern
+from attention_guidance.patterns import Pattern, Targets, TokenClasses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Array = npt.NDArray[np.float64]
 
@@ -106,9 +109,11 @@ class Census:
 
 def take_census(
     model: nn.Module,
-    batches: Iterable[Mapping[str, Any]],
-    patterns: Sequence[Pattern],
+    batches: Iterable[Batch] | Batch,
+    patterns: Iterable[Pattern | str] | Pattern | str,
     *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    token_classes: TokenClasses | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Census:
     """Measure every head of a model against every pattern, in evaluation mode; the model comes back as it was.
@@ -117,27 +122,34 @@ def take_census(
 
     Example::
 
-        census = take_census(model, batches, [get_pattern("next"), get_pattern("first")])
+        census = take_census(model, batches, "next previous first")
         census.followed()[0][2]          # "previous"
+
+    A layer whose attention is called several times in a pass (once an image, once a window) has the rows of all calls;
+    such a pass then counts as one sequence, since nothing says which rows of two layers belong together.
 
     Args:
         model: any model that `guide` takes and that is not guided.
-        batches: what the model is called with, ``model(**batch)``; tensors are moved to its device.
-        patterns: what to measure the heads against.
+        batches: what the model is called with: mappings for ``model(**batch)``, token ids [T] or [B, T], or texts; any
+            number of these, or a single one. Tensors are moved to the model's device.
+        patterns: what to measure the heads against, as patterns or by their names.
+        tokenizer: the model's; needed for texts and for classes of tokens such as `delimiter` and `period`.
+        token_classes: classes of one's own, as in `guide`.
         progress: called with the number of sequences after each batch.
 
     Raises:
         AttachError: the model is guided or cannot be looked at, or its attention is not finite.
         PatternError: two patterns of one name, or none, or one that the model has nothing for.
-        ConfigError: no batch.
+        ConfigError: no batch, or what is none.
     """
-    names = [checked_pattern(pattern).name for pattern in patterns]
+    wanted = patterns_of(patterns, tokenizer, token_classes)
+    names = [pattern.name for pattern in wanted]
     if not names or len(set(names)) < len(names):
         raise PatternError(f"patterns {', '.join(names) or '(none)'}: give at least one, each of its own name")
-    taker = _Taker(patterns)
+    taker = _Taker(wanted)
     with observing(model, taker.see) as watched:
-        check_class_token(patterns, watched.model)
-        for batch in batches:
+        check_class_token(wanted, watched.model)
+        for batch in batches_of(batches, tokenizer):
             taker.begin(batch, watched)
             watched(batch)
             taker.end()
@@ -155,26 +167,28 @@ class _Taker:
         self.patterns = patterns
         self.n_sequences = self.n_tokens = 0
         self.sums: tuple[RatioSums, RatioSums, RatioSums] | None = None
-        self.layers: dict[int, _LayerSums] = {}
+        self.layers: dict[int, list[_LayerSums]] = {}
 
     def begin(self, batch: Mapping[str, Any], watched: Observation) -> None:
         """A batch is about to go through the model."""
-        inputs = {name: x.to(watched.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
-        self.current = ForwardPass(named_inputs(watched.model, (), inputs), watched.patch_size, False, False)
+        self.current = watched.forward_pass(batch)
         self.layers = {}
 
     def see(self, layer: int, call: AttentionCall) -> None:
-        """A layer is about to attend."""
+        """A layer is about to attend, perhaps not for the first time in this pass."""
+        calls = self.layers.setdefault(layer, [])
+        self.current.check_call(layer, len(calls))
         size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
         guided = as_guided(call)
         valid_BT, targets = self.current.targets(self.patterns, size, guided.mask, call.query_BHQD.device)
-        self.layers[layer] = _layer_sums(guided, targets, valid_BT)
+        calls.append(_layer_sums(guided, targets, valid_BT))
 
     def end(self) -> None:
         """The batch has gone through."""
         layers = [self.layers[layer] for layer in sorted(self.layers)]
+        alike = len({len(call.lengths_B) for calls in layers for call in calls}) == 1
         sums_BLHPM, entropy_BLH, counts_BLP, uniform_BLP, lengths_BL = (
-            np.stack([getattr(layer, name).cpu().numpy() for layer in layers], 1)
+            np.stack([_over_calls(calls, name, alike) for calls in layers], 1)
             for name in ("sums_BHPM", "entropy_BH", "counts_BP", "uniform_BP", "lengths_B")
         )
         if not np.isfinite(entropy_BLH).all():
@@ -228,6 +242,16 @@ class _LayerSums:
     uniform_BP: Tensor
     entropy_BH: Tensor
     lengths_B: Tensor
+
+
+def _over_calls(calls: Sequence[_LayerSums], name: str, alike: bool) -> Array:
+    """One of the sums of a layer over all its calls in a pass: sequence by sequence, where all have as many, else one.
+
+    Layers need not be called equally often: some attend in windows, others do not.
+    """
+    sums = [getattr(call, name) for call in calls]
+    total: Array = sum(x if alike else x.sum(0, keepdim=True) for x in sums).cpu().numpy()
+    return total
 
 
 def _layer_sums(call: GuidedAttention, targets: Sequence[Targets], valid_BT: Tensor) -> _LayerSums:

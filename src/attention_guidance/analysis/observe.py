@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError
+from attention_guidance.forward_pass import ForwardPass
 from attention_guidance.hosts import host_of
-from attention_guidance.hosts.call import AttentionCall, Result
+from attention_guidance.hosts.call import LOOKING, AttentionCall, Result
+from attention_guidance.inputs_outputs import named_inputs
 from attention_guidance.loss.reference import probabilities
 from attention_guidance.loss.statistics import GuidedAttention
 from attention_guidance.modes import evaluating
@@ -32,14 +35,25 @@ class _Onlooker:
 
     layer: int
     see: See
+    once: bool
     seen: bool = False
+    purpose = LOOKING
 
     def is_idle(self, training: bool) -> bool:
         """See `Guide`: it looks at every call."""
         return False
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
-        """Show the call; the model's own attention answers it."""
+        """Show the call; the model's own attention answers it.
+
+        Raises:
+            AttachError: it is a further one in a pass, and only one is to be seen.
+        """
+        if self.seen and self.once:
+            raise AttachError(
+                f"the attention of layer {self.layer} is called more than once in a forward pass (once an image or a "
+                "window), so there is no one map of the whole input; a census takes all calls together"
+            )
         self.seen = True
         self.see(self.layer, call)
         return unguided()
@@ -54,29 +68,36 @@ class Observation:
         patch_size: height and width of the patches that it cuts images into, or None.
     """
 
-    def __init__(self, model: nn.Module, see: See) -> None:
-        host = host_of(model)
+    def __init__(self, model: nn.Module, see: See, once: bool = False) -> None:
+        host = host_of(model, LOOKING)
         self.model, self.n_layers, self.n_heads = host.model, host.n_layers, host.n_heads
         self.patch_size = host.patch_size
         self._host = host
-        self._onlookers = {layer: _Onlooker(layer, see) for layer in range(host.n_layers)}
+        self._onlookers = {layer: _Onlooker(layer, see, once) for layer in range(host.n_layers)}
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def __call__(self, batch: Mapping[str, Any]) -> Any:
+    def forward_pass(self, batch: Mapping[str, Any]) -> ForwardPass:
+        """A pass that is about to be made, by which patterns find their targets; nothing in it is trained."""
+        inputs = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
+        return ForwardPass(named_inputs(self.model, (), inputs), self.patch_size, False, False)
+
+    def __call__(self, batch: Batch) -> Any:
         """One forward pass, without gradients.
 
         Raises:
-            AttachError: a layer's attention was never called.
+            AttachError: a layer's attention was never called, or several times where `once` was asked for.
+            ConfigError: the batch is no mapping of the model's arguments, nor token ids.
         """
+        inputs = batch_of(batch, None)
         for onlooker in self._onlookers.values():
             onlooker.seen = False
         self._host.begin_pass()
         with torch.no_grad():
-            output = self.model(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+            output = self.model(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()})
         unseen = [layer for layer, onlooker in self._onlookers.items() if not onlooker.seen]
         if unseen:
             raise AttachError(
@@ -96,7 +117,7 @@ class Observation:
 
 
 @contextmanager
-def observing(model: nn.Module, see: See) -> Iterator[Observation]:
+def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Observation]:
     """Have `see` called at every layer of every forward pass that is made through the result.
 
     Example::
@@ -106,12 +127,14 @@ def observing(model: nn.Module, see: See) -> Iterator[Observation]:
 
     Args:
         model: any model that `guide` takes and that is not guided; it comes back as it was.
-        see: called with the number of the layer and its call of attention.
+        see: called with the number of the layer and its call of attention; several times for a layer in a pass where
+            the model attends once an image or once a window.
+        once: refuse a model that calls a layer's attention several times in a pass.
 
     Raises:
         AttachError: the model is guided, or is no encoder whose attention can be seen.
     """
-    observation = Observation(model, see)
+    observation = Observation(model, see, once)
     with observation._attached():
         yield observation
 
@@ -123,7 +146,7 @@ def attention_map(call: AttentionCall) -> Tensor:
 
 def as_guided(call: AttentionCall) -> GuidedAttention:
     """A call in the form that the backends take, all heads, without targets."""
-    mask, bias = call.mask_and_bias()
+    mask, bias = call.mask_and_bias(LOOKING)
     query, key, value = call.query_BHQD, call.key_BGKD, call.value_BGKD
     shared = query.shape[1] // key.shape[1]
     if shared > 1:

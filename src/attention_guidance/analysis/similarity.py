@@ -7,17 +7,21 @@ Shape suffixes: B batch, N heads of all layers, R rows of a sample, K keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from attention_guidance.analysis.observe import attention_map, observing
-from attention_guidance.errors import ConfigError
+from attention_guidance.analysis.given import Batch, batches_of
+from attention_guidance.analysis.observe import Observation, as_guided, attention_map, observing
+from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.hosts.call import AttentionCall
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Array = npt.NDArray[np.float64]
 
@@ -25,38 +29,39 @@ Array = npt.NDArray[np.float64]
 _ROWS = 16
 
 
-def head_divergence(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, rows: int = 256, seed: int = 1) -> Array:
+def head_divergence(
+    model: nn.Module,
+    batches: Iterable[Batch] | Batch,
+    *,
+    rows: int = 256,
+    seed: int = 1,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Array:
     """The mean Jensen-Shannon divergence between the attention of every two heads, over a sample of rows.
 
     Args:
         model: any model that `guide` takes and that is not guided; it comes back as it was.
-        batches: what it is called with; taken until there are rows enough, 16 of each sequence.
+        batches: what it is called with, as `take_census` takes it; taken until there are rows enough, 16 of each
+            sequence of each call.
         rows: how many rows to compare; the time goes with this number times the square of the number of heads.
         seed: which rows.
+        tokenizer: the model's, for texts.
 
     Returns:
         [N, N] in nats, heads by layer, then number; 0 on the diagonal, at most ln 2.
 
     Raises:
-        AttachError: the model is guided or cannot be looked at.
-        ConfigError: no batch.
+        AttachError: the model is guided or cannot be looked at, or its layers attend in windows of different sizes.
+        ConfigError: no batch, or what is none.
     """
-    generator = torch.Generator().manual_seed(seed)
-    chosen: list[tuple[int, Tensor]] = []
-    seen: dict[int, list[Tensor]] = {}
-
-    def see(layer: int, call: AttentionCall) -> None:
-        map_BHQK = attention_map(call)
-        seen[layer] = [map_BHQK[sequence][:, at_R].cpu() for sequence, at_R in chosen]
-
+    sample = _Sample(rows, torch.Generator().manual_seed(seed))
     total: Tensor | None = None
     done = 0
-    with observing(model, see) as watched:
-        for batch in batches:
-            chosen[:] = _rows_of(batch, rows - done, generator)
+    with observing(model, sample.see) as watched:
+        for batch in batches_of(batches, tokenizer):
+            sample.begin(batch, watched)
             watched(batch)
-            for part in range(len(chosen)):
-                map_NRK = torch.cat([seen[layer][part] for layer in sorted(seen)])
+            for map_NRK in sample.maps():
                 divergence_NN = _summed_divergence(map_NRK)
                 total = divergence_NN if total is None else total + divergence_NN
                 done += map_NRK.shape[1]
@@ -67,19 +72,56 @@ def head_divergence(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, r
     return np.asarray((total / done).numpy(), np.float64)
 
 
-def _rows_of(batch: Mapping[str, Any], wanted: int, generator: torch.Generator) -> list[tuple[int, Tensor]]:
-    """Sequences of a batch and queries in them that are tokens."""
-    first = next(value for value in batch.values() if isinstance(value, Tensor) and value.dim() >= 2)
-    mask_BT = batch.get("attention_mask")
-    valid_BT = torch.ones(first.shape[:2], dtype=torch.bool) if mask_BT is None else mask_BT.bool().cpu()
-    result = []
-    for sequence, valid_T in enumerate(valid_BT):
-        places = valid_T.nonzero()[:, 0]
-        n_rows = min(_ROWS, wanted, len(places))
-        if n_rows > 0:
-            result.append((sequence, places[torch.randperm(len(places), generator=generator)[:n_rows]]))
-            wanted -= n_rows
-    return result
+class _Sample:
+    """The rows of a pass by which heads are compared: the same of every layer.
+
+    Args:
+        wanted: how many, of all passes.
+        generator: draws them.
+    """
+
+    def __init__(self, wanted: int, generator: torch.Generator) -> None:
+        self.wanted, self.generator = wanted, generator
+
+    def begin(self, batch: Mapping[str, Any], watched: Observation) -> None:
+        """A batch is about to go through the model."""
+        self.current = watched.forward_pass(batch)
+        # Of each call: its size, and the sequences and queries that are taken of it.
+        self.calls: list[tuple[torch.Size, list[tuple[int, Tensor]]]] = []
+        self.seen: dict[int, list[list[Tensor]]] = {}
+
+    def see(self, layer: int, call: AttentionCall) -> None:
+        """A layer is about to attend."""
+        map_BHQK = attention_map(call)
+        of_layer = self.seen.setdefault(layer, [])
+        number = len(of_layer)
+        if layer == next(iter(self.seen)):
+            self.calls.append((map_BHQK.shape, self._rows(call)))
+        if number >= len(self.calls) or self.calls[number][0] != map_BHQK.shape:
+            raise AttachError(
+                f"layer {layer} attends in windows of other sizes than the layers before it, so its heads cannot be "
+                "compared with theirs row by row"
+            )
+        of_layer.append([map_BHQK[sequence][:, at_R].cpu() for sequence, at_R in self.calls[number][1]])
+
+    def _rows(self, call: AttentionCall) -> list[tuple[int, Tensor]]:
+        """Sequences of a call and queries in them that are tokens."""
+        size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
+        valid_BT, _ = self.current.targets((), size, as_guided(call).mask, call.query_BHQD.device)
+        result = []
+        for sequence, valid_T in enumerate(valid_BT.cpu()):
+            places = valid_T.nonzero()[:, 0]
+            n_rows = min(_ROWS, self.wanted, len(places))
+            if n_rows > 0:
+                result.append((sequence, places[torch.randperm(len(places), generator=self.generator)[:n_rows]]))
+                self.wanted -= n_rows
+        return result
+
+    def maps(self) -> Iterator[Tensor]:
+        """The rows of each sequence, of all heads by layer: [N, R, K]."""
+        for number, (_, taken) in enumerate(self.calls):
+            for part in range(len(taken)):
+                yield torch.cat([self.seen[layer][number][part] for layer in sorted(self.seen)])
 
 
 def _summed_divergence(map_NRK: Tensor) -> Tensor:

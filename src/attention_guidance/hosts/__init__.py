@@ -12,13 +12,17 @@ from typing import Any
 from torch import nn
 
 from attention_guidance.errors import AttachError
-from attention_guidance.hosts.call import Host
+from attention_guidance.hosts.call import GUIDING, Host, Purpose
 from attention_guidance.hosts.interface import InterfaceHost
 from attention_guidance.hosts.multihead import MultiheadHost, has_multihead
 
 
-def checked_model(model: object) -> nn.Module:
+def checked_model(model: object, purpose: Purpose = GUIDING) -> nn.Module:
     """A model, taken out of what torch.compile made of it.
+
+    Args:
+        model: what was given for one.
+        purpose: what it is wanted for.
 
     Raises:
         AttachError: it is no instance of nn.Module, but a name, a class, or what holds a model.
@@ -32,36 +36,41 @@ def checked_model(model: object) -> nn.Module:
         raise AttachError(f"model={model.__name__} is a class; give one of its instances: {model.__name__}(config)")
     holds = isinstance(getattr(model, "model", None), nn.Module)
     raise AttachError(
-        f"model is of class {type(model).__name__}, and guidance needs a torch.nn.Module"
+        f"model is of class {type(model).__name__}, and {purpose.name} needs a torch.nn.Module"
         + ("; its .model is one" if holds else "")
     )
 
 
-def host_of(model: nn.Module) -> Host:
+def host_of(model: nn.Module, purpose: Purpose = GUIDING) -> Host:
     """The host that a model is.
+
+    Args:
+        model: any.
+        purpose: what its attention is wanted for.
 
     Raises:
         AttachError: it is none.
     """
-    model = checked_model(model)
+    model = checked_model(model, purpose)
     if hasattr(model, "set_attn_implementation"):
-        return InterfaceHost(model)
+        return InterfaceHost(model, purpose)
     kind = type(model).__name__
     parts = list(_parts(model))
     if len(parts) == 1 and not has_multihead(model):
-        return InterfaceHost(parts[0][1])
+        return InterfaceHost(parts[0][1], purpose)
     if parts:
         names = ", ".join(f"{name} ({type(part).__name__})" for name, part in parts)
         beside = " beside modules of nn.MultiheadAttention" if has_multihead(model) else ""
+        joins = ", with within= the whole, whose loss it then joins" if purpose == GUIDING else ""
         raise AttachError(
-            f"{kind} holds more than one thing to guide: {names}{beside}; guide the part you want, with within= the "
-            "whole, whose loss it then joins"
+            f"{kind} holds more than one thing to {purpose.verb}: {names}{beside}; {purpose.verb} the part you want"
+            f"{joins}"
         )
     if has_multihead(model):
-        return MultiheadHost(model)
+        return MultiheadHost(model, purpose)
     raise AttachError(
-        f"{kind} cannot be guided: guide() takes models of transformers (PreTrainedModel), and modules that are or "
-        "hold torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
+        f"{kind} cannot be {purpose.participle}: only models of transformers (PreTrainedModel) can, and modules that "
+        "are or hold torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
     )
 
 

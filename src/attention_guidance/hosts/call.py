@@ -19,6 +19,26 @@ Result = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
+class Purpose:
+    """What a model's attention is wanted for, in the words of what is said where it cannot be had.
+
+    Attributes:
+        name: as in `NAME is for bidirectional encoders`.
+        verb, participle: as in `it cannot be PARTICIPLE; VERB its encoder`.
+        alone: what follows the name of a part that would do.
+    """
+
+    name: str
+    verb: str
+    participle: str
+    alone: str
+
+
+GUIDING = Purpose("guidance", "guide", "guided", " alone, with within= the whole")
+LOOKING = Purpose("looking", "look at", "looked at", " alone")
+
+
+@dataclass(frozen=True)
 class AttentionCall:
     """One call of a module's attention, all heads of it.
 
@@ -42,8 +62,11 @@ class AttentionCall:
     attention: str
     training: bool
 
-    def mask_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
+    def mask_and_bias(self, purpose: Purpose = GUIDING) -> tuple[Tensor | None, Tensor | None]:
         """Which keys each query may attend to, bool [B or 1, 1, Q or 1, K], and what is added to the scores.
+
+        Args:
+            purpose: what they are wanted for.
 
         Raises:
             AttachError: the mask differs by head.
@@ -56,7 +79,9 @@ class AttentionCall:
             shown = mask > -1e4
             bias = mask if bias is None else bias + mask
         if shown is not None and shown.shape[1] != 1:
-            raise AttachError(f"cannot guide attention whose mask differs by head (mask of shape {tuple(shown.shape)})")
+            raise AttachError(
+                f"cannot {purpose.verb} attention whose mask differs by head (mask of shape {tuple(shown.shape)})"
+            )
         return shown, bias
 
 
@@ -74,7 +99,13 @@ def in_backward() -> bool:
 
 
 class Guide(Protocol):
-    """What sits on an attention module and answers its calls."""
+    """What sits on an attention module and answers its calls.
+
+    Attributes:
+        purpose: what for.
+    """
+
+    purpose: Purpose
 
     def is_idle(self, training: bool) -> bool:
         """Whether the next call is none of guidance's, and all that `attend` would do is to call `unguided`.
@@ -129,6 +160,7 @@ class CallOrder:
 
     def __init__(self, guides: Mapping[int, Guide], n_layers: int) -> None:
         self.guides = guides
+        self.purpose = next((guide.purpose for guide in guides.values()), GUIDING)
         self.n_layers = n_layers
         self.next_layer = 0
 

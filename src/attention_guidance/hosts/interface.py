@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from attention_guidance.errors import AttachError, reason_of
-from attention_guidance.hosts.call import AttentionCall, CallOrder, Guide, Result
+from attention_guidance.hosts.call import GUIDING, AttentionCall, CallOrder, Guide, Purpose, Result
 from attention_guidance.inputs_outputs import patch_size_of
 
 # What guided models run under, by the attention they had. No name may contain `sdpa` or `flash` or begin with `paged|`:
@@ -46,18 +46,19 @@ def _guided(base: str) -> Callable[..., Result]:
         guide: Guide | None = module.__dict__.get(GUIDE)
         if guide is None:
             return unguided()
+        purpose = guide.purpose
         for name in ("softcap", "s_aux", "sinks"):
             if kwargs.get(name) is not None:
                 raise AttachError(
-                    f"{type(module).__name__} gives its attention {name}, which guidance does not know of; models "
-                    "without it can be guided"
+                    f"{type(module).__name__} gives its attention {name}, which {purpose.name} does not know of; "
+                    f"models without it can be {purpose.participle}"
                 )
         # As sdpa reads it: a module that says nothing is causal where there is no mask.
         asked = kwargs.get("is_causal")
         if asked or (asked is None and attention_mask is None and getattr(module, "is_causal", True)):
             raise AttachError(
-                f"{type(module).__name__} attends causally, and guidance is for bidirectional encoders; guide the part "
-                "of the model that is one"
+                f"{type(module).__name__} attends causally, and {purpose.name} is for bidirectional encoders; "
+                f"{purpose.verb} the part of the model that is one"
             )
         if base == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
             raise AttachError(
@@ -80,9 +81,9 @@ class InterfaceHost:
             transformers' attention interface.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.modules = _guidable_modules(model)
+    def __init__(self, model: PreTrainedModel, purpose: Purpose = GUIDING) -> None:
+        self.model, self.purpose = model, purpose
+        self.modules = _guidable_modules(model, purpose)
         config = model.config.get_text_config()
         # ALBERT's few modules serve its many layers in turn.
         self.n_layers: int = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
@@ -100,10 +101,13 @@ class InterfaceHost:
     @property
     def hint(self) -> str:
         """See `Host`."""
+        called = (
+            "set_attn_implementation was called after guide() (now "
+            f"{self.model.config._attn_implementation!r}), or the model was compiled before guide()"
+        )
         return (
-            "its attention does not go through transformers' attention interface, or set_attn_implementation was "
-            f"called after guide() (now {self.model.config._attn_implementation!r}), or the model was compiled before "
-            "guide() (call torch.compiler.reset())"
+            "its attention does not go through transformers' attention interface, or "
+            f"{called if self.purpose == GUIDING else 'the model was compiled before'} (call torch.compiler.reset())"
         )
 
     def attach(self, guides: Mapping[int, Guide]) -> None:
@@ -177,7 +181,7 @@ def _unguided(name: Any) -> Any:
     return next((base for base, guided in GUIDED_NAMES.items() if guided == name), name)
 
 
-def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
+def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Module]:
     """The model's attention modules in the order of its layers: one a layer, or fewer that are called in turn."""
     name = type(model).__name__
     modules = list(attention_modules(model))
@@ -185,27 +189,37 @@ def _guidable_modules(model: PreTrainedModel) -> list[nn.Module]:
         raise AttachError(f"this {name} is guided already; call remove() on its guidance first")
     if not modules:
         raise AttachError(
-            f"{name} does not take its attention through transformers' attention interface, so it cannot be guided; "
-            "BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
+            f"{name} does not take its attention through transformers' attention interface, so it cannot be "
+            f"{purpose.participle}; BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
         )
-    reason = _reason_against(model, modules)
+    reason = _reason_against(model, modules, purpose)
     if reason is not None:
+        if has_encoder_and_decoder(model):
+            reason = f"it is an encoder-decoder; {purpose.name} is for bidirectional encoders"
         parts = _guidable_parts(model)
-        instead = f"; guide() takes its {' or '.join(parts)} alone, with within= the whole" if parts else ""
-        raise AttachError(f"{name} cannot be guided: {reason}{instead}")
+        takes = "guide() takes" if purpose == GUIDING else f"{purpose.verb}"
+        instead = f"; {takes} its {' or '.join(parts)}{purpose.alone}" if parts else ""
+        raise AttachError(f"{name} cannot be {purpose.participle}: {reason}{instead}")
     attention = model.config.get_text_config()._attn_implementation
     if _unguided(attention) not in GUIDED_NAMES:
         raise AttachError(
-            f"{name} runs with attn_implementation={attention!r}; guidance stands beside "
+            f"{name} runs with attn_implementation={attention!r}; {purpose.name} stands beside "
             f"{' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
         )
     return modules
 
 
-def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module]) -> str | None:
+def has_encoder_and_decoder(model: PreTrainedModel) -> bool:
+    """Whether a model is of both, as T5 and BART are, and not the encoder or the decoder of one."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return getattr(model.config, "is_encoder_decoder", False) and {"encoder", "decoder"} <= names
+
+
+def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpose: Purpose = GUIDING) -> str | None:
     """Why a model with these attention modules is no encoder that can be guided, None if it is one."""
+    for_encoders = f"{purpose.name} is for bidirectional encoders"
     if getattr(model.config, "is_decoder", False) or any(getattr(module, "is_causal", False) for module in modules):
-        return "it is a decoder; guidance is for bidirectional encoders"
+        return f"it is a decoder; {for_encoders}"
     try:
         config = model.config.get_text_config()
     except ValueError as error:
@@ -220,12 +234,12 @@ def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module]) -> str
             what = size.removeprefix("num_").replace("_", " ")
             if sizes[size] is None:
                 return f"its {type(config).__name__} does not say how many {what} it has ({size})"
-            return f"its layers have {sizes[size]} {what}; guidance needs the same number in all layers"
+            return f"its layers have {sizes[size]} {what}; {purpose.name} needs the same number in all layers"
     n_modules = n_layers = sizes["num_hidden_layers"]
     if hasattr(config, "num_hidden_groups"):
         n_modules = config.num_hidden_groups * config.inner_group_num
     if len(modules) != n_modules:
-        return f"it has {len(modules)} attention modules for {n_layers} layers; guidance is for bidirectional encoders"
+        return f"it has {len(modules)} attention modules for {n_layers} layers; {for_encoders}"
     for module in modules:
         own = getattr(module, "config", config)
         if not (isinstance(own, type(config)) or isinstance(config, type(own))):

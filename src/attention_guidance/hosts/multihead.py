@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from attention_guidance.errors import AttachError
-from attention_guidance.hosts.call import AttentionCall, Guide, Result, in_backward
+from attention_guidance.hosts.call import GUIDING, AttentionCall, Guide, Purpose, Result, in_backward
 
 
 class MultiheadHost:
@@ -34,9 +34,9 @@ class MultiheadHost:
     self_normalizing = False
     skips_layers = False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, purpose: Purpose = GUIDING) -> None:
         self.model = model
-        self.modules = _guidable_modules(model)
+        self.modules = _guidable_modules(model, purpose)
         self.n_layers = len(self.modules)
         self.n_heads: int = next(iter(self.modules.values())).num_heads
         self.patch_size: tuple[int, int] | None = None
@@ -149,21 +149,23 @@ class GuidedForward:
         return self._as_input(out, query), None
 
     def _check_call(self, query: Tensor, key: Tensor, is_causal: bool) -> None:
+        purpose = self.guide.purpose
         if not _same(query, key):
             raise AttachError(
-                f"{self.name} was called with a key that is not its query, and guidance is for self-attention; name "
-                "the layers to guide in heads= so that this one is left out"
+                f"{self.name} was called with a key that is not its query, and {purpose.name} is for self-attention"
+                + ("; name the layers to guide in heads= so that this one is left out" if purpose == GUIDING else "")
             )
         if is_causal:
-            raise AttachError(f"{self.name} attends causally; guidance is for bidirectional encoders")
+            raise AttachError(f"{self.name} attends causally; {purpose.name} is for bidirectional encoders")
         if query.is_nested:
-            raise AttachError(f"{self.name} was given a nested tensor; guidance needs padded ones and a mask")
+            raise AttachError(f"{self.name} was given a nested tensor; {purpose.name} needs padded ones and a mask")
         # What a backward pass computes again is no second call; torch.compile does not trace it.
         if not in_backward():
             if self.called:
+                held = ": its guidance.loss() after both calls, or within=, holds both" if purpose == GUIDING else ""
                 raise AttachError(
-                    f"{self.name} was called twice in one forward pass of the guided model; guide the part that is "
-                    "called twice instead: its guidance.loss() after both calls, or within=, holds both"
+                    f"{self.name} was called twice in one forward pass; {purpose.verb} the part that is called twice "
+                    f"instead{held}"
                 )
             self.called = True
 
@@ -279,14 +281,14 @@ def has_multihead(model: nn.Module) -> bool:
     return any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
 
 
-def _guidable_modules(model: nn.Module) -> dict[str, nn.MultiheadAttention]:
+def _guidable_modules(model: nn.Module, purpose: Purpose) -> dict[str, nn.MultiheadAttention]:
     """The model's modules of nn.MultiheadAttention by name, in order."""
     kind = type(model).__name__
     for name, module in model.named_modules():
         if isinstance(module, nn.TransformerDecoderLayer):
             raise AttachError(
-                f"{kind} cannot be guided: {name or 'it'} is a decoder's layer, and guidance is for bidirectional "
-                "encoders; guide() takes the encoder alone, too"
+                f"{kind} cannot be {purpose.participle}: {name or 'it'} is a decoder's layer, and {purpose.name} is "
+                f"for bidirectional encoders; {purpose.verb} the encoder alone"
             )
     modules = {
         name or kind: module for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
@@ -297,11 +299,11 @@ def _guidable_modules(model: nn.Module) -> dict[str, nn.MultiheadAttention]:
             raise AttachError(f"this {kind} is guided already; call remove() on its guidance first")
         reason = _reason_against(module)
         if reason is not None:
-            raise AttachError(f"{kind} cannot be guided: {name} {reason}")
+            raise AttachError(f"{kind} cannot be {purpose.participle}: {name} {reason}")
         if module.num_heads != first.num_heads:
             raise AttachError(
-                f"{kind} cannot be guided: {first_name} has {first.num_heads} heads and {name} has {module.num_heads}; "
-                "guidance needs the same number in all layers"
+                f"{kind} cannot be {purpose.participle}: {first_name} has {first.num_heads} heads and {name} has "
+                f"{module.num_heads}; {purpose.name} needs the same number in all layers"
             )
     return modules
 

@@ -136,6 +136,8 @@ def _read(
     skipped: Counter[str],
 ) -> Iterator[_Read]:
     for text in texts:
+        if not isinstance(text, QuestionedText):
+            raise ConfigError(f"a text to ask about is a {type(text).__name__}; give a QuestionedText, with its words")
         if not text.questions:
             skipped["without a question"] += 1
             continue
@@ -184,12 +186,17 @@ def _heads_answers(
 
     def see(layer: int, call: AttentionCall) -> None:
         map_BHTT = attention_map(call)
+        if map_BHTT.shape[2:] != (asked[0].length, asked[0].length):
+            raise AttachError(
+                f"layer {layer} attends from {map_BHTT.shape[2]} to {map_BHTT.shape[3]} positions where the texts have "
+                f"{asked[0].length} tokens; probes need a map of the whole text"
+            )
         if not bool(torch.isfinite(map_BHTT).all()):
             raise AttachError("the model's attention is not finite; look at its weights and its precision")
         layers[layer] = asked[0].judge(map_BHTT, directions)
 
     result: npt.NDArray[np.float32] | None = None
-    with observing(model, see) as watched:
+    with observing(model, see, once=True) as watched:
         done = 0
         for numbers in _batches([len(text.ids) for text in texts], batch_size):
             asked[:] = [_Asked([texts[n] for n in numbers], protocol, watched.device)]

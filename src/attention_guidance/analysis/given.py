@@ -1,0 +1,88 @@
+"""What a model is looked at on, in any of the forms that one has it in: text, ids, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attention_guidance.errors import ConfigError
+from attention_guidance.patterns import Pattern, TokenClasses, checked_pattern, get_pattern
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: A mapping of the model's arguments by name; or token ids, [T] or [B, T]; or a text, which needs a tokenizer.
+Batch = Mapping[str, Any] | Tensor | np.ndarray[Any, Any] | Sequence[int] | str
+
+_WANTED = (
+    "give a mapping of the model's arguments such as {'input_ids': ...}, token ids, or a text together with tokenizer="
+)
+
+
+def batches_of(given: Iterable[Batch] | Batch, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[dict[str, Any]]:
+    """What a model is called with, one call after the other: of several batches, or of a single one.
+
+    Args:
+        given: batches, or one.
+        tokenizer: the model's, for texts.
+
+    Raises:
+        ConfigError: something among them is no batch.
+    """
+    single = isinstance(given, Mapping | Tensor | np.ndarray | str) or _is_ids(given)
+    if not single and not isinstance(given, Iterable):
+        raise ConfigError(f"batches is a {type(given).__name__}; {_WANTED}, or an iterable of these")
+    for batch in [given] if single else given:  # type: ignore[union-attr, list-item]
+        yield batch_of(batch, tokenizer)  # type: ignore[arg-type]
+
+
+def batch_of(given: Batch, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """What a model is called with, of one batch.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, str):
+        if tokenizer is None:
+            raise ConfigError(f"{given[:40]!r} is a text; give the model's tokenizer too: tokenizer=")
+        encoded = tokenizer(given, return_tensors="pt", split_special_tokens=True, verbose=False)
+        n_tokens, most = encoded["input_ids"].shape[1], tokenizer.model_max_length
+        if n_tokens > most:
+            raise ConfigError(
+                f"{given[:40]!r} has {n_tokens} tokens and the model takes {most}; give parts of the text"
+            )
+        return {name: value for name, value in encoded.items() if name != "attention_mask"}
+    ids = torch.as_tensor(given) if isinstance(given, Tensor | np.ndarray) or _is_ids(given) else None
+    if ids is None or ids.is_floating_point() or ids.dtype == torch.bool or ids.dim() not in (1, 2):
+        kind = type(given).__name__ if ids is None else f"{ids.dtype} tensor of shape {tuple(ids.shape)}"
+        raise ConfigError(f"a batch is a {kind}; {_WANTED}")
+    return {"input_ids": ids.reshape(-1, ids.shape[-1]).long()}
+
+
+def _is_ids(given: object) -> bool:
+    return isinstance(given, Sequence) and len(given) > 0 and all(isinstance(x, int | np.integer) for x in given)
+
+
+def patterns_of(
+    given: Iterable[Pattern | str] | Pattern | str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    token_classes: TokenClasses | None,
+) -> list[Pattern]:
+    """Patterns, given as they are or by name: several, or a single one; names may be one text, with spaces between.
+
+    Raises:
+        PatternError: an unknown name, or what is neither a pattern nor a name.
+    """
+    several: Iterable[Pattern | str] = given.split() if isinstance(given, str) else [given] if isinstance(
+        given, Pattern
+    ) else given  # fmt: skip
+    return [
+        get_pattern(pattern, tokenizer, token_classes) if isinstance(pattern, str) else checked_pattern(pattern)
+        for pattern in several
+    ]
