@@ -2,9 +2,11 @@
 
 import base64
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from attention_guidance.report.run_page import write_run_page
 
@@ -51,7 +53,10 @@ def attention():
     """Each head looks one token further than the one before it."""
     maps = np.stack([np.roll(np.eye(5), shift, axis=1) for shift in range(4)])
     coded = base64.b64encode((255 * maps).astype(np.uint8).tobytes()).decode()
-    return [{"text": EVIL, "tokens": TOKENS, "maps": coded}, {"text": "b", "tokens": ["b"] * 5, "maps": coded}]
+    return [
+        {"text": EVIL, "tokens": TOKENS, "left_out": 0, "maps": coded},
+        {"text": "b", "tokens": ["b"] * 5, "left_out": 7, "maps": coded},
+    ]
 
 
 def demo():
@@ -116,7 +121,7 @@ def test_text_is_only_text(visit):
     page = visit()
     assert page.locator("img").count() == 0
     assert page.locator("h1").inner_text() == f"guided, {EVIL}"
-    assert page.locator("#look-map text").nth(2).text_content() == EVIL[:11] + "…"
+    assert page.locator("#look-map text").nth(2).text_content() == EVIL[:11] + "…" + EVIL  # and its tooltip
     assert page.locator("#look-run option").nth(1).text_content() == EVIL
 
 
@@ -125,21 +130,21 @@ def test_the_slider_shows_each_step(visit):
     slider = page.get_by_label("Step of training")
     assert slider.input_value() == "19"
     cell = page.locator(".census").first.locator("button").first
-    assert cell.inner_text() == "1.00"
+    assert cell.inner_text() == "1.0"
     slider.focus()
     page.keyboard.press("Home")
     assert page.locator("#training-step").inner_text() == "step 100"
-    assert cell.inner_text() == "0.15"  # `first` is stronger than `next` is here
+    assert cell.inner_text() == ".15"  # `first` is stronger than `next` is here
     assert cell.get_attribute("aria-label") == "layer 0 head 0: most on first, mass 0.15, guided toward next"
     assert page.locator(".census .at").first.inner_text() == "step 100, validation loss 5.00"
     assert page.locator(".census .shares").first.inner_text() == "none 100 %"
     for _ in range(10):
         page.keyboard.press("ArrowRight")
-    assert cell.inner_text() == "0.55"
+    assert cell.inner_text() == ".55"
     assert cell.get_attribute("aria-label") == "layer 0 head 0: follows next, mass 0.55, guided toward next"
     assert page.locator(".census .shares").first.inner_text() == "next 50 %, none 50 %"
     # The run that is not guided stays as it was.
-    assert page.locator(".census").nth(1).locator("button").first.inner_text() == "0.20"
+    assert page.locator(".census").nth(1).locator("button").first.inner_text() == ".20"
 
 
 def test_hover_tells_of_a_head(visit):
@@ -208,3 +213,63 @@ def test_prints(visit):
     page.emulate_media(media="print")
     assert not page.locator(".chart .readout").first.is_visible()
     assert page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(27, 31, 36)"
+
+
+def test_a_colour_is_that_of_the_pattern_that_a_head_follows(visit):
+    """None for a head that follows none, in the grid and in the look through it."""
+    page = visit()
+    style = "e => e.style.getPropertyValue('--c')"
+    cells = page.locator(".census").first.locator("button")
+    assert cells.nth(0).evaluate(style) == "var(--series1)"
+    assert cells.nth(1).evaluate(style) == "transparent"
+    fill = "e => e.style.fill"
+    assert page.locator("#look-map rect:has(title)").first.evaluate(fill) == "var(--series1)"
+    cells.nth(1).click()
+    assert page.locator("#look-map rect:has(title)").first.evaluate(fill) == "var(--ink)"
+    page.get_by_label("Step of training").press("Home")
+    assert cells.nth(0).evaluate(style) == "transparent"
+    transparent = "e => getComputedStyle(e).backgroundColor"
+    assert cells.nth(1).evaluate(transparent) == cells.nth(0).evaluate(transparent)
+    assert "The number in a cell is the mass" in page.locator("#census + .note").inner_text()
+
+
+def test_tooltips_have_whole_tokens(visit):
+    page = visit()
+    assert page.locator("#look-lines .word title").nth(1).text_content() == EVIL
+    assert page.locator("#look-map rect title").nth(1).text_content() == f"{EVIL} → {EVIL}: 1.00"
+    page.locator("#look-table").locator("xpath=ancestor::details").locator("summary").click()
+    assert page.locator("#look-table td").nth(4).inner_text() == EVIL
+
+
+def test_what_is_left_out_of_a_sentence_is_said(visit):
+    page = visit()
+    assert page.locator("#look-sentence option").all_text_contents() == [EVIL, "b"]
+    assert not page.locator("#look-left-out").is_visible()
+    page.select_option("#look-sentence", "1")
+    said = "The model does not take all of this text: its last 7 tokens are left out."
+    assert page.locator("#look-left-out").inner_text() == said
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("what", ["map", "lines"])
+def test_a_look_is_saved_as_it_is_seen(visit, tmp_path, what, scheme):
+    page = visit(scheme=scheme)
+    page.locator(".census").first.locator("button").nth(2).click()
+    files = {}
+    for form in ("SVG", "PNG"):
+        with page.expect_download() as download:
+            page.get_by_label(f"Save the {what} as {form}").click()
+        assert download.value.suggested_filename == f"guided-1.0-{what}.{form.lower()}"
+        download.value.save_as(tmp_path / form)
+        files[form] = (tmp_path / form).read_bytes()
+    saved = ElementTree.fromstring(files["SVG"])
+    assert b"var(--" not in files["SVG"]
+    texts = saved.findall(".//{http://www.w3.org/2000/svg}text")
+    assert len(texts) == 10
+    surface = "#1a2027" if scheme == "dark" else "#ffffff"
+    assert saved[0].attrib["style"] == f"fill: {surface};"
+    _, _, width, height = map(float, saved.attrib["viewBox"].split())
+    image = Image.open(tmp_path / "PNG").convert("RGB")
+    assert image.size == (2 * width, 2 * height)
+    assert "#{:02x}{:02x}{:02x}".format(*image.getpixel((1, 1))) == surface
+    assert len(image.getcolors(10**6)) > 50

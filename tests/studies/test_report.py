@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from looked_at import read
+from transformers import AutoTokenizer
 
 from attention_guidance.studies.report import _tiles
 
@@ -99,3 +100,39 @@ def test_the_tokens_of_a_sentence_are_its_text(tmp_path, cli, whole_run, corpus,
     tokens = read(tmp_path / "r" / "report.json")["runs"][0]["attention"][0]["tokens"]
     shown = "".join(tokens[1:-1])
     assert shown == "".join(c if c.isascii() else repr(c.encode())[2:-1] for c in sentence)
+
+
+def test_all_of_a_sentence_is_shown(tmp_path, cli, long_model, corpus, capsys):
+    """As many tokens as the model takes; what it does not take is said."""
+    tokenizer = AutoTokenizer.from_pretrained(long_model)
+    sentences = [" ".join(["abe", "ace"] * 20), "abe", " ".join(["abe"] * 150 + ["ace"] * 150)]
+    counts = [len(tokenizer(sentence)["input_ids"]) for sentence in sentences]
+    assert counts[0] > 24
+    assert counts[2] > 200
+    given = [part for sentence in sentences for part in ("--sentence", sentence)]
+    assert cli("report", long_model, "-o", tmp_path / "r", "--text", corpus, "--sequences", 2, *given) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    content = read(tmp_path / "r" / "report.json")
+    shown = content["runs"][0]["attention"]
+    assert [len(one["tokens"]) for one in shown] == [counts[0], counts[1], 200]
+    assert [one["left_out"] for one in shown] == [0, 0, counts[2] - 200]
+    assert "".join(shown[0]["tokens"][1:-1]) == sentences[0]
+    assert f"looks at the first 200 tokens of '{sentences[2][:40]}'; the last {counts[2] - 200} are left out" in said
+    assert content["own_sentences"] is True
+
+
+def test_sentences_of_the_text_are_shown_as_they_begin(tmp_path, cli, long_model):
+    """To the end of a word, and no more than what is shown is called the sentence."""
+    first, second = " ".join(["abe", "ace"] * 60), "add age."
+    (tmp_path / "text.txt").write_text(f"{first}\n\n{second}\n")
+    text = ["--text", tmp_path / "text.txt", "--documents", "blank"]
+    assert cli("report", long_model, "-o", tmp_path / "r", *text, "--sequences", 2, "-q") == 0
+    content = read(tmp_path / "r" / "report.json")
+    shown = content["runs"][0]["attention"]
+    assert [one["text"] for one in shown] == [first[:159], second]
+    assert ["".join(one["tokens"][1:-1]) for one in shown] == [first[:159], second]
+    assert all(one["left_out"] == 0 for one in shown)
+    assert content["own_sentences"] is False
+    assert (
+        "The sentences are how the first documents of the text begin." in (tmp_path / "r" / "report.html").read_text()
+    )

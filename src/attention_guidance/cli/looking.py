@@ -126,7 +126,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add("--include", nargs="+", default=(), type=Path, metavar="PATH",
         help="results of probe, skill and finetune to show: their folders or files")  # fmt: skip
     add("--sentence", dest="sentences", action="append", default=[], metavar="TEXT",
-        help="look through heads on this sentence; may be repeated (the beginnings of the text)")  # fmt: skip
+        help="look through heads on this sentence, all of it up to 512 tokens; may be repeated (how the first three "
+        "documents begin, 160 characters each)")  # fmt: skip
     add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
     add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
     add_reading(parser)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,34 +11,46 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from attention_guidance.report.drawing import NOT_MATH, style_axes
+from attention_guidance.report.drawing import NOT_MATH, label_points, style_axes
 from attention_guidance.report.svg import PALETTE, series
 from attention_guidance.report.tokens import shown_token
 
 Content = Mapping[str, Any]
 
 
-def all_figures(census: Content) -> dict[str, Figure]:
-    """Every figure that a census has the figures for, by name."""
-    figures = {"heads": head_grid(census), "entropy": entropies(census)}
+def all_figures(census: Content, names: Sequence[str] = ()) -> dict[str, Figure]:
+    """Every figure that a census has the figures for, by name.
+
+    Args:
+        census: what ``attention-guidance census`` measured.
+        names: patterns in the order of their colours, where several censuses are shown together.
+    """
+    figures = {"heads": head_grid(census, names=names), "entropy": entropies(census, names=names)}
     if len(census["snapshots"]) > 1:
-        figures["development"] = development(census)
+        figures["development"] = development(census, names)
     if census["similarity"] is not None:
-        figures["similarity"] = head_plane(census)
+        figures["similarity"] = head_plane(census, names)
     return figures
 
 
-def colours(census: Content) -> dict[str, str]:
-    """The colour of each pattern."""
-    return {name: series(number) for number, name in enumerate(census["patterns"])}
+def patterns_of(censuses: Iterable[Content]) -> list[str]:
+    """The patterns of several censuses, each once: in this order they get their colours."""
+    return list(dict.fromkeys(name for census in censuses for name in census["patterns"]))
 
 
-def head_grid(census: Content, snapshot: int = -1) -> Figure:
-    """Every head of a snapshot: coloured by the pattern it has most mass on, the more so the more mass.
+def colours(census: Content, names: Sequence[str] = ()) -> dict[str, str]:
+    """The colour of each pattern of a census, the same in all that are shown together; see `all_figures`."""
+    order = list(names or census["patterns"])
+    return {name: series(order.index(name)) for name in census["patterns"]}
+
+
+def head_grid(census: Content, snapshot: int = -1, names: Sequence[str] = ()) -> Figure:
+    """Every head of a snapshot, its most mass on a pattern; coloured by the pattern it follows, the more the more mass.
 
     Args:
         census: what ``attention-guidance census`` measured.
         snapshot: which of its models; the last one by default.
+        names: see `all_figures`.
     """
     taken = census["snapshots"][snapshot]
     n_layers, n_heads = size(taken)
@@ -49,12 +61,12 @@ def head_grid(census: Content, snapshot: int = -1) -> Figure:
     fig.set_label(f"The pattern each head follows, layers by heads, {taken['model']}")
     box = (left / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
     ax = fig.add_axes(box, facecolor="none")
-    of_pattern = colours(census)
+    of_pattern = colours(census, names)
     for head in taken["heads"]:
-        name, mass = strongest(head)
+        _, mass = strongest(head)
         at = (head["head"] - 0.5, head["layer"] - 0.5)
         # Not opaque even at 1: the figure in the cell has to be read in both themes.
-        colour = to_rgba(of_pattern[name], 0.75 * mass) if name else (0, 0, 0, 0)
+        colour = to_rgba(of_pattern[head["follows"]], 0.75 * mass) if head["follows"] else (0, 0, 0, 0)
         ax.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor=PALETTE["rule"], linewidth=0.8))
         if head["guided_toward"]:
             inset = (at[0] + 0.08, at[1] + 0.08)
@@ -68,14 +80,16 @@ def head_grid(census: Content, snapshot: int = -1) -> Figure:
     ax.set_yticks(range(n_layers))
     ax.tick_params(colors=PALETTE["muted"], labelsize=8.5, length=0)
     ax.set_ylabel("layer", color=PALETTE["muted"], fontsize=9)
-    ax.set_xlabel("head", color=PALETTE["muted"], fontsize=9)
+    ax.set_xlabel(
+        "head; number: mean attention on the pattern's targets", color=PALETTE["muted"], fontsize=9, loc="left"
+    )
     for spine in ax.spines.values():
         spine.set_visible(False)
     _legend(fig, of_pattern, 1 - 0.2 / height, left / width)
     return fig
 
 
-def development(census: Content) -> Figure:
+def development(census: Content, names: Sequence[str] = ()) -> Figure:
     """The share of heads that follow each pattern, stacked, over training."""
     fig = Figure(figsize=(8, 3.4), facecolor="none")
     fig.set_label("Share of heads that follow each pattern over training steps")
@@ -84,7 +98,7 @@ def development(census: Content) -> Figure:
     steps = [taken["step"] for taken in census["snapshots"]]
     floor = np.zeros(len(steps))
     ends: list[tuple[float, str, str]] = []
-    for name, colour in [*colours(census).items(), ("none", PALETTE["rule"])]:
+    for name, colour in [*colours(census, names).items(), ("none", PALETTE["rule"])]:
         shares = np.array([taken["shares"][name] for taken in census["snapshots"]])
         if shares.any():
             ax.fill_between(steps, floor, floor + shares, facecolor=colour, edgecolor="none", alpha=0.8)
@@ -104,14 +118,14 @@ def development(census: Content) -> Figure:
     return fig
 
 
-def entropies(census: Content, snapshot: int = -1) -> Figure:
+def entropies(census: Content, snapshot: int = -1, names: Sequence[str] = ()) -> Figure:
     """The entropy of every head by layer: how broadly heads look (Clark et al. 2019, figure 4)."""
     taken = census["snapshots"][snapshot]
     fig = Figure(figsize=(6.4, 3.4), facecolor="none")
     fig.set_label(f"Mean entropy of each head by layer, {taken['model']}")
     ax = fig.add_axes((0.09, 0.16, 0.88, 0.66), facecolor="none")
     style_axes(ax, "layer", "mean entropy of a head's rows, nats")
-    of_pattern = colours(census)
+    of_pattern = colours(census, names)
     for head in taken["heads"]:
         colour = of_pattern.get(head["follows"], PALETTE["muted"])
         edge = PALETTE["ink"] if head["guided_toward"] else "none"
@@ -122,23 +136,27 @@ def entropies(census: Content, snapshot: int = -1) -> Figure:
     return fig
 
 
-def head_plane(census: Content) -> Figure:
-    """Heads in the plane, near to each other where they attend alike (Clark et al. 2019, figure 6)."""
+def head_plane(census: Content, names: Sequence[str] = ()) -> Figure:
+    """Heads in the plane, near to each other where they attend alike (Clark et al. 2019, figure 6).
+
+    Where there is no room for the numbers of all heads, those that follow a pattern or were guided come first.
+    """
     positions = np.array(census["similarity"]["positions"])
     taken = census["snapshots"][-1]
-    fig = Figure(figsize=(6.2, 5.6), facecolor="none")
+    fig = Figure(figsize=(6, 5.6), facecolor="none")
     fig.set_label("Heads placed so that those that attend alike are near each other")
     ax = fig.add_axes((0.02, 0.02, 0.96, 0.88), facecolor="none")
-    of_pattern = colours(census)
+    of_pattern = colours(census, names)
     for head, (x, y) in zip(taken["heads"], positions, strict=True):
         colour = of_pattern.get(head["follows"], PALETTE["muted"])
         edge = PALETTE["ink"] if head["guided_toward"] else "none"
-        ax.plot([x], [y], "o", color=colour, markersize=7, markeredgecolor=edge, markeredgewidth=1)
-        ax.annotate(
-            f"{head['layer']}.{head['head']}", (x, y), (4, 3), textcoords="offset points", fontsize=6.5,
-            color=PALETTE["muted"],
-        )  # fmt: skip
+        (mark,) = ax.plot([x], [y], "o", color=colour, markersize=7, markeredgecolor=edge, markeredgewidth=1)
+        mark.set_gid(f"ag-head-{head['layer']}-{head['head']}")
     ax.set_aspect("equal", adjustable="datalim")
+    first = sorted(
+        range(len(positions)), key=lambda n: not (taken["heads"][n]["follows"] or taken["heads"][n]["guided_toward"])
+    )
+    label_points(ax, positions, [f"{head['layer']}.{head['head']}" for head in taken["heads"]], first)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

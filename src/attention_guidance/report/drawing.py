@@ -8,12 +8,18 @@ as its fallback, so one figure is right on paper, in a PNG, and on a page with a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+import numpy as np
+import numpy.typing as npt
+from matplotlib.ticker import MaxNLocator, ScalarFormatter, StrMethodFormatter
 
 from attention_guidance.report.svg import PALETTE
+
+# Points (1/72 inch): the size of labels beside points, and half the width of a point.
+_LABEL_SIZE = 7.5
+_MARK = 3.5
 
 NOT_MATH: dict[str, Any] = {"parse_math": False}  # "$" in a corpus is a dollar sign
 
@@ -50,8 +56,55 @@ def style_axes(ax: Any, x: str, y: str, ticks: Any = "auto") -> None:
     ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_formatter(plain_numbers())
     ax.set_xlabel(x, color=PALETTE["muted"], fontsize=9.5, labelpad=5)
     ax.set_title(y, loc="left", color=PALETTE["muted"], fontsize=9.5, pad=9)
+
+
+def plain_numbers() -> ScalarFormatter:
+    """Ticks as numbers of as many digits as tell them apart, none of them put aside as an offset or a power of ten."""
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    return formatter
+
+
+def label_points(ax: Any, positions: npt.NDArray[np.float64], labels: Sequence[str], order: Iterable[int]) -> None:
+    """Write labels beside points, each where it lies over no other label and no point; where there is no room, none.
+
+    Args:
+        ax: axes whose points are drawn and whose limits are final.
+        positions: of the points, [N, 2].
+        labels: a short one for each.
+        order: the numbers of the points, those that must have their label first.
+    """
+    ax.apply_aspect()
+    scale = 72 / ax.figure.dpi
+    points = ax.transData.transform(positions) * scale
+    frame = ax.bbox.bounds
+    low, high = np.array(frame[:2]) * scale, (np.array(frame[:2]) + frame[2:]) * scale
+    taken = [(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
+    for number in order:
+        width, height = 0.62 * _LABEL_SIZE * len(labels[number]), 0.9 * _LABEL_SIZE
+        away = _MARK + 1
+        for dx, dy in (
+            (away, -height / 2), (away, away / 2), (-away - width, -height / 2), (-width / 2, away),
+            (-width / 2, -away - height), (away, -away - height / 2), (-away - width, away / 2),
+            (-away - width, -away - height / 2),
+        ):  # fmt: skip
+            left, bottom = points[number] + (dx, dy)
+            box = (left, bottom, left + width, bottom + height)
+            inside = low[0] <= left and low[1] <= bottom and box[2] <= high[0] and box[3] <= high[1]
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                ax.annotate(
+                    labels[number], positions[number], (dx, dy), textcoords="offset points", fontsize=_LABEL_SIZE,
+                    color=PALETTE["muted"], va="bottom",
+                )  # fmt: skip
+                break
+
+
+def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def note(ax: Any, text: str) -> None:

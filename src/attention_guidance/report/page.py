@@ -40,7 +40,7 @@ def render(template: str, **content: Any) -> bytes:
         loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["finite"] = lambda value: finite(value) is not None
-    environment.filters.update(number=number, signed=signed, percent=percent)
+    environment.filters.update(number=number, mass=mass, signed=signed, percent=percent)
     environment.globals["source"] = lambda name: Markup(source(name))
     css = Markup(f":root {{ {_variables()} }}\n{source('page.css')}")
     page = environment.get_template(template).render(css=css, script_hash="SCRIPT-HASH", **content)
@@ -68,6 +68,12 @@ def number(value: object, digits: int = 2, missing: str = DIVERGED) -> str:
     """``1,234.50``; the word for what is missing instead of null, nan or infinity."""
     known = finite(value)
     return missing if known is None else f"{known:,.{digits}f}"
+
+
+def mass(value: object) -> str:
+    """A share in three places, as there is room for in a cell: ``.97``, ``1.0``."""
+    known = finite(value)
+    return "–" if known is None else f"{known:.2f}".removeprefix("0")[:3]
 
 
 def signed(value: object, digits: int = 2) -> str:

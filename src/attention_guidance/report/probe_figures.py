@@ -49,7 +49,7 @@ def head_accuracy(probe: Content) -> Figure:
             # White on the darkest cells only reads on paper; the ink reads on all of them on both.
             if value >= max(0.2, 0.5 * accuracy_LH.max()):
                 text = f"{value:.2f}".lstrip("0")
-                ax.text(head, layer, text, ha="center", va="center", fontsize=7, color=PALETTE["ink"])
+                ax.text(head, layer, text, ha="center", va="center", fontsize=7.5, color=PALETTE["ink"])
         ax.set_xticks(range(n_heads))
         ax.set_yticks(range(n_layers))
         ax.tick_params(colors=PALETTE["muted"], labelsize=8, length=0)

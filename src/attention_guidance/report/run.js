@@ -70,6 +70,10 @@
   const cards = [...document.querySelectorAll(".census")];
   const cells = cards.map(card => [...card.querySelectorAll("button")]);
 
+  // The look of a head that follows no pattern is no pattern's.
+  const inkOf = (run, taken, head, none) => taken.follows[head] < 0 ? none : colour(run.colours[taken.follows[head]]);
+  const short = value => value === null ? "–" : value.toFixed(2).replace(/^0/, "").slice(0, 3);
+
   function strongest(run, taken, head) {
     const masses = taken.masses[head];
     let best = taken.follows[head];
@@ -84,12 +88,12 @@
     card.querySelector(".shares").textContent = taken.shares
       .map((share, index) => share ? `${names[index]} ${Math.round(100 * share)} %` : "").filter(Boolean).join(", ");
     cells[number].forEach((cell, head) => {
-      const best = strongest(run, taken, head), follows = taken.follows[head] >= 0;
+      const best = strongest(run, taken, head);
       const mass = best < 0 ? null : taken.masses[head][best];
-      cell.style.setProperty("--c", colour(Math.max(best, 0)));
+      cell.style.setProperty("--c", inkOf(run, taken, head, "transparent"));
       cell.style.setProperty("--m", `${Math.round(75 * (mass ?? 0))}%`);
-      cell.textContent = number_(mass);
-      cell.classList.toggle("faint", !follows);
+      cell.textContent = short(mass);
+      cell.classList.toggle("faint", taken.follows[head] < 0);
       cell.setAttribute("aria-label", describe(run, taken, head));
     });
   }
@@ -115,6 +119,15 @@
     button.addEventListener("focus", () => detail(number, head));
     button.addEventListener("click", () => look && look.choose(number, ...data.census[number].heads[head]));
   }));
+
+  // Heads in the plane say on hover which they are.
+  for (const figure of document.querySelectorAll(".plane")) {
+    const run = data.census[Number(figure.dataset.run)], taken = run.snapshots[run.snapshots.length - 1];
+    run.heads.forEach(([layer, place], head) => {
+      const mark = figure.querySelector(`[data-part="head-${layer}-${place}"]`);
+      if (mark) add(mark, "title").textContent = describe(run, taken, head);
+    });
+  }
 
   // One stop of the tab key for each grid; arrows go from head to head.
   cells.forEach((buttons, number) => {
@@ -170,17 +183,18 @@
       const size = sentence.tokens.length, heads = data.census[run].heads;
       const index = heads.findIndex(([layer, head]) => layer === Number(selects.layer.value) && head === Number(selects.head.value));
       const start = index * size * size, all = bytes.get(key);
-      return { run, index, tokens: sentence.tokens, at: (row, column) => all[start + row * size + column] / 255 };
+      return { run, index, tokens: sentence.tokens, whole: sentence.whole, leftOut: sentence.leftOut, at: (row, column) => all[start + row * size + column] / 255 };
     };
     const fill = () => {
       const run = Number(selects.run.value), heads = data.census[run].heads;
-      options(selects.sentence, data.attention[run].sentences.map(one => one.tokens.join(" ").slice(0, 48)));
+      options(selects.sentence, data.attention[run].sentences.map(one => one.text.length > 60 ? `${one.text.slice(0, 59)}…` : one.text));
       options(selects.layer, Array.from({ length: 1 + Math.max(...heads.map(head => head[0])) }, (_, index) => `${index}`));
       options(selects.head, Array.from({ length: 1 + Math.max(...heads.map(head => head[1])) }, (_, index) => `${index}`));
     };
-    const text = (svg, words, attributes, style = "") => {
+    const text = (svg, shown, place, attributes, style = "") => {
       const node = add(svg, "text", attributes, `fill: var(--ink); font: 11px var(--sans); ${style}`);
-      node.textContent = words;
+      node.textContent = shown.tokens[place];
+      add(node, "title").textContent = shown.whole[place];
       return node;
     };
     const drawMap = (svg, shown, ink) => {
@@ -191,15 +205,15 @@
       add(svg, "rect", { x: margin, y: margin, width: n * cell, height: n * cell }, "fill: none; stroke: var(--rule)");
       for (let row = 0; row < n; row++) {
         const strong = row === focus ? "font-weight: 700" : "";
-        text(svg, shown.tokens[row], { x: margin - 5, y: margin + row * cell + 11, "text-anchor": "end" }, strong);
+        text(svg, shown, row, { x: margin - 5, y: margin + row * cell + 11, "text-anchor": "end" }, strong);
         const x = margin + row * cell + 11, y = margin - 5;
-        text(svg, shown.tokens[row], { x, y, transform: `rotate(-90 ${x} ${y})` });
+        text(svg, shown, row, { x, y, transform: `rotate(-90 ${x} ${y})` });
         for (let column = 0; column < n; column++) {
           const weight = shown.at(row, column);
           if (weight < 0.004) continue;
           const mark = add(svg, "rect", { x: margin + column * cell, y: margin + row * cell, width: cell, height: cell },
             `fill: ${ink}; fill-opacity: ${Math.sqrt(weight).toFixed(3)}`);
-          add(mark, "title").textContent = `${shown.tokens[row]} → ${shown.tokens[column]}: ${weight.toFixed(2)}`;
+          add(mark, "title").textContent = `${shown.whole[row]} → ${shown.whole[column]}: ${weight.toFixed(2)}`;
         }
       }
     };
@@ -218,10 +232,10 @@
             `stroke: ${ink}; stroke-width: ${focus >= 0 ? 2.4 : 1.8}; stroke-opacity: ${weight.toFixed(3)}`);
         }
       }
-      shown.tokens.forEach((token, place) => {
+      shown.tokens.forEach((_, place) => {
         const chosen = place === focus;
-        const word = text(svg, token, { x: left, y: y(place), "text-anchor": "end", tabindex: 0, role: "button",
-          "aria-pressed": chosen, "aria-label": `lines of ${token}`, class: "word" }, chosen ? "font-weight: 700; cursor: pointer" : "cursor: pointer");
+        const word = text(svg, shown, place, { x: left, y: y(place), "text-anchor": "end", tabindex: 0, role: "button",
+          "aria-pressed": chosen, "aria-label": `lines of ${shown.whole[place]}`, class: "word" }, chosen ? "font-weight: 700; cursor: pointer" : "cursor: pointer");
         const choose = () => {
           focus = chosen ? -1 : place;
           draw();
@@ -235,7 +249,7 @@
           }
         });
         const seen = focus >= 0 ? shown.at(focus, place) : 1;
-        text(svg, token, { x: right, y: y(place) }, `fill-opacity: ${Math.max(0.25, Math.min(1, focus >= 0 ? seen * 3 : 1))}`);
+        text(svg, shown, place, { x: right, y: y(place) }, `fill-opacity: ${Math.max(0.25, Math.min(1, focus >= 0 ? seen * 3 : 1))}`);
       });
     };
     const drawTable = shown => {
@@ -245,17 +259,19 @@
         line.replaceChildren(...names.map(name => Object.assign(document.createElement(tag), { textContent: name })));
         return line;
       };
-      const lines = shown.tokens.map((token, place) => {
-        const order = shown.tokens.map((_, column) => column).sort((a, b) => shown.at(place, b) - shown.at(place, a));
-        return row([token, ...order.slice(0, 3).map(column => `${shown.tokens[column]} ${number_(shown.at(place, column))}`)], "td");
+      const lines = shown.whole.map((token, place) => {
+        const order = shown.whole.map((_, column) => column).sort((a, b) => shown.at(place, b) - shown.at(place, a));
+        return row([token, ...order.slice(0, 3).map(column => `${shown.whole[column]} ${number_(shown.at(place, column))}`)], "td");
       });
       table.replaceChildren(row(["token", "looks most at", "then at", "then at"], "th"), ...lines);
     };
     const draw = () => {
       const shown = weights(), run = data.census[shown.run], taken = run.snapshots[run.snapshots.length - 1];
-      const best = strongest(run, taken, shown.index), ink = colour(Math.max(best, 0));
+      const ink = inkOf(run, taken, shown.index, "var(--ink)");
       const what = describe(run, taken, shown.index);
       at("look-what").textContent = what;
+      at("look-left-out").hidden = !shown.leftOut;
+      at("look-left-out").textContent = `The model does not take all of this text: its last ${shown.leftOut} tokens are left out.`;
       at("look-map").setAttribute("aria-label", `Attention map, ${what}`);
       at("look-lines").setAttribute("aria-label", `Attention as lines, ${what}`);
       drawMap(at("look-map"), shown, ink);
@@ -271,6 +287,33 @@
       if (name === "run" || name === "sentence") focus = -1;
       draw();
     });
+    // What is on the screen as a file of its own: the colours of the page's theme, nothing outside of it.
+    const standalone = svg => {
+      const copy = svg.cloneNode(true), theme = getComputedStyle(document.documentElement);
+      const [, , width, height] = svg.getAttribute("viewBox").split(" ");
+      for (const [key, value] of Object.entries({ width, height })) copy.setAttribute(key, value);
+      copy.removeAttribute("style");
+      copy.insertBefore(add(copy, "rect", { width, height }, "fill: var(--card)"), copy.firstChild);
+      const markup = new XMLSerializer().serializeToString(copy);
+      return markup.replace(/var\((--[\w-]+)\)/g, (_, name) => theme.getPropertyValue(name).trim().replaceAll('"', "'"));
+    };
+    const download = (blob, name) => {
+      const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    };
+    document.querySelectorAll("[data-save]").forEach(button => button.addEventListener("click", async () => {
+      const svg = at(button.dataset.save), markup = standalone(svg);
+      const run = data.attention[Number(selects.run.value)].name;
+      const name = `${run}-${selects.layer.value}.${selects.head.value}-${button.dataset.save.slice(5)}.${button.dataset.form}`;
+      if (button.dataset.form === "svg") return download(new Blob([markup], { type: "image/svg+xml" }), name);
+      const image = new Image(), [, , width, height] = svg.getAttribute("viewBox").split(" ");
+      image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(markup)}`;
+      await image.decode();
+      const canvas = Object.assign(document.createElement("canvas"), { width: 2 * width, height: 2 * height });
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      canvas.toBlob(blob => download(blob, name), "image/png");
+    }));
     look = {
       choose(run, layer, head) {
         selects.run.value = run;

@@ -13,7 +13,7 @@ from attention_guidance.report import census_figures, probe_figures, run_figures
 from attention_guidance.report.drawing import finite
 from attention_guidance.report.page import check_schema, render
 from attention_guidance.report.svg import to_svg
-from attention_guidance.report.tokens import shown_token, shown_tokens
+from attention_guidance.report.tokens import printable, shown_token, shown_tokens, whole_token
 
 Content = Mapping[str, Any]
 
@@ -34,6 +34,7 @@ def write_run_page(report: Content, path: Path) -> None:
     if not report["runs"]:
         raise ValueError("a report without a run has nothing to show")
     runs = report["runs"]
+    names = census_figures.patterns_of(run["census"] for run in runs)
     charts = [chart for key in run_figures.CURVES if (chart := _chart(runs, key)) is not None]
     page = render(
         "run.html",
@@ -41,16 +42,21 @@ def write_run_page(report: Content, path: Path) -> None:
         runs=runs,
         charts=charts,
         settings=_settings(runs),
-        grids=[_grid(run, number) for number, run in enumerate(runs)],
-        developments=[(number, svg) for number, run in enumerate(runs) if (svg := _developed(run)) is not None],
-        planes=[(run["name"], _svg(census_figures.head_plane(run["census"]))) for run in runs if _compared(run)],
+        patterns=names,
+        grids=[_grid(run, number, names) for number, run in enumerate(runs)],
+        developments=[(number, svg) for number, run in enumerate(runs) if (svg := _developed(run, names)) is not None],
+        planes=[
+            (number, run["name"], _svg(census_figures.head_plane(run["census"], names)))
+            for number, run in enumerate(runs)
+            if _compared(run)
+        ],
         probes=[_probe(probe) for probe in report["probes"]],
         skills=[(skill, _svg(skill_figures.scatter(skill))) for skill in report["skills"]],
         downstream=report["downstream"],
         made=_made(report),
         data={
             "charts": [chart["readout"] for chart in charts],
-            "census": [_census_data(run) for run in runs],
+            "census": [_census_data(run, names) for run in runs],
             "attention": [_attention_data(run) for run in runs],
         },
     )
@@ -64,8 +70,10 @@ def figures(report: Content) -> dict[str, Figure]:
         for key in run_figures.CURVES
         if any(run[key] for run in report["runs"])
     }
+    names = census_figures.patterns_of(run["census"] for run in report["runs"])
     for run in report["runs"]:
-        drawn |= {f"{run['name']}-{name}": fig for name, fig in census_figures.all_figures(run["census"]).items()}
+        of_run = census_figures.all_figures(run["census"], names)
+        drawn |= {f"{run['name']}-{name}": fig for name, fig in of_run.items()}
     for number, probe in enumerate(report["probes"]):
         named = probe_figures.all_figures(probe)
         drawn |= {f"probe-{number + 1}-{probe['task']}-{name}": fig for name, fig in named.items()}
@@ -113,20 +121,20 @@ def _settings(runs: Sequence[Content]) -> list[tuple[str, list[str]]]:
     return [(name, [str(run["settings"].get(name, "–")) for run in runs]) for name in names]
 
 
-def _grid(run: Content, number: int) -> dict[str, Any]:
+def _grid(run: Content, number: int, names: Sequence[str]) -> dict[str, Any]:
     """The last snapshot as a table, which the script changes as the slider moves."""
     taken = run["census"]["snapshots"][-1]
     n_layers, n_heads = census_figures.size(taken)
-    cells = {(head["layer"], head["head"]): _cell(head, run["census"]["patterns"]) for head in taken["heads"]}
+    cells = {(head["layer"], head["head"]): _cell(head, names) for head in taken["heads"]}
     rows = [(layer, [cells[layer, head] for head in range(n_heads)]) for layer in range(n_layers)]
     return {"run": number, "name": run["name"], "rows": rows, "heads": range(n_heads), "step": _step(taken),
             "shares": taken["shares"], "threshold": run["census"]["threshold"],
             "sample": run["census"]["sample"], "corpus": run["census"]["corpus"]}  # fmt: skip
 
 
-def _cell(head: Content, patterns: Sequence[str]) -> dict[str, Any]:
+def _cell(head: Content, names: Sequence[str]) -> dict[str, Any]:
     name, mass = census_figures.strongest(head)
-    colour = patterns.index(name) % 7 + 1 if name else 1
+    colour = names.index(head["follows"]) % 7 + 1 if head["follows"] else None
     return {
         "layer": head["layer"], "head": head["head"], "strongest": name, "mass": mass, "colour": colour,
         "follows": head["follows"], "guided": head["guided_toward"], "entropy": head["entropy"]["value"],
@@ -137,11 +145,11 @@ def _step(snapshot: Content) -> str:
     return census_figures.step_name(snapshot)
 
 
-def _developed(run: Content) -> Markup | None:
-    return _svg(census_figures.development(run["census"])) if len(run["census"]["snapshots"]) > 1 else None
+def _developed(run: Content, names: Sequence[str]) -> Markup | None:
+    return _svg(census_figures.development(run["census"], names)) if len(run["census"]["snapshots"]) > 1 else None
 
 
-def _census_data(run: Content) -> dict[str, Any]:
+def _census_data(run: Content, names: Sequence[str]) -> dict[str, Any]:
     """Every snapshot, as small as it gets: of each head the pattern it follows, masses and entropy."""
     census = run["census"]
     patterns = census["patterns"]
@@ -160,6 +168,7 @@ def _census_data(run: Content) -> dict[str, Any]:
     heads = census["snapshots"][-1]["heads"]
     return {
         "patterns": [shown_token(name) for name in patterns],
+        "colours": [names.index(name) for name in patterns],
         "heads": [[h["layer"], h["head"]] for h in heads],
         "guided": [h["guided_toward"] for h in heads],
         "snapshots": snapshots,
@@ -174,7 +183,14 @@ def _rounded(value: object) -> float | None:
 def _attention_data(run: Content) -> dict[str, Any]:
     """The sentences of a run and the maps of all heads on them."""
     sentences = [
-        {"tokens": shown_tokens(sentence["tokens"]), "maps": sentence["maps"]} for sentence in run["attention"]
+        {
+            "text": printable(sentence["text"]),
+            "tokens": shown_tokens(sentence["tokens"]),
+            "whole": [whole_token(token) for token in sentence["tokens"]],
+            "leftOut": sentence.get("left_out", 0),
+            "maps": sentence["maps"],
+        }
+        for sentence in run["attention"]
     ]
     return {"name": run["name"], "sentences": sentences}
 

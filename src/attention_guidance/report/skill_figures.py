@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from attention_guidance.report.drawing import NOT_MATH, style_axes
+from attention_guidance.report.drawing import NOT_MATH, plain_numbers, style_axes
 from attention_guidance.report.svg import PALETTE, series
 from attention_guidance.report.tokens import printable
 
@@ -23,7 +24,8 @@ def scatter(skill: Mapping[str, Any]) -> Figure:
         style_axes(
             ax, "validation loss, nats a token", f"accuracy of the {'best' if number == 0 else 'mean'} head{rank}"
         )
-        ax.xaxis.set_major_formatter("{x:.1f}")
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.xaxis.set_major_formatter(plain_numbers())
         for place, run in enumerate(skill["runs"]):
             points = sorted((p["step"], p["loss"], p[measure]) for p in skill["points"] if p["run"] == run)
             colour = series(place)

@@ -49,7 +49,9 @@ def to_svg(fig: Figure) -> str:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
         fig.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
     svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)
-    name = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round" '
+    # At less than its natural width text would be too small to read: the page scrolls instead.
+    width = f"--natural: {72 * fig.get_size_inches()[0]:.0f}px"
+    name = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round; {width}" '
     return _themed(svg).replace("<svg ", name, 1)
 
 

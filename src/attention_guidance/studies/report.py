@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from attention_guidance.errors import ConfigError, CorpusError, RunError
 from attention_guidance.objectives import OTHER_THAN_TEXT
 from attention_guidance.report.run_page import figures, write_run_page
 from attention_guidance.studies.census import CensusSettings, census_rows, measured_census
-from attention_guidance.studies.models import Subject, longest_sequence, names_of, results_of, subjects
+from attention_guidance.studies.models import USUAL_LENGTH, Subject, longest_sequence, names_of, results_of, subjects
 from attention_guidance.studies.output import Output
 from attention_guidance.studies.probe import TASKS
 from attention_guidance.studies.progress import Steps
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 
-# Tokens of a sentence to look at: more do not fit on a screen.
-_LONGEST = 24
+# Without sentences of one's own: how many documents are looked at, and how many characters of each.
 _SENTENCES = 3
+_BEGINNING = 160
 # Settings in the order of the page; what a run does not have is left out.
 _SETTINGS = (
     "layers", "hidden", "attention_heads", "feed_forward", "block_size", "batch_size", "max_steps", "learning_rate",
@@ -104,6 +105,7 @@ def report(
         "downstream": [row for item in included if item["kind"] == "finetune" for row in _scores(item)],
         "has_attention": any(record["attention"] for record in records),
         "has_slider": any(len(record["census"]["snapshots"]) > 1 for record in records),
+        "own_sentences": bool(sentences),
         "tiles": _tiles(records),
     }
     folder.json(REPORT_FILE, content)
@@ -112,6 +114,8 @@ def report(
     for name, rows in _tables(content):
         folder.csv(f"data/{name}.csv", rows)
     write_run_page(content, output / PAGE_FILE)
+    for line in _cut(records):
+        console.print(line, highlight=False, markup=False)
     console.print(f"open {output / PAGE_FILE}", highlight=False)
     return content
 
@@ -140,8 +144,10 @@ def _own_text(run: str) -> Text:
 
 
 def _beginnings(text: Text) -> list[str]:
-    """The beginnings of the first documents."""
-    return [document.text[:400] for document in itertools.islice(text.read(), _SENTENCES)]
+    """The beginnings of the first documents, to the end of a word where there are spaces."""
+    texts = (document.text for document in itertools.islice(text.read(), _SENTENCES))
+    whole_words = re.compile(rf".{{1,{_BEGINNING}}}(?!\S)", re.DOTALL)
+    return [found[0].rstrip() if (found := whole_words.match(text)) else text[:_BEGINNING] for text in texts]
 
 
 def _run(
@@ -179,19 +185,34 @@ def _history(run: str) -> list[dict[str, Any]]:
 def _attention(subject: Subject, sentences: Sequence[str]) -> list[dict[str, Any]]:
     """The maps of all heads on some sentences: a byte a weight, 255 for 1, layer by layer, base64."""
     model, tokenizer = subject.load(), subject.tokenizer()
-    longest = min(_LONGEST, longest_sequence(model, tokenizer))
+    # The maps of more tokens would make a page that no browser opens.
+    longest = min(USUAL_LENGTH, longest_sequence(model, tokenizer))
     return [_maps(model, tokenizer, sentence, longest) for sentence in sentences]
 
 
 def _maps(model: Any, tokenizer: PreTrainedTokenizerBase, sentence: str, longest: int) -> dict[str, Any]:
+    whole = tokenizer(sentence, split_special_tokens=True, verbose=False)["input_ids"]
     ids = tokenizer(sentence, truncation=True, max_length=longest, split_special_tokens=True)["input_ids"]
     maps_LHTT = attention_maps(model, torch.tensor(ids))
     coded = (255 * maps_LHTT).round().clamp(0, 255).to(torch.uint8).numpy().tobytes()
     return {
         "text": sentence,
         "tokens": token_texts(tokenizer, ids),
+        "left_out": len(whole) - len(ids),
         "maps": base64.b64encode(coded).decode(),
     }
+
+
+def _cut(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each sentence of which a model did not take all."""
+    for record in records:
+        for sentence in record["attention"]:
+            if sentence["left_out"]:
+                taken = len(sentence["tokens"])
+                yield (
+                    f"{record['name']} looks at the first {taken} tokens of {sentence['text'][:40]!r}; the last "
+                    f"{sentence['left_out']} are left out"
+                )
 
 
 def _included(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
