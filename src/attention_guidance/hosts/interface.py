@@ -194,8 +194,6 @@ def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Modul
         )
     reason = _reason_against(model, modules, purpose)
     if reason is not None:
-        if has_encoder_and_decoder(model):
-            reason = f"it is an encoder-decoder; {purpose.name} is for bidirectional encoders"
         parts = _guidable_parts(model)
         takes = "guide() takes" if purpose == GUIDING else f"{purpose.verb}"
         instead = f"; {takes} its {' or '.join(parts)}{purpose.alone}" if parts else ""
@@ -219,7 +217,7 @@ def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpos
     """Why a model with these attention modules is no encoder that can be guided, None if it is one."""
     for_encoders = f"{purpose.name} is for bidirectional encoders"
     if getattr(model.config, "is_decoder", False) or any(getattr(module, "is_causal", False) for module in modules):
-        return f"it is a decoder; {for_encoders}"
+        return f"it is {'an encoder-decoder' if has_encoder_and_decoder(model) else 'a decoder'}; {for_encoders}"
     try:
         config = model.config.get_text_config()
     except ValueError as error:
@@ -239,6 +237,8 @@ def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpos
     if hasattr(config, "num_hidden_groups"):
         n_modules = config.num_hidden_groups * config.inner_group_num
     if len(modules) != n_modules:
+        if has_encoder_and_decoder(model):
+            return f"it is an encoder-decoder; {for_encoders}"
         return f"it has {len(modules)} attention modules for {n_layers} layers; {for_encoders}"
     for module in modules:
         own = getattr(module, "config", config)
