@@ -70,7 +70,7 @@ class MultiheadHost:
     def detach(self) -> None:
         """See `Host`."""
         for forward in self.forwards:
-            forward.guide = None
+            forward.removed = True
             # What the user has put there since, around ours perhaps, stays.
             if forward.module.__dict__.get("forward") is forward:
                 del forward.module.forward
@@ -100,9 +100,10 @@ class GuidedForward:
     def __init__(self, module: nn.MultiheadAttention, name: str, guide: Guide, masks: _AdditiveMasks) -> None:
         self.module = module
         self.name = name
-        self.guide: Guide | None = guide
+        self.guide = guide
         self.masks = masks
         self.called = False
+        self.removed = False
 
     def __call__(
         self,
@@ -129,7 +130,7 @@ class GuidedForward:
             return own[0]
 
         # Something may have been put around this forward, which is removed beneath it.
-        if self.guide is None or self.guide.is_idle(self.module.training):
+        if self.removed or self.guide.is_idle(self.module.training):
             return unguided()
         self._check_call(query, key, is_causal)
         query_BHTD, key_BHTD, value_BHTD = self._projected(query, key, value)
