@@ -296,7 +296,7 @@ def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
         assert not (tmp_path / "out").exists()
 
 
-def test_mnli_is_scored_on_both_and_labels_that_are_none_left_out(tmp_path, cli, whole_run, capsys):
+def test_mnli_is_scored_on_both_and_labels_that_are_none_left_out(tmp_path, cli, whole_run, many_models, capsys):
     chance = random.Random(0)
     names = ["contradiction", "entailment", "neutral"]
     files = {}
@@ -320,6 +320,23 @@ def test_mnli_is_scored_on_both_and_labels_that_are_none_left_out(tmp_path, cli,
         assert score["accuracy"]["mean"] == content["seeds"][0][split]["accuracy"] == accuracy_score(gold, guess)
         assert score["macro_f1"]["mean"] == pytest.approx(f1_score(gold, guess, average="macro"))
     assert set(content["baseline"]) >= {"test", "mismatched"}
+    both = [
+        "downstream",
+        whole_run,
+        many_models,
+        "--task",
+        "mnli",
+        *given,
+        *fast,
+        "--no-baseline",
+        "-o",
+        tmp_path / "both",
+    ]
+    assert cli(*both) == 0
+    (gap,) = json.loads((tmp_path / "both" / "downstream.json").read_text())["mismatched_differences"]
+    means = [read(tmp_path / "both" / name)["mismatched_scores"]["accuracy"]["mean"] for name in ("run", "other")]
+    assert (gap["second"], gap["first"]) == pytest.approx(tuple(means))
+    assert "other against run, mismatched: " in capsys.readouterr().out
 
 
 def test_the_label_that_f1_is_of_is_told(tmp_path, cli, whole_run, table, capsys):

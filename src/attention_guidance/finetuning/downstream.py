@@ -88,6 +88,11 @@ def downstream(
         "models": [_model(side, found, task.metric) for side in sides],
         "baseline": known["baseline"],
         "differences": _differences(sides, known, task, output, settings.seeds_used),
+        "mismatched_differences": _differences(
+            sides, known | {"split": "mismatched"}, task, output, settings.seeds_used
+        )
+        if known["mismatched_scores"]
+        else [],
         "checkpoints": curve,
     }
     folder.json(DOWNSTREAM_FILE, content)
@@ -177,5 +182,7 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         score = content["baseline"][content["split"]][content["metric"]]
         table.add_row("without pre-training", f"{score:.3f}", "")
     console.print(table)
-    for gap in content["differences"]:
-        console.print(f"{gap['model']} against {first}: {gap['verdict']} (p {gap['p']:.3f})", highlight=False)
+    for gaps_of, where in ((content["differences"], ""), (content["mismatched_differences"], ", mismatched")):
+        for gap in gaps_of:
+            said = f"{gap['model']} against {first}{where}: {gap['verdict']} (p {gap['p']:.3f})"
+            console.print(said, highlight=False)
