@@ -5,6 +5,7 @@ PEFT, sentence-transformers and others call the forward of a model directly, whi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,22 @@ class HookedForward:
         own: Callable[..., Any] = self.own or type(self.model).forward.__get__(self.model)
         return own
 
+    @property
+    def __func__(self) -> Callable[..., Any]:
+        """The function of which this is the bound method: what Accelerate wraps and binds to the model again.
+
+        It runs the hooks of the model that it is called with, which may be a copy.
+        """
+        function: Callable[..., Any] = self.__wrapped__.__func__  # type: ignore[attr-defined]
+
+        @functools.wraps(function)
+        def forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            owners = [getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values()]
+            hooked = [owner for owner in owners if isinstance(owner, HookedForward)]
+            return hooked[-1](*args, **kwargs) if hooked else function(model, *args, **kwargs)
+
+        return forward
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
         if not self.called and self._hooks:
@@ -56,7 +73,13 @@ class HookedForward:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self.model.__dict__.get("forward") is self:
+        outer = self.model.__dict__.get("forward")
+        if outer is self:
             del self.model.__dict__["forward"]
             if self.own is not None:
                 self.model.__dict__["forward"] = self.own
+        while isinstance(outer, HookedForward):
+            # That of another guidance, made later.
+            if outer.own is self:
+                outer.own = self.own
+            outer = outer.own
