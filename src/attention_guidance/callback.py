@@ -34,8 +34,15 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
 
         Raises:
             ConfigError: Trainer computes the loss from the logits (label smoothing), beside the model's and so without
-                guidance.
+                guidance; or it trains another model than the guided one, as a copy of it.
         """
+        trained, guided = kwargs.get("model"), self.guidance.model
+        if isinstance(trained, nn.Module) and not any(part is guided for part in trained.modules()):
+            raise ConfigError(
+                f"the guided {type(guided).__name__} is no part of the {type(trained).__name__} that this Trainer "
+                "trains (model_init makes a new one, a copy has a guidance of its own): give Trainer "
+                "callbacks=[guidance.callback()] of the guidance that guide() or get_guidance() gives for its model"
+            )
         if args.label_smoothing_factor:
             raise ConfigError(
                 f"label_smoothing_factor={args.label_smoothing_factor} has Trainer compute the loss from the logits, "

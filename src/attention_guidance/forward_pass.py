@@ -51,13 +51,15 @@ class ForwardPass:
         weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
         rows: the rows of the guided layers, for each call of a layer so far, until the pass ends.
         layers: what the guided layers have added, once the pass has ended.
-        samples: one number of each query, for each call of a layer, by which recomputation finds its pass.
+        samples: one number of each query, key and value, [B, Q + 2K], for each call of a layer, by which recomputation
+            finds its pass.
         graph_task: the backward pass that it is made in, -1 outside of any.
         recomputes: whether it is an earlier pass, made again in a backward pass.
         trains: whether it is a training pass whose guidance a loss must hold.
         trace: how far a backward pass has come in it.
         called: whether any guided layer was called; audio encoders leave layers out.
-        watched: whether some queries or keys have a gradient, of which the trace is told.
+        learns: whether some queries or keys have a gradient.
+        watched: whether the trace is told of it.
         shared: what backends made of targets and masks, for the layers that have the same.
     """
 
@@ -74,6 +76,7 @@ class ForwardPass:
     # torch.compile traces a function, and not a class of ours in its place.
     trace: GradientTrace = field(default_factory=lambda: GradientTrace())
     called: bool = False
+    learns: bool = False
     watched: bool = False
     shared: dict[Any, Any] = field(default_factory=dict)
     _targets: dict[tuple[Any, ...], tuple[Tensor, list[Targets]]] = field(default_factory=dict)
@@ -93,13 +96,11 @@ class ForwardPass:
         self.check_call(layer, len(calls))
         calls.append(rows)
         self.called = True
-        if self.watched or torch.compiler.is_compiling():
-            return
-        for tensor in (call.query_BHQD, call.key_BGKD):
-            if tensor.requires_grad:
-                tensor.register_hook(self.trace.reach_model)  # type: ignore[no-untyped-call]
-                self.watched = True
-                return
+        tensors = [tensor for tensor in (call.query_BHQD, call.key_BGKD) if tensor.requires_grad]
+        self.learns = self.learns or bool(tensors)
+        if tensors and not (self.watched or torch.compiler.is_compiling()):
+            tensors[0].register_hook(self.trace.reach_model)  # type: ignore[no-untyped-call]
+            self.watched = True
 
     def check_call(self, layer: int, n_before: int) -> None:
         """Make sure that the targets of a call of a layer are known.

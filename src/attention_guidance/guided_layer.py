@@ -85,7 +85,7 @@ class GuidedLayer:
                 pass began and are off here, as under reentrant checkpointing, where the guidance would train nothing;
                 or the backend asked for cannot serve.
         """
-        current = self.passes.of_call(self.layer, call.query_BHQD, call.training)
+        current = self.passes.of_call(self.layer, call)
         if current is None:
             return unguided()
         recording = self.passes.current is not None

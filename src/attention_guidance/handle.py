@@ -82,6 +82,9 @@ class Guidance:
             self.model.register_forward_hook(self._end, always_call=True),
             self._whole.register_forward_hook(self._join, with_kwargs=True),
         ]
+        if self._whole is not self.model:
+            self._hooks.append(self._whole.register_forward_pre_hook(self._begin_whole))
+            self._hooks.append(self._whole.register_forward_hook(self._end_whole, always_call=True))
 
     def remove(self) -> None:
         """Give the model back as it was: its attention implementation, its hooks, its modules. Idempotent.
@@ -97,6 +100,12 @@ class Guidance:
 
     # One forward pass
 
+    def _begin_whole(self, whole: nn.Module, args: tuple[Any, ...]) -> None:
+        self._passes.begin_whole()
+
+    def _end_whole(self, whole: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._passes.within_whole = False
+
     def _begin(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -106,7 +115,7 @@ class Guidance:
         model_kwargs = {name: value for name, value in kwargs.items() if name != GIVEN}
         self._host.begin_pass()
         if not (model.training or self._passes.measuring):
-            self._passes.current = None
+            self._passes.current, self._passes.evaluates = None, True
             return args, model_kwargs
         if not torch.compiler.is_compiling():
             self._lost.check(self._passes.untrained(), self.schedule, self.steps_done)
@@ -123,6 +132,9 @@ class Guidance:
         # No output: the forward pass has raised.
         if current is None or output is None:
             self._passes.current = None
+            never_trained = self._passes.last is None and torch.is_grad_enabled() and self._is_weighted()
+            if output is not None and never_trained and not torch.compiler.is_compiling():
+                self._lost.watch_evaluation(output)
             return
         current.layers = layer_losses(current.rows, self._layers[0].objective, self._layers[0].normalization)
         current.rows = {}
@@ -138,6 +150,8 @@ class Guidance:
         self._passes.end()
         if current.trains and not torch.compiler.is_compiling():
             self._lost.count_rows(current.sums_and_counts()[1], self.heads)
+            if current.with_gradient and current.called:
+                self._lost.count_trainable(current.learns)
         self._called = True
 
     def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -157,7 +171,7 @@ class Guidance:
         if not self._passes.without_loss:
             return output
         guidance = self._guidance_loss(self._passes.of_the_loss(), added=True)
-        return output + guidance if isinstance(output, Tensor) else {**output, "guidance": guidance}
+        return output + guidance if isinstance(output, Tensor) else {**output, "guidance_loss": guidance}
 
     def _join_losses_of(self, modules: Iterable[nn.Module]) -> None:
         """Join the losses of modules that call the model, as those of a SentenceTransformerTrainer. Idempotent.
@@ -200,7 +214,7 @@ class Guidance:
 
         For loops that compute their own objective from the model's logits (called without ``labels``): add it there.
         It holds every call of the model for that objective (two texts, two views), and the next training pass after it
-        begins anew.
+        begins anew. After a call in evaluation mode it is 0, as the objective stands alone there.
 
         Returns:
             A scalar with gradient.
@@ -208,6 +222,8 @@ class Guidance:
         Raises:
             AttachError: no forward pass in training mode has been made yet.
         """
+        if self._passes.evaluates and not self._passes.without_loss:
+            return torch.zeros((), device=next(self.model.parameters()).device)
         passes = self._passes.of_the_loss()
         if not passes:
             raise AttachError("no guided forward pass yet: call the model in training mode first")
@@ -220,7 +236,7 @@ class Guidance:
             self._passes.join(total, added)
         trained = [one for one in passes if one.trains and one.with_gradient and one.called]
         if trained and not torch.compiler.is_compiling():
-            self._lost.check_trainable(any(one.watched for one in trained))
+            self._lost.check_trainable(any(one.learns for one in trained))
         return total
 
     # Progress
@@ -331,7 +347,8 @@ def get_guidance(model: nn.Module) -> Guidance:
     """
     hooks: list[Any] = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
     found: list[Any] = [getattr(hook, "__self__", None) for hook in hooks]
-    owners: list[Guidance] = [owner for owner in found if isinstance(owner, Guidance)]
+    # One has hooks on the whole around its model, too.
+    owners: list[Guidance] = list({id(owner): owner for owner in found if isinstance(owner, Guidance)}.values())
     if len(owners) == 1:
         return owners[0]
     name = type(model).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,12 +30,15 @@ class LostGuidance:
         self._said: set[str] = set()
         self._total: float | None = None
         self._updates = 0
+        self._backward = False
         self._n_passes = 0
+        self._n_untrainable = 0
         self._rows: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has to be told itself."""
-        return self.__dict__ | {"_said": set(), "_total": None, "_updates": 0, "_n_passes": 0, "_rows": None}
+        counts = {"_updates": 0, "_n_passes": 0, "_n_untrainable": 0}
+        return self.__dict__ | counts | {"_said": set(), "_total": None, "_rows": None, "_backward": False}
 
     def check(self, n_untrained: int, schedule: Schedule, steps_done: int) -> None:
         """Before a pass.
@@ -58,11 +61,40 @@ class LostGuidance:
                 "a copy of a guided model has a guidance of its own, get_guidance(model)"
             )
 
-    def check_trainable(self, trainable: bool) -> None:
-        """Of passes with gradients.
+    def watch_evaluation(self, output: Any) -> None:
+        """Of a pass in evaluation mode with gradients on that has ended, where no training pass was ever made.
+
+        Args:
+            output: of the model.
+        """
+        if self._backward and self._updated() >= _UPDATES:
+            self._warn(
+                f"{type(self._model).__name__} is trained in evaluation mode, in which guidance is in no loss: call "
+                "model.train() (from_pretrained gives models in evaluation mode)"
+            )
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(self._see_backward)  # type: ignore[no-untyped-call]
+                return
+
+    def _see_backward(self, gradient: Tensor) -> None:
+        """A tensor's hook."""
+        self._backward = True
+
+    def count_trainable(self, trainable: bool) -> None:
+        """Of a training pass with gradients, which may be of no loss, or one of several of a loss.
 
         Args:
             trainable: whether any queries or keys of guided layers have a gradient.
+        """
+        self._n_untrainable = 0 if trainable else self._n_untrainable + 1
+        self.check_trainable(self._n_untrainable < _PASSES)
+
+    def check_trainable(self, trainable: bool) -> None:
+        """Of the training passes with gradients that a loss holds.
+
+        Args:
+            trainable: as in `count_trainable`, in any of them.
         """
         if not trainable:
             self._warn(
@@ -105,3 +137,10 @@ class LostGuidance:
         if message not in self._said:
             self._said.add(message)
             warnings.warn(message, GuidanceWarning, stacklevel=2)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors that a model gives out, but for those deeper within."""
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    return [one for one in (output if isinstance(output, tuple | list) else (output,)) if isinstance(one, Tensor)]
