@@ -256,6 +256,8 @@ def test_arguments_of_the_trainer(tmp_path):
         ({"adam_epsilon": "small"}, "--set adam_epsilon='small' must be float"),
         ({"seed": 3}, "--set seed: use --seed"),
         ({"lr_scheduler_type": "stairs"}, "transformers' TrainingArguments: .*stairs"),
+        ({"accelerator_config": "none.json"}, "transformers' TrainingArguments: .*none.json"),
+        ({"accelerator_config": "/"}, "transformers' TrainingArguments: .*directory"),
     ],
 )
 def test_arguments_the_trainer_does_not_take(given, message, tmp_path):

@@ -117,7 +117,7 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
     }
     try:
         arguments = TrainingArguments(**(settings | given))
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
     optimizer = given.get("optim", "")
     if unfit := next((why for part, why in _UNFIT.items() if part in optimizer), None):
