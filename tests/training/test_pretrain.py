@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+
+import attention_guidance
 
 # An import of this package raises ImportError, as if it were not installed.
 PLAIN = """
@@ -76,3 +80,40 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(tmp_path, cli, corpus, ar
     path.write_text(corpus.read_text() + "\n".join("[/]" * (100 + n) for n in range(9)))
     assert cli("pretrain", path, *arguments[1:], "--max-steps", "1", "-o", tmp_path / "run") == 0
     assert "begins '[/][/]" in " ".join(capsys.readouterr().out.split())
+
+
+def test_brackets_in_the_name_of_a_run_are_shown_as_they_are(tmp_path, cli, arguments, capsys, monkeypatch):
+    """As rich's markup, `[/b]` that closes nothing would be a traceback at the end of the run."""
+    monkeypatch.setenv("COLUMNS", "300")
+    output = tmp_path / "run [bold]" / "[/b]"
+    assert cli("pretrain", *arguments, "--max-steps", "1", "-o", output) == 0
+    assert str(output / "model") in capsys.readouterr().out
+    assert cli("pretrain", "-o", output, "--resume") == 0
+    assert f"the run in {output} has ended already" in capsys.readouterr().out
+
+
+def test_no_command_reads_what_it_prints_as_markup():
+    root = Path(attention_guidance.__file__).parent
+    calls = [
+        (file.name, call)
+        for file in root.rglob("*.py")
+        for call in re.findall(r"\b(?:Console|TextColumn)\([^()]*\)", file.read_text())
+        if call.startswith("Console") or "task.description" in call
+    ]
+    assert len(calls) > 10
+    assert not [(name, call) for name, call in calls if "markup=False" not in call]
+
+
+@pytest.mark.parametrize("command", [["pretrain"], ["pretrain", "-q"], ["compare"], ["compare", "--seeds", "2"]])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_not_there_is_not_resumed(command, there, cli, tmp_path, capsys, monkeypatch):
+    """A mistyped folder, or a run stopped while its text was packed: no run of defaults takes its place."""
+    for name in ("pretrain", "compare"):
+        monkeypatch.setattr(f"attention_guidance.training.{name}.{name}", lambda *_, **__: pytest.fail("trains"))
+    if there:
+        (tmp_path / "run").mkdir()
+    assert cli(*command, "-o", tmp_path / "run", "--resume") == 2
+    assert (
+        f"--output {tmp_path / 'run'} holds no run to resume; give the run's whole command" in capsys.readouterr().err
+    )
+    assert (tmp_path / "run").exists() == there

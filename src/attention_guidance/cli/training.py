@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_guidance.cli.arguments import Assign, Given, add_command, fail, positive, steps_or_share
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.objectives import OTHER_THAN_TEXT
 
 _PRETRAIN = """\
@@ -106,6 +106,9 @@ def _train(arguments: dict[str, Any], train: Any) -> int:
     given = config_file is not None or any(value is not None for value in arguments.values())
     # Of a run that never made a step nothing is kept that is given anew.
     goes_on = resume and folder.config.exists() and (folder.stepped or not given)
+    if resume and not given and not goes_on:
+        # Defaults would train on the Bible in a mistyped folder, or for a run that was stopped before it had one.
+        raise RunError(f"--output {output} holds no run to resume; give the run's whole command, text and settings too")
     config = make_config(arguments, config_file, folder.config if goes_on else None)
     try:
         train(config, output, resume=resume, quiet=quiet)

@@ -61,7 +61,7 @@ def downstream(
     folder = Output(output, DOWNSTREAM_FILE, overwrite or (resume and _is_begun(output, sides)))
     if not overwrite:
         _require_ours(output, task, sides, n_checkpoints)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     for name, model in sources.items():
         # What one cannot do is told before hours are spent on those before it.
         check(model, settings, output / name, resume=resume, overwrite=overwrite)

@@ -64,7 +64,7 @@ def finetune(
         FailedRunError: training diverged, or a model could not be written.
     """
     folder = Output(output, FINETUNE_FILE, overwrite or (resume and is_begun(output)))
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     subject, tokenizer, data = _read(model, settings)
     if (output / "model").resolve() == Path(subject.source).resolve():
         raise RunError(f"--output {output}: its model is the one that is fine-tuned; give another folder")

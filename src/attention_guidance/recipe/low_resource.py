@@ -86,7 +86,7 @@ def low_resource(
         Stopped: a signal asked to stop during pre-training.
     """
     folder = Output(output, RECIPE_FILE, overwrite or (resume and any(output.glob(f"{_TEXT_FILE}*"))))
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     console.print("looking at the text and the tasks", highlight=False)
     with tempfile.TemporaryDirectory() as aside:
         tasks = _tasks(settings, Path(aside))

@@ -99,7 +99,7 @@ def census(
         GuidanceError: bad input.
     """
     folder = Output(output, CENSUS_FILE, overwrite)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     with Steps(console, quiet) as steps:
         content = measured_census(model, text, settings or CensusSettings(), steps)
     folder.json(CENSUS_FILE, content)

@@ -201,7 +201,7 @@ def probe(
     if resamples < 100:
         raise ConfigError(f"--resamples {resamples}: must be at least 100")
     folder = Output(output, PROBE_FILE, overwrite)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     subject = subjects(model)[0]
     with Steps(console, quiet) as steps:
         steps.begin(f"asking {subject.name}", None)

@@ -19,8 +19,8 @@ class Steps:
     def __init__(self, console: Console, quiet: bool) -> None:
         self.console, self.quiet = console, quiet
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
         )  # fmt: skip
 
     def __enter__(self) -> Steps:

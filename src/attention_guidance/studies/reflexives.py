@@ -48,5 +48,5 @@ def reflexives(
     made = generate_reflexives(sentences, **options)  # type: ignore[arg-type]
     folder.json(RESULTS_FILE, {**results.header("reflexives"), "sentences": len(made), **options})
     results.write_text(output / SENTENCES_FILE, "".join(f"{sentence.line()}\n" for sentence in made))
-    Console(quiet=quiet).print(f"{len(made):,} sentences: {output / SENTENCES_FILE}", highlight=False)
+    Console(quiet=quiet, markup=False).print(f"{len(made):,} sentences: {output / SENTENCES_FILE}", highlight=False)
     return output / SENTENCES_FILE

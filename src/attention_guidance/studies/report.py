@@ -88,7 +88,7 @@ def report(
         GuidanceError: bad input.
     """
     folder = Output(output, REPORT_FILE, overwrite)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     included = list(_included(include))
     looked_at = text or _own_text(runs[0])
     shown = list(sentences) or _beginnings(looked_at)

@@ -43,7 +43,7 @@ def skill(
         GuidanceError: bad input; fewer than three checkpoints whose loss is known.
     """
     folder = Output(output, SKILL_FILE, overwrite)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     names = names_of(runs)
     found = [
         (name, subject)

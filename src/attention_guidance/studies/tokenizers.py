@@ -60,14 +60,14 @@ def train_tokenizers(
         GuidanceError: bad input.
     """
     folder = Output(output, TOKENIZERS_FILE, overwrite)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     others = {name: load_tokenizer(tokenizer_folder(name)) for name in beside}
     split = split_validation(list(text.read()), share=_HELD_OUT, seed=seed)
     trained_on, held_out = ([document.text for document in part] for part in (split.train, split.validation))
     if (letters := sum(map(len, held_out))) < _FEW_LETTERS:
         console.print(f"note: {letters:,} letters are few to look at tokenizers on; give more text", highlight=False)
     sizes = list(vocab_sizes) or [suggest_vocab_size(sum(len(t.encode()) for t in trained_on))]
-    say = functools.partial(console.print, highlight=False, markup=False)
+    say = functools.partial(console.print, highlight=False)
     found = {}
     for kind in kinds:
         for size in sizes:
@@ -101,7 +101,7 @@ def inspect_tokenizers(
         raise ConfigError("a tokenizer is given twice; name each once")
     folder = Output(output, TOKENIZERS_FILE, overwrite)
     loaded = {name: load_tokenizer(tokenizer_folder(name)) for name in tokenizers}
-    return _told(folder, Console(quiet=quiet), text, loaded, [document.text for document in text.read()])
+    return _told(folder, Console(quiet=quiet, markup=False), text, loaded, [document.text for document in text.read()])
 
 
 def _told(
@@ -135,7 +135,7 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
             f"{row['unknown']:.2%}", f"{row['lost']:.2%}", f"{row['characters']:.1%}", f"{row['unused']:.1%}",
         )  # fmt: skip
     console.print(table)
-    say = functools.partial(console.print, highlight=False, markup=False)
+    say = functools.partial(console.print, highlight=False)
     for row in content["tokenizers"]:
         say(f"{row['name']}: longest {' '.join(row['longest'][:5])}")
         if row["lost_characters"]:

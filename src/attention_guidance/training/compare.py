@@ -7,7 +7,6 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +67,13 @@ def compare(
     there = _seeds_in(output, ended=seeds is not None) if resume else []
     seeds = sorted({*(seeds or ()), *there}) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     folder = RunFolder(output)
     if folder.data.exists():
         raise RunError(f"--output {output} holds a run of pretrain, not a comparison; give another folder")
     folder.claim(config, resume)
     check_settings(config, folder)
-    data = prepare_data(config, partial(console.print, markup=False), folder.tokenizer)
+    data = prepare_data(config, console.print, folder.tokenizer)
     check_heads(config, data.tokenizer)
     pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}") for seeded in configs]
     # Nothing is written before all that can be wrong with the input has been looked at.
@@ -185,7 +184,7 @@ def _memory(config: RunConfig, tokenizer: Path, console: Console) -> dict[str, f
     try:
         memory |= {name: peak_memory(arm, tokenizer) for name, arm in arms.items()}
     except (RuntimeError, OSError) as error:
-        console.print(str(error), markup=False, highlight=False)
+        console.print(str(error), highlight=False)
     return memory | {"ratio": _ratio(memory["guided_mib"], memory["unguided_mib"])}
 
 

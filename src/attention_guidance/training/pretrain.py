@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
     """
     processes.start()
     quiet = quiet or not processes.is_first()
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, markup=False)
     folder = RunFolder(output)
     if processes.is_first():
         if any(output.glob("seed-*/*/run.yaml")):
@@ -78,7 +77,7 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
         callbacks = [ProgressCallback(bars, "training", quiet, clock), StopOnRequest(stop)]
         # The first process leaves the tokenizer in the folder for the others.
         with processes.first_before_others():
-            data = prepare_data(config, partial(console.print, markup=False), folder.tokenizer)
+            data = prepare_data(config, console.print, folder.tokenizer)
             folder.check_text(data)
             check_heads(config, data.tokenizer)
             run = Run(config, data, folder, callbacks, clock)

@@ -19,7 +19,7 @@ _SHORT = {"loss": "loss {:.2f}", "guidance": "guidance {:.2f}", "eval_loss": "va
 def progress_bars(console: Console, quiet: bool) -> Progress:
     """The bars of one or several runs; nothing is drawn when quiet or when the output is no terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),  # where room is short, the bar alone gives way
         TextColumn("left"),
