@@ -66,7 +66,7 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
     if (finished := folder.finished) is not None:
         if config != make_config({}, folder.config):
             # A text that has moved is no other one.
-            folder.check_text(prepare_data(config, partial(console.print, markup=False), folder.tokenizer))
+            folder.check_text(prepare_data(config, console.print, folder.tokenizer))
         console.print(f"the run in {output} has ended already")
         _report(console, finished, folder)
         return finished
