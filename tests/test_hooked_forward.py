@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+from types import MethodType
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.utils import convert_outputs_to_fp32, extract_model_from_parallel
 from multihead import inputs_of, make_encoder
 from torch import nn
 
@@ -19,19 +19,17 @@ from attention_guidance.errors import AttachError
 HEADS = "next:1 first:1"
 
 
-@pytest.fixture
-def mixed_precision():
-    """Accelerate keeps its precision for the whole process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def prepared(model):
-    return Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    """As `Accelerator.prepare` does under mixed precision, which would stay with the process."""
+    model._original_forward = model.forward
+    if hasattr(model.forward, "__func__"):
+        model.forward = MethodType(torch.autocast("cpu", torch.bfloat16)(model.forward.__func__), model)
+        model.forward = MethodType(convert_outputs_to_fp32(model.forward.__func__), model)
+    else:
+        model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+    return model
 
 
-@pytest.mark.usefixtures("mixed_precision")
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 class TestMixedPrecisionOfAccelerate:
     def test_copies_compute_with_their_own_weights(self, make_model, batch, family):
@@ -66,9 +64,7 @@ class TestMixedPrecisionOfAccelerate:
         loss = model(**batch).loss.item()
         assert model.forward(**batch).loss.item() == loss
         assert list(inspect.signature(model.forward).parameters)[:2] == ["input_ids", "attention_mask"]
-        unwrapped = Accelerator(cpu=True, mixed_precision="bf16").unwrap_model(
-            model, keep_fp32_wrapper=keep_fp32_wrapper
-        )
+        unwrapped = extract_model_from_parallel(model, keep_fp32_wrapper=keep_fp32_wrapper)
         assert unwrapped(**batch).loss.item() == loss
         if not keep_fp32_wrapper:
             # What Accelerate puts there is the class's own function.

@@ -119,7 +119,7 @@ def test_accumulation_is_exact_for_uneven_labels(make_model, family, examples, t
             example["labels"][:12] = -100
     curves = []
     for accumulation in (1, 4):
-        model = make_model(family)
+        model = make_model(family).double()
         guide(model, HEADS, weight=0.0)
         curves.append(train_with_trainer(model, examples, tmp_path, accumulation, steps=6))
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
