@@ -10,7 +10,8 @@ from attention_guidance import guide, match_heads
 from attention_guidance.analysis import attention_maps, head_divergence, take_census
 from attention_guidance.data.blocks import Blocks
 from attention_guidance.finetuning.encoding import Encoded
-from attention_guidance.finetuning.fit import FitSettings, predict
+from attention_guidance.finetuning.fit import FitSettings
+from attention_guidance.finetuning.predict import predict
 from attention_guidance.modes import evaluating
 from attention_guidance.objectives.base import validate, validation_batches
 from attention_guidance.objectives.masked_lm import MaskedTokens
