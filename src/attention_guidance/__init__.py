@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from attention_guidance.assignment import GuidedHead as GuidedHead
+    from attention_guidance.attach import get_guidance as get_guidance
     from attention_guidance.attach import guide as guide
     from attention_guidance.errors import GuidanceError as GuidanceError
     from attention_guidance.handle import Guidance as Guidance
     from attention_guidance.handle import HeadGuidance as HeadGuidance
-    from attention_guidance.handle import get_guidance as get_guidance
     from attention_guidance.matching import HeadMatching as HeadMatching
     from attention_guidance.matching import match_heads as match_heads
     from attention_guidance.patterns import Pattern as Pattern
@@ -26,9 +26,9 @@ __version__ = "0.1.0"
 # for torch.
 _HOMES = {
     "guide": "attach",
+    "get_guidance": "attach",
     "Guidance": "handle",
     "HeadGuidance": "handle",
-    "get_guidance": "handle",
     "GuidedHead": "assignment",
     "GuidanceError": "errors",
     "HeadMatching": "matching",

@@ -98,3 +98,25 @@ def guide(
     if not isinstance(schedule, Schedule):
         raise ConfigError(f"schedule={schedule!r} must be a Schedule or the name of its shape")
     return Guidance(host, layers, choice, weight, schedule, total_steps, whole_of(model, host, within))
+
+
+def get_guidance(model: nn.Module) -> Guidance:
+    """The handle on a guided model: of a copy too, which has a guidance of its own.
+
+    Args:
+        model: guided, or holding one guided model.
+
+    Raises:
+        AttachError: it is not guided, or it holds several guided models.
+    """
+    hooks: list[Any] = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    found: list[Any] = [getattr(hook, "__self__", None) for hook in hooks]
+    # One has hooks on the whole around its model, too.
+    owners: list[Guidance] = list({id(owner): owner for owner in found if isinstance(owner, Guidance)}.values())
+    if len(owners) == 1:
+        return owners[0]
+    name = type(model).__name__
+    if not owners:
+        raise AttachError(f"this {name} is not guided: call guide(model, ...) first")
+    parts = ", ".join(type(owner.model).__name__ for owner in owners)
+    raise AttachError(f"this {name} holds {len(owners)} guided models ({parts}): ask for the guidance of one of them")

@@ -334,25 +334,3 @@ class Guidance:
             raise AttachError("no guided forward pass yet: call the model in training mode, or within measure()")
         sums, counts = zip(*(one.sums_and_counts() for one in passes), strict=True)
         return torch.stack(sums).sum(0), torch.stack(counts).sum(0)
-
-
-def get_guidance(model: nn.Module) -> Guidance:
-    """The handle on a guided model: of a copy too, which has a guidance of its own.
-
-    Args:
-        model: guided, or holding one guided model.
-
-    Raises:
-        AttachError: it is not guided, or it holds several guided models.
-    """
-    hooks: list[Any] = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
-    found: list[Any] = [getattr(hook, "__self__", None) for hook in hooks]
-    # One has hooks on the whole around its model, too.
-    owners: list[Guidance] = list({id(owner): owner for owner in found if isinstance(owner, Guidance)}.values())
-    if len(owners) == 1:
-        return owners[0]
-    name = type(model).__name__
-    if not owners:
-        raise AttachError(f"this {name} is not guided: call guide(model, ...) first")
-    parts = ", ".join(type(owner.model).__name__ for owner in owners)
-    raise AttachError(f"this {name} holds {len(owners)} guided models ({parts}): ask for the guidance of one of them")
