@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from attention_guidance.data.tokenizers import train_tokenizer
-from attention_guidance.errors import RunError
+from attention_guidance.errors import CorpusError, RunError
 from attention_guidance.training import prepare_text
 from attention_guidance.training.config import RunConfig, make_config
 from attention_guidance.training.folder import RunFolder
@@ -242,3 +242,33 @@ def test_words_that_are_cut_are_told(tmp_path):
     prepare_data(config(corpus), said.append)
     (line,) = [line for line in said if "cut after every 128" in line]
     assert re.match(r"\d words of more than 128 characters \(the longest of 4,0\d\d; the first begins 'ACGTACGT", line)
+
+
+class TestWhatIsTrainedOnIsNotValidatedOn:
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        (tmp_path / "text").mkdir()
+        for name in ("wiki.txt", "news.txt"):
+            (tmp_path / "text" / name).write_text("".join(f"{name} {n} is a line of text\n" for n in range(200)))
+        (tmp_path / "linked.txt").symlink_to(tmp_path / "text" / "news.txt")
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("corpus", "validation"),
+        [(["text/news.txt"], ["text/news.txt"]), (["text"], ["text/news.txt"]), (["text"], ["linked.txt"])],
+    )
+    def test_a_file_for_both_is_refused(self, folder, corpus, validation):
+        paths = {"corpus": [str(folder / f) for f in corpus], "validation": [str(folder / f) for f in validation]}
+        with pytest.raises(CorpusError, match=r"(news|linked).txt: given twice, by .*; drop one of them"):
+            prepare_data(make_config(paths), print)
+
+    def test_a_split_that_the_folder_leaves_out_is_validated_on(self, folder):
+        (folder / "text" / "news.txt").rename(folder / "text" / "dev.txt")
+        paths = {"corpus": [str(folder / "text")], "validation": [str(folder / "text" / "dev.txt")]}
+        data = prepare_data(make_config(paths | {"batch_size": 4, "block_size": 16}), print)
+        assert data.n_documents == 200
+
+    @pytest.mark.parametrize("name", ["-", "/dev/null"])
+    def test_a_pipe_for_both_is_refused(self, name):
+        with pytest.raises(CorpusError, match=f"{name}: given twice, and can be read once"):
+            make_config({"corpus": [name], "validation": [name]})

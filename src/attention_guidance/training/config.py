@@ -320,7 +320,8 @@ def make_config(
     defaults = {name: field.default for name, field in _FIELDS.items()} | get_preset(preset).settings() | suited
     check_idle(config, given, defaults)
     # A pipe is read once here, and a run is known by what came through it.
-    return dataclasses.replace(config, corpus=kept(config.corpus), validation=kept(config.validation))
+    texts, n = kept([*config.corpus, *config.validation]), len(config.corpus)
+    return dataclasses.replace(config, corpus=texts[:n], validation=texts[n:])
 
 
 def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

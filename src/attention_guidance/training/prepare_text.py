@@ -20,6 +20,7 @@ import numpy as np
 from attention_guidance.data.blocks import Blocks, one_per_line, pack, read_ids, require_batch, token_counts
 from attention_guidance.data.corpora import Document, corpus_name, read_documents
 from attention_guidance.data.embedded import embedded_documents
+from attention_guidance.data.folders import list_files
 from attention_guidance.data.holding_out import HeldOutText, hold_out
 from attention_guidance.data.hub import HubDocuments
 from attention_guidance.data.tokenizer_facts import misfits
@@ -56,6 +57,9 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
     """Read text; arguments and errors as for `prepare_data`."""
     text = _Text(config)
     tokenizer = _given_tokenizer(config, tokenizer_folder, say)
+    if config.corpus and config.validation:
+        # Refuses a file to validate on that is trained on.
+        list_files([*config.corpus, *config.validation])
     say(f"reading {text.name}")
     held = text.hold_out()
     if tokenizer is None:
