@@ -256,3 +256,19 @@ def test_json_lines_under_another_name(tmp_path):
     assert texts(tmp_path / "a.txt") == ["a", "b"]
     (tmp_path / "b").write_text('{"body": "a"}\n')
     assert "no field 'text'; there are 'body'" in refusal(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["x.txt", "piped", "x.txt.gz"])
+def test_a_field_is_not_asked_of_plain_text_alone(tmp_path, name):
+    """As where a table comes through a pipe, without its name: header and numbers would be trained on."""
+    path, table = tmp_path / name, tmp_path / "y.jsonl"
+    content = b"id,body\n1,Some text.\n"
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert "plain text, which has no field 'body'" in refusal(path, text_field="body")
+    assert texts(path) == ["id,body", "1,Some text."]
+    table.write_text('{"body": "A row."}\n', encoding="utf-8")
+    both = [document.text for document in read_documents([path, table], text_field="body")]
+    assert both == ["id,body", "1,Some text.", "A row."]
+    unnamed = tmp_path / "lines"
+    unnamed.write_text('{"body": "A row."}\n', encoding="utf-8")
+    assert texts(unnamed, text_field="body") == ["A row."]

@@ -21,6 +21,7 @@ ERRORS = ("strict", "replace")
 
 _CHUNK_BYTES = 1 << 20
 _PREFIX_CHARS = 1 << 20
+_TEXT_FIELD = "text"
 # With --errors replace, text of which more than this share is no text is none.
 _MOST_REPLACED, _LEAST_CHARS = 0.3, 100
 _NUL_OR_SURROGATE = re.compile("[\0\ud800-\udfff]")
@@ -36,7 +37,7 @@ class Document:
 
 
 def read_documents(
-    paths: Sequence[str | Path], *, text_field: str = "text", split: str = "auto", errors: str = "strict"
+    paths: Sequence[str | Path], *, text_field: str = _TEXT_FIELD, split: str = "auto", errors: str = "strict"
 ) -> Iterator[Document]:
     r"""Stream the documents of files and folders.
 
@@ -67,6 +68,13 @@ def read_documents(
         if value not in valid:
             raise ConfigError(f"unknown {name} {value!r}; expected one of {', '.join(valid)}")
     files_by_path = list_files([paths] if isinstance(paths, str | Path) else paths)
+    if text_field != _TEXT_FIELD:
+        files = [file for of_path in files_by_path.values() for file in of_path]
+        if not any(_has_fields(file, errors) for file in files):
+            raise CorpusError(
+                f"{files[0]}: plain text, which has no field {text_field!r}; name a table .csv, .tsv or .jsonl (a pipe "
+                "is read as plain text or JSON lines), or leave --text-field out"
+            )
     return _read_all(files_by_path, text_field, split, errors)
 
 
@@ -112,6 +120,18 @@ def _read_file(path: Path, text_field: str, split: str, errors: str) -> Iterator
         if not is_json_lines(path, [line for line in beginning if line.strip()]):
             return _split(lines, split)
     return _read_jsonl(lines, path, text_field, errors)
+
+
+def _has_fields(path: Path, errors: str) -> bool:
+    """Whether a file is a table or JSON lines."""
+    try:
+        form = format_of(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if form.kind != "text":
+        return True
+    beginning = _beginning(_lines(_decode(_chunks(path, form.compression), path, errors)))
+    return is_json_lines(path, [line for line in beginning if line.strip()])
 
 
 def _beginning(lines: Iterator[str]) -> list[str]:
