@@ -146,7 +146,7 @@ def attention_map(call: AttentionCall) -> Tensor:
 
 def as_guided(call: AttentionCall) -> GuidedAttention:
     """A call in the form that the backends take, all heads, without targets."""
-    mask, bias = call.mask_and_bias(LOOKING)
+    mask, bias = call.mask_and_bias(LOOKING.verb)
     query, key, value = call.query_BHQD, call.key_BGKD, call.value_BGKD
     shared = query.shape[1] // key.shape[1]
     if shared > 1:

@@ -62,11 +62,11 @@ class AttentionCall:
     attention: str
     training: bool
 
-    def mask_and_bias(self, purpose: Purpose = GUIDING) -> tuple[Tensor | None, Tensor | None]:
+    def mask_and_bias(self, verb: str = "guide") -> tuple[Tensor | None, Tensor | None]:
         """Which keys each query may attend to, bool [B or 1, 1, Q or 1, K], and what is added to the scores.
 
         Args:
-            purpose: what they are wanted for.
+            verb: what cannot be done where the mask does not serve; a text, which torch.compile traces.
 
         Raises:
             AttachError: the mask differs by head.
@@ -80,7 +80,7 @@ class AttentionCall:
             bias = mask if bias is None else bias + mask
         if shown is not None and shown.shape[1] != 1:
             raise AttachError(
-                f"cannot {purpose.verb} attention whose mask differs by head (mask of shape {tuple(shown.shape)})"
+                f"cannot {verb} attention whose mask differs by head (mask of shape {tuple(shown.shape)})"
             )
         return shown, bias
 
