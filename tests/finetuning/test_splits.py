@@ -171,6 +171,18 @@ def test_a_folder_that_does_not_tell(tmp_path, names, message):
         find_files(get_task("cola"), {}, tmp_path)
 
 
+def test_a_folder_of_tables_may_hold_texts_too(tmp_path):
+    for name in ("train.tsv", "train.txt", "dev.txt", "test.json"):
+        (tmp_path / name).write_text("")
+    found = find_files(get_task("cola"), {}, tmp_path)
+    assert {split: file.name for split, file in found.items()} == {
+        "train": "train.tsv", "dev": "dev.txt", "test": "test.json",
+    }  # fmt: skip
+    (tmp_path / "dev.ndjson").write_text("")
+    with pytest.raises(ConfigError, match=r"several files of dev \(dev.ndjson, dev.txt\)"):
+        find_files(get_task("cola"), {}, tmp_path)
+
+
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         find_files(get_task("ner"), {}, tmp_path / "none")

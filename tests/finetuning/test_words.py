@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from attention_guidance.data.tagged import read_tagged
@@ -82,12 +85,32 @@ def test_a_word_is_read_where_it_is_farthest_from_a_cut(tokenizer):
     assert found == tuple(expected[word][1] % 5 for word in range(40))
 
 
-def test_labels_are_at_first_tokens_and_nowhere_else(tokenizer):
-    example = Example(("abc", "d", "efgh"), (1, 0, 3), "")
-    encoded = encode(data([example]), [example], tokenizer, 32)
-    labels = encoded.inputs[0]["labels"]
-    assert [label for label in labels if label != IGNORED] == [1, 0, 3]
+@pytest.mark.parametrize("scheme", ["BIO", None])
+def test_the_tokens_of_a_word_continue_its_label(tokenizer, scheme):
+    """B- stands at the first alone; where labels are no entities all tokens have the word's."""
+    example = Example(("abc", "d", "efgh", "ijklmn"), (1, 0, 3, 4), "")
+    encoded = encode(replace(data([example]), scheme=scheme), [example], tokenizer, 32)
+    labels, places = encoded.inputs[0]["labels"], encoded.places[0]
+    assert [labels[place.token] for place in places] == [1, 0, 3, 4]
+    ends = [*(place.token for place in places[1:]), len(labels) - 1]
+    rest = [set(labels[place.token + 1 : end]) for place, end in zip(places, ends, strict=True)]
+    assert rest == ([{2}, set(), {4}, {4}] if scheme else [{1}, set(), {3}, {4}])
     assert labels[0] == labels[-1] == IGNORED
+
+
+def test_a_model_is_given_what_its_tokenizer_makes(tokenizer):
+    """Token types of special tokens and of words, as XLNet's tokenizer tells."""
+    other = copy.deepcopy(tokenizer)
+    other.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "$A:1 </s>:1 <s>:2", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    example = Example(("abc", "d"), (1, 0), "")
+    encoded = encode(data([example]), [example], other, 32)
+    expected = other("abc d", return_attention_mask=False)
+    assert len(set(expected["token_type_ids"])) == 2
+    assert encoded.inputs[0].keys() - {"labels"} == expected.keys()
+    assert all(encoded.inputs[0][name] == values for name, values in expected.items())
 
 
 def entities(tags):

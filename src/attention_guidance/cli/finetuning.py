@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_guidance.cli.arguments import add_command, positive, seed
+from attention_guidance.data.lines import ERRORS
 
 _FINETUNE = """\
 Fine-tune an encoder on a labelled task over several seeds, and score it. Learning rate and epoch are chosen on the
@@ -18,9 +19,10 @@ development set; the test set is touched once a seed.
 
 Tasks: classify (a text and its label), pair, multilabel (labels in a list, with | ; or , between them, or 0 and 1 of
 each label), regress, ner (a word and its label a line, blank line between sentences; parts of speech too; .conllu), and
-GLUE's: cola sst2 rte wnli mnli qnli mrpc qqp stsb, with GLUE's own metric. Tables are .tsv and .csv with a header,
-.jsonl or .parquet. Without files GLUE's come from the hub; the labels of its test sets are secret, so its development
-set is tested on. Rows without a gold label (empty, null, nan, -) are left out and counted.
+GLUE's: cola sst2 rte wnli mnli qnli mrpc qqp stsb, with GLUE's own metric. Tables are .tsv, .csv or .txt (with a
+header, or --columns in numbers), .json, .jsonl or .parquet. Without files GLUE's come from the hub; the labels of its
+test sets are secret, so its development set is tested on. Rows without a gold label (empty, null, nan, -) are left out
+and counted.
 Writes OUTPUT/finetune.json, predictions, the picture of confusions, and OUTPUT/model (of the seed best on dev).
 """
 
@@ -61,14 +63,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("--dev", type=Path, metavar="FILE", help="choose on this (a tenth of the training examples)")
     add("--test", type=Path, metavar="FILE", help="score on this, once (without it scores are those on dev)")
     add("--data", type=Path, metavar="DIR", help="folder of these files, called train, dev or valid, and test")
-    add(
-        "--columns", nargs="+", metavar="NAME", help="of the tables: texts first, then label or labels; numbers for ner"
-    )
+    add("--columns", nargs="+", metavar="NAME",
+        help="of the tables: texts first, then label or labels; numbers for ner, and without a header")  # fmt: skip
     add(
         "--positive-label", metavar="NAME", help="of two labels the one that F1 is of (1 of 0 and 1, yes of yes and no)"
     )
     add("--mismatched", type=Path, metavar="FILE", help="of mnli: score on this too")
     add("--repair", action="store_true", help="let an I- that continues nothing begin an entity, as conlleval does")
+    add("--errors", choices=ERRORS, default="strict",
+        help="strict refuses a malformed row or sentence, skip leaves it out and counts it (strict)")  # fmt: skip
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
     add("--overwrite", action="store_true", help="replace what this command has written there before")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")

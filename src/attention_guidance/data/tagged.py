@@ -1,20 +1,28 @@
 """Sentences with a label for each word: CoNLL columns (2003, MasakhaNER) and the parts of speech of CoNLL-U.
 
 Entities come as BIO (each entity begins with B-), IOB1 (B- only where two of a kind touch) or IOBES; all are read as
-BIO.
+BIO. Lines of `#` before a sentence (MultiCoNER's) are no words, nor are those of -DOCSTART-; where every word begins
+with the code of its language (`en:`, as WikiANN's), it is taken off.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attention_guidance.data.lines import numbered_lines
+from attention_guidance.data.lines import Malformed, is_damaged, numbered_lines
 from attention_guidance.errors import CorpusError
 
 _OUTSIDE = "O"
 _DOCUMENT = "-DOCSTART-"
+_ONE_WORD = "expected one word a line (tabs between the columns where words hold spaces)"
+# What begins a line that is no word: `# id 5 domain=en`, `# text = ...`, `#begin document (...)`, `# newdoc`.
+_COMMENT = re.compile(r"# ?(id [\w-]{8,}|[\w.:-]+ *=|(begin|end) document|new(doc|par)\b)")
+# WikiANN's languages: en:, zh-min-nan:, simple:.
+_LANGUAGE = re.compile(r"([a-z]{2,3}(-[a-z]+)*|simple):.", re.DOTALL)
 _TO_BIO = {"S": "B", "E": "I", "U": "B", "L": "I"}
 
 
@@ -51,7 +59,12 @@ class TaggedText:
 
 
 def read_tagged(
-    path: Path, *, columns: tuple[int, int] | None = None, repair: bool = False, scheme: str | None = None
+    path: Path,
+    *,
+    columns: tuple[int, int] | None = None,
+    repair: bool = False,
+    scheme: str | None = None,
+    malformed: Malformed | None = None,
 ) -> TaggedText:
     """Read a file: a word a line, columns by tabs or else by spaces, a blank line between sentences.
 
@@ -60,12 +73,14 @@ def read_tagged(
         columns: which hold word and label, from 1; the first and the last, in CoNLL-U the second and the fourth (UPOS).
         repair: let an I- that continues nothing begin an entity, as conlleval does, instead of refusing it.
         scheme: of its entities, where another file has told; told by the labels without.
+        malformed: leaves out, or refuses, sentences with a line without the columns or with more than others have;
+            without, they are refused.
 
     Raises:
         CorpusError: a missing or empty file, a line without the columns or with more than others have, a label that is
             malformed or continues nothing; the message names file and line.
     """
-    sentences = list(_sentences(path, columns))
+    sentences = _without_language(list(_sentences(path, columns, malformed or Malformed(path))))
     if not sentences:
         raise CorpusError(f"{path}: no sentence; expected a word and its label a line, a blank line between sentences")
     told = _scheme(sentences, path)
@@ -81,45 +96,68 @@ def read_tagged(
     return TaggedText(path, tuple(result), scheme, repaired)
 
 
-def _sentences(path: Path, columns: tuple[int, int] | None) -> Iterator[TaggedSentence]:
+def _sentences(path: Path, columns: tuple[int, int] | None, malformed: Malformed) -> Iterator[TaggedSentence]:
     conllu = path.suffix.lower() == ".conllu"
     word_at, tag_at = columns or ((2, 4) if conllu else (1, 0))
-    words: list[str] = []
-    tags: list[str] = []
-    first = width = 0
-    for number, line in numbered_lines(path):
-        cells = _cells(line)
-        if not line.strip() or (cells and cells[0] == _DOCUMENT):
-            if words:
-                yield TaggedSentence(tuple(words), tuple(tags), first)
-            words, tags = [], []
-            continue
-        if conllu and (line.startswith("#") or not cells[0].isdecimal()):
+    lines = [(number, line, _cells(line)) for number, line in numbered_lines(path, malformed)]
+    widths = Counter(len(cells) for _, line, cells in lines if not (line.startswith("#") or _divides(line, cells)))
+    width = widths.most_common(1)[0][0] if widths else 0
+    rows: list[tuple[int, str, str]] = []
+    broken = False
+    for number, line, cells in [*lines, (0, "", [])]:
+        if _divides(line, cells):
+            if rows and not broken:
+                yield TaggedSentence(tuple(word for _, word, _ in rows), tuple(tag for *_, tag in rows), rows[0][0])
+            rows, broken = [], False
+        elif conllu and (line.startswith("#") or not cells[0].isdecimal()):
             continue  # comments, multiword ranges, empty nodes
-        if len(cells) < max(2, word_at, tag_at):
-            raise CorpusError(
-                f"{path}:{number}: {len(cells)} column{'s' * (len(cells) != 1)}; expected a word and its label"
-                + (f" in columns {word_at} and {tag_at}" if columns else "")
-            )
-        width = width or len(cells)
-        if len(cells) != width or not (cells[word_at - 1] and cells[tag_at - 1]):
-            told = f"{len(cells)} columns where lines before have {width}" if len(cells) != width else "an empty column"
-            raise CorpusError(
-                f"{path}:{number}: {told}; expected one word a line (tabs between the columns where words hold spaces)"
-            )
-        if not words:
-            first = number
-        words.append(cells[word_at - 1])
-        tags.append(cells[tag_at - 1])
-    if words:
-        yield TaggedSentence(tuple(words), tuple(tags), first)
+        elif broken or (not rows and _is_comment(line, cells, width)):
+            continue
+        elif wrong := _wrong(line, cells, columns, max(2, word_at, tag_at), width or len(cells)):
+            malformed.refuse(CorpusError(f"{path}:{number}: {wrong}"))
+            broken = True
+        elif not (cells[word_at - 1] and cells[tag_at - 1]):
+            malformed.refuse(CorpusError(f"{path}:{number}: an empty column; {_ONE_WORD}"))
+            broken = True
+        else:
+            rows.append((number, cells[word_at - 1], cells[tag_at - 1]))
+
+
+def _wrong(line: str, cells: list[str], columns: tuple[int, int] | None, needed: int, width: int) -> str | None:
+    """What is wrong with the columns of a line."""
+    if is_damaged(line):
+        return "invalid UTF-8; convert the file to UTF-8"
+    if len(cells) < needed:
+        where = " in columns {} and {}".format(*columns) if columns else ""
+        return f"{len(cells)} column{'s' * (len(cells) != 1)}; expected a word and its label{where}"
+    return f"{len(cells)} columns where others have {width}; {_ONE_WORD}" if len(cells) != width else None
+
+
+def _divides(line: str, cells: list[str]) -> bool:
+    """Whether a line stands between sentences."""
+    return not line.strip() or _DOCUMENT in cells or line.startswith(_DOCUMENT)
+
+
+def _is_comment(line: str, cells: list[str], width: int) -> bool:
+    """Whether a line that begins with # before a sentence is no word: "# O" and "#tag O" are words."""
+    return _COMMENT.match(line) is not None or (line.startswith("# ") and width > 0 and len(cells) != width)
 
 
 def _cells(line: str) -> list[str]:
-    """The columns of a line: between tabs where there are some, else between spaces; no other kind of space divides."""
-    if "\t" in line:
-        return [cell.strip() for cell in line.rstrip("\t \r").split("\t")]
-    return [cell for cell in line.strip().split(" ") if cell]
+    """The columns of a line: between tabs where there are some, else between spaces; no other kind of space divides.
+
+    Nor is another kind of space at the ends of a column part of it, unless it is all that there is: a word.
+    """
+    divider = "\t" if "\t" in line else " "
+    cells = line.rstrip("\t \r").split("\t") if divider == "\t" else filter(None, line.strip(" \r").split(" "))
+    return [cell.strip() or cell.strip(" ") for cell in cells]
+
+
+def _without_language(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
+    """Words without the language that each of them begins with, if it does."""
+    if not all(_LANGUAGE.match(word) for sentence in sentences for word in sentence.words):
+        return sentences
+    return [replace(s, words=tuple(word.partition(":")[2] for word in s.words)) for s in sentences]
 
 
 def _scheme(sentences: Iterable[TaggedSentence], path: Path) -> str | None:
@@ -178,8 +216,15 @@ def _as_bio(sentence: TaggedSentence, scheme: str, path: Path, repair: bool) -> 
 
 
 def write_tagged(path: Path, sentences: Iterable[tuple[Sequence[str], Sequence[str], Sequence[str]]]) -> None:
-    """Write words, gold labels and predicted labels, as conlleval reads them; with tabs where labels hold spaces."""
+    """Write words, gold labels and predicted labels, as conlleval reads them; with tabs where labels hold spaces.
+
+    White space in words, whatever its kind, is written as `_`: three columns a line for every reader.
+    """
     rows = [[*zip(*sentence, strict=True)] for sentence in sentences]
-    spaced = any(" " in label for sentence in rows for _, *labels in sentence for label in labels)
-    blocks = ("".join(("\t" if spaced else " ").join(row) + "\n" for row in sentence) for sentence in rows)
+    spaced = any(c.isspace() for sentence in rows for _, *labels in sentence for label in labels for c in label)
+    mark = "\t" if spaced else " "
+    blocks = (
+        "".join(mark.join([re.sub(r"\s", "_", word), *labels]) + "\n" for word, *labels in sentence)
+        for sentence in rows
+    )
     path.write_text("\n".join(blocks), encoding="utf-8")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
+# The label of words of no entity comes first.
+_OUTSIDE = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def encode(
         ConfigError: there is no room for a word between the special tokens.
     """
     if data.task.kind == "tokens":
-        return _encode_words(examples, tokenizer, longest, overlap)
+        return _encode_words(examples, tokenizer, longest, overlap, _continued(data))
     return _encode_texts(examples, tokenizer, longest)
 
 
@@ -92,11 +94,41 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
     return Encoded(inputs, list(range(len(examples))), [[] for _ in examples], n_cut=n_cut)
 
 
+def _continued(data: Data) -> list[int]:
+    """The label, by that of a word, of its tokens after the first: of its entity, which they do not begin anew."""
+    numbers = {label: number for number, label in enumerate(data.labels)}
+    if data.scheme is None:
+        return [*numbers.values()]
+    return [numbers.get(f"I-{label[2:]}", number) for label, number in numbers.items()]
+
+
+def _labels_of_tokens(
+    label: Sequence[int], word_of: Sequence[int], firsts: dict[int, int], continued: Sequence[int]
+) -> list[int]:
+    """What each token is trained to say, so that a pipeline, which reads all of them, finds the words' labels.
+
+    The first of a word says the word's label, the others continue it. A token that is but the space before a word (a
+    lone `▁` or `Ġ`) is within an entity where the word continues one, else outside of all; where labels are no
+    entities it says the word's.
+    """
+    labels = [IGNORED] * len(word_of)
+    behind = IGNORED
+    for token in reversed(range(len(word_of))):
+        word = word_of[token]
+        if word < 0:
+            labels[token] = behind
+            continue
+        own = label[word]
+        labels[token] = own if firsts[word] == token else continued[own]
+        behind = own if continued[own] == own else _OUTSIDE
+    return labels
+
+
 def _encode_words(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, overlap: bool
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, overlap: bool, continued: list[int]
 ) -> Encoded:
-    before, after = _special(tokenizer)
-    room = longest - len(before) - len(after)
+    before, inner, after = _frame(tokenizer)
+    n_before, room = len(before["input_ids"]), longest - len(before["input_ids"]) - len(after["input_ids"])
     if room < 2:
         raise ConfigError(f"--max-length: {longest} tokens leave no room for words between the special ones")
     inputs: list[dict[str, Any]] = []
@@ -112,20 +144,21 @@ def _encode_words(
         ids = encoded["input_ids"]
         word_of = words_of_tokens(encoded["offset_mapping"], words).tolist() if ids else []
         firsts = {word: token for token, word in reversed(list(enumerate(word_of))) if word >= 0}
+        of_token = _labels_of_tokens(example.label, word_of, firsts, continued)
         n_lost += len(words) - len(firsts)
         starts = _starts(len(ids), room, max(1, room // 2) if overlap else room)
         n_windowed += len(starts) > 1
         for start in starts:
             end = min(start + room, len(ids))
             found = []
-            labels = [IGNORED] * (len(before) + end - start + len(after))
             for word, token in sorted(firsts.items()):
                 if start <= token < end:
                     left = token - start if start else len(ids)
                     right = end - 1 - token if end < len(ids) else len(ids)
-                    found.append(Place(len(before) + token - start, word, min(left, right)))
-                    labels[len(before) + token - start] = example.label[word]
-            inputs.append({"input_ids": [*before, *ids[start:end], *after], "labels": labels})
+                    found.append(Place(n_before + token - start, word, min(left, right)))
+            within = {name: [value] * (end - start) for name, value in inner.items()}
+            within |= {"input_ids": ids[start:end], "labels": of_token[start:end]}
+            inputs.append({name: [*before[name], *values, *after[name]] for name, values in within.items()})
             of_example.append(number)
             places.append(found)
     return Encoded(inputs, of_example, places, n_windowed=n_windowed, n_lost=n_lost)
@@ -140,12 +173,21 @@ def _starts(n_tokens: int, room: int, step: int) -> list[int]:
     return [*range(0, n_tokens - room, step), n_tokens - room]
 
 
-def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens before and after a text."""
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, list[int]], dict[str, int], dict[str, list[int]]]:
+    """What a model is given of the special tokens before a text, of each token of it, and of those after it.
+
+    As the tokenizer makes it, token types and all, so that who uses the model later gives it the same.
+    """
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
-    return list(whole[:start]), list(whole[start + len(plain) :])
+    whole = {name: [*values] for name, values in tokenizer("a", return_attention_mask=False).items()}
+    whole["labels"] = [IGNORED] * len(whole["input_ids"])
+    start = next(i for i in range(len(whole["labels"])) if whole["input_ids"][i : i + len(plain)] == plain)
+    end = start + len(plain)
+    return (
+        {name: values[:start] for name, values in whole.items()},
+        {name: values[start] for name, values in whole.items()},
+        {name: values[end:] for name, values in whole.items()},
+    )
 
 
 def decode(data: Data, encoded: Encoded, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attention_guidance.data.lines import Malformed
 from attention_guidance.data.tables import Row, read_table
 from attention_guidance.data.tagged import TaggedText, read_tagged
 from attention_guidance.errors import ConfigError, CorpusError
 from attention_guidance.finetuning.gold import read_gold, unlike
 from attention_guidance.finetuning.labels import in_order, positive_last
 from attention_guidance.finetuning.multilabel import find_label_columns, is_hot
+from attention_guidance.finetuning.overlaps import overlaps
 from attention_guidance.finetuning.splits import SPLITS, hold_out, weak_splits
 from attention_guidance.finetuning.tasks import Task
 
@@ -69,16 +72,18 @@ def read_examples(
     columns: Sequence[str] | None = None,
     repair: bool = False,
     positive: str | None = None,
+    errors: str = "strict",
 ) -> Data:
     """Read a task's files and check them against each other.
 
     Args:
         task: what they are of.
         files: by split; `train` is needed. Without `dev` a tenth of the training examples is held out for it.
-        columns: names of the columns of tables, texts first, label last (for `multilabel` also one for each label); for
-            `tokens` the numbers of word and label.
+        columns: names of the columns of tables, texts first, label last (for `multilabel` also one for each label), or
+            their numbers where no line names them; for `tokens` the numbers of word and label.
         repair: see `read_tagged`.
         positive: of two labels the one that F1 is of; see `positive_last`.
+        errors: `strict` refuses what is malformed in a file, `skip` leaves it out (a row, or a sentence) and counts it.
 
     Raises:
         CorpusError: a file that cannot be read, a label in dev or test that training never saw, a target that is no
@@ -87,7 +92,8 @@ def read_examples(
     """
     _check_apart(files)
     read = _read_tokens if task.kind == "tokens" else _read_table
-    data = read(task, files, columns, repair, positive)
+    malformed = {split: Malformed(file, errors == "skip") for split, file in files.items()}
+    data = read(task, files, columns, repair, positive, malformed)
     splits, names, notes = data.splits, data.files, data.notes
     if "dev" not in splits:
         stay, out = hold_out(splits["train"])
@@ -100,7 +106,7 @@ def read_examples(
         splits = {"train": stay, "dev": out} | {name: splits[name] for name in splits if name != "train"}
         names = names | {"dev": names["train"]}
     data = replace(data, splits=splits, files=names)
-    return replace(data, notes=(*notes, *weak_splits(data), *_overlaps(splits)))
+    return replace(data, notes=(*notes, *weak_splits(data), *overlaps(splits)))
 
 
 def _check_apart(files: Mapping[str, Path]) -> None:
@@ -113,7 +119,12 @@ def _check_apart(files: Mapping[str, Path]) -> None:
 
 
 def _read_tokens(
-    task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool, positive: str | None
+    task: Task,
+    files: Mapping[str, Path],
+    columns: Sequence[str] | None,
+    repair: bool,
+    positive: str | None,
+    malformed: Mapping[str, Malformed],
 ) -> Data:
     numbers = None
     if columns is not None:
@@ -124,9 +135,11 @@ def _read_tokens(
         numbers = (int(columns[0]), int(columns[1]))
         if numbers[0] == numbers[1]:
             raise ConfigError(f"--columns {' '.join(columns)}: words and labels cannot be in one column")
-    texts = _one_scheme(
-        {split: read_tagged(file, columns=numbers, repair=repair) for split, file in files.items()}, numbers, repair
-    )
+    read = {
+        split: read_tagged(file, columns=numbers, repair=repair, malformed=malformed[split])
+        for split, file in files.items()
+    }
+    texts = _one_scheme(read, numbers, repair, malformed)
     labels = positive_last(_token_labels(texts["train"]), positive, task, texts["train"].path.name)
     numbers_of = {label: number for number, label in enumerate(labels)}
     splits = {}
@@ -144,7 +157,8 @@ def _read_tokens(
             label = tuple(numbers_of[tag] for tag in sentence.tags)
             examples.append(Example(sentence.words, label, f"{text.path}:{sentence.first_line}"))
         splits[split] = examples
-    notes = [
+    notes = [bad.note("sentences", len(splits[split])) for split, bad in malformed.items() if bad.errors]
+    notes += [
         f"{text.repaired} entities of {text.path.name} began without B- and were repaired"
         for text in texts.values()
         if text.repaired
@@ -161,15 +175,21 @@ def _read_tokens(
 
 
 def _one_scheme(
-    texts: Mapping[str, TaggedText], columns: tuple[int, int] | None, repair: bool
+    texts: Mapping[str, TaggedText],
+    columns: tuple[int, int] | None,
+    repair: bool,
+    malformed: Mapping[str, Malformed],
 ) -> dict[str, TaggedText]:
     """Where training is BIO, the others are too: a few malformed labels alone would look like IOB1."""
     if texts["train"].scheme != "BIO":
         return dict(texts)
     return {
-        split: read_tagged(text.path, columns=columns, repair=repair, scheme="BIO") if text.scheme == "IOB1" else text
+        split: read_tagged(
+            text.path, columns=columns, repair=repair, scheme="BIO",
+            malformed=Malformed(text.path, malformed[split].skip),
+        ) if text.scheme == "IOB1" else text
         for split, text in texts.items()
-    }
+    }  # fmt: skip
 
 
 def _token_labels(train: TaggedText) -> tuple[str, ...]:
@@ -182,32 +202,41 @@ def _token_labels(train: TaggedText) -> tuple[str, ...]:
 
 
 def _read_table(
-    task: Task, files: Mapping[str, Path], columns: Sequence[str] | None, repair: bool, positive: str | None
+    task: Task,
+    files: Mapping[str, Path],
+    columns: Sequence[str] | None,
+    repair: bool,
+    positive: str | None,
+    malformed: Mapping[str, Malformed],
 ) -> Data:
-    tables = {split: read_table(files[split]) for split in SPLITS if split in files}
+    tables: dict[str, list[Row]] = {}
     named: dict[str, list[str]] = {}
-    for split, rows in tables.items():
+    n_rows: dict[str, int] = {}
+    n_texts = len(task.columns) - 1
+    for split in (split for split in SPLITS if split in files):
+        rows, bad = read_table(files[split], columns=columns, malformed=malformed[split]), malformed[split]
+        n_rows[split] = len(rows) + len(bad.errors)
         # One column a label: those of training, also where others are 0 and 1 in this file.
         of_train = named.get("train", [])
         hot = task.kind == "multilabel" and bool(of_train) and is_hot(tables["train"], of_train[1:], task)
         named[split] = find_label_columns(rows, task, of_train if hot else columns)
-        n_plain = len(task.columns) - 1 if task.kind == "multilabel" else len(task.columns)
-        _require_plain(rows, named[split][:n_plain])
-    gold, notes = read_gold(task, tables, named, files)
+        plain = named[split][: n_texts if task.kind == "multilabel" else n_texts + 1]
+        tables[split] = [row for row in bad.each(rows, partial(_plain, columns=plain)) if row is not None]
+    gold, notes = read_gold(task, tables, named, files, malformed)
+    skipped = [bad.note("rows", n_rows[split] - len(bad.errors)) for split, bad in malformed.items() if bad.errors]
     if task.kind == "regress" and len(numbers := {answer for answer in gold["train"] if answer is not None}) == 1:
         raise CorpusError(f"{files['train']}: every number in column {named['train'][-1]!r} is {min(numbers):g}")
     labels = () if task.kind == "regress" else _labels(task, gold["train"], named["train"], files["train"])
     labels = positive_last(labels, positive, task, files["train"].name)
-    notes += unlike(labels)
     splits = {
         split: [
-            _example(row, named[split], task, labels, answer)
+            _example(row, named[split][:n_texts], task, labels, answer)
             for row, answer in zip(rows, gold[split], strict=True)
             if answer is not None
         ]
         for split, rows in tables.items()
     }
-    return Data(task, labels, splits, _names(files), tuple(notes))
+    return Data(task, labels, splits, _names(files), (*skipped, *notes, *unlike(labels)))
 
 
 def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path) -> tuple[str, ...]:
@@ -226,11 +255,11 @@ def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path)
     return tuple(labels)
 
 
-def _require_plain(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    for row in rows:
-        for name in columns:
-            if isinstance(row.values.get(name), list | dict):
-                raise CorpusError(f"{row.place}: a list or an object in column {name!r}; expected a text or a number")
+def _plain(row: Row, columns: Sequence[str]) -> Row:
+    for name in columns:
+        if isinstance(row.values.get(name), list | dict):
+            raise CorpusError(f"{row.place}: a list or an object in column {name!r}; expected a text or a number")
+    return row
 
 
 def _names(files: Mapping[str, Path]) -> dict[str, str]:
@@ -238,10 +267,6 @@ def _names(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _example(row: Row, columns: Sequence[str], task: Task, labels: tuple[str, ...], answer: Any) -> Example:
-    texts = columns[: len(task.columns) - 1]
-    missing = [name for name in texts if row.values.get(name) is None]
-    if missing:
-        raise CorpusError(f"{row.place}: nothing in column {', '.join(missing)}")
     label = answer
     if task.kind != "regress":
         for name in answer:
@@ -249,23 +274,9 @@ def _example(row: Row, columns: Sequence[str], task: Task, labels: tuple[str, ..
                 raise _unseen(name, row.place, labels)
         several = task.kind == "multilabel"
         label = tuple(float(name in answer) for name in labels) if several else labels.index(answer[0])
-    return Example(tuple(str(row.values[text]) for text in texts), label, row.place)
+    return Example(tuple(str(row.values[text]) for text in columns), label, row.place)
 
 
 def _unseen(label: str, place: str, labels: Sequence[str]) -> CorpusError:
     known = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
     return CorpusError(f"{place}: label {label!r} is not in the training file, which has {known}")
-
-
-def _overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
-    """How many texts of dev and test are in training as well, and of test in dev."""
-    texts = {split: {example.texts for example in examples} for split, examples in splits.items()}
-    said = []
-    for split, seen, why in (
-        ("dev", "train", "; their scores flatter"),
-        ("test", "train", "; their scores flatter"),
-        ("test", "dev", ", on which learning rate and epoch are chosen"),
-    ):
-        if split in splits and (count := sum(example.texts in texts[seen] for example in splits[split])):
-            said.append(f"{count} of {len(splits[split])} texts of {split} are in {seen} too{why}")
-    return said

@@ -140,7 +140,7 @@ def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTo
     tokenizer = subject.tokenizer()
     data = read_examples(
         get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair,
-        positive=settings.positive_label,
+        positive=settings.positive_label, errors=settings.errors,
     )  # fmt: skip
     return subject, tokenizer, data
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attention_guidance.data.class_labels import class_names
+from attention_guidance.data.lines import Malformed
 from attention_guidance.data.tables import Row
 from attention_guidance.errors import CorpusError
 from attention_guidance.finetuning.labels import by_number, is_missing, name_of, no_labels
@@ -19,31 +21,40 @@ _DOUBTFUL = {"none", "na", "n/a", "?", "unlabeled", "unlabelled", "<na>"}
 
 
 def read_gold(
-    task: Task, tables: Mapping[str, Sequence[Row]], columns: Mapping[str, Sequence[str]], files: Mapping[str, Path]
+    task: Task,
+    tables: Mapping[str, Sequence[Row]],
+    columns: Mapping[str, Sequence[str]],
+    files: Mapping[str, Path],
+    malformed: Mapping[str, Malformed],
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    """The names of each row's labels, or its number; None where there is none.
+    """The names of each row's labels, or its number; None where there is none, or the row is malformed.
 
     Args:
         task: which.
         tables: rows by split, `train` first.
         columns: of each split, texts first.
         files: by split.
+        malformed: by split; leaves out, or refuses, rows with a cell that cannot be read, or without a text.
 
     Returns:
         By split and row; and what to say about it.
 
     Raises:
-        CorpusError: a split without any gold label, or a cell that cannot be read.
+        CorpusError: a split without any gold label, or a row that is malformed and not left out.
     """
     of_labels = {split: list(names[len(task.columns) - 1 :]) for split, names in columns.items()}
+    refused = {split: len(bad.errors) for split, bad in malformed.items()}
     notes: list[str] = []
     gold: dict[str, list[Any]]
     if task.kind == "regress":
-        gold = {split: [_number(row, of_labels[split][0]) for row in rows] for split, rows in tables.items()}
+        gold = {
+            split: malformed[split].each(rows, partial(_number, column=of_labels[split][0]))
+            for split, rows in tables.items()
+        }
     else:
         classes = {split: class_names(files[split]).get(names[0], []) for split, names in of_labels.items()}
         if task.kind == "multilabel":
-            gold, notes = read_several(task, tables, of_labels, classes)
+            gold, notes = read_several(task, tables, of_labels, classes, malformed)
         else:
             gold = {
                 split: [_label(row.values.get(of_labels[split][0]), classes[split]) for row in rows]
@@ -51,14 +62,28 @@ def read_gold(
             }
         gold = _of_one_name(task, gold, classes)
     for split, rows in tables.items():
-        n_missing = sum(answer is None for answer in gold[split])
-        if n_missing == len(rows):
+        texts = columns[split][: len(task.columns) - 1]
+        gold[split] = malformed[split].each(zip(rows, gold[split], strict=True), partial(_with_texts, texts=texts))
+        n_refused = len(malformed[split].errors) - refused[split]
+        n_rows, n_missing = len(rows) - n_refused, sum(answer is None for answer in gold[split]) - n_refused
+        if not n_rows:
+            raise CorpusError(f"{files[split]}: no row that is not malformed; the first: {malformed[split].errors[0]}")
+        if n_missing == n_rows:
             raise CorpusError(
                 f"{rows[0].place}: no label in column {', '.join(of_labels[split])!r}, nor in any other row"
             )
         if n_missing:
-            notes.append(f"{n_missing:,} of {len(rows):,} rows of {files[split].name} have no gold label: left out")
+            notes.append(f"{n_missing:,} of {n_rows:,} rows of {files[split].name} have no gold label: left out")
     return gold, notes
+
+
+def _with_texts(of_row: tuple[Row, Any], texts: Sequence[str]) -> Any:
+    """What is right, of a row that has all of its texts."""
+    row, answer = of_row
+    missing = [name for name in texts if row.values.get(name) is None]
+    if missing and answer is not None:
+        raise CorpusError(f"{row.place}: nothing in column {', '.join(missing)}")
+    return answer
 
 
 def _label(value: Any, classes: Sequence[str]) -> list[str] | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from attention_guidance.data.lines import Malformed
 from attention_guidance.data.tables import Row, find_columns
 from attention_guidance.errors import CorpusError
 from attention_guidance.finetuning.labels import is_missing, name_of
@@ -30,16 +33,14 @@ def find_label_columns(rows: Sequence[Row], task: Task, given: Sequence[str] | N
         CorpusError: a column that is not there.
     """
     there = list(dict.fromkeys(name for row in rows for name in row.values))
-    # A row may lack what others have.
-    whole = [Row(dict.fromkeys(there), rows[0].place)]
     if given is not None and len(given) > 2 and task.kind == "multilabel":
-        return find_columns(whole, [()] * len(given), given)
+        return find_columns(rows, [task.columns[0], *[()] * (len(given) - 1)], given)
     if task.kind == "multilabel" and given is None and not {name.lower() for name in there} & {*task.columns[1]}:
-        (text,) = find_columns(whole, task.columns[:1], None)
+        (text,) = find_columns(rows, task.columns[:1], None)
         hot = [name for name in there if name != text and _is_on_or_off(rows, name)]
         if hot:
             return [text, *hot]
-    return find_columns(whole, task.columns, given)
+    return find_columns(rows, task.columns, given)
 
 
 def is_hot(rows: Sequence[Row], columns: Sequence[str], task: Task) -> bool:
@@ -61,6 +62,7 @@ def read_several(
     tables: Mapping[str, Sequence[Row]],
     columns: Mapping[str, Sequence[str]],
     classes: Mapping[str, Sequence[str]],
+    malformed: Mapping[str, Malformed],
 ) -> tuple[dict[str, Labels], list[str]]:
     """The labels of each row, None where none is given, and what to say about how they were read.
 
@@ -72,15 +74,15 @@ def read_several(
         tables: rows by split, `train` first.
         columns: by split, one of labels, or one for each label.
         classes: names by number of each split's labels, see `class_names`.
+        malformed: by split; leaves out, or refuses, rows with a cell that cannot be read.
 
     Raises:
-        CorpusError: a cell that cannot be read, or whose reading is not certain.
+        CorpusError: a cell that cannot be read and is not left out, or whose reading is not certain.
     """
     of_train = columns["train"]
     if is_hot(tables["train"], of_train, task):
         found: dict[str, Labels] = {
-            split: [_on({name: row.values.get(name) for name in of_train}, row.place) for row in rows]
-            for split, rows in tables.items()
+            split: malformed[split].each(rows, partial(_hot_row, columns=of_train)) for split, rows in tables.items()
         }
         never = {*of_train} - {label for answer in found["train"] for label in answer or ()}
         notes = [f"read as 0 or 1 of a label each: {', '.join(of_train)}"]
@@ -88,48 +90,53 @@ def read_several(
             f"no row of training has the label {label}, which is left out" for label in sorted(never)
         ]
     found = {
-        split: [_names(row.values.get(columns[split][0]), row.place, classes[split]) for row in rows]
+        split: malformed[split].each(rows, partial(_names_of, column=columns[split][0], classes=classes[split]))
         for split, rows in tables.items()
     }
-    if not _is_multi_hot(found["train"], tables["train"]):
-        for split, rows in tables.items():
-            for names, row in zip(found[split], rows, strict=True):
-                _require_different(names or [], row.place)
-        return found, []
-    length = len(next(names for names in found["train"] if names))
+    length = _length_of_hot(found["train"], tables["train"])
     for split, rows in tables.items():
-        found[split] = [_hot(names, length, row.place) for names, row in zip(found[split], rows, strict=True)]
+        of_rows = zip(found[split], (row.place for row in rows), strict=True)
+        found[split] = malformed[split].each(of_rows, lambda of_row: _checked(*of_row, length))
+    if length is None:
+        return found, []
     return found, [f"column {of_train[0]!r} is read as 0 or 1 for each of {length} classes, which are numbered from 0"]
 
 
-def _is_multi_hot(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -> bool:
+def _length_of_hot(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -> int | None:
+    """How many classes lists have 0 or 1 for; None where they are lists of labels."""
     lists = [names for names in found if names is not None]
     full = [names for names in lists if names]
     if not full or any(name not in _ON for names in full for name in names):
-        return False
+        return None
     repeated = any(len(set(names)) < len(names) for names in full)
     if not repeated and {*map(len, lists)} == {1}:
         raise CorpusError(
             f"{rows[0].place}: a single 0 or 1 in every row is a label of its own, or one that is off or on; name the "
             "labels that are on, or take --task classify"
         )
-    return repeated or {*map(len, lists)} == {2}
+    # What others are not as long as is malformed.
+    ((length, _),) = Counter(map(len, full)).most_common(1)
+    return length if repeated or {*map(len, lists)} == {2} else None
 
 
-def _hot(names: Sequence[str] | None, length: int, place: str) -> list[str] | None:
+def _checked(names: list[str] | None, place: str, length: int | None) -> list[str] | None:
+    """The labels of a row: as they are, or those of the classes that are 1."""
     if names is None:
         return None
+    if length is None:
+        if len(set(names)) < len(names) and all(name.isdecimal() for name in names):
+            raise CorpusError(
+                f"{place}: numbers repeat in {', '.join(names)}; expected different labels, or 0 or 1 for each class "
+                "in every row"
+            )
+        return names
     if len(names) != length or any(name not in _ON for name in names):
         raise CorpusError(f"{place}: labels {', '.join(names) or '(none)'}; others are {length} numbers, each 0 or 1")
     return [str(number) for number, name in enumerate(names) if _ON[name]]
 
 
-def _require_different(names: Sequence[str], place: str) -> None:
-    if len(set(names)) < len(names) and all(name.isdecimal() for name in names):
-        raise CorpusError(
-            f"{place}: numbers repeat in {', '.join(names)}; expected different labels, or 0 or 1 for each class in "
-            "every row"
-        )
+def _hot_row(row: Row, columns: Sequence[str]) -> list[str] | None:
+    return _on({name: row.values.get(name) for name in columns}, row.place)
 
 
 def _on(cells: Mapping[str, Any], place: str) -> list[str] | None:
@@ -142,8 +149,9 @@ def _on(cells: Mapping[str, Any], place: str) -> list[str] | None:
     return [_plain(label, place) for label, name in names.items() if _ON[str(name)]]
 
 
-def _names(value: Any, place: str, classes: Sequence[str]) -> list[str] | None:
+def _names_of(row: Row, column: str, classes: Sequence[str]) -> list[str] | None:
     """The labels of a cell; an empty text is none of them, nothing at all no answer."""
+    value, place = row.values.get(column), row.place
     if isinstance(value, str) and not value.strip():
         return []
     if not isinstance(value, list | dict) and is_missing(value):

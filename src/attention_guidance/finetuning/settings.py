@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attention_guidance.data.lines import ERRORS
 from attention_guidance.errors import ConfigError
 from attention_guidance.finetuning.fit import FitSettings
 
@@ -21,6 +22,7 @@ class FinetuneSettings:
         columns: of tables, see `read_examples`.
         repair: see `read_tagged`.
         positive_label: of two labels the one that F1 is of, see `read_examples`.
+        errors: see `read_examples`.
         learning_rates: to choose from; by the width of the model without.
         seeds: how many fine-tunings are scored.
         seed: the first of them.
@@ -34,6 +36,7 @@ class FinetuneSettings:
     columns: Sequence[str] | None = None
     repair: bool = False
     positive_label: str | None = None
+    errors: str = "strict"
     learning_rates: Sequence[float] = ()
     seeds: int = 5
     seed: int = 1
@@ -42,6 +45,8 @@ class FinetuneSettings:
     fit: FitSettings = dataclasses.field(default_factory=FitSettings)
 
     def __post_init__(self) -> None:
+        if self.errors not in ERRORS:
+            raise ConfigError(f"--errors {self.errors}: expected one of {', '.join(ERRORS)}")
         if self.seeds < 1:
             raise ConfigError(f"--seeds {self.seeds}: must be at least 1")
         if not 0 <= self.seed <= self.seed + self.seeds - 1 < 2**32:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attention_guidance.data.tables import FORMATS
+from attention_guidance.data.tables import FORMATS, LOOSE_FORMATS
 from attention_guidance.errors import ConfigError, reason_of
+from attention_guidance.finetuning.overlaps import is_several, text_key
 from attention_guidance.finetuning.tasks import GLUE, Task
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _NAMES_OF_MNLI = {
     "test": ("test", "dev_matched", "validation_matched"),
     "mismatched": ("mismatched", "test_mismatched", "dev_mismatched", "validation_mismatched"),
 }
-_TAGGED = (".txt", ".conll", ".conllu", ".tsv", ".bio")
+_TAGGED = (".txt", ".conll", ".conllu", ".tsv", ".bio", ".iob", ".iob2")
 _GLUE_HUB = "nyu-mll/glue"
 HELD_OUT = 0.1
 # Of a text that may have several labels and has none. (Sets of None are not in one order in every process.)
@@ -66,19 +67,20 @@ def _in_folder(task: Task, folder: Path, given: Collection[str]) -> dict[str, Pa
     """The files of the splits that are not given."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected one of files called train, dev and test")
-    suffixes = _TAGGED if task.kind == "tokens" else FORMATS
+    # What may be a table is one where no other file of the name is.
+    suffixes = (_TAGGED, ()) if task.kind == "tokens" else (FORMATS, LOOSE_FORMATS)
     found = {}
-    called = _NAMES | (_NAMES_OF_MNLI if task.name == "mnli" else {})
-    for split, names in ((split, names) for split, names in called.items() if split not in given):
-        files = sorted(
-            file for file in folder.iterdir() if file.stem.lower() in names and file.suffix.lower() in suffixes
-        )
+    of_splits = _NAMES | (_NAMES_OF_MNLI if task.name == "mnli" else {})
+    for split, names in ((split, names) for split, names in of_splits.items() if split not in given):
+        called = sorted(file for file in folder.iterdir() if file.stem.lower() in names)
+        sure, loose = ([file for file in called if file.suffix.lower() in some] for some in suffixes)
+        files = sure or loose
         if len(files) > 1:
             raise ConfigError(f"{folder}: several files of {split} ({', '.join(file.name for file in files)})")
         if files:
             found[split] = files[0]
     if "train" not in {*found, *given}:
-        raise ConfigError(f"{folder}: no file called train there that ends in {', '.join(suffixes)}")
+        raise ConfigError(f"{folder}: no file called train there that ends in {', '.join(sum(suffixes, ()))}")
     return found
 
 
@@ -113,8 +115,8 @@ def hold_out(
 ) -> tuple[list[Example], list[Example]]:
     """Split examples into those that stay and about such a share that does not, of each label alike.
 
-    Alike texts stay together. Each label of several texts is in both parts, for which more may be held out, if a
-    quarter of the texts suffices. Numbers are taken from all over their range.
+    Alike texts (see `text_key`) stay together. Each label of several texts is in both parts, for which more may be held
+    out, if a quarter of the texts suffices. Numbers are taken from all over their range.
 
     Raises:
         ConfigError: there are too few different texts, or too few of each label.
@@ -129,7 +131,7 @@ def hold_out(
     out = _drawn(labels, share, np.random.default_rng(seed))
     if not out:
         raise ConfigError(f"too few texts of each label{where}: some would be held out; give more, or a --dev file")
-    return [e for e in examples if e.texts not in out], [e for e in examples if e.texts in out]
+    return [e for e in examples if text_key(e) not in out], [e for e in examples if text_key(e) in out]
 
 
 def _drawn(
@@ -174,7 +176,7 @@ def _labels_of_texts(examples: Sequence[Example], share: float) -> dict[tuple[st
     n_parts = min(10, max(1, round(share * len(numbers))))
     ends = [numbers[len(numbers) * part // n_parts] for part in range(1, n_parts)]
     for example in examples:
-        of_text = found.setdefault(example.texts, set())
+        of_text = found.setdefault(text_key(example), set())
         of_text.update((bisect(ends, example.label),) if isinstance(example.label, float) else _labels(example))
     return found
 
@@ -182,7 +184,7 @@ def _labels_of_texts(examples: Sequence[Example], share: float) -> dict[tuple[st
 def _labels(example: Example) -> Collection[object]:
     """The labels of a text or of its words."""
     label = example.label
-    if isinstance(label, tuple) and label and isinstance(label[0], float):
+    if isinstance(label, tuple) and is_several(label):
         return [number for number, is_on in enumerate(label) if is_on] or [_NONE_ON]
     return label if isinstance(label, tuple) else (label,)
 
