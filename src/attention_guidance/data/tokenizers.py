@@ -83,12 +83,18 @@ def train_tokenizer(
     )
 
 
-def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path_or_name: str, needed: Iterable[str] = ("mask", "pad", "sep or eos", "cls or bos")
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, or by name from the Hugging Face cache or hub.
 
+    Args:
+        path_or_name: The folder, or the name.
+        needed: The special tokens that it must have; all that masked language modelling and packing need without.
+
     Raises:
-        ConfigError: There is none, it holds no vocabulary, it is not a fast tokenizer, or it lacks a token that
-            masked language modelling or packing needs: mask, pad, sep or eos, cls or bos.
+        ConfigError: There is none, it holds no vocabulary, it is not a fast tokenizer, or it lacks a token that is
+            needed.
     """
     from transformers import AutoTokenizer  # brings in torch, which training a tokenizer does without
 
@@ -106,7 +112,7 @@ def load_tokenizer(path_or_name: str) -> PreTrainedTokenizerBase:
             f"tokenizer {path_or_name!r}: cannot be loaded ({reason_of(error)}); "
             "give a folder with tokenizer.json and tokenizer_config.json, or a name on the Hugging Face hub"
         ) from error
-    _require_usable(tokenizer, path_or_name)
+    _require_usable(tokenizer, path_or_name, needed)
     return tokenizer
 
 
@@ -166,21 +172,20 @@ def _train_bpe(texts: Iterable[str], vocab_size: int, say: Callable[[str], None]
     return backend
 
 
-def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str, needed: Iterable[str]) -> None:
     if not tokenizer.is_fast:
         raise ConfigError(f"tokenizer {name!r}: a slow {type(tokenizer).__name__}; one with tokenizer.json is needed")
     # A model's folder without tokenizer files loads without complaint, as special tokens alone.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ConfigError(f"tokenizer {name!r}: it has no vocabulary; give a folder with tokenizer.json")
-    needed = {
+    there = {
         "mask": (tokenizer.mask_token,),
         "pad": (tokenizer.pad_token,),
         "sep or eos": (tokenizer.sep_token, tokenizer.eos_token),
         "cls or bos": (tokenizer.cls_token, tokenizer.bos_token),
     }
-    lacking = [kind for kind, tokens in needed.items() if not any(tokens)]
-    if lacking:
+    if lacking := [kind for kind in needed if not any(there[kind])]:
+        what = "a masked language model" if "mask" in lacking else "the model"
         raise ConfigError(
-            f"tokenizer {name!r}: no {' and no '.join(lacking)} token; "
-            "give the tokenizer of a masked language model, or train one"
+            f"tokenizer {name!r}: no {' and no '.join(lacking)} token; give the tokenizer of {what}, or train one"
         )

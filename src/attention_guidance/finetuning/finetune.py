@@ -21,7 +21,7 @@ from attention_guidance.finetuning.new_model import head_of, new_model
 from attention_guidance.finetuning.runner import Runner, all_alike, at_the_end
 from attention_guidance.finetuning.settings import FinetuneSettings
 from attention_guidance.finetuning.tasks import get_task
-from attention_guidance.studies.models import Subject, longest_sequence, subjects
+from attention_guidance.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
 from attention_guidance.studies.output import Output
 from attention_guidance.studies.progress import Steps
 
@@ -137,7 +137,7 @@ def check(
 
 def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTokenizerBase, Data]:
     subject = subjects(model)[0]
-    tokenizer = subject.tokenizer()
+    tokenizer = subject.tokenizer("pad")  # for batches; all else a task needs of it, the model was trained with
     data = read_examples(
         get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair,
         positive=settings.positive_label, errors=settings.errors,
@@ -173,10 +173,12 @@ def _fitting(
         ConfigError: the model takes fewer tokens than are asked for.
     """
     encoder = subject.load()
-    limit, width = longest_sequence(encoder, tokenizer), getattr(encoder.config, "hidden_size", _SMALL + 1)
+    longest = settings.max_length or USUAL_LENGTH
+    limit = longest_sequence(encoder, tokenizer, longest)
     if settings.max_length is not None and settings.max_length > limit:
         raise ConfigError(f"--max-length {settings.max_length}: this model takes at most {limit} tokens")
-    return settings.max_length or limit, [*map(float, settings.learning_rates)] or [*_LEARNING_RATES[width < _SMALL]]
+    width = getattr(encoder.config, "hidden_size", _SMALL + 1)
+    return min(longest, limit), [*map(float, settings.learning_rates)] or [*_LEARNING_RATES[width < _SMALL]]
 
 
 def _add_baseline(there: dict[str, Any], folder: Output, data: Data, steps: Steps) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -21,7 +22,7 @@ from attention_guidance.finetuning.new_model import new_model
 from attention_guidance.training.checkpoints import damage, write_whole
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from attention_guidance.finetuning.examples import Data
     from attention_guidance.finetuning.settings import FinetuneSettings
@@ -157,6 +158,28 @@ class KeptFits:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()
+
+
+def write_fine_tuned(target: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    """Write a model that is done with the tokenizer that it is to be used with, which then cuts where it was cut here.
+
+    Args:
+        target: the folder.
+        model: the model.
+        tokenizer: the one it was fine-tuned with, which is left as it is.
+        longest: the most tokens of an item.
+
+    Raises:
+        SaveError: it could not be written.
+    """
+    own = copy.deepcopy(tokenizer)
+    own.model_max_length = longest
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        own.save_pretrained(folder)
+
+    write_model(target, write)
 
 
 def write_model(target: Path, write: Callable[[Path], None]) -> None:

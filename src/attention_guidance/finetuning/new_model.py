@@ -50,6 +50,9 @@ def new_model(data: Data, source: str, settings: FitSettings, *, fresh: bool = T
         for name in DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, settings.dropout)
+        if any(name.endswith("EncoderModel") for name in config.architectures or ()):
+            # T5's head for texts reads a decoder; where none was saved it is new, and one layer of it is enough.
+            config.num_decoder_layers = 1
         loader = AutoModelForTokenClassification if data.task.kind == "tokens" else AutoModelForSequenceClassification
         # Whatever it was stored in: in half precision small steps round away and scores may be no numbers.
         if not fresh:

@@ -17,7 +17,7 @@ from attention_guidance.finetuning.baseline import Baseline
 from attention_guidance.finetuning.encoding import Encoded
 from attention_guidance.finetuning.examples import Data, Example
 from attention_guidance.finetuning.fit import FitSettings
-from attention_guidance.finetuning.kept import FINETUNE_FILE, write_model
+from attention_guidance.finetuning.kept import FINETUNE_FILE, write_fine_tuned
 from attention_guidance.finetuning.paired import Difference, difference
 from attention_guidance.finetuning.predictions import read_predictions, remove_predictions, write_predictions
 from attention_guidance.finetuning.runner import Fitted
@@ -125,11 +125,7 @@ def write(
         predictions = fitted.scored[fitted.best_seed][split_told]["predictions"]
         folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[split_told], predictions)))
 
-    def save(target: Path) -> None:
-        fitted.model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-
-    write_model(output / "model", save)
+    write_fine_tuned(output / "model", fitted.model, tokenizer, found["settings"]["max_length"])
     return write_results(folder, found, data, baseline)
 
 

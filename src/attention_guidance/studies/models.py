@@ -59,14 +59,18 @@ class Subject:
             ) from error
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self, *needed: str) -> PreTrainedTokenizerBase:
         """The model's tokenizer.
+
+        Args:
+            needed: the special tokens that it must have, see `load_tokenizer`.
 
         Raises:
             ConfigError: there is none, or it is of no use here.
         """
         own = self.run / "tokenizer" if self.run is not None else None
-        return load_tokenizer(str(own) if own is not None and own.is_dir() else self.source)
+        source = str(own) if own is not None and own.is_dir() else self.source
+        return load_tokenizer(source, needed) if needed else load_tokenizer(source)
 
     def guided_heads(self) -> dict[tuple[int, int], str]:
         """The patterns that heads were trained toward, by layer and head; empty where none were or it is not known."""
@@ -169,10 +173,13 @@ def results_of(run: Path) -> dict[str, Any]:
         return {}
 
 
-def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, without: int = USUAL_LENGTH) -> int:
     """The most tokens of a sequence, special ones included: what model and tokenizer can take.
 
-    512 where neither of them has a limit.
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        without: the length where neither of them has a limit.
 
     Raises:
         ConfigError: the model reads no text, or not that of this tokenizer.
@@ -188,4 +195,4 @@ def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             "together with its own tokenizer"
         )
     limits = [longest_input(model), tokenizer.model_max_length]
-    return min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=USUAL_LENGTH)
+    return min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=without)
