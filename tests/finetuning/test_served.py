@@ -111,7 +111,7 @@ def test_a_pipeline_gives_each_word_the_label_that_was_scored(served, kind, part
     folder = served(kind, parts)
     assert read(folder / "out")["scores"]["accuracy"]["mean"] > 0.97
     tokens = pipeline("ner", model=str(folder / "out" / "model"), ignore_labels=[])
-    n_alone = n_rest = n_first = 0
+    n_alone = n_rest = n_first = n_unseen = 0
     for words, labels in scored(folder):
         text, starts = " ".join(words), word_starts(words)
         of_word = {}
@@ -128,11 +128,16 @@ def test_a_pipeline_gives_each_word_the_label_that_was_scored(served, kind, part
             n_rest += len(found) - 1
             continued = labels[word] if parts else labels[word].replace("B-", "I-")
             assert set(found[1:]) <= {continued}, (words, word, found)
+        n_unseen += len(words) - len(of_word)
         n_lost = sum(labels[n] != "O" for n in set(range(len(words))) - of_word.keys())
         assert n_lost == 0 or parts
     assert n_first > 200
     assert n_rest > 100
     assert (n_alone > 20) == (kind != "wordpiece")
+    # BERT's sees no NBSP: outside of all entities, and said so.
+    assert read(folder / "out")["data"]["test"]["words_without_tokens"] == n_unseen
+    said = f"{n_unseen} words of test are nothing to the tokenizer; predicted for them is O"
+    assert (said in read(folder / "out")["notes"]) == (kind == "wordpiece")
 
 
 @pytest.mark.parametrize("strategy", ["simple", "first"])

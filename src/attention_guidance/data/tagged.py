@@ -80,7 +80,7 @@ def read_tagged(
         CorpusError: a missing or empty file, a line without the columns or with more than others have, a label that is
             malformed or continues nothing; the message names file and line.
     """
-    sentences = _without_language(list(_sentences(path, columns, malformed or Malformed(path))))
+    sentences = _bare(list(_sentences(path, columns, malformed or Malformed(path))))
     if not sentences:
         raise CorpusError(f"{path}: no sentence; expected a word and its label a line, a blank line between sentences")
     told = _scheme(sentences, path)
@@ -116,11 +116,11 @@ def _sentences(path: Path, columns: tuple[int, int] | None, malformed: Malformed
         elif wrong := _wrong(line, cells, columns, max(2, word_at, tag_at), width or len(cells)):
             malformed.refuse(CorpusError(f"{path}:{number}: {wrong}"))
             broken = True
-        elif not (cells[word_at - 1] and cells[tag_at - 1]):
+        elif not (cells[word_at - 1] and cells[tag_at - 1].strip()):
             malformed.refuse(CorpusError(f"{path}:{number}: an empty column; {_ONE_WORD}"))
             broken = True
         else:
-            rows.append((number, cells[word_at - 1], cells[tag_at - 1]))
+            rows.append((number, cells[word_at - 1], cells[tag_at - 1].strip()))
 
 
 def _wrong(line: str, cells: list[str], columns: tuple[int, int] | None, needed: int, width: int) -> str | None:
@@ -144,20 +144,21 @@ def _is_comment(line: str, cells: list[str], width: int) -> bool:
 
 
 def _cells(line: str) -> list[str]:
-    """The columns of a line: between tabs where there are some, else between spaces; no other kind of space divides.
-
-    Nor is another kind of space at the ends of a column part of it, unless it is all that there is: a word.
-    """
+    """The columns of a line: between tabs where there are some, else between spaces; no other kind of space divides."""
     divider = "\t" if "\t" in line else " "
     cells = line.rstrip("\t \r").split("\t") if divider == "\t" else filter(None, line.strip(" \r").split(" "))
-    return [cell.strip() or cell.strip(" ") for cell in cells]
+    return [cell.strip(" ") for cell in cells]
 
 
-def _without_language(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
-    """Words without the language that each of them begins with, if it does."""
-    if not all(_LANGUAGE.match(word) for sentence in sentences for word in sentence.words):
-        return sentences
-    return [replace(s, words=tuple(word.partition(":")[2] for word in s.words)) for s in sentences]
+def _bare(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
+    """Words without the language, if each of them begins with one, and without spaces around, unless these are all."""
+    prefixed = all(_LANGUAGE.match(word) for sentence in sentences for word in sentence.words)
+
+    def bare(word: str) -> str:
+        own = word.partition(":")[2] if prefixed else word
+        return own.strip() or own
+
+    return [replace(sentence, words=tuple(map(bare, sentence.words))) for sentence in sentences]
 
 
 def _scheme(sentences: Iterable[TaggedSentence], path: Path) -> str | None:

@@ -90,6 +90,11 @@ def finetune(
         split: encode(data, examples, tokenizer, longest, overlap=split != "train")
         for split, examples in data.splits.items()
     }
+    for split, item in encoded.items():
+        if item.n_lost:
+            note(
+                f"{item.n_lost:,} words of {split} are nothing to the tokenizer; predicted for them is {data.labels[0]}"
+            )
     kept.take_up(resume=resume, overwrite=overwrite)
     with Steps(console, quiet) as steps:
         runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
