@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from finetunings import read
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from attention_guidance.finetuning.examples import read_examples
@@ -119,8 +120,8 @@ def test_f1_is_that_of_the_predictions_on_the_disk(tmp_path, part):
         )
         assert gold == [tags for _, tags in sentences]
         assert guess == [[data.labels[n] for n in tags] for tags in guesses]
-        read = read_predictions(tmp_path, "dev", "tokens", [1])
-        assert ([list(t) for t in read.gold], [list(t) for t in read.predicted[0]]) == (gold, guess)
+        again = read_predictions(tmp_path, "dev", "tokens", [1])
+        assert ([list(t) for t in again.gold], [list(t) for t in again.predicted[0]]) == (gold, guess)
         right, found = spans(gold), spans(guess)
         metrics = evaluate(data, examples, guesses)
         n = len(right & found)
@@ -139,3 +140,17 @@ def rows_of(folder):
         rows = [line.split() for line in block.splitlines()]
         assert all(len(row) == 3 for row in rows)
         yield [row[1:] for row in rows]
+
+
+def test_the_command_leaves_out_what_is_malformed_where_asked(tmp_path, cli, whole_run, table, capsys):
+    files = table(["x", "y"], n=32)
+    with files[1].open("a") as train:
+        train.write("one\ttoo\tmany\n")
+    fast = ["--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1", "--no-baseline", "-q"]
+    command = ["finetune", whole_run, "--task", "classify", *files, "-o", tmp_path / "out", *fast]
+    assert cli(*command) == 2
+    assert "train.tsv:34: 3 columns; the header has 2 (text, label)" in capsys.readouterr().err
+    assert cli(*command, "--errors", "skip") == 0
+    content = read(tmp_path / "out")
+    assert content["data"]["train"]["examples"] == 32
+    assert content["notes"][0].startswith("1 of 33 rows of train.tsv are malformed and left out; the first: ")
