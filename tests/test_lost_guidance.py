@@ -272,9 +272,11 @@ class TestLogs:
         assert all(0 < entry["guidance"] < 2 for entry in training)
         assert "guidance" not in recorder.logs[-1], "the summary at the end is of no batch"
 
-    def test_tensorboard(self, make_model, examples, tmp_path):
+    def test_tensorboard(self, make_model, examples, tmp_path, monkeypatch):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+        # A run of pretrain in this process leaves its own.
+        monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
         model = make_model()
         handle = guide(model, HEADS)
         arguments = TrainingArguments(
