@@ -54,8 +54,8 @@ class LostGuidance:
                 "model(**batch).loss, or add guidance.loss() to a loss of your own (compute_loss_func, compute_loss); "
                 "with sentence-transformers give its Trainer callbacks=[guidance.callback()]"
             )
-        if schedule.shape != "constant" and not steps_done and self._updated() >= _UPDATES:
-            self._warn(
+        if schedule.shape != "constant" and not steps_done:
+            self._warn_if_updated(
                 f"the schedule {schedule.shape!r} has not been told of any step, so the weight of guidance stays where "
                 "it is: call guidance.step() after optimizer.step(), or give Trainer callbacks=[guidance.callback()]; "
                 "a copy of a guided model has a guidance of its own, get_guidance(model)"
@@ -67,8 +67,8 @@ class LostGuidance:
         Args:
             output: of the model.
         """
-        if self._backward and self._updated() >= _UPDATES:
-            self._warn(
+        if self._backward:
+            self._warn_if_updated(
                 f"{type(self._model).__name__} is trained in evaluation mode, in which guidance is in no loss: call "
                 "model.train() (from_pretrained gives models in evaluation mode)"
             )
@@ -132,6 +132,11 @@ class LostGuidance:
             self._updates += self._total not in (None, total)
             self._total = total
         return self._updates
+
+    def _warn_if_updated(self, message: str) -> None:
+        # Parameters are summed for as long as there is something to say.
+        if message not in self._said and self._updated() >= _UPDATES:
+            self._warn(message)
 
     def _warn(self, message: str) -> None:
         if message not in self._said:
