@@ -13,8 +13,6 @@ SEED ?= 1
 SEEDS ?= 1
 DEMO ?= demo/seed-$(SEED)
 OUT ?= gpu
-# Each in processes of its own: what one leaves in torch or the environment does not reach the next.
-TEST_PARTS := $(sort $(dir $(wildcard tests/*/test_*.py)))
 
 .PHONY: demo test test-gpu bench-gpu lint clean
 
@@ -32,13 +30,8 @@ demo: $(VENV)/ready
 	@echo "== open $(DEMO)/compare.html"
 
 test: $(VENV)/ready
-	@echo "== running the tests, folder by folder, a process a core (up to four), each with whole files"
-	@for part in $(TEST_PARTS); do \
-		echo "== $$part"; \
-		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -r s $$part || exit 1; \
-	done; \
-	echo "== tests/test_*.py"; \
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -r s tests/test_*.py
+	@echo "== running the tests, a process a core (up to four), each with whole files"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -r s --durations 10
 
 test-gpu:
 	@echo "== running the tests that need a GPU, on what $(PYTHON) has installed"

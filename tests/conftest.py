@@ -40,6 +40,30 @@ def shared_data() -> Path:
     return SHARED
 
 
+def _process_wide() -> dict[str, object]:
+    return {
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "gradients": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_process_wide_changes():
+    """What one test leaves switched on, all that follow in its process compute with."""
+    before = _process_wide()
+    yield
+    after = _process_wide()
+    if after != before:
+        # Once is enough: the tests that follow are not to fail for it.
+        torch.set_autocast_enabled("cpu", bool(before["autocast"]))
+        torch.set_grad_enabled(bool(before["gradients"]))
+    assert after == before
+
+
 @pytest.fixture(params=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

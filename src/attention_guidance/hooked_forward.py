@@ -57,9 +57,21 @@ class HookedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
         if not self.called and self._hooks:
-            return self.model(*args, **kwargs)
+            return self._call_model(*args, **kwargs)
         self.called = False
         return self.own(*args, **kwargs) if self.own else type(self.model).forward(self.model, *args, **kwargs)
+
+    def _call_model(self, *args: Any, **kwargs: Any) -> Any:
+        outer = self.model.__dict__.get("forward")
+        if outer is self:
+            return self.model(*args, **kwargs)
+        # What wraps this forward is around the call already. Accelerate's autocast must not be entered twice: it keeps
+        # the state to restore in itself, and would stay switched on.
+        self.model.__dict__["forward"] = self
+        try:
+            return self.model(*args, **kwargs)
+        finally:
+            self.model.__dict__["forward"] = outer
 
     def _enter(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         self.called = True
