@@ -63,8 +63,8 @@ def main() -> None:
 
 def run(objective: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare guided and unguided on one text, with the defaults of a preset."""
-    from attention_guidance.training.compare import compare
-    from attention_guidance.training.config import make_config
+    from attention_guidance.commands.pretraining.compare import compare
+    from attention_guidance.commands.pretraining.settings.config import make_config
 
     text, preset = arguments.data / arguments.text, arguments.preset
     if not text.is_dir():

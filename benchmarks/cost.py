@@ -34,9 +34,9 @@ from cost_arms import CANNOT_SERVE, LABELLED, NAIVE, SEED, UNGUIDED, WEIGHT, Arm
 from cost_tables import markdown, report
 from turns import append, step_time, take_turns
 
+from attention_guidance.commands.pretraining.settings.arguments import choose_precision
+from attention_guidance.commands.results import header, processor
 from attention_guidance.loss import backends
-from attention_guidance.results import header, processor
-from attention_guidance.training.arguments import choose_precision
 
 RESULTS = Path(__file__).parent / "results" / "cost.jsonl"
 _WARM_UP = 2

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from attention_guidance import GuidanceError, guide
-from attention_guidance.objectives.masked_head import MaskedHead
-from attention_guidance.training.peak_memory import peak_mib, resident_mib
+from attention_guidance.commands.objectives.masked_head import MaskedHead
+from attention_guidance.commands.pretraining.loop.peak_memory import peak_mib, resident_mib
 
 SEED = 1
 WEIGHT = 0.1

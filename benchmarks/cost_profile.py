@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
+from attention_guidance.commands.results import header
+from attention_guidance.forward.split_heads import join_heads, split_heads
 from attention_guidance.loss import blocked
 from attention_guidance.loss.aggregate import mean, query_sums
 from attention_guidance.loss.statistics import GuidedAttention, row_losses
 from attention_guidance.patterns import Sequences, get_pattern
-from attention_guidance.results import header
-from attention_guidance.split_heads import join_heads, split_heads
 
 RESULTS = Path(__file__).parent / "results" / "cost_profile.jsonl"
 HEADS, CHANNELS, TOKENS = 12, 64, 2048

@@ -30,7 +30,7 @@ from turns import append
 from attention_guidance.errors import GuidanceError
 
 if TYPE_CHECKING:
-    from attention_guidance.finetuning.settings import FinetuneSettings
+    from attention_guidance.commands.finetuning.settings import FinetuneSettings
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -99,7 +99,7 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def overlaps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """How many sentences of each test file of entities stand in the text, but for case and punctuation."""
-    from attention_guidance import results
+    from attention_guidance.commands import results
 
     for text in arguments.texts:
         if (arguments.data / text / "ner" / "test.txt").is_file():
@@ -111,8 +111,8 @@ def overlaps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def in_text(folder: Path) -> list[tuple[tuple[str, ...], bool]]:
     """Of each sentence of the test file its words, as they are compared, and whether it stands in the text."""
-    from attention_guidance.data.tagged import read_tagged
-    from attention_guidance.recipe.clean import HeldOut, normal
+    from attention_guidance.commands.annotations.tagged import read_tagged
+    from attention_guidance.commands.recipe.clean import HeldOut, normal
 
     sentences = [" ".join(s.words) for s in read_tagged(folder / "ner" / "test.txt", repair=True).sentences]
     held_out = HeldOut(sentences)
@@ -123,8 +123,8 @@ def in_text(folder: Path) -> list[tuple[tuple[str, ...], bool]]:
 
 def on_unseen(output: Path, names: Sequence[str], folder: Path, seeds: Iterable[int]) -> dict[str, Any]:
     """Differences to the first of several models on the sentences that do not stand in the text."""
-    from attention_guidance.finetuning.paired import Predictions, difference
-    from attention_guidance.finetuning.predictions import read_predictions
+    from attention_guidance.commands.finetuning.scoring.paired import Predictions, difference
+    from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 
     unseen = [number for number, (_, stands_there) in enumerate(in_text(folder)) if not stands_there]
 
@@ -148,8 +148,8 @@ def pretrained(text: str, arguments: argparse.Namespace, *, guided: bool, steps:
 
 def finished_run(text: str, name: str, flags: dict[str, Any], arguments: argparse.Namespace) -> Path:
     """A finished run with any settings, likewise."""
-    from attention_guidance.training.config import make_config
-    from attention_guidance.training.pretrain import pretrain
+    from attention_guidance.commands.pretraining.pretrain import pretrain
+    from attention_guidance.commands.pretraining.settings.config import make_config
 
     output: Path = arguments.runs / name
     every = max(1, flags["max_steps"] // _LOOKS)
@@ -184,7 +184,7 @@ def compared(
     text: str, task: str, unguided: Path, guided: Path, early: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """One task, fine-tuned from three models."""
-    from attention_guidance.finetuning.downstream import downstream
+    from attention_guidance.commands.finetuning.downstream import downstream
 
     settings = finetune_settings(text, task, arguments)
     tuned = (unguided, guided) if arguments.without_overtaking else (unguided, guided, early)
@@ -213,7 +213,7 @@ def compared(
 
 def finetune_settings(text: str, task: str, arguments: argparse.Namespace) -> FinetuneSettings:
     """A task and its files; what is there as dev is tested on where there is no test file."""
-    from attention_guidance.finetuning.settings import FinetuneSettings
+    from attention_guidance.commands.finetuning.settings import FinetuneSettings
 
     folder = arguments.data / text / "ner" if task == "ner" else arguments.data / task
     suffix = "txt" if task == "ner" else "tsv"

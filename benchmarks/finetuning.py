@@ -26,18 +26,20 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 from turns import Arm, append, step_time, take_turns
 
-from attention_guidance import results
-from attention_guidance.data.tokenizers import train_tokenizer
-from attention_guidance.finetuning.encoding import Encoded, encode
-from attention_guidance.finetuning.examples import Data, read_examples
-from attention_guidance.finetuning.fit import FitSettings, fit
-from attention_guidance.finetuning.new_model import new_model
-from attention_guidance.finetuning.predict import collator
-from attention_guidance.finetuning.tasks import get_task
-from attention_guidance.training.architectures import new_config
-from attention_guidance.training.arguments import choose_precision
-from attention_guidance.training.config import RunConfig
-from attention_guidance.training.model import told_by
+from attention_guidance.commands import results
+from attention_guidance.commands.finetuning.examples.data import Data
+from attention_guidance.commands.finetuning.examples.encoding import Encoded, encode
+from attention_guidance.commands.finetuning.examples.reading import read_examples
+from attention_guidance.commands.finetuning.examples.tasks import get_task
+from attention_guidance.commands.finetuning.fits.fit import fit
+from attention_guidance.commands.finetuning.fits.new_model import new_model
+from attention_guidance.commands.finetuning.fits.predict import collator
+from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.commands.pretraining.model import told_by
+from attention_guidance.commands.pretraining.settings.architectures import new_config
+from attention_guidance.commands.pretraining.settings.arguments import choose_precision
+from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.tokenization.byte_level import train_tokenizer
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"

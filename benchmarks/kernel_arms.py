@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from attention_guidance.forward.split_heads import join_heads, split_heads
 from attention_guidance.loss import flash, triton
 from attention_guidance.loss.aggregate import mean, query_sums
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
 from attention_guidance.patterns import First, Offset, Sequences, Targets
-from attention_guidance.split_heads import join_heads, split_heads
 
 SEED = 1
 WEIGHT = 0.1

@@ -35,10 +35,10 @@ import torch
 from torch import Tensor
 from turns import append
 
+from attention_guidance.commands.results import header
 from attention_guidance.loss import triton as backend
 from attention_guidance.loss.statistics import GuidedAttention
 from attention_guidance.patterns import First, Offset, Sequences, TokenClass
-from attention_guidance.results import header
 
 RESULTS = Path(__file__).parent / "results" / "kernel_compiled.jsonl"
 # Bytes a program may have, by architecture. GPUs of sm_86 and sm_89 run what is compiled for sm_80 with 99 KiB.

@@ -28,7 +28,7 @@ from kernel_arms import (
 from kernel_check import TOLERANCE, errors, fault
 from turns import step_time, take_turns
 
-from attention_guidance.results import header, processor
+from attention_guidance.commands.results import header, processor
 
 _WARM_UP = {"cuda": 5, "cpu": 1}
 _CEILING = {"cuda": 8192, "cpu": 64}

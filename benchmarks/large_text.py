@@ -25,13 +25,13 @@ from typing import Any
 
 from turns import Arm, append, step_time, take_turns
 
-from attention_guidance import results
-from attention_guidance.data.blocks import pack
-from attention_guidance.data.corpora import read_documents
-from attention_guidance.data.tokenizers import load_tokenizer, train_tokenizer
-from attention_guidance.training.config import make_config
-from attention_guidance.training.peak_memory import peak_mib
-from attention_guidance.training.prepare import prepare_data
+from attention_guidance.commands import results
+from attention_guidance.commands.pretraining.loop.peak_memory import peak_mib
+from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
+from attention_guidance.commands.pretraining.settings.config import make_config
+from attention_guidance.commands.text.blocks import pack
+from attention_guidance.commands.text.corpora import read_documents
+from attention_guidance.commands.tokenization.byte_level import load_tokenizer, train_tokenizer
 
 HERE = Path(__file__).parent
 TEXT = HERE.parents[1] / "shared" / "data" / "english" / "train.txt"

@@ -28,7 +28,7 @@ from looking_tables import show
 from transformers.utils import logging
 from turns import append
 
-from attention_guidance import results
+from attention_guidance.commands import results
 
 RESULTS = Path(__file__).parent / "results" / "looking.jsonl"
 

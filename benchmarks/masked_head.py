@@ -19,11 +19,11 @@ import torch
 from transformers import AutoModelForMaskedLM, set_seed
 from turns import Arm, Training, append, newest, step_time, take_turns
 
-from attention_guidance import results
-from attention_guidance.objectives.masked_head import MaskedHead
-from attention_guidance.training.architectures import new_config
-from attention_guidance.training.arguments import choose_precision
-from attention_guidance.training.config import make_config
+from attention_guidance.commands import results
+from attention_guidance.commands.objectives.masked_head import MaskedHead
+from attention_guidance.commands.pretraining.settings.architectures import new_config
+from attention_guidance.commands.pretraining.settings.arguments import choose_precision
+from attention_guidance.commands.pretraining.settings.config import make_config
 
 RESULTS = Path(__file__).parent / "results" / "masked_head.jsonl"
 _LABELLED = 0.15

@@ -12,8 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from attention_guidance.report.compare_figures import loss_curves
-from attention_guidance.report.svg import save_png
+from attention_guidance.commands.report.figures.compare import loss_curves
+from attention_guidance.commands.report.figures.svg import save_png
 
 _SECTIONS = ("#census", ".legend", ".grids", "#look", ".look")
 

@@ -29,7 +29,7 @@ from turns import append, newest
 from attention_guidance.errors import GuidanceError
 
 if TYPE_CHECKING:
-    from attention_guidance.finetuning.settings import FinetuneSettings
+    from attention_guidance.commands.finetuning.settings import FinetuneSettings
 
 RESULTS = HERE / "results" / "recipe_rules.jsonl"
 _STEPS = 1500
@@ -84,8 +84,8 @@ def main() -> int:
 
 def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Each setting's comparison, as soon as it is known."""
-    from attention_guidance.data.tokenizers import suggest_vocab_size
-    from attention_guidance.finetuning.downstream import downstream
+    from attention_guidance.commands.finetuning.downstream import downstream
+    from attention_guidance.commands.tokenization.byte_level import suggest_vocab_size
 
     corpus = arguments.data / arguments.text / "train.txt"
     megabytes = arguments.megabytes or corpus.stat().st_size / 1e6

@@ -29,7 +29,7 @@ import encoders  # type: ignore[import-not-found]  # noqa: E402  (of the tests)
 import families  # type: ignore[import-not-found]  # noqa: E402
 import family_verdicts  # type: ignore[import-not-found]  # noqa: E402
 
-from attention_guidance.results import header  # noqa: E402
+from attention_guidance.commands.results import header  # noqa: E402
 
 EXACT = "tests/test_encoders.py::test_loss_and_gradients_are_those_of_the_eager_maps"
 OUTSIDE = "tests/test_encoders.py::test_encoders_outside_the_interface_say_so"

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from attention_guidance.hosts.interface import attention_modules, configurations
+from attention_guidance.adapters.interface import attention_modules, configurations
 
 _MODELS = Path(transformers.__file__).parent / "models"
 _WITH_HEAD = re.compile(r"For[A-Z]|Pre[Tt]rainedModel$")

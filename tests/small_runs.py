@@ -37,7 +37,7 @@ def cli() -> Callable[..., int]:
     """Run the command line in this process: cli("pretrain", ...) gives its exit code."""
 
     def run(*arguments: object) -> int:
-        from attention_guidance.cli import main
+        from attention_guidance.commands.cli import main
 
         with pytest.raises(SystemExit) as caught:
             main([str(argument) for argument in arguments])

@@ -13,9 +13,9 @@ from transformers import BertConfig, BertModel, PreTrainedModel
 from transformers.utils import logging
 
 from attention_guidance import guide
+from attention_guidance.adapters.inputs_outputs import _CLASS_TOKEN
 from attention_guidance.analysis import observing
 from attention_guidance.errors import AttachError
-from attention_guidance.inputs_outputs import _CLASS_TOKEN
 from attention_guidance.loss import backends
 
 PAGE = Path(__file__).parents[1] / "docs" / "support.md"

@@ -1,61 +1,115 @@
-"""Imports point one way: a module may import from its own layer and those before it."""
+"""Imports point one way: also for types."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import attention_guidance
 
 ROOT = Path(attention_guidance.__file__).parent
-LAYERS = [
-    {"errors", "results", "modes"},
+NAME = ROOT.name
+COMMANDS = "commands"
+# From the bottom up; a part may import from its own layer and those before it.
+LIBRARY = [
+    {"errors"},
     {"patterns", "schedules", "models"},
-    {"assignment", "loss", "data"},
-    {"inputs_outputs", "split_heads", "objectives"},
-    {"forward_pass", "hosts", "hooked_forward", "lost_guidance"},
-    {"passes"},
-    {"guided_layer"},
-    {"handle", "callback"},
-    {"attach", "analysis", "report"},
+    {"assignment", "loss"},
+    {"adapters"},
+    {"forward"},
+    {"lost_guidance", "callback"},
+    {"handle"},
+    {"attach", "analysis"},
     {"matching"},
-    {"training"},
+    {COMMANDS},
+]
+IN_COMMANDS = [
+    {"results", "text"},
+    {"annotations", "media", "tokenization", "report"},
+    {"objectives", "probes"},
+    {"pretraining"},
     {"studies"},
     {"finetuning"},
     {"recipe"},
     {"cli"},
 ]
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-APART = {"report", "analysis", "data", "loss"}  # these know nothing of their neighbours in the same layer
+# What a person needs who only wants to guide a model of their own.
+REQUIRED = {"torch", "transformers", "numpy", "scipy"}
+OPTIONAL = {"triton"}
 
 
-def part(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+def modules() -> dict[str, Path]:
+    names = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        names[".".join(parts).removesuffix(".__init__")] = path
+    return names
+
+
+MODULES = modules()
 
 
 def imports(path: Path) -> set[str]:
-    """Parts of this package that a file imports, also within functions and for types."""
-    found = set()
+    """Modules that a file imports: at its top, within functions and for types."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("attention_guidance"):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found |= {part(name) for name in names}
-    return found & RANK.keys()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in MODULES else node.module)
+    return found
 
 
-def test_every_part_has_a_layer():
-    parts = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")}
-    assert parts - {"__init__", "__main__"} == RANK.keys()
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
 
 
-def test_imports_point_one_way():
-    wrong = []
-    for path in ROOT.rglob("*.py"):
-        own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if own in RANK:
-            wrong += [
-                f"{path.relative_to(ROOT)} imports {other}"
-                for other in imports(path)
-                if RANK[other] > RANK[own] or (own != other and own in APART and RANK[other] == RANK[own])
-            ]
+def in_library(name: str) -> bool:
+    return name != f"{NAME}.__main__" and not name.startswith(f"{NAME}.{COMMANDS}")
+
+
+@pytest.mark.parametrize(("root", "layers"), [(NAME, LIBRARY), (f"{NAME}.{COMMANDS}", IN_COMMANDS)])
+def test_imports_point_one_way(root, layers):
+    rank = {part: number for number, layer in enumerate(layers) for part in layer}
+
+    def part(name: str) -> str | None:
+        below = name.removeprefix(f"{root}.").split(".")[0]
+        return below if name.startswith(f"{root}.") and below != "__main__" else None
+
+    assert {part(name) for name in MODULES} - {None} == rank.keys()
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in IMPORTS.items()
+        for other in others
+        if part(name) and part(other) and rank[part(other)] > rank[part(name)]
+    ]
     assert wrong == []
+
+
+def test_the_library_imports_four_packages():
+    allowed = REQUIRED | OPTIONAL | {NAME} | sys.stdlib_module_names
+    wrong = {
+        f"{name} imports {other}"
+        for name, others in IMPORTS.items()
+        if in_library(name)
+        for other in others
+        if other.split(".")[0] not in allowed or not (other.split(".")[0] != NAME or in_library(other))
+    }
+    assert wrong == set()
+
+
+def test_folders_hold_at_most_twelve_modules():
+    n_modules = {folder: len(list(folder.glob("*.py"))) for folder in {path.parent for path in MODULES.values()}}
+    assert {str(folder.relative_to(ROOT)): n for folder, n in n_modules.items() if n > 12} == {}
+
+
+def test_the_tree_of_the_readme_is_that_of_the_package():
+    """`python docs/tree.py` writes it again."""
+    command = [sys.executable, ROOT.parents[1] / "docs" / "tree.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,5 @@
 """`python -m attention_guidance`: the command line."""
 
-from attention_guidance.cli import main
+from attention_guidance.commands.cli import main
 
 main()

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from attention_guidance.adapters import host_of, whole_of
+from attention_guidance.adapters.inputs_outputs import check_class_token
 from attention_guidance.assignment import Heads, assign_heads
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.guided_layer import GuidedLayer
+from attention_guidance.forward.guided_layer import GuidedLayer
+from attention_guidance.forward.passes import Passes
 from attention_guidance.handle import Guidance
-from attention_guidance.hosts import host_of, whole_of
-from attention_guidance.inputs_outputs import check_class_token
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
-from attention_guidance.passes import Passes
 from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
 from attention_guidance.schedules import Schedule, checked_weight
 

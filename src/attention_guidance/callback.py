@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -13,7 +14,25 @@ from attention_guidance.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from attention_guidance.handle import Guidance
+
+class Stepped(Protocol):
+    """What the callback asks of a `Guidance`."""
+
+    model: nn.Module
+    total_steps: int | None
+    steps_done: int
+
+    @property
+    def current_weight(self) -> float:
+        """The weight at the current step."""
+
+    def per_head(self) -> Sequence[Any]:
+        """The error of each guided head."""
+
+    def rows_per_head(self) -> list[int]:
+        """How many rows counted for each."""
+
+    def _join_losses_of(self, modules: Iterable[nn.Module]) -> None: ...
 
 
 class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
@@ -24,7 +43,7 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
     SentenceTransformerTrainer guidance joins its losses.
     """
 
-    def __init__(self, guidance: Guidance) -> None:
+    def __init__(self, guidance: Stepped) -> None:
         self.guidance = guidance
 
     def on_train_begin(

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from attention_guidance.adapters.call import Host, graph_task
+from attention_guidance.adapters.inputs_outputs import loss_of, named_inputs, share_of_batch, with_loss
+from attention_guidance.adapters.interface import normalizes_its_loss
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
-from attention_guidance.forward_pass import ForwardPass
-from attention_guidance.guided_layer import GuidedLayer
-from attention_guidance.hooked_forward import HookedForward
-from attention_guidance.hosts.call import Host, graph_task
-from attention_guidance.hosts.interface import normalizes_its_loss
-from attention_guidance.inputs_outputs import loss_of, named_inputs, share_of_batch, with_loss
+from attention_guidance.forward.forward_pass import ForwardPass
+from attention_guidance.forward.guided_layer import GuidedLayer
+from attention_guidance.forward.hooked_forward import HookedForward
+from attention_guidance.forward.passes import Passes
 from attention_guidance.loss.aggregate import mean
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.layers import LayerLoss, layer_losses
 from attention_guidance.lost_guidance import LostGuidance
-from attention_guidance.passes import Passes
 from attention_guidance.patterns import GIVEN
 from attention_guidance.schedules import Schedule, checked_weight
 

@@ -17,11 +17,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from attention_guidance.adapters import host_of
 from attention_guidance.assignment import GuidedHead, Heads, explicit_places
 from attention_guidance.attach import guide
 from attention_guidance.errors import AttachError, ConfigError, PatternError
-from attention_guidance.hosts import host_of
-from attention_guidance.modes import evaluating
+from attention_guidance.forward.modes import evaluating
 from attention_guidance.patterns import Pattern, TokenClasses
 
 if TYPE_CHECKING:

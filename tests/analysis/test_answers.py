@@ -8,9 +8,9 @@ import torch
 from planted import Planted, uniform
 from word_tokenizer import WHOLE
 
-from attention_guidance.analysis.probes.answers import _batches, answer
-from attention_guidance.analysis.probes.questions import Question, QuestionedText
-from attention_guidance.data.words import joined, words_of_tokens
+from attention_guidance.commands.annotations.words import joined, words_of_tokens
+from attention_guidance.commands.probes.answers import _batches, answer
+from attention_guidance.commands.probes.questions import Question, QuestionedText
 from attention_guidance.errors import ConfigError, CorpusError
 
 

@@ -11,8 +11,8 @@ import towers
 
 from attention_guidance import guide
 from attention_guidance.analysis import attention_maps, head_divergence, observing, take_census
-from attention_guidance.analysis.probes.answers import answer
-from attention_guidance.analysis.probes.questions import Question, QuestionedText
+from attention_guidance.commands.probes.answers import answer
+from attention_guidance.commands.probes.questions import Question, QuestionedText
 from attention_guidance.errors import AttachError
 
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 from planted import Planted
 
-from attention_guidance.analysis.probes.answers import answer
-from attention_guidance.analysis.probes.scores import score
-from attention_guidance.analysis.probes.tasks import (
+from attention_guidance.commands.annotations.conll2012 import read_conll2012
+from attention_guidance.commands.annotations.gap import GapExample
+from attention_guidance.commands.annotations.reflexives import ReflexiveSentence
+from attention_guidance.commands.annotations.treebanks import Tree
+from attention_guidance.commands.probes.answers import answer
+from attention_guidance.commands.probes.scores import score
+from attention_guidance.commands.probes.tasks import (
     coreference_texts,
     dependency_texts,
     gap_texts,
     reflexive_texts,
 )
-from attention_guidance.data.conll2012 import read_conll2012
-from attention_guidance.data.gap import GapExample
-from attention_guidance.data.reflexives import ReflexiveSentence
-from attention_guidance.data.treebanks import Tree
 
 
 def reflexives(tmp_path):

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from attention_guidance.analysis.census import take_census
-from attention_guidance.analysis.probes.answers import answer
-from attention_guidance.analysis.probes.tasks import dependency_texts
-from attention_guidance.data.blocks import pack
-from attention_guidance.data.treebanks import read_trees
+from attention_guidance.commands.annotations.treebanks import read_trees
+from attention_guidance.commands.probes.answers import answer
+from attention_guidance.commands.probes.tasks import dependency_texts
+from attention_guidance.commands.text.blocks import pack
 from attention_guidance.patterns import First, Offset
 
 pytestmark = pytest.mark.shared

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from attention_guidance.analysis.intervals import rank_correlation
-from attention_guidance.analysis.probes.answers import Answers
-from attention_guidance.analysis.probes.scores import as_json, score
+from attention_guidance.commands.probes.answers import Answers
+from attention_guidance.commands.probes.scores import as_json, score
 
 
 def answers(right, labels=None, texts=None, offsets=None, rules=None):

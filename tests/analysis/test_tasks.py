@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from attention_guidance.analysis.probes.tasks import (
+from attention_guidance.commands.annotations.conll2012 import read_conll2012
+from attention_guidance.commands.annotations.gap import GapExample, read_gap
+from attention_guidance.commands.annotations.reflexives import DISTRACTORS, ReflexiveSentence
+from attention_guidance.commands.annotations.treebanks import Tree
+from attention_guidance.commands.annotations.words import joined
+from attention_guidance.commands.probes.tasks import (
     coreference_texts,
     dependency_texts,
     gap_texts,
     reflexive_texts,
 )
-from attention_guidance.data.conll2012 import read_conll2012
-from attention_guidance.data.gap import GapExample, read_gap
-from attention_guidance.data.reflexives import DISTRACTORS, ReflexiveSentence
-from attention_guidance.data.treebanks import Tree
-from attention_guidance.data.words import joined
 
 SENTENCE = ReflexiveSentence(("the", "king", "hurt", "himself"), 3, (0, 1), "x.txt:1")
 

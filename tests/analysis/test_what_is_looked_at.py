@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, SwinConfi
 
 from attention_guidance import get_pattern, guide
 from attention_guidance.analysis import attention_maps, head_divergence, observing, take_census
-from attention_guidance.analysis.probes.answers import answer
+from attention_guidance.commands.probes.answers import answer
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 
 TEXT = "the king saw him."

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTokenClassification
 
 from attention_guidance import guide
+from attention_guidance.commands.objectives.masked_lm import MaskedTokens
+from attention_guidance.commands.objectives.masking import Masking
+from attention_guidance.commands.pretraining.model import new_model
+from attention_guidance.commands.pretraining.settings.config import make_config
 from attention_guidance.models import AttentionOnlyConfig, AttentionOnlyForMaskedLM
-from attention_guidance.objectives.masked_lm import MaskedTokens
-from attention_guidance.objectives.masking import Masking
-from attention_guidance.training.config import make_config
-from attention_guidance.training.model import new_model
 
 
 @pytest.fixture

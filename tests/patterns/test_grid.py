@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from attention_guidance import get_pattern
+from attention_guidance.adapters.inputs_outputs import patch_grid, patch_size_of
 from attention_guidance.errors import PatternError
-from attention_guidance.inputs_outputs import patch_grid, patch_size_of
 from attention_guidance.patterns import Sequences
 
 NONE = -1

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attention_guidance import Pattern, Sequences, get_pattern
-from attention_guidance.data.tokenizers import train_tokenizer
+from attention_guidance.commands.tokenization.byte_level import train_tokenizer
 from attention_guidance.errors import PatternError
 from attention_guidance.patterns import Custom, First, Offset, TokenClass
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from attention_guidance.adapters.inputs_outputs import document_numbers
 from attention_guidance.errors import PatternError
-from attention_guidance.inputs_outputs import document_numbers
 from attention_guidance.patterns import (
     Custom,
     First,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attention_guidance import guide
+from attention_guidance.adapters.inputs_outputs import document_numbers
 from attention_guidance.errors import AttachError
-from attention_guidance.inputs_outputs import document_numbers
 
 FAMILIES = ["Bert", "Roberta", "ModernBert"]
 DELIMITER = 2

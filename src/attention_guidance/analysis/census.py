@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from attention_guidance.adapters.call import AttentionCall
+from attention_guidance.adapters.inputs_outputs import check_class_token
 from attention_guidance.analysis.given import Batch, batches_of, patterns_of
 from attention_guidance.analysis.intervals import RatioSums
 from attention_guidance.analysis.observe import Observation, as_guided, observing
 from attention_guidance.errors import AttachError, ConfigError, PatternError
-from attention_guidance.hosts.call import AttentionCall
-from attention_guidance.inputs_outputs import check_class_token
 from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
 from attention_guidance.patterns import Pattern, Targets, TokenClasses

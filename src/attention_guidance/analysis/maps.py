@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attention_guidance.adapters import checked_model
+from attention_guidance.adapters.call import LOOKING
+from attention_guidance.adapters.interface import configurations, give_back, has_encoder_and_decoder
 from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.hosts import checked_model
-from attention_guidance.hosts.call import LOOKING
-from attention_guidance.hosts.interface import configurations, give_back, has_encoder_and_decoder
-from attention_guidance.modes import evaluating
+from attention_guidance.forward.modes import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

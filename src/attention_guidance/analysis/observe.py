@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attention_guidance.adapters import host_of
+from attention_guidance.adapters.call import LOOKING, AttentionCall, Result
+from attention_guidance.adapters.inputs_outputs import named_inputs
 from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError
-from attention_guidance.forward_pass import ForwardPass
-from attention_guidance.hosts import host_of
-from attention_guidance.hosts.call import LOOKING, AttentionCall, Result
-from attention_guidance.inputs_outputs import named_inputs
+from attention_guidance.forward.forward_pass import ForwardPass
+from attention_guidance.forward.modes import evaluating
 from attention_guidance.loss.reference import probabilities
 from attention_guidance.loss.statistics import GuidedAttention
-from attention_guidance.modes import evaluating
 
 #: Called with the number of a layer and its call of attention, before the layer attends.
 See = Callable[[int, AttentionCall], None]
@@ -31,7 +31,7 @@ See = Callable[[int, AttentionCall], None]
 
 @dataclass
 class _Onlooker:
-    """The guide (see `attention_guidance.hosts.call.Guide`) of one layer that only looks."""
+    """The guide (see `attention_guidance.adapters.call.Guide`) of one layer that only looks."""
 
     layer: int
     see: See

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from attention_guidance.adapters.call import AttentionCall
 from attention_guidance.analysis.given import Batch, batches_of
 from attention_guidance.analysis.observe import Observation, as_guided, attention_map, observing
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.hosts.call import AttentionCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

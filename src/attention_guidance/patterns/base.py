@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.errors import PatternError
+from attention_guidance.patterns.drawing import draw, tokens_and_ids
 from attention_guidance.patterns.targets import Targets
 
 if TYPE_CHECKING:
@@ -71,10 +72,32 @@ class Pattern(ABC):
         return Where(self, rows, name or f"{self.name}[where]")
 
     def describe(self, text: str | Listing[str], tokenizer: PreTrainedTokenizerBase | None = None) -> str:
-        """Draw the pattern on a sentence, as text; see `attention_guidance.patterns.drawing.describe`."""
-        from attention_guidance.patterns.drawing import describe
+        """Draw the pattern on a sentence, as text.
 
-        return describe(self, text, tokenizer)
+        Args:
+            text: a sentence, split by the tokenizer or, without one, at spaces; or its tokens (those of the tokenizer).
+            tokenizer: also tells a token class its members.
+
+        Returns:
+            Lines of text: the name, then for each query its token, a row of marks (`#` a target, `.` none) and the
+            targets.
+
+        Raises:
+            PatternError: the pattern looks at token ids and there is no tokenizer.
+
+        Example::
+
+            >>> print(get_pattern("next").describe("the cat sat"))
+            next: 2 of 3 queries have a target
+            the  . # .  -> cat
+            cat  . . #  -> sat
+            sat  . . .
+        """
+        tokens, ids = tokens_and_ids(text, tokenizer)
+        valid_BT = torch.ones((1, len(tokens)), dtype=torch.bool)
+        sequences = Sequences(valid_BT, None if ids is None else torch.tensor([ids]))
+        targets_QK = self.targets(sequences).dense()[0].expand(len(tokens), len(tokens))
+        return draw(self.name, targets_QK.tolist(), tokens)
 
     def __str__(self) -> str:
         return self.name

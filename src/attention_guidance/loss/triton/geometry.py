@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -71,3 +72,9 @@ def geometry_of(channels: int, dtype: torch.dtype) -> Geometry:
 def padded_channels(channels: int) -> int:
     """The power of two, at least 16, that a kernel calculates with."""
     return max(16, 1 << (channels - 1).bit_length())
+
+
+def like_projection(like_BHTD: Tensor, n_heads: int | None = None) -> Tensor:
+    """[B, H, T, D], empty, in the memory of [B, T, H, D], as projections make them and want their gradients."""
+    n_batch, own_heads, length, n_channels = like_BHTD.shape
+    return like_BHTD.new_empty(n_batch, length, n_heads or own_heads, n_channels).transpose(1, 2)

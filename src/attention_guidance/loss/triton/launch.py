@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.loss.triton import backward, forward
-from attention_guidance.loss.triton.geometry import Tile, geometry_of, padded_channels
-from attention_guidance.loss.triton.operator import like_projection
+from attention_guidance.loss.triton.geometry import Tile, geometry_of, like_projection, padded_channels
 from attention_guidance.loss.triton.tiles import Prepared, is_of_keys
 
 _LOG2_E = math.log2(math.e)

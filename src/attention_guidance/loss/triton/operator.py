@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention_guidance.loss.triton.geometry import like_projection
 from attention_guidance.loss.triton.tiles import Prepared
 
 
@@ -109,12 +110,6 @@ def _(  # type: ignore[no-untyped-def]
 @fused_backward.register_fake
 def _(grad_out, grad_squares, grad_mass, query, key, value, *rest):  # type: ignore[no-untyped-def]
     return like_projection(query), like_projection(key), like_projection(value)
-
-
-def like_projection(like_BHTD: Tensor, n_heads: int | None = None) -> Tensor:
-    """[B, H, T, D], empty, in the memory of [B, T, H, D], as projections make them and want their gradients."""
-    n_batch, own_heads, length, n_channels = like_BHTD.shape
-    return like_BHTD.new_empty(n_batch, length, n_heads or own_heads, n_channels).transpose(1, 2)
 
 
 _N_PREPARED = len(Prepared._fields)

@@ -1,0 +1,90 @@
+"""The kinds of models that can be guided.
+
+`call` says what a host is and what a call of attention holds; `interface` are the models of transformers, `multihead`
+those made of torch's nn.MultiheadAttention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from attention_guidance.adapters.call import GUIDING, Host, Purpose
+from attention_guidance.adapters.interface import InterfaceHost
+from attention_guidance.adapters.multihead import MultiheadHost, has_multihead
+from attention_guidance.errors import AttachError
+
+
+def checked_model(model: object, purpose: Purpose = GUIDING) -> nn.Module:
+    """A model, taken out of what torch.compile made of it.
+
+    Args:
+        model: what was given for one.
+        purpose: what it is wanted for.
+
+    Raises:
+        AttachError: it is no instance of nn.Module, but a name, a class, or what holds a model.
+    """
+    if isinstance(model, nn.Module):
+        # What torch.compile returns stands for the model within it.
+        return getattr(model, "_orig_mod", model)
+    if isinstance(model, str):
+        raise AttachError(f"model={model!r} is a text; load the model first: AutoModel.from_pretrained({model!r})")
+    if isinstance(model, type):
+        raise AttachError(f"model={model.__name__} is a class; give one of its instances: {model.__name__}(config)")
+    holds = isinstance(getattr(model, "model", None), nn.Module)
+    raise AttachError(
+        f"model is of class {type(model).__name__}, and {purpose.name} needs a torch.nn.Module"
+        + ("; its .model is one" if holds else "")
+    )
+
+
+def host_of(model: nn.Module, purpose: Purpose = GUIDING) -> Host:
+    """The host that a model is.
+
+    Args:
+        model: any.
+        purpose: what its attention is wanted for.
+
+    Raises:
+        AttachError: it is none.
+    """
+    model = checked_model(model, purpose)
+    if hasattr(model, "set_attn_implementation"):
+        return InterfaceHost(model, purpose)
+    kind = type(model).__name__
+    parts = list(_parts(model))
+    if len(parts) == 1 and not has_multihead(model):
+        return InterfaceHost(parts[0][1], purpose)
+    if parts:
+        names = ", ".join(f"{name} ({type(part).__name__})" for name, part in parts)
+        beside = " beside modules of nn.MultiheadAttention" if has_multihead(model) else ""
+        joins = ", with within= the whole, whose loss it then joins" if purpose == GUIDING else ""
+        raise AttachError(
+            f"{kind} holds more than one thing to {purpose.verb}: {names}{beside}; {purpose.verb} the part you want"
+            f"{joins}"
+        )
+    if has_multihead(model):
+        return MultiheadHost(model, purpose)
+    raise AttachError(
+        f"{kind} cannot be {purpose.participle}: only models of transformers (PreTrainedModel) can, and modules that "
+        "are or hold torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
+    )
+
+
+def whole_of(model: nn.Module, host: Host, within: nn.Module | None) -> nn.Module | None:
+    """The module whose loss guidance joins: `within`, or what was to be guided where that only holds the host's."""
+    model = getattr(model, "_orig_mod", model)
+    return model if within is None and host.model is not model else within
+
+
+def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The outermost models of transformers in a module, by name."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        if hasattr(child, "set_attn_implementation"):
+            yield path, child
+        else:
+            yield from _parts(child, path)

@@ -1,0 +1,306 @@
+"""Models of transformers, guided through its attention interface: the functions it calls instead of a model's own.
+
+Each call goes to the guide that sits on the attention module, with the attention that the model had before at hand. A
+module without a guide is left alone, so a model that shares its config with a guided one goes on as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from attention_guidance.adapters.call import GUIDING, AttentionCall, CallOrder, Guide, Purpose, Result
+from attention_guidance.adapters.inputs_outputs import patch_size_of
+from attention_guidance.errors import AttachError, reason_of
+
+# What guided models run under, by the attention they had. No name may contain `sdpa` or `flash` or begin with `paged|`:
+# transformers dispatches on these.
+GUIDED_NAMES = {"sdpa": "attention_guidance", "eager": "attention_guidance_eager"}
+GUIDE = "_attention_guidance"
+
+
+def _guided(base: str) -> Callable[..., Result]:
+    def attention_forward(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> Result:
+        def unguided() -> Result:
+            attend = base_attention(module, base)
+            return attend(  # type: ignore[no-any-return]
+                module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+            )
+
+        guide: Guide | None = module.__dict__.get(GUIDE)
+        if guide is None:
+            return unguided()
+        purpose = guide.purpose
+        for name in ("softcap", "s_aux", "sinks"):
+            if kwargs.get(name) is not None:
+                raise AttachError(
+                    f"{type(module).__name__} gives its attention {name}, which {purpose.name} does not know of; "
+                    f"models without it can be {purpose.participle}"
+                )
+        # As sdpa reads it: a module that says nothing is causal where there is no mask.
+        asked = kwargs.get("is_causal")
+        if asked or (asked is None and attention_mask is None and getattr(module, "is_causal", True)):
+            raise AttachError(
+                f"{type(module).__name__} attends causally, and {purpose.name} is for bidirectional encoders; "
+                f"{purpose.verb} the part of the model that is one"
+            )
+        if base == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
+            raise AttachError(
+                "eager attention adds a bool mask to its scores as zeros and ones; give a float mask of 0 and -inf, or "
+                "load the model with attn_implementation='sdpa'"
+            )
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        bias = kwargs.get("position_bias")
+        call = AttentionCall(query, key, value, attention_mask, bias, scale, dropout, base, module.training)
+        return guide.attend(call, unguided)
+
+    return attention_forward
+
+
+class InterfaceHost:
+    """A model of transformers; see `attention_guidance.adapters.call.Host`.
+
+    Raises:
+        AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
+            transformers' attention interface.
+    """
+
+    def __init__(self, model: PreTrainedModel, purpose: Purpose = GUIDING) -> None:
+        self.model, self.purpose = model, purpose
+        self.modules = _guidable_modules(model, purpose)
+        config = model.config.get_text_config()
+        # ALBERT's few modules serve its many layers in turn.
+        self.n_layers: int = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+        self.n_heads: int = config.num_attention_heads
+        # Audio encoders leave layers out at random while they train.
+        self.skips_layers = bool(getattr(config, "layerdrop", 0))
+        self.patch_size = patch_size_of(model.config)
+        self.self_normalizing = normalizes_its_loss(model)
+        self.base = "sdpa"
+        # The attention that each of its configurations had.
+        self.before: list[tuple[PreTrainedConfig, str | None]] = []
+        self.order: CallOrder | None = None
+        self.attached = False
+
+    @property
+    def hint(self) -> str:
+        """See `Host`."""
+        called = (
+            "set_attn_implementation was called after guide() (now "
+            f"{self.model.config._attn_implementation!r}), or the model was compiled before guide()"
+        )
+        return (
+            "its attention does not go through transformers' attention interface, or "
+            f"{called if self.purpose == GUIDING else 'the model was compiled before'} (call torch.compiler.reset())"
+        )
+
+    def attach(self, guides: Mapping[int, Guide]) -> None:
+        """See `Host`."""
+        register()
+        self.before = [(config, _unguided(config._attn_implementation)) for config in configurations(self.model)]
+        self.base = _unguided(self.model.config.get_text_config()._attn_implementation)
+        for module in self.modules:
+            base_attention(module, self.base)
+        self.model.set_attn_implementation(GUIDED_NAMES[self.base])
+        if len(self.modules) < self.n_layers:
+            self.order = CallOrder(guides, self.n_layers)
+            guides = dict.fromkeys(range(len(self.modules)), self.order)
+        for layer, guide in guides.items():
+            setattr(self.modules[layer], GUIDE, guide)
+        self.attached = True
+        _ATTACHED.add(self)
+
+    def detach(self) -> None:
+        """See `Host`."""
+        for module in self.modules:
+            module.__dict__.pop(GUIDE, None)
+        self.attached = False
+        _ATTACHED.discard(self)
+        # Models can share a config; the attention's name goes back with the last of the guided ones. What the user has
+        # set since stays.
+        shared = {id(config) for other in _ATTACHED for config in configurations(other.model)}
+        give_back(
+            (config, name)
+            for config, name in self.before
+            if id(config) not in shared and config._attn_implementation in GUIDED_NAMES.values()
+        )
+
+    def begin_pass(self) -> None:
+        """See `Host`."""
+        if self.order is not None:
+            self.order.next_layer = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        register()
+        if self.attached:
+            _ATTACHED.add(self)
+
+
+# The guided models; several of these may share a config.
+_ATTACHED: weakref.WeakSet[InterfaceHost] = weakref.WeakSet()
+
+
+def configurations(model: PreTrainedModel) -> list[PreTrainedConfig]:
+    """A model's configuration, those of its parts, and theirs: each once, the outer ones first."""
+    waiting = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    found: dict[int, PreTrainedConfig] = {}
+    while waiting:
+        config = waiting.pop(0)
+        if id(config) not in found:
+            found[id(config)] = config
+            waiting += [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    return list(found.values())
+
+
+def give_back(attention: Iterable[tuple[PreTrainedConfig, str | None]]) -> None:
+    """Give configurations the names of the attention that they had."""
+    for config, name in attention:
+        # Past its setter, which sets all parts of a configuration too.
+        config._attn_implementation_internal = name
+
+
+def _unguided(name: Any) -> Any:
+    """The name of the attention beside guidance; a config shared with a guided model bears the guided name already."""
+    return next((base for base, guided in GUIDED_NAMES.items() if guided == name), name)
+
+
+def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Module]:
+    """The model's attention modules in the order of its layers: one a layer, or fewer that are called in turn."""
+    name = type(model).__name__
+    modules = list(attention_modules(model))
+    if any(GUIDE in module.__dict__ for module in modules):
+        raise AttachError(f"this {name} is guided already; call remove() on its guidance first")
+    if not modules:
+        raise AttachError(
+            f"{name} does not take its attention through transformers' attention interface, so it cannot be "
+            f"{purpose.participle}; BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
+        )
+    reason = _reason_against(model, modules, purpose)
+    if reason is not None:
+        parts = _guidable_parts(model)
+        takes = "guide() takes" if purpose == GUIDING else f"{purpose.verb}"
+        instead = f"; {takes} its {' or '.join(parts)}{purpose.alone}" if parts else ""
+        raise AttachError(f"{name} cannot be {purpose.participle}: {reason}{instead}")
+    attention = model.config.get_text_config()._attn_implementation
+    if _unguided(attention) not in GUIDED_NAMES:
+        raise AttachError(
+            f"{name} runs with attn_implementation={attention!r}; {purpose.name} stands beside "
+            f"{' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
+        )
+    return modules
+
+
+def has_encoder_and_decoder(model: PreTrainedModel) -> bool:
+    """Whether a model is of both, as T5 and BART are, and not the encoder or the decoder of one."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return getattr(model.config, "is_encoder_decoder", False) and {"encoder", "decoder"} <= names
+
+
+def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpose: Purpose = GUIDING) -> str | None:
+    """Why a model with these attention modules is no encoder that can be guided, None if it is one."""
+    for_encoders = f"{purpose.name} is for bidirectional encoders"
+    if getattr(model.config, "is_decoder", False) or any(getattr(module, "is_causal", False) for module in modules):
+        return f"it is {'an encoder-decoder' if has_encoder_and_decoder(model) else 'a decoder'}; {for_encoders}"
+    try:
+        config = model.config.get_text_config()
+    except ValueError as error:
+        return f"it has several parts ({reason_of(error)})"
+    sizes: dict[str, Any] = {}
+    for size in ("num_hidden_layers", "num_attention_heads"):
+        try:
+            sizes[size] = getattr(config, size, None)
+        except RuntimeError:  # transformers' for what differs by layer
+            sizes[size] = "different numbers of"
+        if not isinstance(sizes[size], int):
+            what = size.removeprefix("num_").replace("_", " ")
+            if sizes[size] is None:
+                return f"its {type(config).__name__} does not say how many {what} it has ({size})"
+            return f"its layers have {sizes[size]} {what}; {purpose.name} needs the same number in all layers"
+    n_modules = n_layers = sizes["num_hidden_layers"]
+    if hasattr(config, "num_hidden_groups"):
+        n_modules = config.num_hidden_groups * config.inner_group_num
+    if len(modules) != n_modules:
+        if has_encoder_and_decoder(model):
+            return f"it is an encoder-decoder; {for_encoders}"
+        return f"it has {len(modules)} attention modules for {n_layers} layers; {for_encoders}"
+    for module in modules:
+        own = getattr(module, "config", config)
+        if not (isinstance(own, type(config)) or isinstance(config, type(own))):
+            return f"its attention is that of a part of it ({type(own).__name__}), not of its {n_layers} layers"
+    return None
+
+
+def _guidable_parts(model: PreTrainedModel) -> list[str]:
+    """The names of the outermost parts of a model that can be guided alone."""
+    found: list[str] = []
+    for name, part in model.named_modules():
+        if name and isinstance(part, PreTrainedModel) and not any(name.startswith(f"{outer}.") for outer in found):
+            modules = list(attention_modules(part))
+            if modules and _reason_against(part, modules) is None:
+                found.append(name)
+    return found
+
+
+def base_attention(module: nn.Module, base: str) -> Callable[..., Any]:
+    """The attention function that a module would call without guidance.
+
+    `eager` is not in transformers' registry: each modelling file has its own, in the globals of the module's forward.
+    """
+    if base == "eager":
+        function = _forward_of(module).__globals__.get("eager_attention_forward")
+        if function is None:
+            raise AttachError(
+                f"{type(module).__name__} has no eager_attention_forward to stand beside guidance; "
+                "load the model with attn_implementation='sdpa'"
+            )
+        return function  # type: ignore[no-any-return]
+    return ALL_ATTENTION_FUNCTIONS[base]  # type: ignore[no-any-return]
+
+
+def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules, in the model's order, whose forward looks its attention function up in transformers' registry."""
+    for module in model.modules():
+        forward = _forward_of(module)
+        if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
+            yield module
+
+
+def normalizes_its_loss(model: nn.Module) -> bool:
+    """Whether a model of transformers divides its loss by the number of labels that Trainer tells it."""
+    return _calls(model, "loss_function")
+
+
+def _calls(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward mentions a name (a global, or an attribute of self)."""
+    return name in _forward_of(module).__code__.co_names
+
+
+def _forward_of(module: nn.Module) -> Any:
+    """The class's own forward function beneath its decorators."""
+    return inspect.unwrap(type(module).forward)
+
+
+def register() -> None:
+    """Make the guided attention functions, and the masks they expect, known to transformers. Idempotent."""
+    masks = AttentionMaskInterface()
+    for base, name in GUIDED_NAMES.items():
+        AttentionInterface.register(name, _guided(base))
+        # Without a mask function of the same name transformers drops the padding mask in silence.
+        AttentionMaskInterface.register(name, masks[base])

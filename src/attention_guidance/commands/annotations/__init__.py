@@ -1,0 +1,1 @@
+"""Annotated data: coreference, treebanks, reflexives, words with labels."""

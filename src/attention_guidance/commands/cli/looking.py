@@ -1,0 +1,194 @@
+"""The commands that look into trained models: `census`, `probe`, `skill`, `report`, and `reflexives`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from attention_guidance.commands.cli.arguments import TEXT, Assign, add_command, add_output, add_reading, positive, seed
+
+_CENSUS = """\
+Which pattern does each head of a model follow? Over a sample of text, for every head and pattern: the mean attention
+on the pattern's targets (mass), the share of rows that look there most, the squared error that guidance minimizes, and
+the entropy of the head, each with an interval.
+
+  attention-guidance census runs/sw -o looks/sw                       a run of pretrain, on the embedded text
+  attention-guidance census bert-base-uncased news.txt -o looks/bert  any encoder, on your text
+  attention-guidance census runs/sw news.txt -o looks/sw --checkpoints
+                                                                      how it came about, over a run's checkpoints
+Writes OUTPUT/census.json and census.csv (a row for each layer, head and pattern), and pictures.
+"""
+_PROBE = """\
+Do heads, untrained for it, look from a word to the word that a linguist would point at?
+
+  attention-guidance probe MODEL sentences.txt --task reflexive -o looks/reflexive     (see: reflexives --help)
+  attention-guidance probe MODEL dev.conllu --task dependency -o looks/dependency      Universal Dependencies
+  attention-guidance probe MODEL gap-development.tsv --task gap -o looks/gap           GAP
+  attention-guidance probe MODEL conll-2012/dev --task coreference -o looks/coref      CoNLL-2012, your licensed copy
+
+The best of many heads looks good by chance: it is chosen on one half of the texts and scored on the other.
+Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and pictures.
+"""
+_SKILL = """\
+Does the linguistic skill of heads go with the quality of the language model? Probes the checkpoints of runs, and holds
+the accuracy of the best and of the mean head against the validation loss, with rank correlation and interval.
+
+  attention-guidance skill runs/guided runs/unguided --data sentences.txt --task reflexive -o looks/skill
+
+Runs keep their checkpoints with pretrain --keep-checkpoints. Writes OUTPUT/skill.json, skill.csv and a picture.
+"""
+_REPORT = """\
+One page of runs, self-contained: how training went, which pattern each head follows over the checkpoints, a look
+through any head on a sentence, and what was measured of them besides.
+
+  attention-guidance report runs/guided runs/unguided -o looks/report
+  attention-guidance report runs/guided -o looks/report --text news.txt --sentence "The cat sat on the mat."
+  attention-guidance report runs/guided -o looks/report --include looks/dependency looks/skill
+
+Writes OUTPUT/report.html, report.json, the figures as SVG and PNG, and their data as CSV.
+"""
+_REFLEXIVES = """\
+Make sentences with a reflexive and its antecedent, in the form that probe --task reflexive reads: the words, a tab, the
+index of the reflexive, a tab, the indices of its antecedent.
+
+  attention-guidance reflexives -o sentences --sentences 2000
+  attention-guidance probe MODEL sentences/reflexives.txt --task reflexive -o looks/reflexive
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands that look."""
+    _add_census(add_command(commands, "census", "which pattern does each head follow", _CENSUS, _census))
+    _add_probe(add_command(commands, "probe", "do heads find antecedents and syntactic heads", _PROBE, _probe))
+    _add_skill(add_command(commands, "skill", "skill of heads against the model's quality", _SKILL, _skill))
+    _add_report(add_command(commands, "report", "one page of runs, heads and probes", _REPORT, _report))
+    _add_reflexives(add_command(commands, "reflexives", "make sentences for a probe", _REFLEXIVES, _reflexives))
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
+
+
+def _add_census(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    add = parser.add_argument
+    add("files", nargs="*", metavar="CORPUS", help="text files, folders, - (stdin); default: the World English Bible")
+    add_output(parser)
+    add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
+    add("--checkpoints", dest="with_checkpoints", action="store_true", help="every checkpoint of a run, not its end")
+    add("--patterns", nargs="+", default=(), metavar="NAME",
+        help="what heads are measured against (next previous same first delimiter period, as far as the tokenizer has "
+        "them); offset:K, a --token-class, unions a|b")  # fmt: skip
+    add("--token-class", dest="token_classes", action=Assign, metavar="NAME=TOKENS",
+        help="a class of tokens for --patterns, its tokens separated by spaces; may be repeated")  # fmt: skip
+    add("--sequences", type=positive, default=256, metavar="N", help="blocks of text to look at, at most (256)")
+    add("--block-size", type=positive, metavar="N", help="tokens of a block (128)")
+    add("--batch-size", type=positive, default=8, metavar="N", help="blocks in a forward pass (8)")
+    add("--threshold", type=float, default=0.5, metavar="X", help="a head follows a pattern from this mass on (0.5)")
+    add("--similarity-rows", type=int, default=256, metavar="N", help="rows to compare heads by; 0: do not (256)")
+    add_reading(parser)
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--task", required=True, help="reflexive, coreference, gap or dependency")
+    add("--protocol", default="words",
+        help="words: attention to a word is the sum over its tokens, from it their mean; authors: as the paper's "
+        "script for reflexives, only sentences whose words are one token each (words)")  # fmt: skip
+    add("--distractors", nargs="?", const=True, default=False, type=Path, metavar="FILE",
+        help="put a sentence in front of each reflexive sentence, of FILE or built in")  # fmt: skip
+    add("--seed", type=seed, default=1, metavar="N", help="of halves, bootstrap and distractors (1)")
+    add("--batch-size", type=positive, default=16, metavar="N", help="texts in a forward pass (16)")
+
+
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("data", type=Path, metavar="DATA", help="annotated file or folder")
+    add_output(parser)
+    _add_questions(parser)
+    parser.add_argument("--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap (1000)")
+
+
+def _add_skill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs of pretrain, with their checkpoints")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="annotated file or folder")
+    add_output(parser)
+    _add_questions(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs or models, or names on the hub")
+    add_output(parser)
+    add = parser.add_argument
+    add("--text", dest="files", nargs="+", default=(), metavar="FILE",
+        help="look at the heads on this text (the first run's own, else the World English Bible)")  # fmt: skip
+    add("--include", nargs="+", default=(), type=Path, metavar="PATH",
+        help="results of probe, skill and finetune to show: their folders or files")  # fmt: skip
+    add("--sentence", dest="sentences", action="append", default=[], metavar="TEXT",
+        help="look through heads on this sentence, all of it up to 512 tokens; may be repeated (how the first three "
+        "documents begin, 160 characters each)")  # fmt: skip
+    add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
+    add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
+    add_reading(parser)
+
+
+def _add_reflexives(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_output(parser)
+    add("--sentences", type=positive, default=1000, metavar="N", help="how many (1000)")
+    add("--seed", type=seed, default=1, metavar="N", help="of the draw (1)")
+    add("--no-plural", dest="plural", action="store_false", help="himself and herself alone")
+    add("--no-relative-clauses", dest="relative_clauses", action="store_false", help="no 'who can smile'")
+    add("--no-attractors", dest="attractors", action="store_false", help="no other noun phrase before the reflexive")
+
+
+def _census(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.census import CensusSettings, census
+    from attention_guidance.commands.studies.sample import Text
+
+    model, output = arguments.pop("model"), arguments.pop("output")
+    text = Text(**{name: arguments.pop(name) for name in TEXT})
+    how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
+    census(model, text, output, CensusSettings(**arguments), **how)
+    return 0
+
+
+def _probe(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.probe import probe
+
+    model, output = arguments.pop("model"), arguments.pop("output")
+    how = {name: arguments.pop(name) for name in ("resamples", "overwrite", "quiet")}
+    probe(model, _questions(arguments), output, **how)
+    return 0
+
+
+def _questions(arguments: dict[str, Any]) -> Any:
+    from attention_guidance.commands.studies.probe import Probe
+
+    return Probe(**arguments)
+
+
+def _skill(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.skill import skill
+
+    runs, output = arguments.pop("runs"), arguments.pop("output")
+    how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
+    skill(runs, _questions(arguments), output, **how)
+    return 0
+
+
+def _report(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.report import report
+    from attention_guidance.commands.studies.sample import Text
+
+    read = {name: arguments.pop(name) for name in TEXT}
+    report(arguments.pop("runs"), arguments.pop("output"), text=Text(**read) if read["files"] else None, **arguments)
+    return 0
+
+
+def _reflexives(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.reflexives import reflexives
+
+    reflexives(arguments.pop("output"), arguments.pop("sentences"), **arguments)
+    return 0

@@ -1,0 +1,188 @@
+"""`attention-guidance downstream`: several models on one task, and whether their difference is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from attention_guidance.commands import results
+from attention_guidance.commands.finetuning.candidates import Contender, checkpoints_of, contenders
+from attention_guidance.commands.finetuning.examples.tasks import Task, get_task
+from attention_guidance.commands.finetuning.finetune import check, finetune
+from attention_guidance.commands.finetuning.fits.kept import is_begun
+from attention_guidance.commands.finetuning.scoring import outcome
+from attention_guidance.commands.finetuning.scoring.paired import difference
+from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
+from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.report.figures.finetune import score_over_steps
+from attention_guidance.commands.studies.output import Output
+from attention_guidance.errors import RunError
+
+DOWNSTREAM_FILE = "downstream.json"
+
+
+def downstream(
+    models: Sequence[str],
+    settings: FinetuneSettings,
+    output: Path,
+    *,
+    n_checkpoints: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Fine-tune several models alike and compare each with the first.
+
+    Args:
+        models: see `contenders`; the first is what the others are compared with.
+        settings: the task and how, the same for all.
+        output: the folder for `downstream.json`, and a folder for each model with what `finetune` writes.
+        n_checkpoints: fine-tune at most so many checkpoints of each run too, and draw the score over its steps.
+        resume: take the scores and fits that are there already of the same models, files and settings.
+        overwrite: replace what is there.
+        quiet: print nothing.
+
+    Returns:
+        The comparison, as in `downstream.json`.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    sides = contenders(models)
+    sources = {name: model for side in sides for name, model in side.models.items()}
+    of_checkpoints = {name: checkpoints_of(model, n_checkpoints) for name, model in sources.items() if n_checkpoints}
+    task = get_task(settings.task)
+    folder = Output(output, DOWNSTREAM_FILE, overwrite or (resume and _is_begun(output, sides)))
+    if not overwrite:
+        _require_ours(output, task, sides, n_checkpoints)
+    console = Console(quiet=quiet, markup=False)
+    for name, model in sources.items():
+        # What one cannot do is told before hours are spent on those before it.
+        check(model, settings, output / name, resume=resume, overwrite=overwrite)
+
+    def fine_tune(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
+        return finetune(model, settings, output / name, resume=resume, overwrite=overwrite, quiet=quiet)
+
+    found: dict[str, dict[str, Any]] = {}
+    curve = []
+    for name, model in sources.items():
+        # The baseline is the same for all: the first model's run fits it.
+        found[name] = fine_tune(name, model, dataclasses.replace(settings, baseline=settings.baseline and not found))
+        same_rate = dataclasses.replace(settings, learning_rates=(found[name]["learning_rate"],), baseline=False)
+        for step, loss, source in of_checkpoints.get(name, ()):
+            of_step = fine_tune(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
+            curve.append({"model": name, "step": step, "loss": loss} | of_step)
+    # What is of the files is the same for all; the baseline is the first's alone.
+    known = next(iter(found.values()))
+    content = {
+        **results.header("downstream"),
+        "task": task.name,
+        "metric": task.metric,
+        "split": known["split"],
+        "models": [_model(side, found, task.metric) for side in sides],
+        "baseline": known["baseline"],
+        "differences": _differences(sides, known, task, output, settings.seeds_used),
+        "mismatched_differences": _differences(
+            sides, known | {"split": "mismatched"}, task, output, settings.seeds_used
+        )
+        if known["mismatched_scores"]
+        else [],
+        "checkpoints": curve,
+    }
+    folder.json(DOWNSTREAM_FILE, content)
+    if curve:
+        folder.figure("checkpoints", score_over_steps(content))
+    report(console, content)
+    console.print(f"every figure: {output / DOWNSTREAM_FILE}", highlight=False)
+    return content
+
+
+def _is_begun(output: Path, sides: Iterable[Contender]) -> bool:
+    """Whether a comparison of such sides, over whatever seeds, or a fine-tuning has left something there."""
+    folders = [output]
+    for side in sides:
+        folders += [output / side.name, *(output / name for name in side.models), *(output / side.name).glob("seed-*")]
+    return (output / DOWNSTREAM_FILE).is_file() or any(map(is_begun, folders))
+
+
+def _require_ours(output: Path, task: Task, sides: Iterable[Contender], n_checkpoints: int) -> None:
+    """Refuse to go on where figures of another comparison would be lost.
+
+    Raises:
+        RunError: the comparison that is there is of another task, or of models or checkpoints that are not in this one.
+    """
+    file = output / DOWNSTREAM_FILE
+    if not file.is_file():
+        return
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        compared = {model["model"] for model in content["models"]}
+        ours = content["task"] == task.name and compared <= {side.name for side in sides}
+        ours = ours and bool(n_checkpoints or not content["checkpoints"])
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise RunError(
+            f"--output {output} holds a {DOWNSTREAM_FILE} of other models, checkpoints or another task; give "
+            "another folder, those models and --checkpoints too, or --overwrite"
+        )
+
+
+def _differences(
+    sides: Sequence[Contender], known: Mapping[str, Any], task: Task, output: Path, seeds: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Of each side to the first, from the predictions that are there."""
+    predictions = {
+        side.name: [read_predictions(output / name, known["split"], task.kind, seeds) for name in side.models]
+        for side in sides
+    }
+    first, *others = predictions
+    return [
+        {"model": other, "minus": first}
+        | outcome.told(
+            difference(predictions[other], predictions[first], task.metric, task.kind, **outcome.known(known))
+        )
+        for other in others
+    ]
+
+
+def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """The scores of a side: of its one run, or over the means of its runs."""
+    runs = [
+        {"run": name, "learning_rate": found[name]["learning_rate"], **found[name]["scores"][metric]}
+        for name in side.models
+    ]
+    over = (
+        outcome.summary([run["mean"] for run in runs], metric)
+        if len(runs) > 1
+        else found[next(iter(side.models))]["scores"][metric]
+    )
+    return {"model": side.name, **over, "runs": runs}
+
+
+def report(console: Console, content: Mapping[str, Any]) -> None:
+    """Print the scores and the differences."""
+    first = content["differences"][0]["minus"]
+    table = Table(title=f"{content['task']}, {content['metric']} on {content['split']}")
+    for heading in ("model", "mean ± std", f"difference to {first} (95 %)"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    gaps = {gap["model"]: gap for gap in content["differences"]}
+    for model in content["models"]:
+        gap = gaps.get(model["model"])
+        deviation = "" if model["std"] is None else f" ± {model['std']:.3f}"
+        shown = "" if gap is None else f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+        table.add_row(model["model"], f"{model['mean']:.3f}{deviation}", shown)
+    if content["baseline"] is not None:
+        score = content["baseline"][content["split"]][content["metric"]]
+        table.add_row("without pre-training", f"{score:.3f}", "")
+    console.print(table)
+    for gaps_of, where in ((content["differences"], ""), (content["mismatched_differences"], ", mismatched")):
+        for gap in gaps_of:
+            said = f"{gap['model']} against {first}{where}: {gap['verdict']} (p {gap['p']:.3f})"
+            console.print(said, highlight=False)

@@ -1,0 +1,1 @@
+"""The examples of a task: reading, labels, splits, and their tokens."""

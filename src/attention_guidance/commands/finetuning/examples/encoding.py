@@ -1,0 +1,219 @@
+"""Examples as tokens. Sentences whose words are labelled are never cut: long ones become windows that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance.commands.annotations.words import joined, words_of_tokens
+from attention_guidance.commands.finetuning.examples.data import Data, Example
+from attention_guidance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+# The label of words of no entity comes first.
+_OUTSIDE = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a word is read off a window.
+
+    Attributes:
+        token: the position of its first token in the window.
+        word: its number in the sentence.
+        margin: how many tokens there are to the nearer end of the window that cuts the sentence.
+    """
+
+    token: int
+    word: int
+    margin: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model is given, an item for each example or window of one.
+
+    Attributes:
+        inputs: `input_ids`, `labels` and what else the tokenizer makes, as lists.
+        example: the number of each item's example.
+        places: the words of each item (`tokens`), else empty.
+        n_cut: texts that were cut (never for `tokens`).
+        n_windowed: sentences that became several windows.
+        n_lost: words that have no token; predicted is the first label (O, where there are entities).
+    """
+
+    inputs: list[dict[str, Any]]
+    example: list[int]
+    places: list[list[Place]]
+    n_cut: int = 0
+    n_windowed: int = 0
+    n_lost: int = 0
+
+
+def encode(
+    data: Data, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, *, overlap: bool = True
+) -> Encoded:
+    """Make examples into tokens.
+
+    Args:
+        data: their task.
+        examples: to encode.
+        tokenizer: a fast one.
+        longest: the most tokens of an item, special ones included.
+        overlap: whether windows of a long sentence overlap by half, as is good for reading; for training each word once
+            is enough, and half the work.
+
+    Raises:
+        ConfigError: there is no room for a word between the special tokens.
+    """
+    if data.task.kind == "tokens":
+        return _encode_words(examples, tokenizer, longest, overlap, _continued(data))
+    return _encode_texts(examples, tokenizer, longest)
+
+
+def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int) -> Encoded:
+    inputs, n_cut = [], 0
+    if examples:
+        n_texts = len(examples[0].texts)
+        n_special = tokenizer.num_special_tokens_to_add(pair=n_texts == 2)
+        if longest < n_special + n_texts:
+            raise ConfigError(
+                f"--max-length: {longest} tokens leave no room for text between the {n_special} special ones"
+            )
+    for example in examples:
+        settings = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
+        encoded = tokenizer(*example.texts, truncation=True, max_length=longest, **settings)
+        whole = len(tokenizer(*example.texts, **settings)["input_ids"])
+        n_cut += whole > len(encoded["input_ids"])
+        label = list(example.label) if isinstance(example.label, tuple) else example.label
+        inputs.append({**encoded, "labels": label})
+    return Encoded(inputs, list(range(len(examples))), [[] for _ in examples], n_cut=n_cut)
+
+
+def _continued(data: Data) -> list[int]:
+    """The label, by that of a word, of its tokens after the first: of its entity, which they do not begin anew."""
+    numbers = {label: number for number, label in enumerate(data.labels)}
+    if data.scheme is None:
+        return [*numbers.values()]
+    return [numbers.get(f"I-{label[2:]}", number) for label, number in numbers.items()]
+
+
+def _labels_of_tokens(
+    label: Sequence[int], word_of: Sequence[int], firsts: dict[int, int], continued: Sequence[int]
+) -> list[int]:
+    """What each token is trained to say, so that a pipeline, which reads all of them, finds the words' labels.
+
+    The first of a word says the word's label, the others continue it. A token that is but the space before a word (a
+    lone `▁` or `Ġ`) is within an entity where the word continues one, else outside of all; where labels are no
+    entities it says the word's.
+    """
+    labels = [IGNORED] * len(word_of)
+    behind = IGNORED
+    for token in reversed(range(len(word_of))):
+        word = word_of[token]
+        if word < 0:
+            labels[token] = behind
+            continue
+        own = label[word]
+        labels[token] = own if firsts[word] == token else continued[own]
+        behind = own if continued[own] == own else _OUTSIDE
+    return labels
+
+
+def _encode_words(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, overlap: bool, continued: list[int]
+) -> Encoded:
+    before, inner, after = _frame(tokenizer)
+    n_before, room = len(before["input_ids"]), longest - len(before["input_ids"]) - len(after["input_ids"])
+    if room < 2:
+        raise ConfigError(f"--max-length: {longest} tokens leave no room for words between the special ones")
+    inputs: list[dict[str, Any]] = []
+    of_example: list[int] = []
+    places: list[list[Place]] = []
+    n_windowed = n_lost = 0
+    for number, example in enumerate(examples):
+        text, words = joined(example.texts)
+        encoded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
+            split_special_tokens=True, verbose=False,
+        )  # fmt: skip
+        ids = encoded["input_ids"]
+        word_of = words_of_tokens(encoded["offset_mapping"], words).tolist() if ids else []
+        firsts = {word: token for token, word in reversed(list(enumerate(word_of))) if word >= 0}
+        of_token = _labels_of_tokens(example.label, word_of, firsts, continued)
+        n_lost += len(words) - len(firsts)
+        starts = _starts(len(ids), room, max(1, room // 2) if overlap else room)
+        n_windowed += len(starts) > 1
+        for start in starts:
+            end = min(start + room, len(ids))
+            found = []
+            for word, token in sorted(firsts.items()):
+                if start <= token < end:
+                    left = token - start if start else len(ids)
+                    right = end - 1 - token if end < len(ids) else len(ids)
+                    found.append(Place(n_before + token - start, word, min(left, right)))
+            within = {name: [value] * (end - start) for name, value in inner.items()}
+            within |= {"input_ids": ids[start:end], "labels": of_token[start:end]}
+            inputs.append({name: [*before[name], *values, *after[name]] for name, values in within.items()})
+            of_example.append(number)
+            places.append(found)
+    return Encoded(inputs, of_example, places, n_windowed=n_windowed, n_lost=n_lost)
+
+
+def _starts(n_tokens: int, room: int, step: int) -> list[int]:
+    """Where windows begin; with a step of half their room every word is far from an end in one of them."""
+    if n_tokens <= room:
+        return [0]
+    if step == room:
+        return list(range(0, n_tokens, room))
+    return [*range(0, n_tokens - room, step), n_tokens - room]
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, list[int]], dict[str, int], dict[str, list[int]]]:
+    """What a model is given of the special tokens before a text, of each token of it, and of those after it.
+
+    As the tokenizer makes it, token types and all, so that who uses the model later gives it the same.
+    """
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = {name: [*values] for name, values in tokenizer("a", return_attention_mask=False).items()}
+    whole["labels"] = [IGNORED] * len(whole["input_ids"])
+    start = next(i for i in range(len(whole["labels"])) if whole["input_ids"][i : i + len(plain)] == plain)
+    end = start + len(plain)
+    return (
+        {name: values[:start] for name, values in whole.items()},
+        {name: values[start] for name, values in whole.items()},
+        {name: values[end:] for name, values in whole.items()},
+    )
+
+
+def decode(data: Data, encoded: Encoded, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Any]:
+    """Predictions of examples from a model's outputs.
+
+    Args:
+        data: the task.
+        encoded: what the model was given.
+        examples: of which.
+        outputs: an array of logits for each item: [labels], or [its tokens, labels].
+
+    Returns:
+        As `Example.label`.
+    """
+    kind = data.task.kind
+    if kind == "regress":
+        return [float(logits.reshape(-1)[0]) for logits in outputs]
+    if kind == "multilabel":
+        return [tuple(float(logit > 0) for logit in logits) for logits in outputs]
+    if kind == "classify":
+        return [int(logits.argmax()) for logits in outputs]
+    predictions = [[0] * len(example.texts) for example in examples]
+    margins = [[-1] * len(example.texts) for example in examples]
+    for number, places, logits in zip(encoded.example, encoded.places, outputs, strict=True):
+        for place in places:
+            if place.margin > margins[number][place.word]:
+                margins[number][place.word] = place.margin
+                predictions[number][place.word] = int(logits[place.token].argmax())
+    return [tuple(labels) for labels in predictions]

@@ -1,0 +1,118 @@
+"""The names of labels: which are the same, which are none, in what order they stand, and which of two is positive."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from attention_guidance.commands.finetuning.examples.tasks import GLUE, Task
+from attention_guidance.errors import ConfigError
+
+# Where annotators agreed on none (SNLI, MNLI), or a table was written without one.
+_DASH = "-"
+_MISSING = {"", _DASH, "null", "nan"}
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
+_NEGATIONS = ("not", "no", "non", "un", "in", "im", "il", "ir", "dis")
+_NEGATIVE = {"false", "no", "not", "none", "neg", "negative", "never", "absent", "off"}
+# The negative one first.
+_OPPOSITES = (("n", "y"), ("f", "t"), ("ham", "spam"), ("different", "same"), ("wrong", "right"), ("fail", "pass"))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no gold label."""
+    return value is None or value != value or str(value).strip().lower() in _MISSING
+
+
+def name_of(value: Any, classes: Sequence[str] = ()) -> str | None:
+    """The name of a label; the same for 1, "1" and 1.0, and for True and "true".
+
+    Args:
+        value: what a cell holds.
+        classes: names by number, see `class_names`; -1 is none of them.
+
+    Returns:
+        None for none; but -, which beside + is a name: see `no_labels`.
+    """
+    if classes and isinstance(value, int) and value < len(classes):
+        value = classes[value] if value >= 0 else None
+    text = unicodedata.normalize("NFC", " ".join(str(value).split()))
+    if is_missing(value) and text != _DASH:
+        return None
+    if _INTEGER.fullmatch(text):
+        return str(int(text.partition(".")[0]))
+    return text.capitalize() if text.lower() in ("true", "false") else text
+
+
+def no_labels(task: Task, train: Collection[str]) -> set[str]:
+    """Names that stand for no label, given those of training.
+
+    That is - where there is no +, and -1 where labels are numbered from 0. Beside 0 and 1 alone -1 may well be a label,
+    unless the task has none of that name.
+    """
+    train = {*train} - {_DASH}
+    numbered = "0" in train and all(label == "-1" or label.isdecimal() for label in train)
+    none = {"-1"} if numbered and (task.name in GLUE or train != {"-1", "0", "1"}) else set()
+    return none if "+" in train else {_DASH, *none}
+
+
+def by_number(labels: Collection[str], classes: Sequence[str]) -> Mapping[str, str]:
+    """The names of labels that are numbers, where another file of the task tells these names; else nothing."""
+    numbers = {str(number): name_of(name) or name for number, name in enumerate(classes)}
+    return numbers if labels and set(labels) <= numbers.keys() and not set(labels) <= set(numbers.values()) else {}
+
+
+def in_order(labels: Collection[str]) -> list[str]:
+    """Numbers by their size, then names by the alphabet."""
+    return sorted(labels, key=lambda label: (not _is_number(label), int(label) if _is_number(label) else 0, label))
+
+
+def _is_number(label: str) -> bool:
+    return _INTEGER.fullmatch(label) is not None
+
+
+def positive_last(labels: Sequence[str], given: str | None, task: Task, file: str) -> tuple[str, ...]:
+    """Of two labels the one that F1 is of comes second.
+
+    It is the one that is asked for, else the greater number, else the one that is no negation: `match` of `match` and
+    `no match`, `True` of `True` and `False`. Where names do not say, it is the last by the alphabet.
+
+    Args:
+        labels: in order.
+        given: the one that is asked for.
+        task: which.
+        file: for messages.
+
+    Raises:
+        ConfigError: the one that is asked for is none of two, or the task is scored by F1 and names do not say.
+    """
+    known = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
+    if given is not None:
+        if task.kind != "classify" or len(labels) != 2:
+            raise ConfigError(f"--positive-label {given}: F1 is of one of two labels; {task.name} of {file} has others")
+        if name_of(given) not in labels:
+            raise ConfigError(f"--positive-label {given}: {file} has the labels {known}")
+        return tuple(sorted(labels, key=lambda label: label == name_of(given)))
+    if task.kind != "classify" or len(labels) != 2 or all(map(_is_number, labels)):
+        return tuple(labels)
+    first, second = labels
+    if _is_negative(first, second) != _is_negative(second, first):
+        return (second, first) if _is_negative(second, first) else (first, second)
+    if task.metric == "f1":
+        raise ConfigError(
+            f"{file}: {task.name} is scored by the F1 of one label, and the names {known} do not say which; "
+            f"give --positive-label {second}, or {first}"
+        )
+    return tuple(labels)
+
+
+def _is_negative(label: str, other: str) -> bool:
+    """Whether a label says no."""
+    label, other = label.lower(), other.lower()
+    if (label, other) in _OPPOSITES:
+        return True
+    words = re.split(r"[\s_-]+", label)
+    if words[0] in ("", *_NEGATIVE, "non", "without"):
+        return True
+    return label.endswith(other) and label.removesuffix(other).rstrip(" _-") in _NEGATIONS

@@ -1,0 +1,77 @@
+"""Texts that come more than once: in several splits, or with different labels."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from attention_guidance.commands.finetuning.examples.data import Example
+
+# What may end a text without making it another: full stops, question marks, closing quotes and brackets of all scripts.
+_ENDS = {"Po", "Pe", "Pf"}
+_QUOTES = str.maketrans(dict.fromkeys("‘’‚‛", chr(39)) | dict.fromkeys("“”„‟", chr(34)))
+
+
+def text_key(example: Example) -> tuple[str, ...]:
+    """What examples of one text have in common, whatever their labels.
+
+    Case, spaces (those of tokenized text too), invisible characters, forms of letters and quotes, and the punctuation
+    at the end do not make another text.
+    """
+    of_words = isinstance(example.label, tuple) and not is_several(example.label)
+    return (_plain("".join(example.texts)),) if of_words else tuple(map(_plain, example.texts))
+
+
+def is_several(label: tuple[object, ...]) -> bool:
+    """Whether it is several labels of one text, 0.0 and 1.0, and not those of its words."""
+    return bool(label) and isinstance(label[0], float)
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def _plain(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(_QUOTES)).casefold())
+    kept = "".join(c for c in folded if not (c.isspace() or (c > "\x7f" and unicodedata.category(c) == "Cf")))
+    end = len(kept)
+    while end and unicodedata.category(kept[end - 1]) in _ENDS:
+        end -= 1
+    return kept[:end] or kept
+
+
+def overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
+    """What should be known of texts that are in several splits, or several times in one with different labels."""
+    keys = {split: [text_key(example) for example in examples] for split, examples in splits.items()}
+    said = []
+    for split, seen, why in (
+        ("dev", "train", "; their scores flatter"),
+        ("test", "train", "; their scores flatter"),
+        ("test", "dev", ", on which learning rate and epoch are chosen"),
+    ):
+        if split in splits:
+            there = {*keys[seen]}
+            if count := sum(key in there for key in keys[split]):
+                said.append(f"{count} of {len(splits[split])} texts of {split} are in {seen} too{why}")
+    return [*said, *_contradictions(splits, keys)]
+
+
+def _contradictions(
+    splits: Mapping[str, Sequence[Example]], keys: Mapping[str, Sequence[tuple[str, ...]]]
+) -> list[str]:
+    """Texts that have different labels, which no model can get right; of numbers, a mean may be meant."""
+    first: dict[tuple[str, ...], tuple[Hashable, str]] = {}
+    clashing: Counter[str] = Counter()
+    example_of: dict[str, str] = {}
+    for split, examples in splits.items():
+        for key, example in zip(keys[split], examples, strict=True):
+            label, place = first.setdefault(key, (example.label, example.place))
+            if label != example.label and not isinstance(label, float):
+                clashing[split] += 1
+                example_of.setdefault(split, f"{example.place} and {place}")
+    return [
+        f"{n:,} of {len(splits[split]):,} texts of {split} have another label than the same text before, as at "
+        f"{example_of[split]}"
+        for split, n in clashing.items()
+    ]

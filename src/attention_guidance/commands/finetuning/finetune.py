@@ -1,0 +1,214 @@
+"""`attention-guidance finetune`: a downstream score of any encoder, over seeds, chosen on dev, test touched once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from attention_guidance.attach import guide
+from attention_guidance.commands.finetuning.examples.data import Data
+from attention_guidance.commands.finetuning.examples.encoding import encode
+from attention_guidance.commands.finetuning.examples.reading import read_examples
+from attention_guidance.commands.finetuning.examples.tasks import get_task
+from attention_guidance.commands.finetuning.fits.fit import try_out
+from attention_guidance.commands.finetuning.fits.kept import (
+    FINETUNE_FILE,
+    KeptFits,
+    finished,
+    fits_request_of,
+    is_begun,
+    request_of,
+)
+from attention_guidance.commands.finetuning.fits.new_model import head_of, new_model
+from attention_guidance.commands.finetuning.fits.runner import Runner, all_alike, at_the_end
+from attention_guidance.commands.finetuning.scoring import outcome
+from attention_guidance.commands.finetuning.scoring.baseline import Baseline, fit_baseline
+from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
+from attention_guidance.commands.studies.output import Output
+from attention_guidance.commands.studies.progress import Steps
+from attention_guidance.commands.tokenization.coverage import misfits
+from attention_guidance.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Small encoders want larger steps than those of the papers, which are of a hidden width of 768 and more.
+_SMALL = 512
+_LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
+
+
+def finetune(
+    model: str,
+    settings: FinetuneSettings,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Fine-tune an encoder over seeds and score it.
+
+    The learning rate is chosen on the development set with the first seed, the epoch of each fine-tuning too; the test
+    set is predicted once a seed, by the model so chosen.
+
+    Args:
+        model: folder of a model or of a run, or a name on the hub.
+        settings: the task and how.
+        output: the folder for `finetune.json`, predictions, the picture of confusions, and the model of the seed that
+            is best on dev.
+        resume: take what is there of the same model, files and settings: the scores, or else the fits so far.
+        overwrite: replace what is there; with `resume`, what is of others.
+        quiet: print nothing.
+
+    Returns:
+        The results, as in `finetune.json`.
+
+    Raises:
+        GuidanceError: bad input.
+        FailedRunError: training diverged, or a model could not be written.
+    """
+    folder = Output(output, FINETUNE_FILE, overwrite or (resume and is_begun(output)))
+    console = Console(quiet=quiet, markup=False)
+    subject, tokenizer, data = _read(model, settings)
+    if (output / "model").resolve() == Path(subject.source).resolve():
+        raise RunError(f"--output {output}: its model is the one that is fine-tuned; give another folder")
+    request = request_of(subject.source, settings)
+    kept = KeptFits(output, fits_request_of(subject.source, settings))
+    there = finished(output, request, overwrite=overwrite) if resume else None
+    if there is not None:
+        console.print(f"{output.name}: scored already", highlight=False)
+        lacks_baseline = settings.baseline and there.get("over_baseline") is None
+        return _add_baseline(there, folder, data, Steps(console, quiet)) if lacks_baseline else there
+    notes: list[str] = []
+
+    def note(said: str) -> None:
+        notes.append(said)
+        console.print(said, highlight=False)
+
+    texts = (" ".join(example.texts) for examples in data.splits.values() for example in examples)
+    for said in (*data.notes, *misfits(tokenizer, texts), *_of_head(subject.source)):
+        note(said)
+    longest, rates = _fitting(settings, subject, tokenizer)
+    _try(subject, tokenizer, data, longest, settings)
+    encoded = {
+        split: encode(data, examples, tokenizer, longest, overlap=split != "train")
+        for split, examples in data.splits.items()
+    }
+    for split, item in encoded.items():
+        if item.n_lost:
+            note(
+                f"{item.n_lost:,} words of {split} are nothing to the tokenizer; predicted for them is {data.labels[0]}"
+            )
+    kept.take_up(resume=resume, overwrite=overwrite)
+    with Steps(console, quiet) as steps:
+        runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
+        tried = runner.try_rates(rates, settings.seed, note)
+        for said in at_the_end(runner.on_dev(tried), rates):
+            note(said)
+        fitted = runner.run(tried, settings.seeds_used, note)
+        for said in all_alike(data, fitted):
+            note(said)
+        baseline = _baseline(data, steps, note) if settings.baseline else None
+    found = outcome.finetune_json(
+        subject.name, data, encoded, settings.fit, fitted, longest=longest, request=request, notes=notes,
+        baseline=baseline,
+    )  # fmt: skip
+    found = outcome.write(folder, found, data, fitted, tokenizer, baseline)
+    kept.forget()
+    outcome.report(console, found)
+    console.print(f"every figure: {output / FINETUNE_FILE}; model, predictions beside it", highlight=False)
+    return found
+
+
+def check(
+    model: str, settings: FinetuneSettings, output: Path, *, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Make sure that a model can be fine-tuned so, without doing it.
+
+    Args:
+        model: as for `finetune`, and all else.
+        settings: the task and how.
+        output: the folder.
+        resume: take what is there.
+        overwrite: replace what is there.
+
+    Raises:
+        GuidanceError: it, its tokenizer, the files, the length or the heads to guide do not go together, or the folder
+            holds what is of others.
+    """
+    subject, tokenizer, data = _read(model, settings)
+    if resume and finished(output, request_of(subject.source, settings), overwrite=overwrite) is not None:
+        return
+    KeptFits(output, fits_request_of(subject.source, settings)).require_ours(overwrite=overwrite)
+    longest, _ = _fitting(settings, subject, tokenizer)
+    _try(subject, tokenizer, data, longest, settings)
+
+
+def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTokenizerBase, Data]:
+    subject = subjects(model)[0]
+    tokenizer = subject.tokenizer("pad")  # for batches; all else a task needs of it, the model was trained with
+    data = read_examples(
+        get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair,
+        positive=settings.positive_label, errors=settings.errors,
+    )  # fmt: skip
+    return subject, tokenizer, data
+
+
+def _of_head(source: str) -> list[str]:
+    head = head_of(source)
+    return [] if head is None else [f"the model was fine-tuned before ({head}); its head is not used, but a new one"]
+
+
+def _try(
+    subject: Subject, tokenizer: PreTrainedTokenizerBase, data: Data, longest: int, settings: FinetuneSettings
+) -> None:
+    """See that the model takes the first examples, and the guide the model.
+
+    Raises:
+        GuidanceError: they do not go together.
+    """
+    untrained = new_model(data, subject.source, settings.fit)
+    try_out(untrained, data, encode(data, data.splits["train"][:2], tokenizer, longest, overlap=False), tokenizer)
+    if settings.fit.heads:
+        guide(untrained, settings.fit.heads, settings.fit.weight, tokenizer=tokenizer).remove()
+
+
+def _fitting(
+    settings: FinetuneSettings, subject: Subject, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, list[float]]:
+    """The most tokens of an item and the learning rates to try: what was asked for, or what fits the model.
+
+    Raises:
+        ConfigError: the model takes fewer tokens than are asked for.
+    """
+    encoder = subject.load()
+    longest = settings.max_length or USUAL_LENGTH
+    limit = longest_sequence(encoder, tokenizer, longest)
+    if settings.max_length is not None and settings.max_length > limit:
+        raise ConfigError(f"--max-length {settings.max_length}: this model takes at most {limit} tokens")
+    width = getattr(encoder.config, "hidden_size", _SMALL + 1)
+    return min(longest, limit), [*map(float, settings.learning_rates)] or [*_LEARNING_RATES[width < _SMALL]]
+
+
+def _add_baseline(there: dict[str, Any], folder: Output, data: Data, steps: Steps) -> dict[str, Any]:
+    """Scores that are there, written again with those of a model without pre-training."""
+    notes = [*there["notes"]]
+    with steps:
+        baseline = _baseline(data, steps, notes.append)
+    # One that could not be fitted before is told once.
+    found = there | {"baseline": baseline and baseline.facts, "notes": [*dict.fromkeys(notes)]}
+    return outcome.write_results(folder, found, data, baseline)
+
+
+def _baseline(data: Data, steps: Steps, note: Callable[[str], None]) -> Baseline | None:
+    """A model without pre-training; None, and a note, where none can be fitted."""
+    steps.begin("baseline without pre-training", None)
+    try:
+        return fit_baseline(data)
+    except ValueError as error:  # a single label in training, texts without a character
+        note(f"no model without pre-training could be fitted ({error})")
+        return None

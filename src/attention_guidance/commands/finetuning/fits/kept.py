@@ -1,0 +1,212 @@
+"""What fine-tunings leave on the disk, by which a later one with --resume goes on: scores, and fits until then."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+
+from attention_guidance.commands import results
+from attention_guidance.commands.finetuning.fits.fit import Fit
+from attention_guidance.commands.finetuning.fits.new_model import new_model
+from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
+from attention_guidance.errors import RunError, SaveError, reason_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from attention_guidance.commands.finetuning.examples.data import Data
+    from attention_guidance.commands.finetuning.settings import FinetuneSettings
+
+FINETUNE_FILE = "finetune.json"
+# How many fits there are, which does not decide what each is.
+_OF_SEVERAL = ("seeds", "seed", "learning_rates", "baseline")
+_FITS = "fits"
+# What the folders in it are called; others are not ours.
+_REQUEST = re.compile("[0-9a-f]{32}")
+_FACTS = "fit.json"
+# What decides a model; a checkpoint has the optimizer's state beside it.
+_OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merges.txt", "spiece.model")
+
+
+def request_of(source: str, settings: FinetuneSettings) -> str:
+    """A digest of all that was asked for but the baseline, the content of the model and the files included."""
+    return _digest_of(_asked(source, settings))
+
+
+def fits_request_of(source: str, settings: FinetuneSettings) -> str:
+    """A digest of what decides a single fit: learning rate and seed are in its name."""
+    asked = _asked(source, settings)
+    return _digest_of({name: value for name, value in asked.items() if name not in _OF_SEVERAL})
+
+
+def _asked(source: str, settings: FinetuneSettings) -> dict[str, Any]:
+    folder = Path(source)
+    weights = {file.name: _digest(file) for pattern in _OF_MODEL for file in folder.glob(pattern) if file.is_file()}
+    return dataclasses.asdict(settings) | {
+        "model": weights or source,
+        "baseline": None,
+        "learning_rates": [*map(float, settings.learning_rates)],
+        "columns": [*map(str, settings.columns or ())],
+        "files": {split: _digest(file) for split, file in settings.files.items()},
+    }
+
+
+def _digest_of(asked: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def finished(output: Path, request: str, *, overwrite: bool) -> dict[str, Any] | None:
+    """The scores that are there already, if they are what is asked for.
+
+    Args:
+        output: the folder of a fine-tuning.
+        request: see `request_of`.
+        overwrite: whether scores of another request may be replaced.
+
+    Raises:
+        RunError: they are of another request, and may not be replaced.
+    """
+    try:
+        content = json.loads((output / FINETUNE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if isinstance(content, dict) and content.get("request") == request:
+        return content
+    if overwrite:
+        return None
+    raise _of_others(output, "scores")
+
+
+def _of_others(output: Path, what: str) -> RunError:
+    return RunError(
+        f"--output {output} holds {what} of another model, other files or settings; give another folder, or --overwrite"
+    )
+
+
+class KeptFits:
+    """The fits of a fine-tuning that has not ended, and their models, of which no more than one need be in memory.
+
+    Args:
+        output: its folder.
+        request: see `fits_request_of`; fits of another are not taken.
+    """
+
+    def __init__(self, output: Path, request: str) -> None:
+        self.output, self.folder = output, output / _FITS / request
+
+    def take_up(self, *, resume: bool, overwrite: bool) -> None:
+        """Begin with those that are there, or with none.
+
+        Args:
+            resume: whether they are taken; else they are removed.
+            overwrite: whether those of other requests may be removed.
+
+        Raises:
+            RunError: there are some of another request, and they may not be removed.
+        """
+        for folder in self.require_ours(overwrite=overwrite):
+            shutil.rmtree(folder, ignore_errors=True)
+        if not resume:
+            self.forget()
+
+    def require_ours(self, *, overwrite: bool) -> list[Path]:
+        """Those of other requests, if they may be removed.
+
+        Raises:
+            RunError: there are some, and they may not.
+        """
+        others = [folder for folder in _requests(self.output) if folder != self.folder]
+        if others and not overwrite:
+            raise _of_others(self.output, "unfinished fits")
+        return others
+
+    def get(self, name: str) -> Fit | None:
+        """One of them; None if it is not there, or not as it was written."""
+        folder = self.folder / name
+        if damage(folder) is not None:
+            return None
+        return Fit(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+
+    def load(self, name: str, data: Data, settings: FitSettings) -> PreTrainedModel:
+        """The model of one that is there, on the best device there is."""
+        device: Any = torch.accelerator.current_accelerator() or "cpu"
+        model: PreTrainedModel = new_model(data, str(self.folder / name), settings, fresh=False).to(device)
+        return model.eval()
+
+    def put(self, name: str, fit: Fit, model: PreTrainedModel) -> None:
+        """Keep one."""
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            results.write_json(folder / _FACTS, dataclasses.asdict(fit))
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_model(self.folder / name, write)
+
+    def forget(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
+
+
+def write_fine_tuned(target: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    """Write a model that is done with the tokenizer that it is to be used with, which then cuts where it was cut here.
+
+    Args:
+        target: the folder.
+        model: the model.
+        tokenizer: the one it was fine-tuned with, which is left as it is.
+        longest: the most tokens of an item.
+
+    Raises:
+        SaveError: it could not be written.
+    """
+    own = copy.deepcopy(tokenizer)
+    own.model_max_length = longest
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        own.save_pretrained(folder)
+
+    write_model(target, write)
+
+
+def write_model(target: Path, write: Callable[[Path], None]) -> None:
+    """`write_whole`, with one error for all that libraries raise on a full disk.
+
+    Raises:
+        SaveError: it could not be written.
+    """
+    try:
+        write_whole(target, write)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(
+            f"could not save {target} ({reason_of(error)}); once it can be written, the same command and --resume go on"
+        ) from error
+
+
+def is_begun(output: Path) -> bool:
+    """Whether a fine-tuning has left scores or fits there."""
+    return (output / FINETUNE_FILE).is_file() or any(_requests(output))
+
+
+def _requests(output: Path) -> list[Path]:
+    """The folders of fits, each of a request."""
+    return [folder for folder in (output / _FITS).glob("*") if _REQUEST.fullmatch(folder.name)]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

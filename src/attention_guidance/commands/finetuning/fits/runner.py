@@ -1,0 +1,181 @@
+"""The fits of one model on one task: a learning rate chosen on dev with the first seed, then every seed, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attention_guidance.commands.finetuning.examples.data import Data
+from attention_guidance.commands.finetuning.examples.encoding import Encoded, decode
+from attention_guidance.commands.finetuning.examples.splits import SPLITS
+from attention_guidance.commands.finetuning.fits.fit import Fit, fit
+from attention_guidance.commands.finetuning.fits.kept import KeptFits
+from attention_guidance.commands.finetuning.fits.predict import predict
+from attention_guidance.commands.finetuning.scoring.scores import evaluate, per_class
+from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.commands.studies.progress import Steps
+from attention_guidance.errors import DivergedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out.
+
+    Attributes:
+        rate: the learning rate chosen.
+        on_dev: the best score on dev of each rate that was tried.
+        fits: of each seed, the first first.
+        scored: of each seed and split (`dev` and, if they are there, `test` and `mismatched`): `metrics`, `per_class`,
+            `predictions`.
+        best_seed: the one that is best on dev.
+        model: of that seed.
+    """
+
+    rate: float
+    on_dev: dict[float, float]
+    fits: dict[int, Fit]
+    scored: dict[int, dict[str, dict[str, Any]]]
+    best_seed: int
+    model: PreTrainedModel
+
+
+class Runner:
+    """Fine-tunes and scores, and says how far it is.
+
+    Args:
+        data: the task.
+        encoded: its splits.
+        source: folder or name of the model.
+        tokenizer: the model's.
+        settings: how each fit is done.
+        steps: shows the progress.
+        kept: keeps the fits until all have ended.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        encoded: dict[str, Encoded],
+        source: str,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: FitSettings,
+        steps: Steps,
+        kept: KeptFits,
+    ) -> None:
+        self.data, self.encoded, self.source, self.tokenizer = data, encoded, source, tokenizer
+        self.settings, self.steps, self.kept = settings, steps, kept
+
+    def try_rates(self, rates: Sequence[float], seed: int, note: Callable[[str], None]) -> dict[float, Fit]:
+        """A fit by each learning rate; of those that diverge a note.
+
+        Raises:
+            DivergedError: all do.
+        """
+        tried, diverged = {}, None
+        for rate in rates:
+            try:
+                tried[rate] = self._fit(rate, seed)
+            except DivergedError as error:
+                diverged = error
+                note(str(error))
+        if diverged is not None and not tried:
+            raise diverged
+        return tried
+
+    def on_dev(self, tried: Mapping[float, Fit]) -> dict[float, float]:
+        """The score of each on dev."""
+        return {rate: self._best(found) for rate, found in tried.items()}
+
+    def run(self, tried: Mapping[float, Fit], seeds: Sequence[int], note: Callable[[str], None]) -> Fitted:
+        """Fit the other seeds by the best of the rates tried with the first, and score each on dev and, once, test.
+
+        Where one of them diverges, the next best rate is taken, with a note.
+
+        Raises:
+            DivergedError: by each rate one does.
+        """
+        on_dev = self.on_dev(tried)
+        by_score = sorted(on_dev, key=lambda rate: on_dev[rate], reverse=True)
+        for rate in by_score:
+            try:
+                fits = {seed: self._fit(rate, seed) if n else tried[rate] for n, seed in enumerate(seeds)}
+            except DivergedError as error:
+                if rate == by_score[-1]:
+                    raise
+                note(str(error))
+            else:
+                break
+        best_seed = max(fits, key=lambda seed: self._best(fits[seed]))
+        scored = {seed: self._score(self._load(rate, seed)) for seed in fits}
+        return Fitted(rate, on_dev, fits, scored, best_seed, self._load(rate, best_seed))
+
+    def _load(self, rate: float, seed: int) -> PreTrainedModel:
+        return self.kept.load(_name(rate, seed), self.data, self.settings)
+
+    def _best(self, found: Fit) -> float:
+        return found.dev[found.epoch - 1][self.data.task.metric]
+
+    def _fit(self, rate: float, seed: int) -> Fit:
+        what, name = f"learning rate {rate:g}, seed {seed}", _name(rate, seed)
+        there = self.kept.get(name)
+        self.steps.begin(f"{what}: fitted already" if there else what, self.settings.epochs)
+        if there is not None:
+            self.steps.at(self.settings.epochs)
+            return there
+        found, model = fit(
+            self.data, self.encoded, self.source, self.tokenizer, learning_rate=rate, seed=seed,
+            settings=self.settings, progress=self.steps.at,
+        )  # fmt: skip
+        self.kept.put(name, found, model)
+        return found
+
+    def _score(self, model: PreTrainedModel) -> dict[str, dict[str, Any]]:
+        """Metrics and predictions on dev and, once, on test."""
+        scored = {}
+        for split in SPLITS[1:]:
+            if split not in self.encoded:
+                continue
+            examples = self.data.splits[split]
+            outputs = predict(model, self.encoded[split], self.tokenizer, self.settings)
+            predictions = decode(self.data, self.encoded[split], examples, outputs)
+            scored[split] = {
+                "metrics": evaluate(self.data, examples, predictions),
+                "per_class": per_class(self.data, examples, predictions),
+                "predictions": predictions,
+            }
+        return scored
+
+
+def _name(rate: float, seed: int) -> str:
+    """What a fit is kept as."""
+    return f"{rate!r}-seed-{seed}"
+
+
+def all_alike(data: Data, fitted: Fitted) -> list[str]:
+    """What to say where a model of numbers predicts one for all: nothing correlates with it, and told is 0."""
+    if data.task.kind != "regress":
+        return []
+    return [
+        f"seed {seed} predicts {found['predictions'][0]:g} for all of {split}, with which nothing correlates: told is 0"
+        for seed, of_seed in fitted.scored.items()
+        for split, found in of_seed.items()
+        if len({*found["predictions"]}) == 1
+    ]
+
+
+def at_the_end(scores: Mapping[float, float], rates: Sequence[float]) -> list[str]:
+    """What to say where a single learning rate is best, and none beyond it, on one side, was tried.
+
+    Args:
+        scores: on dev, by learning rate.
+        rates: all that were tried, those that diverged too.
+    """
+    best = [rate for rate, score in scores.items() if score == max(scores.values())]
+    if len(rates) < 2 or len(best) > 1 or best[0] not in (min(rates), max(rates)):
+        return []
+    which = "highest" if best[0] == max(rates) else "lowest"
+    return [f"of the learning rates tried the {which}, {best[0]:g}, is best on dev; one beyond may be better still"]

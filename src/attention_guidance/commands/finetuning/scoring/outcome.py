@@ -1,0 +1,224 @@
+"""What a fine-tuning leaves: `finetune.json`, predictions, the picture of confusions, the best model, a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from attention_guidance.commands import results
+from attention_guidance.commands.finetuning.examples.data import Data, Example
+from attention_guidance.commands.finetuning.examples.encoding import Encoded
+from attention_guidance.commands.finetuning.examples.tasks import get_task, range_of
+from attention_guidance.commands.finetuning.fits.kept import FINETUNE_FILE, write_fine_tuned
+from attention_guidance.commands.finetuning.fits.runner import Fitted
+from attention_guidance.commands.finetuning.scoring.baseline import Baseline
+from attention_guidance.commands.finetuning.scoring.paired import Difference, difference
+from attention_guidance.commands.finetuning.scoring.predictions import (
+    read_predictions,
+    remove_predictions,
+    write_predictions,
+)
+from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.commands.report.figures.finetune import confusion_matrix
+from attention_guidance.commands.studies.output import Output
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A picture of more labels could not be read, and would take gigabytes.
+_MOST_DRAWN = 100
+
+
+def told_split(data: Data) -> str:
+    """The split whose scores are told: the test set, or dev without one."""
+    return "test" if "test" in data.splits else "dev"
+
+
+def finetune_json(
+    model: str,
+    data: Data,
+    encoded: Mapping[str, Encoded],
+    settings: FitSettings,
+    fitted: Fitted,
+    *,
+    longest: int,
+    request: str,
+    notes: Sequence[str],
+    baseline: Baseline | None,
+) -> dict[str, Any]:
+    """The results, as in `finetune.json`.
+
+    Args:
+        model: its name.
+        data: the task.
+        encoded: what the model was given of it.
+        settings: how each fit was done.
+        fitted: what came out.
+        longest: the most tokens of an item.
+        request: see `request_of`.
+        notes: what the user should know.
+        baseline: a model without pre-training, if that was asked for.
+    """
+    split_told, scored = told_split(data), fitted.scored
+    return {
+        **results.header("finetune"),
+        "model": model,
+        "task": data.task.name,
+        "metric": data.task.metric,
+        "split": split_told,
+        "data": {
+            split: {
+                "file": data.files[split], "examples": len(data.splits[split]), "cut": item.n_cut,
+                "windowed": item.n_windowed, "words_without_tokens": item.n_lost,
+            }
+            for split, item in encoded.items()
+        },
+        "labels": list(data.labels),
+        "positive_label": data.positive,
+        "scheme": data.scheme,
+        "notes": list(notes),
+        "request": request,
+        "settings": dataclasses.asdict(settings) | {"max_length": longest},
+        "learning_rate": fitted.rate,
+        "learning_rates": {f"{rate:g}": score for rate, score in fitted.on_dev.items()},
+        "seeds": [
+            {
+                "seed": seed, "epoch": found.epoch, "dev_by_epoch": found.dev, "seconds": found.seconds,
+                "tokens_per_second": found.tokens_per_second, "threshold": found.threshold,
+                **{split: of_split["metrics"] for split, of_split in scored[seed].items()},
+            }
+            for seed, found in fitted.fits.items()
+        ],
+        "scores": _summaries([scored[seed][split_told]["metrics"] for seed in fitted.fits]),
+        "mismatched_scores": _summaries([of["mismatched"]["metrics"] for of in scored.values() if "mismatched" in of]),
+        "baseline": None if baseline is None else baseline.facts,
+        "best_seed": fitted.best_seed,
+        "per_class": scored[fitted.best_seed][split_told]["per_class"],
+    }  # fmt: skip
+
+
+def write(
+    folder: Output,
+    found: Mapping[str, Any],
+    data: Data,
+    fitted: Fitted,
+    tokenizer: PreTrainedTokenizerBase,
+    baseline: Baseline | None,
+) -> dict[str, Any]:
+    """Write it all; `finetune.json` last, as it tells that all is there.
+
+    Returns:
+        The results as written.
+    """
+    output, split_told = folder.folder, told_split(data)
+    (output / FINETUNE_FILE).unlink(missing_ok=True)
+    remove_predictions(output)
+    for seed, scored in fitted.scored.items():
+        for split, of_split in scored.items():
+            write_predictions(output, data, split, seed, of_split["predictions"])
+    for old in output.glob("confusion.*"):
+        old.unlink()
+    if data.task.kind in ("classify", "tokens") and len(data.labels) <= _MOST_DRAWN:
+        predictions = fitted.scored[fitted.best_seed][split_told]["predictions"]
+        folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[split_told], predictions)))
+
+    write_fine_tuned(output / "model", fitted.model, tokenizer, found["settings"]["max_length"])
+    return write_results(folder, found, data, baseline)
+
+
+def write_results(folder: Output, found: Mapping[str, Any], data: Data, baseline: Baseline | None) -> dict[str, Any]:
+    """Write `finetune.json`, and what the baseline predicts, beside predictions that are there."""
+    for split, predictions in () if baseline is None else baseline.predictions.items():
+        write_predictions(folder.folder, data, split, None, predictions)
+    whole = {**found, "over_baseline": over_baseline(found, folder.folder, folder.folder)}
+    folder.json(FINETUNE_FILE, whole)
+    return whole
+
+
+def over_baseline(found: Mapping[str, Any], output: Path, of_baseline: Path) -> dict[str, Any] | None:
+    """The difference of a model to one without pre-training, over seeds and examples.
+
+    Args:
+        found: as in its `finetune.json`, `baseline` included; None without one.
+        output: where its predictions are.
+        of_baseline: where the baseline's are.
+    """
+    if found["baseline"] is None:
+        return None
+    kind, seeds = get_task(found["task"]).kind, [seed["seed"] for seed in found["seeds"]]
+    model = read_predictions(output, found["split"], kind, seeds)
+    baseline = read_predictions(of_baseline, found["split"], kind, [None])
+    return told(difference(model, baseline, found["metric"], kind, **known(found)))
+
+
+def known(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `difference` has to know of a task, from `finetune.json`."""
+    return {"labels": found["labels"], "entities": found["scheme"] is not None}
+
+
+def told(gap: Difference) -> dict[str, Any]:
+    """A difference as it is written."""
+    return dataclasses.asdict(gap) | {"verdict": gap.verdict}
+
+
+def _flat(examples: Sequence[Example], predictions: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Gold and predicted numbers, word by word where words are labelled."""
+    gold = [example.label for example in examples]
+    if gold and isinstance(gold[0], tuple):
+        return [number for label in gold for number in label], [number for label in predictions for number in label]
+    return gold, list(predictions)
+
+
+def _summaries(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
+    return {name: summary([found[name] for found in metrics], name) for name in (metrics[0] if metrics else ())}
+
+
+def summary(values: Sequence[float], metric: str) -> dict[str, float | int | None]:
+    """Mean and standard deviation over seeds, with the 95 % interval of the mean (Student's).
+
+    The interval ends where the metric does: of few seeds Student's would hold values that no score can have.
+    """
+    from scipy.stats import t
+
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return {"mean": mean, "std": None, "low": None, "high": None, "seeds": n}
+    deviation = statistics.stdev(values)
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    least, most = range_of(metric)
+    ends = {"low": max(least, mean - half), "high": min(most, mean + half)}
+    return {"mean": mean, "std": deviation, **ends, "seeds": n}
+
+
+def report(console: Console, found: Mapping[str, Any]) -> None:
+    """Print the scores."""
+    n = len(found["seeds"])
+    title = f"{found['model']} on {found['task']}, {found['split']}, {n} seed{'s' * (n > 1)}"
+    table = Table(title=f"{title}, learning rate {found['learning_rate']:g}")
+    for heading in ("metric", "mean", "std", "95 % interval of the mean"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    shown = {name + (f" (of {found['positive_label']})" if name == "f1" and found["positive_label"] else ""): score
+             for name, score in found["scores"].items()}  # fmt: skip
+    shown |= {f"{name}, mismatched": score for name, score in found["mismatched_scores"].items()}
+    for name, score in shown.items():
+        several = score["std"] is not None
+        table.add_row(
+            name, f"{score['mean']:.4f}", f"{score['std']:.4f}" if several else "–",
+            f"{score['low']:.4f} to {score['high']:.4f}" if several else "–",
+        )  # fmt: skip
+    console.print(table)
+    if found["baseline"] is not None:
+        score = found["baseline"][found["split"]][found["metric"]]
+        gap = found["over_baseline"]
+        console.print(
+            f"without pre-training ({found['baseline']['model']}): {found['metric']} {score:.4f}; the model's is "
+            f"{gap['value']:+.4f} to that ({gap['low']:+.4f} to {gap['high']:+.4f}): {gap['verdict']}",
+            highlight=False,
+        )

@@ -1,0 +1,92 @@
+"""The files of predictions that `finetune` writes, and `downstream` reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attention_guidance.commands import results
+from attention_guidance.commands.annotations.tagged import write_tagged
+from attention_guidance.commands.finetuning.examples.data import Data
+from attention_guidance.commands.finetuning.scoring.paired import Predictions
+from attention_guidance.errors import ConfigError
+
+_FOLDER = "predictions"
+_FILE = re.compile(r"(train|dev|test|mismatched)-(seed-\d+|baseline)\.(txt|tsv)")
+
+
+def write_predictions(folder: Path, data: Data, split: str, seed: int | None, predictions: Sequence[Any]) -> None:
+    """Write the predictions of a seed (None: of the baseline), beside what is right, into a folder of `finetune`'s."""
+    path = folder / _FOLDER / _name(split, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    examples = data.splits[split]
+    if data.task.kind == "tokens":
+        names = data.labels
+        sentences = (
+            (example.texts, [names[n] for n in example.label], [names[n] for n in guess])
+            for example, guess in zip(examples, predictions, strict=True)
+        )
+        write_tagged(path.with_name(f"{path.name}.txt"), sentences)
+        return
+
+    def shown(label: Any) -> str:
+        if data.task.kind == "regress":
+            return repr(float(label))
+        if data.task.kind == "multilabel":
+            return "|".join(name for name, on in zip(data.labels, label, strict=True) if on)
+        return str(data.labels[label])
+
+    lines = [
+        "\t".join([*(" ".join(text.split()) for text in example.texts), shown(example.label), shown(guess)])
+        for example, guess in zip(examples, predictions, strict=True)
+    ]
+    header = "\t".join([*(f"text{n}" for n in range(1, len(examples[0].texts) + 1)), "gold", "predicted"])
+    results.write_text(path.with_name(f"{path.name}.tsv"), "\n".join([header, *lines, ""]))
+
+
+def remove_predictions(folder: Path) -> None:
+    """Remove all that `write_predictions` has written there, so that none stays of other seeds or another task."""
+    for file in (folder / _FOLDER).glob("*"):
+        if _FILE.fullmatch(file.name):
+            file.unlink()
+
+
+def _name(split: str, seed: int | None) -> str:
+    return f"{split}-baseline" if seed is None else f"{split}-seed-{seed}"
+
+
+def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int | None]) -> Predictions:
+    """The predictions that `finetune` has written, of seeds or (None) of the baseline.
+
+    Raises:
+        ConfigError: those of a seed are not there.
+    """
+    suffix = "txt" if kind == "tokens" else "tsv"
+    files = [folder / _FOLDER / f"{_name(split, seed)}.{suffix}" for seed in seeds]
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{file}: not there; fine-tune this model again")
+    read = [_read_tokens(file) if kind == "tokens" else _read_rows(file, kind) for file in files]
+    return Predictions(read[0][0], tuple(predicted for _, predicted in read))
+
+
+def _read_tokens(file: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    gold, predicted = [], []
+    # As it was written: in text mode a carriage return in a word would end the line.
+    for block in file.read_bytes().decode().split("\n\n"):
+        rows = [line.rsplit("\t" if "\t" in line else " ", 2) for line in block.split("\n") if line]
+        gold.append(tuple(row[1] for row in rows))
+        predicted.append(tuple(row[2] for row in rows))
+    return tuple(gold), tuple(predicted)
+
+
+def _read_rows(file: Path, kind: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def value(text: str) -> Any:
+        if kind == "regress":
+            return float(text)
+        return tuple(label for label in text.split("|") if label) if kind == "multilabel" else text
+
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").split("\n")[1:] if line]
+    return tuple(value(row[-2]) for row in rows), tuple(value(row[-1]) for row in rows)

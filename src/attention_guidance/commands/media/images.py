@@ -1,0 +1,81 @@
+"""Read folders of images into one array, and say exactly which file cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from attention_guidance.commands.text.files import found_files
+from attention_guidance.errors import CorpusError, reason_of
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Square images of one size, cut into square patches.
+
+    Attributes:
+        pixels: [N, 3, size, size], uint8.
+        patch: pixels of a patch's side.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    patch: int
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        """Return an image [3, size, size]."""
+        image: npt.NDArray[np.uint8] = self.pixels[index]
+        return image
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """All that distinguishes these images from others."""
+        return (self.pixels,)
+
+    @property
+    def width(self) -> int:
+        """Positions of an image: its patches and the class token."""
+        return int(self.pixels.shape[-1] // self.patch) ** 2 + 1
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions of all images."""
+        return len(self) * self.width
+
+
+def read_images(paths: Sequence[str | Path], size: int) -> npt.NDArray[np.uint8]:
+    """Read images, cut to squares about their middle and scaled.
+
+    Args:
+        paths: files and folders; folders are searched through in sorted order.
+        size: side of the squares in pixels.
+
+    Returns:
+        [N, 3, size, size], uint8.
+
+    Raises:
+        CorpusError: a path is missing, without images, or a file is no image that can be read.
+    """
+    return np.stack([*_read(found_files(paths, SUFFIXES, "images"), size)])
+
+
+def _read(files: Sequence[Path], size: int) -> Iterator[npt.NDArray[np.uint8]]:
+    from PIL import Image, ImageOps
+
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                square = ImageOps.fit(image.convert("RGB"), (size, size))
+        except Exception as error:  # each format has errors of its own
+            said = reason_of(error)
+            raise CorpusError(f"{file}: not an image that can be read ({said}); repair or remove it") from error
+        yield np.asarray(square).transpose(2, 0, 1)

@@ -1,0 +1,85 @@
+"""Pictures of attention over training: the maps of a few heads on one sentence, kept as the run goes by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainingArguments as Arguments
+
+from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.assignment import GuidedHead
+from attention_guidance.commands.results import write_json
+
+_LONGEST = 24
+
+
+def chosen_heads(guided: tuple[GuidedHead, ...], n_layers: int, n_heads: int) -> list[dict[str, Any]]:
+    """One guided head of each pattern and one free head, from the middle layer or the guided layer nearest to it."""
+    middle = n_layers // 2
+    by_pattern: dict[str, GuidedHead] = {}
+    for head in sorted(guided, key=lambda head: (abs(head.layer - middle), head.layer, head.head)):
+        by_pattern.setdefault(head.pattern.name, head)
+    shown = [{"layer": head.layer, "head": head.head, "pattern": name} for name, head in by_pattern.items()]
+    taken = {(head.layer, head.head) for head in guided}
+    free = next((head for head in range(n_heads) if (middle, head) not in taken), None)
+    return [*shown[:6], *([{"layer": middle, "head": free, "pattern": None}] if free is not None else [])]
+
+
+class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
+    """Keeps the maps of some heads at the beginning, after 1 % and at the end of a run, in files of the run's folder.
+
+    Args:
+        folder: where to; snapshots of an interrupted run stay there when it resumes.
+        encoder: what to look into.
+        ids_T: the sentence to look at, as from `shown_ids`.
+        heads: layer, head and pattern of each map.
+        max_steps: length of the run.
+    """
+
+    def __init__(
+        self, folder: Path, encoder: PreTrainedModel, ids_T: Tensor, heads: list[dict[str, Any]], max_steps: int
+    ) -> None:
+        self.folder = folder
+        self.heads = heads
+        self.shares = {0: 0.0, max(1, round(0.01 * max_steps)): 0.01, max_steps: 1.0}
+        self.encoder = encoder
+        self.ids_T = ids_T
+
+    @staticmethod
+    def shown_ids(text: str, tokenizer: PreTrainedTokenizerBase, longest: int) -> Tensor:
+        """The ids of the beginning of a text, as they are shown, as many as a model takes."""
+        at_most = min(_LONGEST, longest)
+        ids_T: Tensor = tokenizer(text, truncation=True, max_length=at_most, return_tensors="pt")["input_ids"][0]
+        return ids_T
+
+    def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take the first snapshot."""
+        self._take(state.global_step)
+
+    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take a snapshot if its time has come."""
+        self._take(state.global_step)
+
+    def _take(self, step: int) -> None:
+        path = self.folder / f"step-{step}.json"
+        if step not in self.shares or path.exists():
+            return
+        maps = attention_maps(self.encoder, self.ids_T)
+        shown = [head | {"weights": maps[head["layer"], head["head"]].tolist()} for head in self.heads]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"step": step, "share": self.shares[step], "maps": _rounded(shown)})
+
+    @staticmethod
+    def load(folder: Path) -> list[dict[str, Any]]:
+        """All snapshots in a folder, by step."""
+        taken = [json.loads(path.read_text()) for path in folder.glob("step-*.json")]
+        return sorted(taken, key=lambda snapshot: snapshot["step"])
+
+
+def _rounded(maps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Four decimals are more than a picture shows."""
+    return [head | {"weights": [[round(w, 4) for w in row] for row in head["weights"]]} for head in maps]

@@ -1,0 +1,273 @@
+"""transformers' Trainer, made to validate by the objective, time its steps and save whole checkpoints."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from attention_guidance.adapters.inputs_outputs import share_of_batch
+from attention_guidance.commands.objectives.base import Quality
+from attention_guidance.commands.pretraining.distributed import processes, sharding
+from attention_guidance.commands.pretraining.loop.clock import Clock
+from attention_guidance.commands.pretraining.loop.short_attention import short_attention
+from attention_guidance.commands.pretraining.saving import checkpoints
+from attention_guidance.errors import ConfigError, SaveError, reason_of
+
+
+@contextmanager
+def saving(what: str, folder: Path) -> Iterator[None]:
+    """Turn what the libraries raise on a full disk into one error that names the last good checkpoint.
+
+    Args:
+        what: what is being saved, for the message.
+        folder: where the checkpoints are.
+
+    Raises:
+        SaveError: saving failed.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        kept = checkpoints.checkpoints(folder)
+        left = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
+        raise SaveError(f"could not save {what}: {error}; {left}") from error
+
+
+def write_together(target: Path, write: Callable[[Path], None]) -> None:
+    """`checkpoints.write_whole` by several processes, each of which writes its part into the same folder."""
+
+    def in_step(folder: Path) -> None:
+        processes.wait()
+        write(folder)
+        processes.wait()
+
+    if processes.is_first():
+        checkpoints.write_whole(target, in_step)
+    else:
+        in_step(checkpoints.being_written(target))
+    processes.wait()
+
+
+def _begin_worker(then: Callable[[int], None] | None, number: int) -> None:
+    """What a process that loads data begins with."""
+    # A forked tokenizer has no threads, and would wait for them forever.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # A request to stop is often sent to a whole group of processes; the run needs this one until its step has ended.
+    os.setsid()
+    if then is not None:
+        then(number)
+
+
+class StepTimer(TrainerCallback):  # type: ignore[misc]
+    """Measures the time spent in optimisation steps, without validation and saving.
+
+    Attributes:
+        seconds: one entry a step of the run; the steps before a resume come back with its checkpoint.
+    """
+
+    _FILE = "step_seconds.npy"
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop the clock."""
+        self.seconds.append(time.perf_counter() - self._began)
+
+    def save(self, checkpoint: Path) -> None:
+        """Keep the times with a checkpoint."""
+        np.save(checkpoint / self._FILE, np.array(self.seconds, np.float32))
+
+    def load(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint's times."""
+        self.seconds = np.load(checkpoint / self._FILE).tolist()
+
+
+class PretrainingTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose validation is a function and whose checkpoints are whole or absent.
+
+    Args:
+        validate: gives the model's quality on what is held out.
+        scales_loss: whether the model's loss is its share of an accumulated batch already, as a guided model's is.
+        clock: what the learning rate goes by, if not by steps.
+        warmup_share: share of the time in which it rises then.
+        in_shares: lay the model and its optimizer out in shares over the processes, see `sharding`.
+        **kwargs: everything else, as for `Trainer`.
+    """
+
+    control: TrainerControl
+    lr_scheduler: Any
+
+    def __init__(
+        self,
+        *,
+        validate: Callable[[nn.Module], Quality],
+        scales_loss: bool,
+        clock: Clock | None = None,
+        warmup_share: float = 0.0,
+        in_shares: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(eval_dataset=[], **kwargs)
+        self._validate = validate
+        self._scales_loss = scales_loss
+        self._clock = clock
+        self._warmup_share = warmup_share
+        self._in_shares = in_shares
+        self.remove_callback(PrinterCallback)
+        self.timer = StepTimer()
+        # First of the callbacks, so that what the others do between steps is not on the clock.
+        self.callback_handler.callbacks.insert(0, self.timer)
+        self._checkpoint_folder: Path | None = None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Trainer's, whose workers begin as `_begin_worker` has it."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        # accelerate's loader has one of torch within it.
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.worker_init_fn = functools.partial(_begin_worker, inner.worker_init_fn)
+        return loader
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer, before which a model is laid out in shares that is to be."""
+        begins_in_shares = self._in_shares and self.optimizer is None
+        if begins_in_shares:
+            sharding.shard(self.model)
+            # Autocast, and no DistributedDataParallel around it: what is prepared once is left alone.
+            self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
+        try:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        except ValueError as error:
+            if (names := self.args.optim_target_modules) is None:
+                raise
+            raise ConfigError(f"--set optim_target_modules={names}: {reason_of(error)}") from error
+        if begins_in_shares:
+            sharding.follow_shares(optimizer)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The learning rate over steps, or over time."""
+        if self._clock is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        clock, share = self._clock, self._warmup_share
+        optimizer = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: clock.factor(share))
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """The loss as its share of the accumulated batch.
+
+        Trainer takes a model whose forward has `**kwargs` to see to this; RoBERTa's does not, and its gradients would
+        come out multiplied by the accumulation steps.
+        """
+        with short_attention(inputs, self.args):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        share = share_of_batch(inputs | {"num_items_in_batch": num_items_in_batch})
+        # What takes no such number is divided by the passes of a step in Trainer.
+        if share is not None and self.model_accepts_loss_kwargs and not self._scales_loss:
+            loss = loss * share
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Validate, and log loss, accuracy and the seconds trained so far under `eval_`."""
+        done = [entry for entry in self.state.log_history if "eval_loss" in entry]
+        if done and done[-1]["step"] == self.state.global_step:
+            # A resumed run begins where it validated before.
+            return dict(done[-1])
+        quality = self._validate(self.model)
+        metrics = {
+            f"{metric_key_prefix}_loss": quality.loss,
+            f"{metric_key_prefix}_train_seconds": sum(self.timer.seconds),
+            **{f"{metric_key_prefix}_{name}": value for name, value in quality.means.items()},
+        }
+        if quality.accuracy is not None:
+            metrics[f"{metric_key_prefix}_accuracy"] = quality.accuracy
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
+        """Load the weights the way they were saved.
+
+        transformers saves the weights of some kinds of models (ViT) under other names; Trainer would look for them by
+        the names they have now, find none, and go on with random weights after a warning.
+        """
+        model = model or self.model
+        assert isinstance(model, PreTrainedModel)
+        model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint).state_dict())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights, whole ones also of a model in shares."""
+        if not self._in_shares:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = sharding.whole(self.model.state_dict())
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._in_shares:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Put together by all processes, written by one.
+        state = sharding.whole(self.optimizer.state_dict())
+        hook = self.optimizer.optimizer.register_state_dict_post_hook(lambda optimizer, in_shares: state)
+        try:
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            hook.remove()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where Trainer puts checkpoints: aside, while one is being written."""
+        return str(self._checkpoint_folder or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        target = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+        def write(folder: Path) -> None:
+            self._checkpoint_folder = folder.parent
+            super(PretrainingTrainer, self)._save_checkpoint(model, trial)
+            if processes.is_first():
+                self.timer.save(folder)
+                if self._clock is not None:
+                    self._clock.save(folder)
+
+        try:
+            with saving(f"{target.name} in {target.parent}", target.parent):
+                write_together(target, write)
+                if processes.is_first():
+                    checkpoints.keep_newest(target.parent, target, self.args.save_total_limit)
+        finally:
+            self._checkpoint_folder = None

@@ -1,0 +1,73 @@
+"""The objective of a run, by its name, and what it trains on where only the size of that matters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attention_guidance.commands.media.images import Images
+from attention_guidance.commands.media.sound import Stretches, samples_of
+from attention_guidance.commands.objectives.base import Items, Objective
+from attention_guidance.commands.objectives.masked_images import MaskedImages
+from attention_guidance.commands.objectives.masked_lm import MaskedTokens
+from attention_guidance.commands.objectives.masking import Masking
+from attention_guidance.commands.objectives.own import OwnCorruption, is_own, load_own
+from attention_guidance.commands.objectives.replaced_tokens import ReplacedTokenDetection
+from attention_guidance.commands.objectives.sentence_pairs import SentencePairs
+from attention_guidance.commands.objectives.speech import SpeechUnits
+from attention_guidance.commands.pretraining.model import told_by
+from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.text.blocks import Blocks
+from attention_guidance.commands.tokenization.byte_level import vocabulary_size
+from attention_guidance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What is masked together, by objective; single tokens where nothing is said.
+_UNITS = {"whole-word": "word", "span": "span"}
+_QUESTIONS = {"mlm+nsp": "next", "mlm+sop": "order"}
+
+
+def objective_of(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None) -> Objective:
+    """The objective that a run is configured with.
+
+    Raises:
+        ConfigError: the tokenizer does not serve it, or there is no such function of one's own.
+    """
+    name = config.objective
+    if name == "mim":
+        return MaskedImages(config.image_size, config.patch_size, config.masking_rate)
+    if name == "speech":
+        return SpeechUnits(config.hidden, config.masking_rate)
+    assert tokenizer is not None
+    if is_own(name):
+        return MaskedTokens(OwnCorruption(name, load_own(name), tokenizer))
+    if tokenizer.mask_token_id is None:
+        raise ConfigError(f"objective={name!r} hides tokens, and the tokenizer has no mask token; give another")
+    masking = Masking.for_tokenizer(tokenizer, config.masking_rate, _UNITS.get(name, "token"))
+    rates = config.masking_rate, config.final_masking_rate
+    if name == "rtd":
+        return ReplacedTokenDetection(
+            masking, *rates, generator_share=config.generator_share, guided=config.guided_part
+        )
+    if name in _QUESTIONS:
+        ids = told_by(tokenizer)
+        frame = ids["cls_token_id"], ids["sep_token_id"], ids["pad_token_id"]
+        return SentencePairs(masking, *rates, question=_QUESTIONS[name], frame=frame)
+    return MaskedTokens(masking, *rates)
+
+
+def random_items(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None, n_items: int) -> Items:
+    """Items of the size that a run trains on, with nothing in them: for measuring time and memory."""
+    generator = np.random.default_rng(0)
+    if config.objective == "mim":
+        pixels = generator.integers(256, size=(n_items, 3, config.image_size, config.image_size), dtype=np.uint8)
+        return Images(pixels, config.patch_size)
+    if config.objective == "speech":
+        size = n_items, samples_of(config.block_size)
+        return Stretches(generator.integers(-999, 999, size=size, dtype=np.int16))
+    assert tokenizer is not None
+    ids = generator.integers(5, vocabulary_size(tokenizer), (n_items, config.block_size)).astype(np.int32)
+    return Blocks(ids, np.full(n_items, config.block_size, np.int32))

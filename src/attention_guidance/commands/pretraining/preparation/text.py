@@ -1,0 +1,295 @@
+"""From a run's configuration to the text it trains on: documents, tokenizer, blocks.
+
+The documents are read anew for each thing that is done with them (measuring, holding out, training a tokenizer,
+packing), so that they never are all in memory; the blocks of a large text are kept in files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
+from attention_guidance.commands.pretraining.preparation.vocabulary import check_vocabulary
+from attention_guidance.commands.pretraining.saving.checkpoints import alone, write_whole
+from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.text.blocks import Blocks, one_per_line, pack, read_ids, require_batch, token_counts
+from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents
+from attention_guidance.commands.text.embedded import embedded_documents
+from attention_guidance.commands.text.folders import list_files
+from attention_guidance.commands.text.holding_out import HeldOutText, hold_out
+from attention_guidance.commands.text.hub import HubDocuments
+from attention_guidance.commands.tokenization.byte_level import (
+    load_tokenizer,
+    suggest_vocab_size,
+    train_tokenizer,
+    vocabulary_size,
+)
+from attention_guidance.commands.tokenization.coverage import misfits
+from attention_guidance.errors import CorpusError, RunError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+# The same documents are held out whatever the seed of training, so that runs of several seeds can be compared.
+_SPLIT_SEED = 0
+# More than the tokens of any tokenizer have on average.
+_LETTERS_OF_A_TOKEN = 8
+# Of fewer tokens the loss is mostly chance.
+_ENOUGH_TOKENS = 2000
+# The blocks of more text than this are kept in files.
+_IN_MEMORY_BYTES = 1 << 28
+# Of more text than this a tokenizer is trained on a sample.
+_TOKENIZER_BYTES = 1 << 29
+_CACHE = "ATTENTION_GUIDANCE_CACHE"
+
+
+def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder: Path | None) -> PreparedData:
+    """Read text; arguments and errors as for `prepare_data`."""
+    text = _Text(config)
+    tokenizer = _given_tokenizer(config, tokenizer_folder, say)
+    if config.corpus and config.validation:
+        # Refuses a file to validate on that is trained on.
+        list_files([*config.corpus, *config.validation])
+    say(f"reading {text.name}")
+    held = text.hold_out()
+    if tokenizer is None:
+        tokenizer = _trained_tokenizer(config, text, held, say)
+    elif config.tokenizer or config.init_from:
+        for misfit in misfits(tokenizer, (document.text for document in text.documents())):
+            say(misfit)
+    held = _fitting(config, held, tokenizer)
+    n_documents = text.measures.n_documents - held.n_whole
+    say(f"packing {n_documents:,} documents into blocks of {config.block_size} tokens")
+    what = f"training text ({text.name})"
+    train = _train_blocks(config, text, held, tokenizer, say)
+    _require_known(train, what)
+    require_batch(train, config.batch_size, what)
+    if train.truncated:
+        say(f"{train.truncated:,} documents are longer than a block and lose their end")
+    unseen = list(text.read(config.validation)) if config.validation else held.in_order
+    validation = _lay_out(config, (document.text for document in unseen), tokenizer)
+    _require_known(validation, "validation text")
+    validation = _thinned(validation, _validation_blocks(config))
+    say(
+        f"{train.n_tokens:,} tokens to train on, {validation.n_tokens:,} to validate on, "
+        f"vocabulary of {len(tokenizer):,}"
+    )
+    if validation.n_tokens < _ENOUGH_TOKENS:
+        say(
+            f"note: {validation.n_tokens:,} tokens are few to validate on, and their loss says little; give more text, "
+            "raise --validation-share or --max-validation-tokens, or name a --validation file"
+        )
+    return PreparedData(text.name, tokenizer, train, validation, n_documents, unseen[0].text[:2000])
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """What is known of all documents after they were read once: their number, letters and bytes, a digest."""
+
+    n_documents: int
+    n_chars: int
+    n_bytes: int
+    digest: str
+
+
+class _Text:
+    """The documents of a run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.name = corpus_name(config.corpus) if config.corpus else config.dataset or "World English Bible"
+
+    def documents(self) -> Iterator[Document]:
+        """All of them."""
+        if self.config.corpus:
+            return self.read(self.config.corpus)
+        return iter(embedded_documents() if self._dataset is None else self._dataset)
+
+    @cached_property
+    def _dataset(self) -> HubDocuments | None:
+        config = self.config
+        if config.dataset is None:
+            return None
+        return HubDocuments(config.dataset, config.dataset_config, config.dataset_split, config.text_field)
+
+    def read(self, paths: list[str]) -> Iterator[Document]:
+        """The documents of files."""
+        config = self.config
+        return read_documents(paths, text_field=config.text_field, split=config.documents, errors=config.errors)
+
+    @cached_property
+    def measures(self) -> _Measures:
+        """What is told by reading all."""
+        n_documents, n_chars, n_bytes, digest = 0, 0, 0, hashlib.blake2b(digest_size=16)
+        for document in self.documents():
+            encoded = document.text.encode()
+            n_documents += 1
+            n_chars += len(document.text)
+            n_bytes += len(encoded)
+            digest.update(encoded + b"\0")
+        return _Measures(n_documents, n_chars, n_bytes, digest.hexdigest())
+
+    def hold_out(self) -> HeldOutText:
+        """What is validated on, as far as it is not given: enough for any tokenizer."""
+        if self.config.validation:
+            return HeldOutText()
+        enough = _LETTERS_OF_A_TOKEN * self.config.max_validation_tokens
+        share = self.config.validation_share
+        return hold_out(self.documents, self.measures.n_chars, share=share, seed=_SPLIT_SEED, at_most=enough)
+
+    def to_train_on(self, held: HeldOutText) -> Iterator[tuple[int, str]]:
+        """Texts to train on, with the numbers of their documents."""
+        return ((number, document.text) for number, document in held.rest(self.documents()))
+
+
+def _validation_blocks(config: RunConfig) -> int:
+    return max(1, config.max_validation_tokens // config.block_size)
+
+
+def _fitting(config: RunConfig, held: HeldOutText, tokenizer: PreTrainedTokenizerBase) -> HeldOutText:
+    """What may be validated on: what is more is trained on."""
+    n_blocks = _validation_blocks(config)
+    if config.line_by_line:
+        return held.only(held.passages[:n_blocks])
+    room = n_blocks * (config.block_size - 2)
+    kept = []
+    lengths = token_counts([passage.text for passage in held.passages], tokenizer)
+    for passage, length in zip(held.passages, lengths, strict=True):
+        # With a delimiter.
+        if length + 1 <= room:
+            kept.append(passage)
+            room -= length + 1
+    return held.only(kept or held.passages[:1])
+
+
+def _given_tokenizer(
+    config: RunConfig, folder: Path | None, say: Callable[[str], None]
+) -> PreTrainedTokenizerBase | None:
+    if folder is not None and folder.is_dir():
+        return load_tokenizer(str(folder))
+    given = config.tokenizer or config.init_from
+    if given is None:
+        return None
+    tokenizer = load_tokenizer(given)
+    if config.tokenizer is not None and config.init_from is not None:
+        check_vocabulary(config.init_from, config.tokenizer, tokenizer, say)
+    return tokenizer
+
+
+def _trained_tokenizer(
+    config: RunConfig, text: _Text, held: HeldOutText, say: Callable[[str], None]
+) -> PreTrainedTokenizerBase:
+    n_bytes = text.measures.n_bytes - sum(len(passage.text.encode()) for passage in held.passages)
+    size = config.vocab_size or suggest_vocab_size(n_bytes)
+    share = min(1.0, _TOKENIZER_BYTES / n_bytes)
+    sample = "" if share == 1 else f" on {share:.0%} of the documents"
+    say(f"training a byte-level BPE tokenizer of {size:,} tokens{sample}")
+    texts = (document for number, document in text.to_train_on(held) if share == 1 or _drawn(number) < share)
+    return train_tokenizer(texts, size, max_length=config.block_size, at_most=config.vocab_size is None, say=say)
+
+
+def _drawn(number: int) -> float:
+    """A number from 0 to 1 that depends on a document's own number alone."""
+    return int.from_bytes(hashlib.blake2b(f"tokenizer:{number}".encode(), digest_size=8).digest()) / 2**64
+
+
+def _train_blocks(
+    config: RunConfig,
+    text: _Text,
+    held: HeldOutText,
+    tokenizer: PreTrainedTokenizerBase,
+    say: Callable[[str], None],
+) -> Blocks:
+    texts = (document for _, document in text.to_train_on(held))
+    if text.measures.n_bytes <= _IN_MEMORY_BYTES:
+        return _lay_out(config, texts, tokenizer)
+
+    def write(folder: Path) -> None:
+        blocks = _lay_out(config, texts, tokenizer, folder / "ids")
+        np.save(folder / "lengths.npy", blocks.lengths)
+        facts = {"dtype": blocks.ids.dtype.name, "truncated": blocks.truncated}
+        (folder / "blocks.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    folder = cache_folder() / _key(config, text, held, tokenizer) / "blocks"
+    packed = _packed(folder, config.block_size, say)
+    if packed is None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder.parent} cannot be made ({error.strerror}); set {_CACHE} to a folder") from error
+        with alone(folder.parent, lambda: say("another process is packing this text; waiting for it")):
+            # Which may be done by then.
+            if _packed(folder, config.block_size, lambda said: None) is None:
+                write_whole(folder, write)
+                say(f"the blocks are kept in {folder}")
+            packed = _packed(folder, config.block_size, lambda said: None)
+        assert packed is not None
+    return packed
+
+
+def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> Blocks | None:
+    """Blocks that are kept in a folder; None without any."""
+    if not folder.exists():
+        return None
+    try:
+        facts = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
+        lengths = np.load(folder / "lengths.npy")
+        ids = read_ids(folder / "ids", facts["dtype"], block_size)
+        if len(ids) != len(lengths):
+            raise ValueError("rows are missing")
+    except (OSError, ValueError, KeyError):
+        say(f"the blocks in {folder} are damaged, and are packed again")
+        return None
+    say(f"already packed, in {folder}")
+    return Blocks(ids, lengths, facts["truncated"])
+
+
+def _lay_out(
+    config: RunConfig, texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, file: Path | None = None
+) -> Blocks:
+    """The blocks of some texts, without those in which no token can be predicted."""
+    lay_out = one_per_line if config.line_by_line else pack
+    return lay_out(texts, tokenizer, config.block_size, file=file, only_with=_ordinary(tokenizer))
+
+
+def _ordinary(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
+    """Which ids are of no special token [V]."""
+    ordinary = np.ones(vocabulary_size(tokenizer), bool)
+    ordinary[tokenizer.all_special_ids] = False
+    return ordinary
+
+
+def _require_known(blocks: Blocks, what: str) -> None:
+    if not len(blocks):
+        raise CorpusError(f"{what}: the tokenizer knows none of its words; give the tokenizer of this language")
+
+
+def _thinned(blocks: Blocks, n_wanted: int) -> Blocks:
+    """At most so many blocks, from all over the text."""
+    kept = np.unique(np.linspace(0, len(blocks) - 1, n_wanted).round().astype(int))
+    return replace(blocks, ids=blocks.ids[kept], lengths=blocks.lengths[kept])
+
+
+def cache_folder() -> Path:
+    """Where the blocks of large texts are kept, for the next run with the same text and tokenizer."""
+    given = os.environ.get(_CACHE)
+    system = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else system / "attention-guidance"
+
+
+def _key(config: RunConfig, text: _Text, held: HeldOutText, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A name for all that decides the blocks."""
+    gaps = [(passage.document, passage.number) for passage in held.passages]
+    decides = [text.measures.digest, tokenizer.backend_tokenizer.to_str(), config.block_size, config.line_by_line]
+    decides += [held.longest, sorted(gaps), sorted(tokenizer.all_special_ids)]
+    return hashlib.blake2b(json.dumps(decides).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,234 @@
+"""One pre-training run: its training and what it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, set_seed
+
+from attention_guidance.adapters.interface import normalizes_its_loss
+from attention_guidance.commands import results
+from attention_guidance.commands.objectives.base import Draws, Example, Quality, validate, validation_batches
+from attention_guidance.commands.pretraining.distributed import processes, sharding
+from attention_guidance.commands.pretraining.loop.clock import Clock
+from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer, saving
+from attention_guidance.commands.pretraining.model import guide_as_configured, model_facts, new_model, told_by
+from attention_guidance.commands.pretraining.preparation.objective import objective_of
+from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
+from attention_guidance.commands.pretraining.saving import checkpoints
+from attention_guidance.commands.pretraining.saving.folder import NotesFirstStep, RunFolder
+from attention_guidance.commands.pretraining.saving.model_card import model_card
+from attention_guidance.commands.pretraining.saving.reloaded import check_reloaded
+from attention_guidance.commands.pretraining.settings.arguments import training_arguments
+from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.errors import ConfigError, GuidanceError, reason_of
+
+
+class Run:
+    """A run ready to train, its folder begun.
+
+    Args:
+        config: its settings; empty `heads` trains without guidance.
+        data: what it trains on.
+        folder: where it is kept.
+        callbacks: more callbacks for the Trainer.
+        clock: of a run that lasts a given time.
+
+    Attributes:
+        model: the model under training.
+        guidance: the handle on its guided heads, by the part of the model they are in; empty without guidance.
+        trainer: trains it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        folder: RunFolder,
+        callbacks: Sequence[TrainerCallback] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.folder = folder
+        set_seed(config.seed)
+        objective = self.objective = objective_of(config, data.tokenizer)
+        known = {} if data.tokenizer is None else told_by(data.tokenizer)
+        self.model = new_model(config, objective, known)
+        self.guidance = guide_as_configured(self.model, objective, config, data.tokenizer) if config.heads else {}
+        self.arguments = training_arguments(config, folder)
+        self._try_one_example()
+        if processes.is_first():
+            # Trainer makes the folder of checkpoints; what the run is has to be there before.
+            folder.begin(config, data.processor, data)
+        n_draws = config.total_steps * config.batch_size
+        progress = None if clock is None else clock.shared_progress
+        self.trainer = PretrainingTrainer(
+            model=self.model,
+            args=self.arguments,
+            train_dataset=Draws(data.train, objective, n_draws, config.seed, progress),
+            data_collator=objective.collate,
+            processing_class=data.processor,
+            validate=lambda model: self.validate(),
+            scales_loss=bool(self.guidance) or normalizes_its_loss(self.model),
+            callbacks=[NotesFirstStep(folder), *callbacks, *filter(None, [clock])],
+            clock=clock,
+            warmup_share=config.warmup_share,
+            in_shares=config.shard,
+        )
+        for guidance in self.guidance.values():
+            # Before the reporters, so that they report the guidance too.
+            self.trainer.callback_handler.callbacks.insert(0, guidance.callback())
+        self.clock = clock
+        if clock is not None:
+            clock.guidances = self.guidance.values()
+        self.resumed_from: int | None = None
+
+    def _try_one_example(self) -> None:
+        """Put one through model and guidance: what does not go together is seen before anything is written.
+
+        Raises:
+            ConfigError: the model cannot take it, or it is another when it is made again.
+        """
+        self.model.to(self.arguments.device)
+        try:
+            example, again = (next(validation_batches(self.data.train, self.objective, 1)) for _ in range(2))
+            if not all(torch.equal(example[name], again[name]) for name in example):
+                raise ConfigError(
+                    f"objective={self.config.objective!r} makes another example of the same text when it is asked "
+                    "again; let it draw from the generator that it is given, and from nothing else"
+                )
+            self._scored(iter([example]))
+        except GuidanceError:
+            raise
+        except Exception as error:  # whatever a model of any kind raises
+            kind = self.model.config.model_type
+            raise ConfigError(f"the {kind} model fails on the first example: {reason_of(error)}") from error
+
+    def validate(self) -> Quality:
+        """Quality on the validation text; under guidance, `per_head` then tells of the same text."""
+        return self._scored(self._validation_batches(), self.trainer.compute_loss_context_manager())
+
+    def _validation_batches(self) -> Iterator[Example]:
+        return validation_batches(self.data.validation, self.objective, self.arguments.per_device_eval_batch_size)
+
+    def _scored(self, batches: Iterator[Example], precision: AbstractContextManager[Any] | None = None) -> Quality:
+        with ExitStack() as measuring:
+            for guidance in self.guidance.values():
+                measuring.enter_context(guidance.measure())
+            return validate(self.model, self.objective, batches, precision)
+
+    def train(self) -> bool:
+        """Train, from the last good checkpoint if there is one.
+
+        Returns:
+            Whether the run came to its end; False when it was asked to stop before.
+        """
+        checkpoint = checkpoints.last_good(self.folder.checkpoints)
+        # Whatever else has drawn random numbers since this run was made. Each process drops out on its own.
+        set_seed(self.config.seed + processes.number())
+        if checkpoint is not None:
+            self.resumed_from = checkpoints.step_of(checkpoint)
+            self.trainer.timer.load(checkpoint)
+            if self.clock is not None:
+                self.clock.load(checkpoint)
+            self.arguments.eval_on_start = False
+        self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.clock is not None:
+            return self.clock.progress >= 1
+        return bool(self.trainer.state.global_step >= self.config.max_steps)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the model, its card and the results into the run's folder.
+
+        Returns:
+            The results as written.
+
+        Raises:
+            SaveError: it cannot be written, or is not the same when it is loaded again.
+        """
+        summary = self.summary()
+        model = self._whole_model() if self.config.shard else self.model
+
+        def write(folder: Path) -> None:
+            self.objective.save(model, folder)
+            self.data.processor.save_pretrained(folder)
+            (folder / "README.md").write_text(model_card(summary), encoding="utf-8")
+            self._check_reloaded(folder, summary["final_loss"])
+
+        if processes.is_first():
+            with saving(f"the model in {self.folder.path}", self.folder.checkpoints):
+                checkpoints.write_whole(self.folder.path / "model", write)
+                results.write_json(self.folder.results, summary)
+        processes.wait()
+        return summary
+
+    def _check_reloaded(self, folder: Path, loss: float) -> None:
+        half_precision = self.arguments.bf16 or self.arguments.fp16
+        # Trainer has put the precision into the forward pass of the model under training.
+        with self.trainer.accelerator.autocast():
+            check_reloaded(
+                self.objective, folder, self.arguments.device, self._validation_batches(), loss,
+                half_precision=half_precision,
+            )  # fmt: skip
+
+    def _whole_model(self) -> PreTrainedModel:
+        """The model with its weights in one place, of one in shares; to be called by all processes."""
+        weights = sharding.whole(self.model.state_dict())
+        model = self.objective.new_model(self.model.config)
+        model.load_state_dict(weights)
+        return model
+
+    def summary(self) -> dict[str, Any]:
+        """The results: what was trained on what, and how well it came out."""
+        curve = self.curve()
+        quality = self.validate()
+        return {
+            **results.header("pretrain"),
+            "config": dataclasses.asdict(self.config),
+            "corpus": self.data.name,
+            "model": model_facts(self.model),
+            "data": {
+                "documents": self.data.n_documents,
+                "train_tokens": self.data.train.n_tokens,
+                "validation_tokens": self.data.validation.n_tokens,
+                "fingerprint": self.data.fingerprint,
+            },
+            "steps": self.trainer.state.global_step,
+            "tokens_per_step": self.config.batch_size * self.data.train.width,
+            "resumed_from": self.resumed_from,
+            "precision": "bf16" if self.arguments.bf16 else "fp16" if self.arguments.fp16 else "fp32",
+            "final_loss": quality.loss,
+            "final_perplexity": quality.perplexity if self.objective.gives_perplexity else None,
+            "final_accuracy": quality.accuracy,
+            "final_means": dict(quality.means),
+            "predicts": self.objective.predicts,
+            "gives_perplexity": self.objective.gives_perplexity,
+            "train_seconds": curve[-1]["seconds"] if curve else 0.0,
+            "step_seconds_p50": statistics.median(self.trainer.timer.seconds or [0.0]),
+            "curve": curve,
+            "guidance": [
+                ({"part": part} if part else {}) | dataclasses.asdict(head)
+                for part, guidance in self.guidance.items()
+                for head in guidance.per_head()
+            ],
+        }
+
+    def curve(self) -> list[dict[str, float | None]]:
+        """Validation over training: step, loss, accuracy, seconds of training until then."""
+        return [
+            {
+                "step": entry["step"],
+                "loss": entry["eval_loss"],
+                "accuracy": entry.get("eval_accuracy"),
+                "seconds": entry["eval_train_seconds"],
+            }
+            for entry in self.trainer.state.log_history
+            if "eval_loss" in entry
+        ]

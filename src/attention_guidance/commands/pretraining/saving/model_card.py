@@ -1,0 +1,80 @@
+"""The model card that is saved beside a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attention_guidance.commands.objectives.own import is_own
+
+_FILLS_MASKS = ("mlm", "whole-word", "span")
+_TAGS = dict.fromkeys((*_FILLS_MASKS, "mlm+nsp", "mlm+sop"), ("masked-lm",))
+_USE = {
+    "fill-mask": """from transformers import pipeline
+
+pipeline("fill-mask", model="path/to/this/folder")("...")""",
+    "features": """from transformers import AutoModel
+
+AutoModel.from_pretrained("path/to/this/folder")""",
+}
+
+
+def model_card(summary: Mapping[str, Any]) -> str:
+    """A model card in the form of the Hugging Face hub, from the results of a run."""
+    model, config = summary["model"], summary["config"]
+    # A bar would end the cell of the table.
+    heads = config["heads"].replace("|", "\\|")
+    guided = f"`{heads}` at weight {config['weight']:g}" if config["heads"] else "none"
+    # The name on the hub; of a folder only the end, as a card is read elsewhere.
+    start = "/".join(Path(config["init_from"]).parts[-2:]) if config["init_from"] else None
+    begun = "from random weights" if start is None else f"on from {start}"
+    plain = model["type"] != "attention-only"
+    loader = "plain transformers" if plain else "transformers after `import attention_guidance.models`"
+    name, text = config["objective"], model["vocabulary"] is not None
+    objective = "an objective of one's own" if is_own(name) else f"`{name}`"
+    tags = [*_TAGS.get(name, ()), "attention-guidance"]
+    quality = f"validation loss | {_nats(summary)}"
+    if summary["final_accuracy"] is not None:
+        quality += f" |\n| {summary['predicts']} right | {summary['final_accuracy']:.1%}"
+    return f"""---
+library_name: transformers
+{"pipeline_tag: fill-mask" if name in _FILLS_MASKS else "pipeline_tag: feature-extraction"}
+tags: [{", ".join(tags)}]
+---
+# A {model["layers"]}-layer encoder trained on {summary["corpus"]}
+
+{model["type"]}, {model["parameters"]:,} parameters: {model["layers"]} layers of {model["hidden"]} with {model["heads"]}
+heads{f", vocabulary of {model['vocabulary']:,}" if text else ""}. Pre-trained {begun} by the objective {objective} with
+attention-guidance (arXiv:2010.02399); loads with {loader}.
+
+| | |
+|---|---|
+| trained on | {summary["corpus"]}: {summary["data"]["train_tokens"]:,} {"tokens" if text else "positions"} |
+| steps | {summary["steps"]:,} of {summary["tokens_per_step"]:,} {"tokens" if text else "positions"} |
+| guided heads, in every layer unless said | {guided} |
+| {quality} |
+| seed, precision | {config["seed"]}, {summary["precision"]} |
+
+```python
+{_USE["fill-mask" if name in _FILLS_MASKS else "features"]}
+```
+
+Every setting is in `run.yaml` beside this folder; every figure, with the validation curve, in `results.json`.
+{_learnt_from(start)}
+"""
+
+
+def _learnt_from(start: str | None) -> str:
+    if start is None:
+        return "It has learnt from this data alone: what is missing or wrong there is missing or wrong here."
+    return (
+        f"It has learnt from this data and, before, from that of {start} (see its own card): what is missing or wrong "
+        "in both is missing or wrong here."
+    )
+
+
+def _nats(summary: Mapping[str, Any]) -> str:
+    if not summary["gives_perplexity"]:
+        return f"{summary['final_loss']:.3f}"
+    return f"{summary['final_loss']:.3f} nats (perplexity {summary['final_perplexity']:.1f})"

@@ -1,0 +1,100 @@
+"""A step of a tiny model, by which arguments that Trainer cannot work with are seen before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    RobertaConfig,
+    RobertaForMaskedLM,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from attention_guidance.commands.objectives.base import Example, Quality
+from attention_guidance.commands.pretraining.loop.clock import Clock, seconds_of
+from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer
+from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.errors import ConfigError, GuidanceError, reason_of
+
+_IDS, _LENGTH = 8, 8
+
+
+def rehearse(config: RunConfig, arguments: TrainingArguments) -> None:
+    """Train a tiny model for a step, if a run was given arguments of Trainer: with its optimizer, schedule and workers.
+
+    Args:
+        config: the run.
+        arguments: the Trainer's, as the run will have them.
+
+    Raises:
+        ConfigError: it cannot be done; says what was given and what the libraries say to it.
+    """
+    if not config.arguments:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _step(config, arguments, folder)
+        except GuidanceError:
+            raise
+        except Exception as error:  # whatever optimizers, schedules and loaders raise
+            given = " ".join(f"--set {name}={value}" for name, value in config.arguments.items())
+            raise ConfigError(f"{given}: {reason_of(error)}") from error
+
+
+def _step(config: RunConfig, arguments: TrainingArguments, folder: str) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = RobertaForMaskedLM(RobertaConfig(vocab_size=_IDS, max_position_embeddings=_LENGTH + 2, **sizes))
+    own = copy.copy(arguments)
+    own.output_dir, own.report_to = folder, []
+    # Compiling takes a minute.
+    own.torch_compile = False
+    if own.optim_target_modules is not None:
+        # The names are of the run's model.
+        own.optim_target_modules = "all-linear"
+    PretrainingTrainer(
+        model=model,
+        args=own,
+        train_dataset=_Alike(config.total_steps * config.batch_size),
+        data_collator=_collate,
+        validate=lambda model: Quality(1.0, 0.5, 1),
+        scales_loss=False,
+        clock=None if config.max_time is None else Clock(seconds_of(config.max_time)),
+        warmup_share=config.warmup_share,
+        in_shares=config.shard,
+        callbacks=[_OneStep()],
+    ).train()
+
+
+class _Alike(Dataset[Example]):
+    """As many examples as a run has, all the same."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Example:
+        return {"input_ids": torch.arange(_LENGTH) % _IDS, "labels": torch.arange(_LENGTH) % _IDS}
+
+
+def _collate(examples: Sequence[Example]) -> dict[str, Tensor]:
+    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+class _OneStep(TrainerCallback):  # type: ignore[misc]
+    """Validates and ends after the first step, and keeps nothing."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """See TrainerCallback."""
+        control.should_evaluate = control.should_training_stop = True
+        control.should_save = False

@@ -1,0 +1,1 @@
+"""The figures of pages and commands, one module for each kind."""

@@ -1,0 +1,174 @@
+"""The page of ``attention-guidance recipe``: what a text gave, for readers who do not know the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from attention_guidance.commands.report.figures import run as run_figures
+from attention_guidance.commands.report.figures.drawing import finite
+from attention_guidance.commands.report.figures.svg import to_svg
+from attention_guidance.commands.report.page import check_schema, number, percent, render, signed
+
+Content = Mapping[str, Any]
+_TASKS = {"ner": "Finding names", "classify": "Sorting texts"}
+_MEASURES = {
+    "ner": "F1 of whole entities: 100 means that every name was found, its exact words and its kind, and nothing else",
+    "words": "F1 of the labels of single words, the mean over all labels: 100 means that every word got the right one",
+    "classify": "accuracy: of 100 texts, how many get the right label",
+}  # fmt: skip
+_VERDICTS = {
+    "better": "Guidance helps here",
+    "worse": "Guidance does harm here",
+    "no difference shown": "No difference between guided and unguided is shown",
+    "not known from one training": "Whether guidance helps is not known from one training of each",
+}
+
+
+def write_recipe_page(recipe: Content, path: Path) -> None:
+    """Write the page of a recipe.
+
+    See `attention_guidance.commands.report.page` for what such a file may do. Equal input gives equal bytes.
+
+    Args:
+        recipe: what ``recipe`` found, as in its ``recipe.json`` (schema version 1).
+        path: The file to write; its folder must exist. Figures of the tasks are read from the folders beside it.
+
+    Raises:
+        ValueError: The input is of another schema.
+    """
+    check_schema(recipe, "recipe")
+    page = render(
+        "recipe.html",
+        recipe=recipe,
+        headline=_headline(recipe),
+        tiles=[_text_tile(recipe), _model_tile(recipe), *(_task_tile(*item) for item in recipe["tasks"].items())],
+        curves={name: Markup(to_svg(_curves(recipe, size))) for name, size in _SIZES.items()},
+        tasks=[_task(name, task, path.parent) for name, task in recipe["tasks"].items()],
+        made=_made(recipe),
+    )
+    path.write_bytes(page)
+
+
+_SIZES = {"wide": run_figures.Wide, "narrow": run_figures.Narrow}
+
+
+def _headline(recipe: Content) -> str:
+    """Was it worth it? In one sentence."""
+    said = []
+    for name, task in recipe["tasks"].items():
+        if (gap := task["over_baseline"]) is None:
+            continue
+        what, gain = _TASKS[name].lower(), 100 * gap["value"]
+        if gap["verdict"] == "no difference shown":
+            said.append(f"{what} shows no difference to doing without pre-training")
+            continue
+        better = "better" if gain > 0 else "worse"
+        single = "" if gap["verdict"] in ("better", "worse") else ", in a single fine-tuning"
+        said.append(f"{what} is {abs(gain):.1f} points {better} than without pre-training{single}")
+    if not said:
+        return f"A model of {recipe['corpus']}"
+    return f"With the model of {recipe['corpus']}, {' and '.join(said)}"
+
+
+def _baseline(task: Content) -> float | None:
+    baseline = task["baseline"]
+    return None if baseline is None else finite(baseline[task["split"]][task["metric"]])
+
+
+def _score(task: Content) -> Mapping[str, Any]:
+    scores: Mapping[str, Any] = task["scores"][task["metric"]]
+    return scores
+
+
+def _trainings(n: int) -> str:
+    return f"mean of {n} trainings" if n > 1 else "of one training"
+
+
+def _text_tile(recipe: Content) -> dict[str, str]:
+    text = recipe["text"]
+    left_out = text["repeated"] + text["held_out_lines"]
+    told = f"{text['documents']:,} documents, {text['bytes'] / 1e6:.1f} MB."
+    return {
+        "title": "Words to learn from",
+        "value": f"{text['words']:,}",
+        "text": told + (f" {left_out:,} repeated or forbidden lines were left out." if left_out else ""),
+    }
+
+
+def _model_tile(recipe: Content) -> dict[str, str]:
+    run = recipe["runs"]["guided"]
+    return {
+        "title": "Hidden words guessed right",
+        "value": percent(run["final_accuracy"]),
+        "text": f"Pieces of words that were hidden in text it had not seen, after {run['steps']:,} steps, "
+        f"{max(1, run['train_seconds'] / 60):,.0f} min of training.",
+    }
+
+
+def _task_tile(name: str, task: Content) -> dict[str, str]:
+    score, baseline = _score(task), _baseline(task)
+    beside = "" if baseline is None else f" Without pre-training: {100 * baseline:.1f}."
+    return {
+        "title": _TASKS[name],
+        "value": number(100 * score["mean"], 1),
+        "text": f"{task['metric'].capitalize()} on the test file, {_trainings(score['seeds'])}.{beside}",
+    }
+
+
+def _interval(gap: Content) -> str:
+    """Of a difference, in points."""
+    return f"95 % interval {signed(100 * gap['low'], 1)} to {signed(100 * gap['high'], 1)}"
+
+
+def _curves(recipe: Content, size: tuple[float, float]) -> Any:
+    runs = [
+        {"name": arm, "validation": [(point["step"], point["loss"]) for point in run["curve"]]}
+        for arm, run in recipe["runs"].items()
+    ]
+    return run_figures.curves(runs, "validation", size)
+
+
+def _task(name: str, task: Content, folder: Path) -> dict[str, Any]:
+    """What the page shows of a task."""
+    picture = folder / task["folder"] / "confusion.svg"
+    gap = task["difference"]
+    compared = None
+    if gap is not None:
+        compared = (
+            f"{_VERDICTS[gap['verdict']]}: {signed(100 * gap['value'], 1)} points against the same model pre-trained "
+            f"without it ({_interval(gap)})."
+        )
+    return {
+        "title": _TASKS[name],
+        "measure": _MEASURES["words" if name == "ner" and task["scheme"] is None else name],
+        "metric": task["metric"],
+        "score": _score(task),
+        "baseline": _baseline(task),
+        "over_baseline": None if (over := task["over_baseline"]) is None else _interval(over),
+        "baseline_name": None if task["baseline"] is None else task["baseline"]["model"],
+        "data": task["data"],
+        "notes": task["notes"],
+        "per_class": task["per_class"],
+        "compared": compared,
+        # As large as its cells need.
+        "confusion_rem": 8 + 4 * min(len(task["labels"]), 10),
+        # Written by this package, with every text escaped.
+        "confusion": Markup(picture.read_text(encoding="utf-8").partition("?>")[2]) if picture.is_file() else None,
+    }
+
+
+def _made(recipe: Content) -> list[tuple[str, str]]:
+    model = recipe["runs"]["guided"]["model"]
+    rows = [
+        ("Corpus", recipe["corpus"]),
+        ("Model", ", ".join(f"{name} {size:,}" for name, size in model.items() if isinstance(size, int))),
+        ("Device", recipe.get("device")),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in (recipe.get("versions") or {}).items())),
+        ("Date", str(recipe.get("date") or "").replace("T", " ").replace("+00:00", " UTC")),
+        ("Command", recipe.get("command")),
+    ]
+    return [(name, str(value)) for name, value in rows if value]

@@ -1,0 +1,216 @@
+"""The page of ``attention-guidance report``: runs, their heads over training, a look through any head, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from attention_guidance.commands.report.figures import census as census_figures
+from attention_guidance.commands.report.figures import probe as probe_figures
+from attention_guidance.commands.report.figures import run as run_figures
+from attention_guidance.commands.report.figures import skill as skill_figures
+from attention_guidance.commands.report.figures.drawing import finite
+from attention_guidance.commands.report.figures.svg import to_svg
+from attention_guidance.commands.report.figures.tokens import printable, shown_token, shown_tokens, whole_token
+from attention_guidance.commands.report.page import check_schema, render
+
+Content = Mapping[str, Any]
+
+
+def write_run_page(report: Content, path: Path) -> None:
+    """Write the page of a report.
+
+    See `attention_guidance.commands.report.page` for what such a file may do. Equal input gives equal bytes.
+
+    Args:
+        report: what ``report`` gathered, as in its ``report.json`` (schema version 1).
+        path: The file to write; its folder must exist.
+
+    Raises:
+        ValueError: The input is of another schema, or holds no run.
+    """
+    check_schema(report, "report")
+    if not report["runs"]:
+        raise ValueError("a report without a run has nothing to show")
+    runs = report["runs"]
+    names = census_figures.patterns_of(run["census"] for run in runs)
+    charts = [chart for key in run_figures.CURVES if (chart := _chart(runs, key)) is not None]
+    page = render(
+        "run.html",
+        report=report,
+        runs=runs,
+        charts=charts,
+        settings=_settings(runs),
+        patterns=names,
+        grids=[_grid(run, number, names) for number, run in enumerate(runs)],
+        developments=[(number, svg) for number, run in enumerate(runs) if (svg := _developed(run, names)) is not None],
+        planes=[
+            (number, run["name"], _svg(census_figures.head_plane(run["census"], names)))
+            for number, run in enumerate(runs)
+            if _compared(run)
+        ],
+        probes=[_probe(probe) for probe in report["probes"]],
+        skills=[(skill, _svg(skill_figures.scatter(skill))) for skill in report["skills"]],
+        downstream=report["downstream"],
+        made=_made(report),
+        data={
+            "charts": [chart["readout"] for chart in charts],
+            "census": [_census_data(run, names) for run in runs],
+            "attention": [_attention_data(run) for run in runs],
+        },
+    )
+    path.write_bytes(page)
+
+
+def figures(report: Content) -> dict[str, Figure]:
+    """Every figure of the page, by name, for files and notebooks."""
+    drawn = {
+        key: run_figures.curves([run for run in report["runs"] if run[key]], key)
+        for key in run_figures.CURVES
+        if any(run[key] for run in report["runs"])
+    }
+    names = census_figures.patterns_of(run["census"] for run in report["runs"])
+    for run in report["runs"]:
+        of_run = census_figures.all_figures(run["census"], names)
+        drawn |= {f"{run['name']}-{name}": fig for name, fig in of_run.items()}
+    for number, probe in enumerate(report["probes"]):
+        named = probe_figures.all_figures(probe)
+        drawn |= {f"probe-{number + 1}-{probe['task']}-{name}": fig for name, fig in named.items()}
+    for number, skill in enumerate(report["skills"]):
+        drawn[f"skill-{number + 1}-{skill['task']}"] = skill_figures.scatter(skill)
+    return drawn
+
+
+def _svg(fig: Figure) -> Markup:
+    """Markup without escaping: to_svg has escaped every text that it shows."""
+    return Markup(to_svg(fig))
+
+
+def _compared(run: Content) -> bool:
+    return run["census"]["similarity"] is not None
+
+
+def _chart(runs: Sequence[Content], key: str) -> dict[str, Any] | None:
+    """Both drawings of a curve, and what its read-out needs; None where no run has it."""
+    if not any(run[key] for run in runs):
+        return None
+    wide, narrow = (run_figures.curves(runs, key, size) for size in (run_figures.Wide, run_figures.Narrow))
+    steps = sorted({step for run in runs for step, _ in run[key]})
+    of_runs = [dict(run[key]) for run in runs]
+    readout = {
+        "title": run_figures.CURVES[key],
+        "steps": steps,
+        "series": [
+            {"name": run["name"], "values": [finite(values.get(step)) for step in steps]}
+            for run, values in zip(runs, of_runs, strict=True)
+            if run[key]
+        ],
+        "numbers": [number for number, run in enumerate(runs) if run[key]],
+        "x": list(map(float, wide.axes[0].get_xlim())),
+        "y": list(map(float, wide.axes[0].get_ylim())),
+    }
+    rows = [(step, [finite(values.get(step)) for values in of_runs]) for step in steps]
+    return {"key": key, "title": run_figures.CURVES[key], "wide": _svg(wide), "narrow": _svg(narrow),
+            "readout": readout, "rows": rows}  # fmt: skip
+
+
+def _settings(runs: Sequence[Content]) -> list[tuple[str, list[str]]]:
+    """What each run was trained with: a row a setting, a column a run; settings that no run has are left out."""
+    names = dict.fromkeys(name for run in runs for name in run["settings"])
+    return [(name, [str(run["settings"].get(name, "–")) for run in runs]) for name in names]
+
+
+def _grid(run: Content, number: int, names: Sequence[str]) -> dict[str, Any]:
+    """The last snapshot as a table, which the script changes as the slider moves."""
+    taken = run["census"]["snapshots"][-1]
+    n_layers, n_heads = census_figures.size(taken)
+    cells = {(head["layer"], head["head"]): _cell(head, names) for head in taken["heads"]}
+    rows = [(layer, [cells[layer, head] for head in range(n_heads)]) for layer in range(n_layers)]
+    return {"run": number, "name": run["name"], "rows": rows, "heads": range(n_heads), "step": _step(taken),
+            "shares": taken["shares"], "threshold": run["census"]["threshold"],
+            "sample": run["census"]["sample"], "corpus": run["census"]["corpus"]}  # fmt: skip
+
+
+def _cell(head: Content, names: Sequence[str]) -> dict[str, Any]:
+    name, mass = census_figures.strongest(head)
+    colour = names.index(head["follows"]) % 7 + 1 if head["follows"] else None
+    return {
+        "layer": head["layer"], "head": head["head"], "strongest": name, "mass": mass, "colour": colour,
+        "follows": head["follows"], "guided": head["guided_toward"], "entropy": head["entropy"]["value"],
+    }  # fmt: skip
+
+
+def _step(snapshot: Content) -> str:
+    return census_figures.step_name(snapshot)
+
+
+def _developed(run: Content, names: Sequence[str]) -> Markup | None:
+    return _svg(census_figures.development(run["census"], names)) if len(run["census"]["snapshots"]) > 1 else None
+
+
+def _census_data(run: Content, names: Sequence[str]) -> dict[str, Any]:
+    """Every snapshot, as small as it gets: of each head the pattern it follows, masses and entropy."""
+    census = run["census"]
+    patterns = census["patterns"]
+    snapshots = [
+        {
+            "step": taken["step"],
+            "name": _step(taken),
+            "loss": finite(taken["validation_loss"]),
+            "shares": [taken["shares"][name] for name in [*patterns, "none"]],
+            "follows": [patterns.index(h["follows"]) if h["follows"] else -1 for h in taken["heads"]],
+            "masses": [[_rounded(h["patterns"][name]["mass"]["value"]) for name in patterns] for h in taken["heads"]],
+            "entropy": [_rounded(h["entropy"]["value"]) for h in taken["heads"]],
+        }
+        for taken in census["snapshots"]
+    ]
+    heads = census["snapshots"][-1]["heads"]
+    return {
+        "patterns": [shown_token(name) for name in patterns],
+        "colours": [names.index(name) for name in patterns],
+        "heads": [[h["layer"], h["head"]] for h in heads],
+        "guided": [h["guided_toward"] for h in heads],
+        "snapshots": snapshots,
+    }
+
+
+def _rounded(value: object) -> float | None:
+    known = finite(value)
+    return None if known is None else round(known, 3)
+
+
+def _attention_data(run: Content) -> dict[str, Any]:
+    """The sentences of a run and the maps of all heads on them."""
+    sentences = [
+        {
+            "text": printable(sentence["text"]),
+            "tokens": shown_tokens(sentence["tokens"]),
+            "whole": [whole_token(token) for token in sentence["tokens"]],
+            "leftOut": sentence.get("left_out", 0),
+            "maps": sentence["maps"],
+        }
+        for sentence in run["attention"]
+    ]
+    return {"name": run["name"], "sentences": sentences}
+
+
+def _probe(probe: Content) -> dict[str, Any]:
+    drawn = {name: _svg(fig) for name, fig in probe_figures.all_figures(probe).items()}
+    beaten = [label["label"] for label in probe["labels"] if label["label"] != "all" and label["intervals_apart"]]
+    kept = [label["label"] for label in probe["labels"] if label["label"] != "all" and not label["intervals_apart"]]
+    return {"content": probe, "figures": drawn, "beaten": beaten, "kept": kept}
+
+
+def _made(report: Content) -> list[tuple[str, str]]:
+    """How the report was made, as (name, value)."""
+    versions = ", ".join(f"{name} {version}" for name, version in (report.get("versions") or {}).items())
+    rows = [
+        ("Device", report.get("device")),
+        ("Versions", versions),
+        ("Date", str(report.get("date") or "").replace("T", " ").replace("+00:00", " UTC")),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]

@@ -1,0 +1,52 @@
+"""`attention-guidance reflexives`: sentences for a probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from attention_guidance.commands import results
+from attention_guidance.commands.annotations.reflexives import generate_reflexives
+from attention_guidance.commands.studies.output import Output
+
+SENTENCES_FILE = "reflexives.txt"
+RESULTS_FILE = "reflexives.json"
+
+
+def reflexives(
+    output: Path,
+    sentences: int,
+    *,
+    seed: int = 1,
+    plural: bool = True,
+    relative_clauses: bool = True,
+    attractors: bool = True,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Write sentences of the grammar, a line each.
+
+    Args:
+        output: the folder for `reflexives.txt` and `reflexives.json` (how they were made).
+        sentences: how many.
+        seed: of the draw.
+        plural: see `attention_guidance.commands.annotations.reflexives.generate_reflexives`, as for the two below.
+        relative_clauses: with relative clauses.
+        attractors: with other noun phrases before the reflexive.
+        overwrite: replace what is there.
+        quiet: print nothing.
+
+    Returns:
+        The file.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    folder = Output(output, SENTENCES_FILE, overwrite)
+    options = {"seed": seed, "plural": plural, "relative_clauses": relative_clauses, "attractors": attractors}
+    made = generate_reflexives(sentences, **options)  # type: ignore[arg-type]
+    folder.json(RESULTS_FILE, {**results.header("reflexives"), "sentences": len(made), **options})
+    results.write_text(output / SENTENCES_FILE, "".join(f"{sentence.line()}\n" for sentence in made))
+    Console(quiet=quiet, markup=False).print(f"{len(made):,} sentences: {output / SENTENCES_FILE}", highlight=False)
+    return output / SENTENCES_FILE

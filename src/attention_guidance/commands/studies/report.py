@@ -1,0 +1,314 @@
+"""`attention-guidance report`: one page of runs, their heads, and what was measured of them."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.commands import results
+from attention_guidance.commands.objectives import OTHER_THAN_TEXT
+from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints
+from attention_guidance.commands.pretraining.saving.folder import RunFolder
+from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, RunConfig, make_config
+from attention_guidance.commands.report.run_page import figures, write_run_page
+from attention_guidance.commands.studies.census import CensusSettings, census_rows, measured_census
+from attention_guidance.commands.studies.models import (
+    USUAL_LENGTH,
+    Subject,
+    longest_sequence,
+    names_of,
+    results_of,
+    subjects,
+)
+from attention_guidance.commands.studies.output import Output
+from attention_guidance.commands.studies.probe import TASKS
+from attention_guidance.commands.studies.progress import Steps
+from attention_guidance.commands.studies.sample import Text
+from attention_guidance.commands.tokenization.byte_level import token_texts
+from attention_guidance.errors import ConfigError, CorpusError, RunError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+
+# Without sentences of one's own: how many documents are looked at, and how many characters of each.
+_SENTENCES = 3
+_BEGINNING = 160
+# Settings in the order of the page; what a run does not have is left out.
+_SETTINGS = (
+    "layers", "hidden", "attention_heads", "feed_forward", "block_size", "batch_size", "max_steps", "learning_rate",
+    "masking_rate", "heads", "weight", "loss", "schedule", "hold", "end", "seed",
+)  # fmt: skip
+
+
+# Results that a page can show, and what they must hold.
+_INCLUDED = {
+    "probe": (
+        "task", "model", "data", "protocol", "distractors", "layers", "heads", "directions", "accuracy", "max", "mean",
+        "baselines", "counts", "labels",
+    ),
+    "skill": ("task", "data", "runs", "points", "correlations"),
+    "finetune": ("task", "model", "scores"),
+}  # fmt: skip
+
+
+def report(
+    runs: Sequence[str],
+    output: Path,
+    *,
+    text: Text | None = None,
+    include: Sequence[Path] = (),
+    sentences: Sequence[str] = (),
+    sequences: int = 64,
+    seed: int = 1,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Gather what there is to show of some runs or models, and make a page of it.
+
+    Args:
+        runs: folders of runs or of models, or names on the hub.
+        output: the folder for `report.html`, `report.json`, figures and their data.
+        text: what to look at heads on; without, the first run's own validation text or corpus, or the embedded text.
+        include: results of other commands (probe, skill, finetune), their files or folders.
+        sentences: to look through heads on; without, the beginnings of the text.
+        sequences: blocks of text for the census.
+        seed: of the sample.
+        overwrite: replace the report in the folder.
+        quiet: print nothing.
+
+    Returns:
+        The report, as in `report.json`.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    folder = Output(output, REPORT_FILE, overwrite)
+    console = Console(quiet=quiet, markup=False)
+    included = list(_included(include))
+    looked_at = text or _own_text(runs[0])
+    shown = list(sentences) or _beginnings(looked_at)
+    names = names_of(runs)
+    with Steps(console, quiet) as steps:
+        records = [
+            _run(run, name, looked_at, shown, sequences, seed, steps) for run, name in zip(runs, names, strict=True)
+        ]
+    content: dict[str, Any] = {
+        **results.header("report"),
+        "runs": records,
+        "probes": [item for item in included if item["kind"] == "probe"],
+        "skills": [item for item in included if item["kind"] == "skill"],
+        "downstream": [row for item in included if item["kind"] == "finetune" for row in _scores(item)],
+        "has_attention": any(record["attention"] for record in records),
+        "has_slider": any(len(record["census"]["snapshots"]) > 1 for record in records),
+        "own_sentences": bool(sentences),
+        "tiles": _tiles(records),
+    }
+    folder.json(REPORT_FILE, content)
+    for name, figure in figures(content).items():
+        folder.figure(f"figures/{name}", figure)
+    for name, rows in _tables(content):
+        folder.csv(f"data/{name}.csv", rows)
+    write_run_page(content, output / PAGE_FILE)
+    for line in _cut(records):
+        console.print(line, highlight=False, markup=False)
+    console.print(f"open {output / PAGE_FILE}", highlight=False)
+    return content
+
+
+def _config(run: str) -> RunConfig | None:
+    path = Path(run) / CONFIG_FILE
+    return make_config({}, path) if path.is_file() else None
+
+
+def _own_text(run: str) -> Text:
+    """What a run was validated or trained on, if it is still there; the embedded text for a model."""
+    config = _config(run)
+    if config is not None and config.objective in OTHER_THAN_TEXT:
+        raise ConfigError(
+            f"the run in {run} learnt from {OTHER_THAN_TEXT[config.objective]}, and report looks at text only"
+        )
+    if config is not None and config.dataset is not None:
+        raise ConfigError(f"the run in {run} learnt from the data set {config.dataset}; give some text with --text")
+    if config is None or not config.corpus:
+        return Text()
+    files = config.validation or config.corpus
+    missing = [file for file in files if not Path(file).exists()]
+    if missing:
+        raise CorpusError(f"the text of the run in {run} is not at {missing[0]} any more; give some with --text")
+    return Text(files, config.text_field, config.documents, config.errors)
+
+
+def _beginnings(text: Text) -> list[str]:
+    """The beginnings of the first documents, to the end of a word where there are spaces."""
+    texts = (document.text for document in itertools.islice(text.read(), _SENTENCES))
+    whole_words = re.compile(rf".{{1,{_BEGINNING}}}(?!\S)", re.DOTALL)
+    return [found[0].rstrip() if (found := whole_words.match(text)) else text[:_BEGINNING] for text in texts]
+
+
+def _run(
+    run: str, name: str, text: Text, sentences: Sequence[str], sequences: int, seed: int, steps: Steps
+) -> dict[str, Any]:
+    """All that the page tells of a run."""
+    saved = bool(checkpoints(RunFolder(Path(run)).checkpoints))
+    settings = CensusSettings(with_checkpoints=saved, sequences=sequences, seed=seed)
+    census = measured_census(run, text, settings, steps)
+    subject = subjects(run)[0]
+    config, history = _config(run), _history(run)
+    return {
+        "name": name,
+        "settings": {} if config is None else {key: getattr(config, key) for key in _SETTINGS},
+        "final_loss": results_of(Path(run)).get("final_loss") if config else None,
+        "validation": [[entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry],
+        "guidance": [[entry["step"], entry["guidance"]] for entry in history if "guidance" in entry],
+        "census": census,
+        "attention": _attention(subject, sentences),
+    }
+
+
+def _history(run: str) -> list[dict[str, Any]]:
+    """What Trainer logged until the newest checkpoint; of a finished run at least the validation."""
+    for checkpoint in reversed(checkpoints(RunFolder(Path(run)).checkpoints)):
+        try:
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            return list(state["log_history"])
+        except (OSError, ValueError, KeyError):
+            continue
+    curve = results_of(Path(run)).get("curve") or [] if (Path(run) / CONFIG_FILE).is_file() else []
+    return [{"step": point["step"], "eval_loss": point["loss"]} for point in curve]
+
+
+def _attention(subject: Subject, sentences: Sequence[str]) -> list[dict[str, Any]]:
+    """The maps of all heads on some sentences: a byte a weight, 255 for 1, layer by layer, base64."""
+    model, tokenizer = subject.load(), subject.tokenizer()
+    # The maps of more tokens would make a page that no browser opens.
+    longest = min(USUAL_LENGTH, longest_sequence(model, tokenizer))
+    return [_maps(model, tokenizer, sentence, longest) for sentence in sentences]
+
+
+def _maps(model: Any, tokenizer: PreTrainedTokenizerBase, sentence: str, longest: int) -> dict[str, Any]:
+    whole = tokenizer(sentence, split_special_tokens=True, verbose=False)["input_ids"]
+    ids = tokenizer(sentence, truncation=True, max_length=longest, split_special_tokens=True)["input_ids"]
+    maps_LHTT = attention_maps(model, torch.tensor(ids))
+    coded = (255 * maps_LHTT).round().clamp(0, 255).to(torch.uint8).numpy().tobytes()
+    return {
+        "text": sentence,
+        "tokens": token_texts(tokenizer, ids),
+        "left_out": len(whole) - len(ids),
+        "maps": base64.b64encode(coded).decode(),
+    }
+
+
+def _cut(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each sentence of which a model did not take all."""
+    for record in records:
+        for sentence in record["attention"]:
+            if sentence["left_out"]:
+                taken = len(sentence["tokens"])
+                yield (
+                    f"{record['name']} looks at the first {taken} tokens of {sentence['text'][:40]!r}; the last "
+                    f"{sentence['left_out']} are left out"
+                )
+
+
+def _included(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """The results in some files and folders."""
+    for path in paths:
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        found = False
+        for file in files:
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                if path.is_dir():
+                    continue  # a folder may hold other files too
+                raise RunError(f"--include {file}: cannot be read as JSON ({error})") from error
+            if isinstance(content, dict) and content.get("kind") in _INCLUDED:
+                found = True
+                yield _checked(content, file)
+        if not found:
+            raise RunError(f"--include {path}: no result of probe, skill or finetune there")
+
+
+def _checked(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The content of a result, if the page can show it; its task becomes part of names of files."""
+    kind = content["kind"]
+    missing = [key for key in _INCLUDED[kind] if key not in content]
+    if content.get("schema_version") != results.SCHEMA_VERSION or missing:
+        what = f"no {', '.join(missing)}" if missing else f"schema_version {content.get('schema_version')!r}"
+        raise RunError(f"--include {file}: not a result of {kind} that this version reads ({what}); make it again")
+    if kind != "finetune" and content["task"] not in TASKS:
+        raise RunError(f"--include {file}: unknown task {content['task']!r}")
+    return content
+
+
+def _scores(finetuned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for metric, values in (finetuned.get("scores") or {}).items():
+        yield {
+            "model": finetuned.get("model"), "task": finetuned.get("task"), "metric": metric,
+            "mean": values.get("mean"), "seeds": values.get("seeds"),
+        }  # fmt: skip
+
+
+def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """The data of the figures, by name."""
+    for run in content["runs"]:
+        yield f"{run['name']}-census", list(census_rows(run["census"]))
+        heads = run["census"]["snapshots"][-1]["heads"]
+        yield (
+            f"{run['name']}-similarity",
+            [
+                {"layer": head["layer"], "head": head["head"], "x": x, "y": y}
+                for head, (x, y) in zip(heads, run["census"]["similarity"]["positions"], strict=True)
+            ],
+        )
+        curves = [
+            {"curve": key, "step": step, "value": value}
+            for key in ("validation", "guidance")
+            for step, value in run[key]
+        ]
+        if curves:
+            yield f"{run['name']}-curves", curves
+    for number, probe in enumerate(content["probes"], 1):
+        yield f"probe-{number}-{probe['task']}", [_label_row(label) for label in probe["labels"]]
+    for number, skill in enumerate(content["skills"], 1):
+        yield f"skill-{number}-{skill['task']}", skill["points"]
+
+
+def _label_row(label: Mapping[str, Any]) -> dict[str, object]:
+    best, baseline = label["best"], label["baseline"]
+    return {
+        "label": label["label"], "questions": label["questions"], "layer": best["layer"], "head": best["head"],
+        "direction": best["direction"], "accuracy": best["value"], "accuracy_low": best["low"],
+        "accuracy_high": best["high"], "baseline": baseline["name"], "baseline_accuracy": baseline["value"],
+        "baseline_low": baseline["low"], "baseline_high": baseline["high"],
+    }  # fmt: skip
+
+
+def _tiles(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The few figures one wants first: loss, heads on a pattern, of each run."""
+    tiles = []
+    for record in records:
+        last = record["census"]["snapshots"][-1]
+        n_heads, following = len(last["heads"]), sum(head["follows"] is not None for head in last["heads"])
+        guided = [head for head in last["heads"] if head["guided_toward"]]
+        kept = sum(head["follows"] == head["guided_toward"] for head in guided)
+        text = f"heads of {record['name']} follow a pattern"
+        if guided:
+            text += f"; of {len(guided)} guided ones {kept} follow theirs"
+        if record["final_loss"] is not None:
+            loss = f"nats a token, {record['name']}"
+            tiles.append({"title": "Validation loss", "value": f"{record['final_loss']:.2f}", "text": loss})
+        tiles.append({"title": "Heads on a pattern", "value": f"{following}/{n_heads}", "text": text + "."})
+    return tiles

@@ -1,0 +1,126 @@
+"""`attention-guidance skill`: does the linguistic skill of heads go with the quality of the model (section 5.3)?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from attention_guidance.analysis.intervals import rank_correlation
+from attention_guidance.commands import results
+from attention_guidance.commands.report.figures import skill as skill_figures
+from attention_guidance.commands.studies.models import names_of, subjects
+from attention_guidance.commands.studies.output import Output
+from attention_guidance.commands.studies.probe import Probe, left_out
+from attention_guidance.commands.studies.progress import Steps
+from attention_guidance.errors import RunError
+
+SKILL_FILE = "skill.json"
+SKILL_TABLE = "skill.csv"
+MEASURES = ("max", "mean")
+
+
+def skill(
+    runs: Sequence[str], asked: Probe, output: Path, *, overwrite: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Probe every checkpoint of some runs and hold its heads' accuracy against its validation loss.
+
+    Args:
+        runs: folders of runs of `pretrain` with checkpoints.
+        asked: the probe.
+        output: the folder for `skill.json`, `skill.csv` and the figure.
+        overwrite: replace what is there.
+        quiet: print nothing.
+
+    Returns:
+        The study, as in `skill.json`.
+
+    Raises:
+        GuidanceError: bad input; fewer than three checkpoints whose loss is known.
+    """
+    folder = Output(output, SKILL_FILE, overwrite)
+    console = Console(quiet=quiet, markup=False)
+    names = names_of(runs)
+    found = [
+        (name, subject)
+        for name, run in zip(names, runs, strict=True)
+        for subject in subjects(run, with_checkpoints=True)
+    ]
+    known = [(run, subject) for run, subject in found if subject.loss() is not None]
+    if len(known) < 3:
+        raise RunError(
+            f"{len(known)} checkpoints of known validation loss in {', '.join(runs)}; a correlation needs three: train "
+            "with pretrain --keep-checkpoints 20"
+        )
+    points: list[dict[str, Any]] = []
+    with Steps(console, quiet) as steps:
+        steps.begin("probing checkpoints", len(known))
+        for run, subject in known:
+            answers = asked.answers(subject)
+            by_head = answers.right.mean(0)
+            points.append(
+                {
+                    "run": run, "step": subject.step, "loss": subject.loss(), "max": float(by_head.max()),
+                    "mean": float(by_head.mean()), "chance": float(answers.right_by_chance.mean()),
+                }
+            )  # fmt: skip
+            steps.at(len(points))
+            counts = {"texts": answers.n_texts, "skipped_texts": answers.skipped}
+    content = {
+        **results.header("skill"),
+        "runs": names,
+        **asked.facts(),
+        "checkpoints_without_loss": len(found) - len(known),
+        "counts": counts,
+        "points": points,
+        "correlations": correlations(points, asked.seed),
+    }
+    folder.json(SKILL_FILE, content)
+    folder.csv(SKILL_TABLE, points)
+    folder.figure("skill", skill_figures.scatter(content))
+    report(console, content)
+    console.print(f"every figure: {folder.folder / SKILL_FILE}, {SKILL_TABLE}; skill.svg beside them", highlight=False)
+    return content
+
+
+def correlations(points: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Spearman's rank correlation between accuracy and loss, over all checkpoints and within each run."""
+    result = []
+    for run in [None, *dict.fromkeys(point["run"] for point in points)]:
+        chosen = [point for point in points if run is None or point["run"] == run]
+        for measure in MEASURES:
+            value, low, high = rank_correlation(
+                [point["loss"] for point in chosen], [point[measure] for point in chosen], seed=seed
+            )
+            result.append(
+                {"run": run, "measure": measure, "n": len(chosen), "spearman": value, "low": low, "high": high}
+            )
+    return result
+
+
+def report(console: Console, content: Mapping[str, Any]) -> None:
+    """Print the correlations."""
+    counts = content["counts"]
+    console.print(f"{counts['texts']:,} texts{left_out(counts['skipped_texts'])}", highlight=False)
+    table = Table(title=f"Accuracy of heads ({content['task']}) against validation loss: Spearman's rank correlation")
+    for heading in ("checkpoints of", "n", *MEASURES):
+        table.add_column(heading, justify="right" if heading != "checkpoints of" else "left")
+    rows: dict[str, list[Any]] = {}
+    for item in content["correlations"]:
+        rows.setdefault(item["run"] or "all runs", [str(item["n"])]).append(_told(item))
+    for run, cells in rows.items():
+        table.add_row(run, *cells)
+    console.print(table)
+    console.print("below 0: heads are better where the model is; checkpoints of one run are not independent")
+
+
+def _told(item: Mapping[str, Any]) -> str:
+    if not math.isfinite(item["spearman"]):
+        return "–"
+    if not math.isfinite(item["low"]):
+        return f"{item['spearman']:+.2f} (too few)"
+    return f"{item['spearman']:+.2f} ({item['low']:+.2f} to {item['high']:+.2f})"

@@ -1,0 +1,142 @@
+"""`attention-guidance tokenizer`: train tokenizers of several kinds and sizes, look at any, compare them on a text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from attention_guidance.commands import results
+from attention_guidance.commands.pretraining.saving.checkpoints import write_whole
+from attention_guidance.commands.pretraining.settings.architectures import tokenizer_folder
+from attention_guidance.commands.studies.output import Output
+from attention_guidance.commands.studies.sample import Text
+from attention_guidance.commands.text.holding_out import split_validation
+from attention_guidance.commands.tokenization.byte_level import load_tokenizer, suggest_vocab_size
+from attention_guidance.commands.tokenization.coverage import named, tokenizer_facts
+from attention_guidance.commands.tokenization.kinds import train_kind
+from attention_guidance.errors import ConfigError
+
+TOKENIZERS_FILE = "tokenizers.json"
+_HELD_OUT = 0.1
+# About 2,000 tokens.
+_FEW_LETTERS = 8000
+
+
+def train_tokenizers(
+    text: Text,
+    output: Path,
+    *,
+    kinds: Sequence[str] = ("bpe",),
+    vocab_sizes: Sequence[int] = (),
+    beside: Sequence[str] = (),
+    max_length: int = 512,
+    seed: int = 1,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train a tokenizer of every kind and size, and look at each on a tenth of the text that is held out.
+
+    Args:
+        text: to train on.
+        output: the folder for `tokenizers.json` and a folder for each tokenizer, such as `bpe-4096`.
+        kinds: of `bpe`, `wordpiece`, `unigram`.
+        vocab_sizes: numbers of tokens; by the size of the text without.
+        beside: folders or names of tokenizers to look at too.
+        max_length: longest sequence in tokens.
+        seed: of what is held out.
+        overwrite: replace what is there.
+        quiet: print nothing.
+
+    Returns:
+        What was found, as in `tokenizers.json`.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    folder = Output(output, TOKENIZERS_FILE, overwrite)
+    console = Console(quiet=quiet, markup=False)
+    others = {name: load_tokenizer(tokenizer_folder(name)) for name in beside}
+    split = split_validation(list(text.read()), share=_HELD_OUT, seed=seed)
+    trained_on, held_out = ([document.text for document in part] for part in (split.train, split.validation))
+    if (letters := sum(map(len, held_out))) < _FEW_LETTERS:
+        console.print(f"note: {letters:,} letters are few to look at tokenizers on; give more text", highlight=False)
+    sizes = list(vocab_sizes) or [suggest_vocab_size(sum(len(t.encode()) for t in trained_on))]
+    say = functools.partial(console.print, highlight=False)
+    found = {}
+    for kind in kinds:
+        for size in sizes:
+            name = f"{kind}-{size}"
+            console.print(f"training {name} on {len(trained_on):,} documents", highlight=False)
+            tokenizer = train_kind(kind, trained_on, size, max_length=max_length, at_most=not vocab_sizes, say=say)
+            write_whole(output / name, tokenizer.save_pretrained)
+            found[name] = tokenizer
+    return _told(folder, console, text, found | others, held_out)
+
+
+def inspect_tokenizers(
+    tokenizers: Sequence[str], text: Text, output: Path, *, overwrite: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Look at tokenizers over a text.
+
+    Args:
+        tokenizers: folders or names on the hub.
+        text: to look at them on.
+        output: the folder for `tokenizers.json`.
+        overwrite: replace what is there.
+        quiet: print nothing.
+
+    Returns:
+        What was found, as in `tokenizers.json`.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    if len({*tokenizers}) < len(tokenizers):
+        raise ConfigError("a tokenizer is given twice; name each once")
+    folder = Output(output, TOKENIZERS_FILE, overwrite)
+    loaded = {name: load_tokenizer(tokenizer_folder(name)) for name in tokenizers}
+    return _told(folder, Console(quiet=quiet, markup=False), text, loaded, [document.text for document in text.read()])
+
+
+def _told(
+    folder: Output, console: Console, text: Text, tokenizers: Mapping[str, Any], texts: Sequence[str]
+) -> dict[str, Any]:
+    content = {
+        **results.header("tokenizer"),
+        "corpus": text.name,
+        "documents": len(texts),
+        "tokenizers": [
+            {"name": name} | dataclasses.asdict(tokenizer_facts(tokenizer, texts))
+            for name, tokenizer in tokenizers.items()
+        ],
+    }
+    folder.json(TOKENIZERS_FILE, content)
+    report(console, content)
+    console.print(f"every figure: {folder.folder / TOKENIZERS_FILE}", highlight=False)
+    return content
+
+
+def report(console: Console, content: Mapping[str, Any]) -> None:
+    """Print how well each fits."""
+    table = Table(title=f"{content['documents']:,} documents of {content['corpus']}")
+    columns = ("tokenizer", "tokens", "tokens a word", "words whole", "unknown", "lost", "letters known", "never used")
+    for column in columns:
+        is_name = column == "tokenizer"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+    for row in content["tokenizers"]:
+        table.add_row(
+            row["name"], f"{row['vocabulary']:,}", f"{row['fertility']:.2f}", f"{row['whole_words']:.1%}",
+            f"{row['unknown']:.2%}", f"{row['lost']:.2%}", f"{row['characters']:.1%}", f"{row['unused']:.1%}",
+        )  # fmt: skip
+    console.print(table)
+    say = functools.partial(console.print, highlight=False)
+    for row in content["tokenizers"]:
+        say(f"{row['name']}: longest {' '.join(row['longest'][:5])}")
+        if row["lost_characters"]:
+            say(f"{row['name']}: loses {named(row['lost_characters'])}")

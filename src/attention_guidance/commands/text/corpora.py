@@ -1,0 +1,307 @@
+"""Read documents from text, tables, JSON lines and Parquet, and say exactly where one cannot be read."""
+
+import codecs
+import io
+import itertools
+import json
+import lzma
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attention_guidance.commands.text.folders import list_files, unreadable
+from attention_guidance.commands.text.formats import check_unpacked, format_of, is_json_lines, opened
+from attention_guidance.commands.text.pipes import is_piped
+from attention_guidance.commands.text.tables import Row, csv_rows, tsv_rows
+from attention_guidance.errors import ConfigError, CorpusError, reason_of
+
+SPLITS = ("auto", "line", "blank", "file")
+ERRORS = ("strict", "replace")
+
+_CHUNK_BYTES = 1 << 20
+_PREFIX_CHARS = 1 << 20
+_TEXT_FIELD = "text"
+# With --errors replace, text of which more than this share is no text is none.
+_MOST_REPLACED, _LEAST_CHARS = 0.3, 100
+_NUL_OR_SURROGATE = re.compile("[\0\ud800-\udfff]")
+_NO_TEXT = re.compile("[\ufffd\x01-\x08\x0e-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, stripped and never empty, and where it came from, such as `news.txt:12`, for messages."""
+
+    text: str
+    source: str
+
+
+def read_documents(
+    paths: Sequence[str | Path], *, text_field: str = _TEXT_FIELD, split: str = "auto", errors: str = "strict"
+) -> Iterator[Document]:
+    r"""Stream the documents of files and folders.
+
+    The name decides the format: `.jsonl`, `.json.l` and `.ndjson` hold one JSON object a line, `.csv` and `.tsv` a
+    table under a line of names, `.parquet` is Parquet, anything else is plain text; all but Parquet may end in `.gz`,
+    `.bz2`, `.xz`, `.zst` or `.lz4`. Where a file begins like another format, that is what it is read or refused as.
+    A folder is searched through in sorted order, for its files to train on: see `data/folders.py`.
+    Text is UTF-8 with any line ending; a byte order mark at the start is dropped. Documents are stripped and empty
+    ones dropped. Options and the existence of the paths are checked by the call, contents while iterating.
+
+    Args:
+        paths: Files and folders; `-` is standard input.
+        text_field: The field or column that holds the text in JSON lines and tables; a record is a document.
+        split: What is a document in plain text: `line`, a line; `blank`, the lines between blank lines, joined by
+            `\n`; `file`, all of a file; `auto`, `blank` for a file in whose first 2**20 characters a blank line
+            lies between lines that are not, else `line`. Memory holds a document and, for `auto`, those characters.
+        errors: `strict` refuses invalid UTF-8, lone surrogates and NUL; `replace` puts U+FFFD in their place.
+
+    Returns:
+        An iterator over the documents.
+
+    Raises:
+        ConfigError: `split` or `errors` is not one of those named.
+        CorpusError: A path is missing, unreadable, given twice or without any document, or a file is damaged; the
+            message names the file and the line, row or byte offset (counted from 0, after decompression).
+    """
+    for name, value, valid in (("split", split, SPLITS), ("errors", errors, ERRORS)):
+        if value not in valid:
+            raise ConfigError(f"unknown {name} {value!r}; expected one of {', '.join(valid)}")
+    files_by_path = list_files([paths] if isinstance(paths, str | Path) else paths)
+    if text_field != _TEXT_FIELD:
+        files = [file for of_path in files_by_path.values() for file in of_path]
+        if not any(_has_fields(file, errors) for file in files):
+            raise CorpusError(
+                f"{files[0]}: plain text, which has no field {text_field!r}; name a table .csv, .tsv or .jsonl (a pipe "
+                "is read as plain text or JSON lines), or leave --text-field out"
+            )
+    return _read_all(files_by_path, text_field, split, errors)
+
+
+def corpus_name(paths: Sequence[str | Path]) -> str:
+    """Make a short label for reports, such as `swahili/train.txt` or `swahili/train.txt + 2 more`."""
+    if not paths:
+        return "no files"
+    first = str(paths[0])
+    if not is_piped(first):
+        first = "/".join(part for part in Path(first).absolute().parts[-2:] if part != "/")
+    return first if len(paths) == 1 else f"{first} + {len(paths) - 1} more"
+
+
+def _read_all(files_by_path: dict[Path, list[Path]], text_field: str, split: str, errors: str) -> Iterator[Document]:
+    for given, files in files_by_path.items():
+        empty = True
+        for file in files:
+            for place, text in _read_file(file, text_field, split, errors):
+                if text := text.strip():
+                    empty = False
+                    yield Document(text, f"{file.name}{place}")
+        if empty:
+            what = f"all {len(files)} text files in the folder" if given.is_dir() else "the file"
+            raise CorpusError(f"{given}: no document, {what} empty or blank; give a file with text in it")
+
+
+def _read_file(path: Path, text_field: str, split: str, errors: str) -> Iterator[tuple[str, str]]:
+    """Yield (place in the file, text not yet stripped)."""
+    try:
+        form = format_of(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if form.kind == "parquet":
+        return _read_parquet(path, text_field, errors)
+    lines = _lines(_decode(_chunks(path, form.compression), path, errors))
+    if form.kind == "csv":
+        return _read_table(csv_rows, lines, path, text_field)
+    if form.kind == "tsv":
+        return _read_table(tsv_rows, lines, path, text_field)
+    if form.kind == "text":
+        beginning = _beginning(lines)
+        lines = itertools.chain(beginning, lines)
+        if not is_json_lines(path, [line for line in beginning if line.strip()]):
+            return _split(lines, split)
+    return _read_jsonl(lines, path, text_field, errors)
+
+
+def _has_fields(path: Path, errors: str) -> bool:
+    """Whether a file is a table or JSON lines."""
+    try:
+        form = format_of(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if form.kind != "text":
+        return True
+    beginning = _beginning(_lines(_decode(_chunks(path, form.compression), path, errors)))
+    return is_json_lines(path, [line for line in beginning if line.strip()])
+
+
+def _beginning(lines: Iterator[str]) -> list[str]:
+    """The lines up to the second that is not blank."""
+    beginning: list[str] = []
+    n_filled = 0
+    while n_filled < 2 and (line := next(lines, None)) is not None:
+        beginning.append(line)
+        n_filled += bool(line.strip())
+    return beginning
+
+
+def _chunks(path: Path, compression: str | None) -> Iterator[bytes]:
+    n_bytes = 0
+    try:
+        with path.open("rb") as file:
+            stream = opened(file, compression)
+            while chunk := stream.read(_CHUNK_BYTES):
+                if compression and not n_bytes:
+                    check_unpacked(path, chunk, compression)
+                n_bytes += len(chunk)
+                yield chunk
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from error
+        raise CorpusError(
+            f"{path}: broken {compression} file after {n_bytes} bytes of text ({error}); fetch or pack it again"
+        ) from error
+
+
+def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
+    r"""Decode UTF-8 with line endings made `\n`; a sequence cut by a chunk's end waits in the decoder."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    n_bytes, started = 0, False
+    for chunk in itertools.chain(chunks, [b""]):
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            place = f"byte offset {n_bytes - waiting + error.start}"
+            raise _bad_character(path, place, f"invalid UTF-8 (0x{error.object[error.start]:02x})") from error
+        if errors == "strict" and (index := chunk.find(b"\0")) >= 0:
+            raise _bad_character(path, f"byte offset {n_bytes + index}", "a NUL character (UTF-16, or not text?)")
+        text = text.replace("\0", "\ufffd")
+        if len(text) >= _LEAST_CHARS and (n := len(_NO_TEXT.findall(text))) > _MOST_REPLACED * len(text):
+            raise CorpusError(
+                f"{path}: not UTF-8 text, {n / len(text):.0%} of the characters from byte offset {n_bytes} on are "
+                "none; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
+            )
+        n_bytes += len(chunk)
+        if text and not started:
+            text, started = text.removeprefix("\ufeff"), True
+        yield newlines.decode(text, final=not chunk)
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    r"""Cut at `\n` alone: `str.splitlines` would cut at U+2028 and others too."""
+    parts: list[str] = []
+    for text in texts:
+        head, *rest = text.split("\n")
+        parts.append(head)
+        for line in rest:
+            yield "".join(parts)
+            parts = [line]
+    if last := "".join(parts):
+        yield last
+
+
+def _split(lines: Iterator[str], split: str) -> Iterator[tuple[str, str]]:
+    if split == "auto":
+        prefix: list[str] = []
+        n_chars = 0
+        while n_chars < _PREFIX_CHARS and (line := next(lines, None)) is not None:
+            prefix.append(line)
+            n_chars += len(line) + 1
+        filled = "".join("x" if line.strip() else " " for line in prefix).strip()
+        split = "blank" if " " in filled else "line"
+        lines = itertools.chain(prefix, lines)
+    if split == "file":
+        yield "", "\n".join(lines)
+    elif split == "line":
+        yield from ((f":{number}", line) for number, line in enumerate(lines, 1))
+    else:
+        numbered = enumerate(lines, 1)
+        for is_filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip())):
+            if is_filled:
+                (number, first), *rest = group
+                yield f":{number}", "\n".join([first, *(line for _, line in rest)])
+
+
+def _read_jsonl(lines: Iterator[str], path: Path, field: str, errors: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            hint = "expected one JSON object a line"
+            raise CorpusError(f"{path}:{number}: not JSON ({error}); {hint}") from error
+        if not isinstance(record, dict):
+            raise CorpusError(f"{path}:{number}: a JSON {type(record).__name__}, expected an object with {field!r}")
+        if field not in record:
+            raise _no_field(f"{path}:{number}", "field", field, list(record))
+        if not isinstance(text := record[field], str):
+            kind = "null" if text is None else type(text).__name__
+            raise CorpusError(f"{path}:{number}: field {field!r} is {kind}, expected a string (--text-field)")
+        # Raw control characters are no JSON: only an escape can bring in what UTF-8 text cannot hold.
+        yield f":{number}", _clean(text, path, f"line {number}", errors) if "\\u" in line else text
+
+
+def _read_table(
+    rows: Callable[[Iterable[tuple[int, str]], Path], Iterator[Row]], lines: Iterator[str], path: Path, column: str
+) -> Iterator[tuple[str, str]]:
+    for row in rows(enumerate(lines, 1), path):
+        if column not in row.values:
+            raise _no_field(path, "column", column, list(row.values))
+        yield f":{row.place.rpartition(':')[2]}", row.values[column]
+
+
+def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if schema.names.count(column) != 1:
+                raise _no_field(path, "column", column, schema.names)
+            kind = schema.field(column).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
+                raise CorpusError(f"{path}: column {column!r} holds {kind}, expected strings (--text-field)")
+            row = 0
+            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+                values = batch.column(0)
+                values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+                # As bytes, since a value that is not UTF-8 would fail with its whole batch.
+                for value in values.cast(pa.large_binary()).to_pylist():
+                    row += 1
+                    yield f":{row}", _parquet_text(value, path, row, errors)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from error
+        raise CorpusError(f"{path}: broken Parquet file ({reason_of(error)}); fetch or write it again") from error
+
+
+def _parquet_text(value: bytes | None, path: Path, row: int, errors: str) -> str:
+    if value is None:
+        raise CorpusError(f"{path}:{row}: null in place of a text; drop such rows")
+    try:
+        return _clean(value.decode("utf-8", errors), path, f"row {row}", errors)
+    except UnicodeDecodeError as error:
+        place = f"row {row}, byte offset {error.start} of the text"
+        raise _bad_character(path, place, f"invalid UTF-8 (0x{value[error.start]:02x})") from error
+
+
+def _clean(text: str, path: Path, place: str, errors: str) -> str:
+    if (match := _NUL_OR_SURROGATE.search(text)) and errors == "strict":
+        what = "a NUL character" if match[0] == "\0" else f"a lone surrogate (U+{ord(match[0]):04X})"
+        raise _bad_character(path, place, what)
+    return _NUL_OR_SURROGATE.sub("\ufffd", text) if match else text
+
+
+def _bad_character(path: Path, place: str, what: str) -> CorpusError:
+    return CorpusError(f"{path}: {what} at {place}; convert the file to UTF-8 or pass --errors replace")
+
+
+def _no_field(place: str | Path, kind: str, field: str, there: Sequence[str]) -> CorpusError:
+    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in there[:12]]
+    shown = ", ".join(map(repr, names)) + (", ..." if len(there) > 12 else "")
+    number = "no" if field not in there else "more than one"
+    return CorpusError(f"{place}: {number} {kind} {field!r}; there are {shown or 'none'} (choose with --text-field)")

@@ -1,0 +1,191 @@
+"""Train a byte-level BPE tokenizer as RoBERTa's, or load any that can serve for masked language modelling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from attention_guidance.commands.tokenization.training import byte_level_words, normalizer, train
+from attention_guidance.errors import ConfigError, reason_of
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+"""Special tokens of a trained tokenizer; the index is the id."""
+
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+"""The bytes and the special tokens."""
+
+_SIZES = (
+    (30_000, 512),
+    (300_000, 2048),
+    (2_000_000, 4096),
+    (30_000_000, 8192),
+    (300_000_000, 16384),
+    (3_000_000_000, 32768),
+)
+
+
+def suggest_vocab_size(n_bytes: int) -> int:
+    """Suggest a vocabulary size for a corpus of `n_bytes` bytes of UTF-8: from 512 tokens to 50,048."""
+    return next((size for limit, size in _SIZES if n_bytes < limit), 50_048)
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    max_length: int,
+    at_most: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE: nothing is lost and no space added, so that decoding gives back every text in NFC.
+
+    Training is deterministic: the same texts give the same vocabulary, in any process. The special tokens are
+    `<s> <pad> </s> <unk> <mask>`, ids 0 to 4; `<mask>` takes the spaces before it, as RoBERTa's. In ordinary
+    encoding their names in a text are read as those tokens; pass `split_special_tokens=True` to read them as text.
+
+    Args:
+        texts: The corpus, gone through once.
+        vocab_size: Number of tokens, special ones and the 256 bytes included.
+        max_length: Longest sequence in tokens the model can take, special ones included.
+        at_most: Be content with fewer tokens where the texts do not support `vocab_size`.
+        say: Gets a line where words are longer than 128 characters, and cut there; a warning is logged without.
+
+    Returns:
+        A fast tokenizer, which `AutoTokenizer` loads wherever transformers is installed.
+
+    Raises:
+        ConfigError: `vocab_size` is below 261, or above what the texts support (pairs seen twice or more).
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(f"vocabulary size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes and 5 special tokens)")
+    backend = _train_bpe(texts, vocab_size, say)
+    if (found := backend.get_vocab_size()) < vocab_size and not at_most:
+        raise ConfigError(
+            f"vocabulary size {vocab_size}: this text supports only {found} tokens; "
+            f"ask for {found} or fewer, or give more text"
+        )
+    start, pad, end, unknown, mask = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=start,
+        eos_token=end,
+        cls_token=start,
+        sep_token=end,
+        pad_token=pad,
+        unk_token=unknown,
+        # Given as a string the mask would lose its lstrip.
+        mask_token=_special(mask),
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(
+    path_or_name: str, needed: Iterable[str] = ("mask", "pad", "sep or eos", "cls or bos")
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, or by name from the Hugging Face cache or hub.
+
+    Args:
+        path_or_name: The folder, or the name.
+        needed: The special tokens that it must have; all that masked language modelling and packing need without.
+
+    Raises:
+        ConfigError: There is none, it holds no vocabulary, it is not a fast tokenizer, or it lacks a token that is
+            needed.
+    """
+    from transformers import AutoTokenizer  # brings in torch, which training a tokenizer does without
+
+    path = Path(path_or_name)
+    # "runs/x" with a folder "runs" here is a mistyped path: asking the hub for it would wait a minute.
+    is_local = path.exists() or path.is_absolute() or len(path.parts) > 2 or path_or_name.startswith((".", "~"))
+    if not path.exists() and (is_local or (len(path.parts) == 2 and path.parent.is_dir())):
+        raise ConfigError(f"tokenizer {path_or_name!r}: no such folder; give one that save_pretrained has written")
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"tokenizer {path_or_name!r}: a file; give the folder that holds it")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path_or_name)
+    except Exception as error:  # a damaged tokenizer.json raises a bare Exception
+        raise ConfigError(
+            f"tokenizer {path_or_name!r}: cannot be loaded ({reason_of(error)}); "
+            "give a folder with tokenizer.json and tokenizer_config.json, or a name on the Hugging Face hub"
+        ) from error
+    _require_usable(tokenizer, path_or_name, needed)
+    return tokenizer
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
+    r"""What each token stands for in a text, by the tokenizer's own decoder.
+
+    A leading space is a space, whatever marks it in the vocabulary; `##` of WordPiece stays, which says that a word
+    goes on. A token that is a part of a character shows its bytes, as `\xe4`.
+
+    Args:
+        tokenizer: a fast one.
+        ids: of the tokens.
+    """
+    decoder, added = tokenizer.backend_tokenizer.decoder, tokenizer.added_tokens_decoder
+    texts = []
+    for number in ids:
+        token = tokenizer.convert_ids_to_tokens(int(number))
+        # Added tokens are written as they are, never in a byte-level alphabet.
+        text = token if decoder is None or number in added else decoder.decode([token])
+        texts.append(_from_bytes(token) if "\ufffd" in text and "\ufffd" not in token else text)
+    return texts
+
+
+def _from_bytes(token: str) -> str:
+    """Undo GPT-2's printable stand-ins for bytes, where a token is no whole character."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    table = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
+    return bytes(table[character] for character in token).decode("utf-8", "backslashreplace")
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows that a model's table of embeddings needs: one more than the highest id, since a vocabulary may have gaps."""
+    return 1 + int(max(tokenizer.get_vocab().values()))
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False, lstrip=token == "<mask>")
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int, say: Callable[[str], None] | None) -> Tokenizer:
+    """Byte-level BPE with RoBERTa's special tokens around a text."""
+    # Words never hold letters and brackets, so that no merge can spell "</s>" or "<mask>".
+    backend = Tokenizer(models.BPE())
+    backend.normalizer, backend.pre_tokenizer = normalizer(), byte_level_words()
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[_special(token) for token in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    train(backend, texts, trainer, say)
+    start, end = ((token, SPECIAL_TOKENS.index(token)) for token in ("<s>", "</s>"))
+    backend.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=False)
+    return backend
+
+
+def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str, needed: Iterable[str]) -> None:
+    if not tokenizer.is_fast:
+        raise ConfigError(f"tokenizer {name!r}: a slow {type(tokenizer).__name__}; one with tokenizer.json is needed")
+    # A model's folder without tokenizer files loads without complaint, as special tokens alone.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ConfigError(f"tokenizer {name!r}: it has no vocabulary; give a folder with tokenizer.json")
+    there = {
+        "mask": (tokenizer.mask_token,),
+        "pad": (tokenizer.pad_token,),
+        "sep or eos": (tokenizer.sep_token, tokenizer.eos_token),
+        "cls or bos": (tokenizer.cls_token, tokenizer.bos_token),
+    }
+    if lacking := [kind for kind in needed if not any(there[kind])]:
+        what = "a masked language model" if "mask" in lacking else "the model"
+        raise ConfigError(
+            f"tokenizer {name!r}: no {' and no '.join(lacking)} token; give the tokenizer of {what}, or train one"
+        )

@@ -1,0 +1,166 @@
+"""benchmarks/downstream.py, recipe_rules.py and finetuning.py: whole at tiny sizes; the pages say what is kept."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["".join(random.Random(n).choices("abcdefgh", k=4)) for n in range(60)]
+
+
+def run(name, *arguments):
+    command = [sys.executable, ROOT / "benchmarks" / name, *arguments]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder like ../shared/data with one text and its entities."""
+    chance, folder = random.Random(0), tmp_path_factory.mktemp("data")
+    (folder / "swahili" / "ner").mkdir(parents=True)
+    for split, n in (("train", 1200), ("valid", 60)):
+        lines = [" ".join(chance.choices(WORDS, k=12)) for _ in range(n)]
+        (folder / "swahili" / f"{split}.txt").write_text("\n".join(lines))
+    for split, n in (("train", 40), ("dev", 16), ("test", 16)):
+        sentences = ["\n".join([f"{chance.choice(WORDS)} O", f"X{n % 3} B-PER"]) for n in range(n)]
+        (folder / "swahili" / "ner" / f"{split}.txt").write_text("\n\n".join(sentences))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(data, tmp_path_factory):
+    """What the long study finds, at 20 steps."""
+    work = tmp_path_factory.mktemp("work")
+    small = ["--preset", "tiny", "--steps", "20", "--seeds", "2", "--texts", "swahili"]
+    done = run("downstream.py", "long", *small, "--data", data, "--runs", work, "--results", work / "kept.jsonl")
+    assert done.returncode == 0, done.stderr
+    return work
+
+
+def test_the_study_compares_three_models(found):
+    (record,) = map(json.loads, (found / "kept.jsonl").read_text().splitlines())
+    runs = {path.name: json.loads((path / "results.json").read_text()) for path in found.glob("swahili-*-20-*")}
+    unguided = {name: result["final_loss"] for name, result in runs.items() if "unguided" in name}
+    assert len(unguided) == 3  # learning rates
+    best = min(unguided, key=unguided.get)
+    assert record["pretraining"]["unguided"]["learning_rate"] == float(best.rpartition("20-")[2])
+    assert record["pretraining"]["unguided"]["heads"] == ""
+    assert record["pretraining"]["guided"]["learning_rate"] == 1e-3
+    curve = next(result["curve"] for name, result in runs.items() if "unguided" not in name)
+    reached = [point["step"] for point in curve if point["step"] and point["loss"] <= unguided[best]]
+    assert record["overtaking_step"] == (reached[0] if reached else 20)
+    assert record["models"]["guided"]["seeds"] == 2
+    gap = record["differences"]["guided"]
+    assert gap["value"] == pytest.approx(record["models"]["guided"]["mean"] - record["models"]["unguided"]["mean"])
+    # None of the 16 test sentences stands in the text.
+    assert record["unseen"]["sentences"] == 16
+    unseen = record["unseen"]["differences"]["guided"]
+    assert unseen == {name: gap[name] for name in unseen}
+
+
+def test_what_the_study_found_is_a_table(found):
+    shown = run("downstream.py", "--show", "--results", found / "kept.jsonl").stdout
+    (record,) = map(json.loads, (found / "kept.jsonl").read_text().splitlines())
+    assert "20 steps, the unguided model's learning rate chosen first" in shown
+    assert f"| Swahili entities | entity F1 | {100 * record['baseline']['test']['f1']:.1f} |" in shown
+    assert f"{100 * record['differences']['guided']['value']:+.1f} (" in shown
+
+
+def test_the_third_model_can_be_left_out(found, data, tmp_path):
+    small = ["--preset", "tiny", "--steps", "20", "--seeds", "2", "--texts", "swahili", "--without-overtaking"]
+    kept = tmp_path / "kept.jsonl"
+    done = run("downstream.py", "long", *small, "--data", data, "--runs", found, "--results", kept)
+    assert done.returncode == 0, done.stderr
+    (without,), (whole,) = (map(json.loads, path.read_text().splitlines()) for path in (kept, found / "kept.jsonl"))
+    assert [*without["models"]] == ["unguided", "guided"]
+    assert [*without["differences"]] == ["guided"]
+    assert without["differences"]["guided"] == whole["differences"]["guided"]
+    assert f"| – | {without['overtaking_step']} |" in done.stdout
+
+
+def test_settings_of_the_recipe_are_changed_one_at_a_time(data, tmp_path):
+    small = ["--preset", "tiny", "--steps", "12", "--seeds", "2", "--only", "masking", "steps", "--megabytes", "0.04"]
+    kept = tmp_path / "kept.jsonl"
+    done = run("recipe_rules.py", *small, "--data", data, "--runs", tmp_path, "--results", kept)
+    assert done.returncode == 0, done.stderr
+    masking, steps = map(json.loads, kept.read_text().splitlines())
+    assert {value: facts["masking_rate"] for value, facts in masking["tried"].items()} == {
+        "default": 0.15, "30 %": 0.3, "40 %": 0.4,
+    }  # fmt: skip
+    assert [facts["max_steps"] for facts in steps["tried"].values()] == [12, 4, 24]
+    assert masking["models"]["default"] == steps["models"]["default"]
+    gap = masking["differences"]["30 %"]
+    means = {value: model["mean"] for value, model in masking["models"].items()}
+    assert gap["value"] == pytest.approx(means["30 %"] - means["default"])
+    assert f"| Swahili, 0.04 MB | masking | 30 % | {100 * means['30 %']:.1f} ±" in done.stdout
+
+
+def test_the_recipe_of_a_small_text_is_held_against_the_larger_model(data, tmp_path):
+    small = ["--preset", "tiny", "--steps", "16", "--seeds", "2", "--only", "model", "--sentences", "24"]
+    kept = tmp_path / "kept.jsonl"
+    done = run("recipe_rules.py", *small, "--data", data, "--runs", tmp_path, "--results", kept)
+    assert done.returncode == 0, done.stderr
+    (record,) = map(json.loads, kept.read_text().splitlines())
+    facts = record["tried"]
+    assert [(f["preset"], f["max_steps"], f["tokens_per_step"]) for f in facts.values()] == [
+        ("tiny", 16, 1024), ("mini", 4, 4096), ("mini", 16, 4096),
+    ]  # fmt: skip
+    run_of_default = next(path for path in tmp_path.glob("*-ner/*/finetune.json") if "default" in str(path))
+    assert json.loads(run_of_default.read_text())["data"]["train"]["examples"] == record["sentences"] == 24
+    assert "labelled sentences | model | mini |" in done.stdout
+
+
+def test_settings_of_another_run_are_not_taken(found, data):
+    """What is kept under a name is of the settings it is asked for."""
+    small = ["--steps", "20", "--seeds", "2", "--texts", "swahili", "--preset", "mini", "--pretrain-only"]
+    done = run("downstream.py", "long", *small, "--data", data, "--runs", found)
+    assert done.returncode == 2
+    assert "holds a run with preset='tiny', not 'mini'" in done.stderr
+
+
+def test_test_sentences_in_the_text_are_counted(data, tmp_path):
+    text, test = tmp_path / "data" / "hausa", tmp_path / "data" / "hausa" / "ner"
+    test.mkdir(parents=True)
+    (text / "train.txt").write_text("one Two, three four five!\nmore\n")
+    sentences = ("one two three four five", "one two three four six")
+    (test / "test.txt").write_text(
+        "\n\n".join("\n".join(f"{word} O" for word in sentence.split()) for sentence in sentences)
+    )
+    done = run("downstream.py", "--overlap", "--texts", "hausa", "english", "--data", tmp_path / "data",
+               "--results", tmp_path / "kept.jsonl")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Test sentences that stand in the text, without labels: Hausa 1 of 2." in done.stdout
+
+
+@pytest.mark.parametrize("name", ["downstream.py", "finetuning.py", "recipe_rules.py"])
+def test_nothing_kept(tmp_path, name):
+    assert run(name, "--show", "--results", tmp_path / "none.jsonl").stdout == "nothing is kept yet\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("downstream.py", "README.md"),
+        ("finetuning.py", "docs/finetuning.md"),
+        ("recipe_rules.py", "docs/low-resource.md"),
+    ],
+)
+def test_pages_say_what_is_kept(name, page):
+    shown = run(name, "--show")
+    assert shown.returncode == 0, shown.stderr
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line in filter(None, shown.stdout.splitlines()):
+        assert line == "nothing is kept yet" or line in text, line
+
+
+def test_missing_data_are_named(tmp_path):
+    for command in (["downstream.py", "short"], ["finetuning.py"], ["recipe_rules.py"]):
+        done = run(*command, "--data", tmp_path / "none")
+        assert done.returncode == 2
+        assert "are not there" in done.stderr

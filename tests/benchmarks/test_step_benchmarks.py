@@ -1,0 +1,54 @@
+"""Benchmarks of a training step: each whole at a tiny size, and what is kept is what the pages say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(benchmark, *arguments):
+    command = [sys.executable, ROOT / "benchmarks" / f"{benchmark}.py", *arguments]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+
+
+def whole(benchmark, folder, *arguments):
+    """What is kept of a run, each of it shown."""
+    kept = folder / "kept.jsonl"
+    done = run(benchmark, "--preset", "tiny", "--vocabulary", "500", "--rounds", "2", "--results", kept, *arguments)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in kept.read_text().splitlines()]
+    for record in records:
+        assert f"{record['ratio']:.2f} (" in done.stdout
+    return records
+
+
+def test_masked_head(tmp_path):
+    (record,) = whole("masked_head", tmp_path, "--positions", "32")
+    assert abs(record["losses"]["whole"] - record["losses"]["masked"]) < 1e-5
+
+
+def test_short_attention(tmp_path):
+    records = whole("short_attention", tmp_path, "--tokens", "128", "--lengths", "16", "32")
+    assert [record["length"] for record in records] == [16, 32]
+
+
+@pytest.mark.parametrize("benchmark", ["masked_head", "short_attention"])
+def test_nothing_is_kept_yet(tmp_path, benchmark):
+    assert run(benchmark, "--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "page"), [("masked_head", "docs/pretraining.md"), ("short_attention", "DESIGN.md")]
+)
+def test_what_is_kept_is_what_the_page_says(benchmark, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = run(benchmark, "--show").stdout.splitlines()
+    assert lines
+    for line in lines:
+        assert line in text, line

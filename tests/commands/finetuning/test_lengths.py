@@ -1,0 +1,142 @@
+"""What is asked of a tokenizer, how long its texts may be, and what is saved of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from finetunings import read
+from tokenizers import processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    pipeline,
+)
+
+from attention_guidance.commands.finetuning.fits.kept import write_fine_tuned
+from attention_guidance.commands.studies.models import longest_sequence
+from attention_guidance.commands.tokenization.byte_level import load_tokenizer
+from attention_guidance.errors import ConfigError
+
+FAST = ["--epochs", "1", "--batch-size", "8", "--learning-rates", "1e-2", "--seeds", "1", "--no-baseline", "-q"]
+
+
+@pytest.fixture
+def long_model(tmp_path, whole_run):
+    """A model of 8,192 positions, with its tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "model")
+    tokenizer.model_max_length = 8192
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=8192, **sizes))
+    model.save_pretrained(tmp_path / "long")
+    tokenizer.save_pretrained(tmp_path / "long")
+    return tmp_path / "long"
+
+
+def test_a_long_model_takes_what_it_has_positions_for(tmp_path, cli, long_model, capsys):
+    model, tokenizer = BertModel.from_pretrained(long_model), AutoTokenizer.from_pretrained(long_model)
+    assert longest_sequence(model, tokenizer) == 8192
+    assert longest_sequence(model, tokenizer, 9000) == 8192
+    tokenizer.model_max_length = 2048
+    assert longest_sequence(model, tokenizer) == 2048
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"{'b d ' * 290}{x}\t{x}\n" for x in "xyxyxy"))
+    files = ["--train", tmp_path / "a.tsv", "--dev", tmp_path / "a.tsv"]
+    command = ["finetune", long_model, "--task", "classify", *files, "-o", tmp_path / "out", *FAST]
+    assert cli(*command, "--max-length", "8193") == 2
+    assert "--max-length 8193: this model takes at most 8192 tokens" in capsys.readouterr().err
+    assert cli(*command, "--max-length", "700") == 0
+    content = read(tmp_path / "out")
+    assert content["settings"]["max_length"] == 700
+    assert content["data"]["train"]["cut"] == 0
+    saved = AutoTokenizer.from_pretrained(tmp_path / "out" / "model")
+    assert saved.model_max_length == 700
+    assert cli(*command, "--overwrite") == 0
+    content = read(tmp_path / "out")
+    assert content["data"]["train"]["cut"] == 6
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "model").model_max_length == 512
+
+
+@pytest.mark.parametrize("longest", [8, 24, 512])
+@pytest.mark.parametrize("before", [32, int(1e30)])
+def test_a_saved_model_is_given_no_more_than_it_was_fine_tuned_on(tmp_path, long_model, longest, before):
+    tokenizer = AutoTokenizer.from_pretrained(long_model)
+    tokenizer.model_max_length = before
+    model = AutoModelForSequenceClassification.from_pretrained(long_model)
+    write_fine_tuned(tmp_path / "out", model, tokenizer, longest)
+    saved = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (saved.model_max_length, tokenizer.model_max_length) == (longest, before)
+    assert len(saved("b d " * 500, truncation=True)["input_ids"]) == longest
+
+
+def without_mask(tokenizer, **others):
+    """A tokenizer as T5's: an end, and neither mask nor beginning."""
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", special_tokens=[("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", model_max_length=64, **{"pad_token": "<pad>"} | others
+    )
+
+
+@pytest.fixture
+def t5_encoder(tmp_path, whole_run):
+    tokenizer = without_mask(AutoTokenizer.from_pretrained(whole_run / "model"), eos_token="</s>")
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(tokenizer), eos_token_id=2, pad_token_id=1, decoder_start_token_id=1, **sizes)
+    T5EncoderModel(config).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
+
+
+@pytest.mark.parametrize("task", ["classify", "ner"])
+def test_an_encoder_of_t5_needs_no_mask(tmp_path, cli, t5_encoder, table, task):
+    files = table(["x", "y"], n=160)
+    if task == "ner":
+        for path in files[1::2]:
+            rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+            path.write_text("".join(f"{text.split()[0]} B-{label}\nbc O\n\n" for text, label in rows))
+    out = tmp_path / "out"
+    assert cli("finetune", t5_encoder, "--task", task, *files, "-o", out, *FAST, "--epochs", "4") == 0
+    content = read(out)
+    assert content["scores"][content["metric"]]["mean"] > 0.9
+    if task == "ner":
+        return
+    say = pipeline("text-classification", model=str(out / "model"))
+    assert say.model.config.num_decoder_layers == 1
+    for line in (out / "predictions" / "test-seed-1.tsv").read_text().splitlines()[1:]:
+        text, _, predicted = line.split("\t")
+        assert say(text)[0]["label"] == predicted
+
+
+def test_what_has_no_limit_takes_the_length_that_is_asked_for(tmp_path, cli, t5_encoder):
+    tokenizer = AutoTokenizer.from_pretrained(t5_encoder)
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(t5_encoder)
+    model = T5EncoderModel.from_pretrained(t5_encoder)
+    assert longest_sequence(model, tokenizer) == 512
+    assert longest_sequence(model, tokenizer, 700) == 700
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "".join(f"{'b d ' * 290}{x}\t{x}\n" for x in "xyxyxy"))
+    command = ["finetune", t5_encoder, "--task", "classify", "--train", tmp_path / "a.tsv", "--dev", tmp_path / "a.tsv"]
+    for length, expected, cut in ((["--max-length", "700"], 700, 0), ([], 512, 6)):
+        assert cli(*command, "-o", tmp_path / f"out{expected}", *FAST, *length) == 0
+        content = read(tmp_path / f"out{expected}")
+        assert (content["settings"]["max_length"], content["data"]["train"]["cut"]) == (expected, cut)
+
+
+def test_a_tokenizer_is_asked_for_what_is_needed(tmp_path, cli, whole_run, t5_encoder, table, capsys):
+    with pytest.raises(ConfigError, match="no mask and no cls or bos token; give the tokenizer of a masked language"):
+        load_tokenizer(str(t5_encoder))
+    assert load_tokenizer(str(t5_encoder), ["pad", "sep or eos"]).mask_token is None
+    # A task needs no end either, but batches need padding.
+    bare = without_mask(AutoTokenizer.from_pretrained(whole_run / "model"))
+    bare.save_pretrained(tmp_path / "bare")
+    assert load_tokenizer(str(tmp_path / "bare"), ["pad"]).eos_token is None
+    without_mask(AutoTokenizer.from_pretrained(whole_run / "model"), pad_token=None).save_pretrained(t5_encoder)
+    command = ["finetune", t5_encoder, "--task", "classify", *table(["x", "y"], n=24), "-o", tmp_path / "out"]
+    assert cli(*command) == 2
+    assert "no pad token; give the tokenizer of the model, or train one" in capsys.readouterr().err
