@@ -48,7 +48,9 @@ def _entries(folder: Path, depth: int, *, with_modules: bool) -> Iterator[str]:
     packages = sorted(path.parent for path in folder.glob("*/__init__.py"))
     for package in sorted(packages, key=lambda path: (path.name == "commands", path.name)):
         yield _line(f"{package.name}/", package / "__init__.py", depth)
-        yield from _entries(package, depth + 1, with_modules=with_modules and package.name not in ("commands", "triton"))
+        yield from _entries(
+            package, depth + 1, with_modules=with_modules and package.name not in ("commands", "triton")
+        )
 
 
 def _line(name: str, path: Path, depth: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
     arguments = vars(_parser().parse_args(argv))
-    arguments.pop("command")
+    command = arguments.pop("command")
     run = arguments.pop("run")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
@@ -37,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(run(arguments))
     except GuidanceError as error:
         sys.exit(fail(error, 2))
+    except ImportError:
+        if not (missing := _missing_packages()):
+            raise
+        message = f"{command} needs {', '.join(missing)}, not installed here: pip install 'attention-guidance[cli]'"
+        sys.exit(fail(message, 2))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has gone; do not complain about it at exit either.
@@ -52,6 +58,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(fail("the memory of the GPU does not suffice; try a smaller --batch-size or a smaller model", 1))
     except KeyboardInterrupt:
         _leave(fail("interrupted", 130))
+
+
+def _missing_packages() -> list[str]:
+    """Packages of the extra `cli` that are not installed."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    missing = []
+    try:
+        wanted = [line for line in distribution("attention-guidance").requires or () if line.endswith('extra == "cli"')]
+    except PackageNotFoundError:  # run from its source
+        return []
+    for line in wanted:
+        name = re.split(r"[^\w.-]", line)[0]
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    return missing
 
 
 def _leave(code: int) -> NoReturn:
