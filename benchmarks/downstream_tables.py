@@ -35,7 +35,7 @@ def show(path: Path) -> str:
             parts.append("\n".join([f"**{title.format(steps=steps)}**", "", *_table(records), *_averages(records)]))
     if overlaps:
         counts = (f"{text.capitalize()} {found['found']:,} of {found['of']:,}" for text, found in overlaps.items())
-        parts.append(f"Test sentences that stand in the text, without labels: {', '.join(counts)}.")
+        parts.append(f"Test sentences that occur in the text, without labels: {', '.join(counts)}.")
     for (study, text, _), record in newest.items():
         if "unseen" in record:
             unseen = record["unseen"]

@@ -135,7 +135,7 @@ def test_test_sentences_in_the_text_are_counted(data, tmp_path):
     done = run("downstream.py", "--overlap", "--texts", "hausa", "english", "--data", tmp_path / "data",
                "--results", tmp_path / "kept.jsonl")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Test sentences that stand in the text, without labels: Hausa 1 of 2." in done.stdout
+    assert "Test sentences that occur in the text, without labels: Hausa 1 of 2." in done.stdout
 
 
 @pytest.mark.parametrize("name", ["downstream.py", "finetuning.py", "recipe_rules.py"])
