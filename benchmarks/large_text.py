@@ -159,7 +159,7 @@ def show(path: Path) -> str:
         newest[record["gigabytes"], record["device"]] = record
     if not newest:
         return "nothing is kept yet"
-    head = ("text", "tokens", "peak of resident memory", "of it libraries", "throughput, of encode_batch's", "device")
+    head = ("text", "tokens", "peak resident memory", "of which libraries", "throughput over encode_batch", "device")
     rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
     for record in newest.values():
         rows.append(
