@@ -25,7 +25,7 @@ def show(path: Path) -> None:
             print(_SAID[record["part"]](record))
     asked = [record for record in newest.values() if record["part"] == "probe"]
     if asked:
-        print("\n| probe | model | n | max | mean | chance | best head, honestly | best rule, honestly | apart |")
+        print("\n| probe | model | n | max | mean | chance | best head, held out | best rule, held out | apart |")
         print("|---|---|---|---|---|---|---|---|---|")
     for record in asked:
         print(_probe_row(record))
