@@ -35,7 +35,7 @@ EXACT = "tests/test_encoders.py::test_loss_and_gradients_are_those_of_the_eager_
 OUTSIDE = "tests/test_encoders.py::test_encoders_outside_the_interface_say_so"
 # What people call it, the tests that show it, and what to know.
 WAYS = {
-    "a loop of one's own": (["tests/test_training_loops.py::test_plain_loop"], ""),
+    "your own training loop": (["tests/test_training_loops.py::test_plain_loop"], ""),
     "Trainer": (
         ["tests/test_training_loops.py::test_trainer"],
         "schedules and logs: `callbacks=[guidance.callback()]`",
@@ -51,27 +51,27 @@ WAYS = {
     "torch.compile": (["tests/ways/test_compile.py"], "also `fullgraph=True`, without checkpointing"),
     "DistributedDataParallel": (
         ["tests/ways/test_distributed.py::*ddp"],
-        "guidance is the mean over processes, as the objective",
+        "guidance is the mean over processes, like the objective",
     ),
-    "FSDP2 (`fully_shard`)": (["tests/ways/test_distributed.py::*fsdp"], "guide before or after"),
+    "FSDP2 (`fully_shard`)": (["tests/ways/test_distributed.py::*fsdp"], "call `guide` before or after sharding"),
     "sentence-transformers": (
         ["tests/ways/test_sentence_transformers.py"],
         "`callbacks=[guidance.callback()]`, or `within=` the loss; not its `Cached...` losses",
     ),
     "PEFT": (["tests/ways/test_peft.py"], "LoRA, adapters, prompt tuning; prefix tuning is refused"),
-    "several texts a loss (siamese, SimCSE)": (["tests/test_passes.py::test_two_texts"], "guidance of all calls"),
+    "several texts per loss (siamese, SimCSE)": (["tests/test_passes.py::test_two_texts"], "guidance sums all calls"),
     "packed sequences": (
         ["tests/ways/test_packed.py::*packed"],
-        "`position_ids` that restart; no target across a border",
+        "`position_ids` that restart; no target in another document",
     ),
 }
 
 
-# What may become of a model that is not guided exactly, and the heading of its table.
+# The outcomes for a model that is not guided exactly, and the heading of each table.
 OTHERWISE = {
-    "WRONG": "Guided, and wrong by the maps",
-    "not compared": "Taken, and not compared",
-    "refused in a pass": "Taken, and refused in the first training pass",
+    "WRONG": "Guided, and wrong against the eager maps",
+    "not compared": "Accepted, not compared",
+    "refused in a pass": "Accepted, refused in the first training pass",
     "not built": "Could not be made here",
 }
 
@@ -132,9 +132,9 @@ def page(outcomes: Outcomes, found: dict[str, Any]) -> str:
         "",
         "## Encoders",
         "",
-        "Loss and gradients of a small random model, in float64, against its own eager attention maps.",
+        "Loss and gradients of a small random model, in float64, compared with those from its own eager maps.",
         "",
-        "| family | guided exactly | backend that `auto` takes |",
+        "| family | guided exactly | backend chosen by `auto` |",
         "|---|---|---|",
     ]
     for name in encoders.GUIDABLE:
@@ -142,16 +142,16 @@ def page(outcomes: Outcomes, found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {'yes' if ok else 'NO'} | {encoders.AUTO.get(name, 'blocked')} |")
     lines += [
         "",
-        "Every family that transformers has stands in the next section. These are refused:",
+        "The next section lists every family of transformers. These are refused:",
         "",
         "| family | refused with an error | reason |",
         "|---|---|---|",
     ]
     for name in encoders.OUTSIDE:
         ok = outcomes.passed(f"{OUTSIDE}[{name}]")
-        lines.append(f"| {name} | {'yes' if ok else 'NO'} | computes its attention itself, past the interface |")
+        lines.append(f"| {name} | {'yes' if ok else 'NO'} | computes its attention itself, outside the interface |")
     lines += ["", *family_lines(found)]
-    lines += ["", WAYS_HEADING, "", "| way | works | to know |", "|---|---|---|"]
+    lines += ["", WAYS_HEADING, "", "| way | works | notes |", "|---|---|---|"]
     for way, (tests, note) in WAYS.items():
         lines.append(f"| {way} | {'yes' if all(map(outcomes.passed, tests)) else 'NO'} | {note} |")
     return "\n".join([*lines, ""])
@@ -167,17 +167,16 @@ def family_lines(found: dict[str, Any]) -> list[str]:
     lines = [
         FAMILIES,
         "",
-        f"transformers has {len(found)} models without a head that can be imported here. `guide()` was tried on each,",
-        "in the smallest size that could be made. What it takes was trained on for one pass, in float64, and the loss",
-        "of guidance and its gradients compared with the eager attention maps of an unguided copy.",
+        f"transformers has {len(found)} headless models that can be imported here. `guide()` was called on each, in",
+        "the smallest size that could be built. Each accepted model ran one training pass in float64, and its guidance",
+        "loss and gradients were compared with those from the eager attention maps of an unguided copy.",
         "",
-        f"The {counts['refused']} models that stand nowhere below are refused with a reason: they are decoders, hold "
-        "several stacks",
-        "of attention, or compute it past the interface.",
+        f"The {counts['refused']} models not listed below are refused with a reason: they are decoders, contain",
+        "several stacks of attention, or compute attention outside the interface.",
         "",
         f"### Guided exactly: {len(exact)} families",
         "",
-        "| family | models | backend that `auto` takes |",
+        "| family | models | backend chosen by `auto` |",
         "|---|---|---|",
     ]
     for family, names in sorted(exact.items()):
