@@ -10,7 +10,7 @@ Forward, backward and both, at as many tokens for each length. Half of the heads
 with their loss and its gradient. All arms stand in one process and take turns, in an order drawn anew for every round;
 a ratio is the median over rounds, with a bootstrap 95 % interval. Times are the GPU's own, with all work in its queue;
 *launch* is what Python takes to put it there, and *host-bound* the share of rounds in which the GPU had to wait for
-Python all the same (`flash` asks it for a number on the way). What the layers of a model share is made beforehand.
+Python all the same. What the layers of a model share is made beforehand.
 TFLOP/s count the matrix products of attention, 4 B H T^2 D forward and 2.5 times that backward; the ceiling is a
 product of large matrices in the same run. *Memory* is an arm's peak in forward and backward beyond its inputs, over
 that of SDPA's flash kernel. An arm that is not right at a small size is not timed.

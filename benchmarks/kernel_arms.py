@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention_guidance.forward.split_heads import join_heads, split_heads
-from attention_guidance.loss import flash, triton
+from attention_guidance.loss import triton
 from attention_guidance.loss.aggregate import mean, query_sums
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
 from attention_guidance.patterns import First, Offset, Sequences, Targets
@@ -27,8 +26,8 @@ WEIGHT = 0.1
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Each pass with its share of the forward pass's products.
 PASSES = {"forward": 1.0, "backward": 2.5, "both": 3.5}
-BASELINE, FLEX, UNGUIDED, GUIDED, APART = "sdpa-flash", "flex", "triton-unguided", "triton-guided", "flash-guided"
-ARMS = (BASELINE, FLEX, UNGUIDED, GUIDED, APART)
+BASELINE, FLEX, UNGUIDED, GUIDED = "sdpa-flash", "flex", "triton-unguided", "triton-guided"
+ARMS = (BASELINE, FLEX, UNGUIDED, GUIDED)
 Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, RowStatistics | None]]
 _PATTERNS = (Offset(1), Offset(-1), First())
 # Cycles of a GPU: some half a millisecond, and some twenty.
@@ -113,7 +112,7 @@ def way(name: str, setting: Setting) -> Attend:
     """
     if name in (UNGUIDED, GUIDED):
         return _fused(setting, setting.groups if name == GUIDED else ())
-    return {BASELINE: _sdpa_flash, FLEX: _flex, APART: _apart(setting)}[name]
+    return {BASELINE: _sdpa_flash, FLEX: _flex}[name]
 
 
 def _sdpa_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
@@ -141,20 +140,6 @@ def _fused(setting: Setting, groups: tuple[tuple[Targets, int], ...]) -> Attend:
         call = GuidedAttention(query, key, value, groups, setting.channels**-0.5, heads=heads, shared=shared)
         out, statistics = triton.attend(call)
         return out, statistics if groups else None
-
-    return attend
-
-
-def _apart(setting: Setting) -> Attend:
-    """The guided heads by the backend `flash`, the others by SDPA, as `GuidedLayer` does."""
-    groups, scale = setting.groups, setting.channels**-0.5
-    chosen, others = range(setting.n_guided), range(setting.n_guided, setting.heads)
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, RowStatistics]:
-        (q, q_rest), (k, k_rest), (v, v_rest) = (split_heads(tensor, chosen, others) for tensor in (query, key, value))
-        out, statistics = flash.attend(GuidedAttention(q, k, v, groups, scale))
-        rest = scaled_dot_product_attention(q_rest, k_rest, v_rest, scale=scale)
-        return join_heads(out, rest, chosen, others).transpose(1, 2), statistics
 
     return attend
 

@@ -7,7 +7,7 @@ import functools
 import math
 
 import torch
-from kernel_arms import APART, GUIDED, Attend, Setting, Tensors, way
+from kernel_arms import GUIDED, Attend, Setting, Tensors, way
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -41,7 +41,7 @@ def _errors_at(name: str, heads: int, channels: int, dtype: str, device: str, le
     setting = Setting(_BATCH, heads, length, channels, dtype, device)
     tensors = Tensors(setting)
     found = _results(way(name, setting), tensors)
-    expected = _results(_truth(setting, guided=name in (GUIDED, APART)), tensors.exact())
+    expected = _results(_truth(setting, guided=name == GUIDED), tensors.exact())
     return {what: _error(found[what], exact) for what, exact in expected.items()}
 
 
