@@ -43,7 +43,7 @@ bench-gpu:
 	mkdir -p $(OUT)
 	$(PYTHON) benchmarks/kernel.py --budget 120 --seconds 15 --results $(OUT)/kernel.jsonl
 	$(PYTHON) benchmarks/cost.py --layers 12 --vocabulary 50265 --tokens 16384 --lengths 512 --dtypes bf16 \
-		--backends triton flash --device cuda --seconds 60 --results $(OUT)/cost.jsonl
+		--backends triton blocked reference --device cuda --seconds 60 --results $(OUT)/cost.jsonl
 
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checker"

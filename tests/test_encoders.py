@@ -103,13 +103,12 @@ def test_encoders_outside_the_interface_say_so(name):
 
 @pytest.mark.parametrize("name", ["Bert", "EuroBert"])
 @pytest.mark.parametrize("heads", ["next@0,2 first@1,3", "next@3,0 first@1 previous@2", "next@0,2 first@1"])
-@pytest.mark.parametrize("backend", ["blocked", "flash"])
-def test_heads_in_any_order_keep_their_places(name, heads, backend):
+def test_heads_in_any_order_keep_their_places(name, heads):
     """All heads guided, their patterns interleaved, keys shared by two heads or not: outputs and gradients."""
     found = []
-    for which in ("reference", backend):
+    for backend in ("reference", "blocked"):
         model, inputs = encoders.make(name)
-        handle = guide(model, heads, weight=1.0, backend=which)
+        handle = guide(model, heads, weight=1.0, backend=backend)
         output = model(**inputs)[0]
         (output.square().sum() + handle.loss()).backward()
         gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

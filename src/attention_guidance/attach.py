@@ -53,8 +53,8 @@ def guide(
         weight: factor on the guidance loss; with `query` normalization, the pull on each guided head.
         loss: `squared_error` (the paper's) or `log_mass` (minus the log of the mass on the targets).
         normalization: `query` (sum over heads of the mean over rows) or `elementwise` (the authors' scale).
-        backend: what computes the guided heads: `auto`, `reference` (dense maps, serves everything), `blocked` (CPUs),
-            `flash`, `flex` or `triton`; see `attention_guidance.loss.backends`.
+        backend: what computes the guided heads: `auto`, `reference` (dense maps, serves everything), `blocked` (plain
+            torch, keeps no map) or `triton` (NVIDIA GPUs, experimental); see `attention_guidance.loss.backends`.
         schedule: how the weight changes over training; a `Schedule` or the name of its shape. Anything but `constant`
             needs to hear of the steps: from ``callbacks=[guidance.callback()]`` under Trainer, from ``guidance.step()``
             in a loop of one's own.

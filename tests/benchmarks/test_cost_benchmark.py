@@ -63,7 +63,7 @@ def test_steps(run, capsys):
         assert (kept["kind"], kept["dtype"], kept["rounds"]) == ("cost", "fp32", 2)
         arms = kept["arms"]
         assert arms.keys() | kept["skipped"].keys() == {"unguided", "naive", *backends.NAMES}
-        assert {"unguided", "reference", "blocked", "flash", "naive"} <= arms.keys()
+        assert {"unguided", "reference", "blocked", "naive"} <= arms.keys()
         assert all(arm.keys() == STEP_FIGURES for arm in arms.values())
         assert all(arm["ratio_low"] <= arm["ratio"] <= arm["ratio_high"] for arm in arms.values())
         assert arms["unguided"]["ratio"] == 1
@@ -129,6 +129,21 @@ def test_emulated_bf16_is_told(run, monkeypatch, capsys):
     assert kept["bf16_emulated"]
     assert kept["rounds"] == 5
     assert "bf16 is emulated" in capsys.readouterr().out
+
+
+def test_results_of_a_backend_that_is_gone_are_still_shown(cost, monkeypatch, capsys):
+    """Those that are kept have arms of `flash`, which is asked for in vain now."""
+    monkeypatch.setattr(sys, "argv", ["cost.py", "--show"])
+    cost.main()
+    arms = [line.split("|")[6].strip() for line in capsys.readouterr().out.splitlines() if line]
+    assert {"flash", "blocked"} <= set(arms)
+
+
+def test_a_backend_that_is_gone_is_skipped(run):
+    (kept,) = run(f"{TOY} --lengths 16 --dtypes fp32 --repeats 2 --no-memory --backends flash")
+    assert kept["skipped"] == {
+        "flash": "ConfigError: unknown backend 'flash'; expected auto or one of reference, blocked, triton"
+    }
 
 
 def test_show_and_keep(run, tmp_path, capsys):

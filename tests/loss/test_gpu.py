@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: its backends against the reference in float64 on the CPU. Skipped where there is none.
+"""On an NVIDIA GPU: the backends against the reference in float64 on the CPU. Skipped where there is none.
 
 `make test-gpu` runs this file. What the kernels do in Triton's interpreter is tested in test_triton.py.
 """
@@ -12,7 +12,7 @@ from numerics import assert_as_good_as
 from test_numerics import Eager
 
 from attention_guidance import guide
-from attention_guidance.loss import flash, flex, reference, triton
+from attention_guidance.loss import blocked, reference, triton
 from attention_guidance.loss.backends import agrees
 from attention_guidance.patterns import Targets
 
@@ -53,7 +53,7 @@ def evaluate_on_gpu(backend, call, of="output rows"):
     return {name: value.cpu() for name, value in evaluate(Moved, call, of).items()}
 
 
-@pytest.mark.parametrize("backend", [reference, flash, flex, triton], ids=["reference", "flash", "flex", "triton"])
+@pytest.mark.parametrize("backend", [reference, blocked, triton], ids=["reference", "blocked", "triton"])
 @DTYPES
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("length", [63, 128, 513])
@@ -102,12 +102,13 @@ class TestKernels:
             again = evaluate_on_gpu(triton, call)
             assert all(torch.equal(first[name], again[name]) for name in first)
 
-    def test_dropout_keeps_the_same_in_every_kernel(self):
+    @pytest.mark.parametrize("backend", [blocked, triton], ids=["blocked", "triton"])
+    def test_dropout_keeps_the_same_in_every_kernel(self, backend):
         """With values of one number each row of the output is what was kept; its gradient too."""
         call = on_gpu(make_call(PATTERNS[:2], "keys", length=500, channels=64, dropout=0.25), torch.float32)
         call = dataclasses.replace(call, value_BHKD=torch.ones_like(call.value_BHKD).requires_grad_())
         torch.manual_seed(1)
-        out, _ = triton.attend(call)
+        out, _ = backend.attend(call)
         assert out.mean().item() == pytest.approx(1.0, abs=0.01)
         (grad_value,) = torch.autograd.grad(out.sum(), call.value_BHKD)
         # Either sums all that was kept, with its probability.
@@ -126,7 +127,7 @@ class TestKernels:
         torch.testing.assert_close(rows.mass_BHQ, expected.mass_BHQ, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["triton", "flash"])
+@pytest.mark.parametrize("name", ["triton", "blocked"])
 def test_auto_takes_a_fast_backend(name):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for channels in (32, 64, 96, 128):
@@ -145,7 +146,7 @@ def test_a_compiled_model_has_the_same_loss(make_model, batch):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["auto", "triton", "flash"])
+@pytest.mark.parametrize("backend", ["auto", "triton", "blocked"])
 def test_a_model_trains(make_model, batch, backend):
     model = make_model("bert").cuda()
     handle = guide(model, "next:1 previous:1 first:1", weight=1.0, backend=backend)

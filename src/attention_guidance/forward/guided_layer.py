@@ -140,7 +140,7 @@ class GuidedLayer:
         )
         query = all_heads.query_BHQD
         case = Case(
-            query.device.type, query.dtype, all_heads.key_BHKD.shape[2], call.attention, call.dropout,
+            query.device.type, query.dtype, all_heads.key_BHKD.shape[2], call.attention,
             all_heads.bias is not None, mapped, query.shape[3],
         )  # fmt: skip
         return self.backend.of(case)

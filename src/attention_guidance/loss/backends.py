@@ -1,7 +1,7 @@
 """The backends by name, what each can serve, and which one `auto` takes.
 
 A backend computes the attention of guided heads together with the statistics of its rows. `reference` is the definition
-in dense maps; the others are there to be fast on some device. Asking for one that cannot serve a case is an error: no
+in dense maps; the others are there to be fast. Asking for one that cannot serve a case is an error: no
 backend stands in for another in silence.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.loss import blocked, flash, flex, reference, triton
+from attention_guidance.loss import blocked, reference, triton
 from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
 from attention_guidance.patterns import Offset, Sequences
 
@@ -32,7 +32,6 @@ class Case:
         dtype: of queries, keys and values.
         length: number of keys.
         attention: what the model runs without guidance, `sdpa` or `eager`.
-        dropout: of the attention.
         bias: whether something is added to the scores.
         mapped: patterns that are neither offsets nor classes of keys, by name.
         channels: of a head.
@@ -42,7 +41,6 @@ class Case:
     dtype: torch.dtype
     length: int
     attention: str = "sdpa"
-    dropout: float = 0.0
     bias: bool = False
     mapped: tuple[str, ...] = ()
     channels: int = 64
@@ -79,27 +77,7 @@ def _refuses_all(case: Case) -> str | None:
 
 
 def _blocked_refuses(case: Case) -> str | None:
-    return f"it is for CPUs, not {case.device}" if case.device != "cpu" else _refuses_all(case)
-
-
-def _kernels_refuse(case: Case, devices: tuple[str, ...]) -> str | None:
-    if case.device not in devices:
-        return f"it is for {' and '.join(devices)}, not {case.device}"
-    if case.dropout:
-        return f"it has no attention dropout (the model's is {case.dropout})"
-    return _refuses_maps(case) or _refuses_all(case)
-
-
-def _refuses_maps(case: Case) -> str | None:
-    if case.mapped:
-        return f"the targets of {', '.join(case.mapped)} are a map and no list of few keys"
-    return None
-
-
-def _flash_refuses(case: Case) -> str | None:
-    if case.device == "cuda" and case.dtype == torch.float64:
-        return "its kernels have no float64"
-    return _kernels_refuse(case, ("cpu", "cuda"))
+    return _refuses_all(case) if case.device in ("cpu", "cuda") else f"it is for cpu and cuda, not {case.device}"
 
 
 def _triton_refuses(case: Case) -> str | None:
@@ -113,13 +91,9 @@ def _triton_refuses(case: Case) -> str | None:
         return f"its kernels take heads of at most {triton.MAX_CHANNELS} channels (the model's have {case.channels})"
     if case.length > triton.MAX_LENGTH:
         return f"its kernels take at most {triton.MAX_LENGTH:,} tokens (here are {case.length:,})"
-    return _refuses_maps(case) or _refuses_all(case)
-
-
-def _flex_refuses(case: Case) -> str | None:
-    if case.device == "cpu":
-        return "FlexAttention has no backward pass on CPUs"
-    return _kernels_refuse(case, ("cuda",))
+    if case.mapped:
+        return f"the targets of {', '.join(case.mapped)} are a map and no list of few keys"
+    return _refuses_all(case)
 
 
 BACKENDS = {
@@ -127,14 +101,12 @@ BACKENDS = {
     for backend in (
         Backend("reference", reference.attend, reference.statistics, lambda case: None, beside=True),
         Backend("blocked", blocked.attend, blocked.statistics, _blocked_refuses),
-        Backend("flash", flash.attend, flash.statistics, _flash_refuses),
-        Backend("flex", flex.attend, flex.statistics, _flex_refuses),
         Backend("triton", triton.attend, triton.statistics, _triton_refuses, among=True),
     )
 }
 NAMES = tuple(BACKENDS)
 # What `auto` tries, by device, best first; `reference` comes after all.
-_PREFERRED = {"cpu": ("blocked",), "cuda": ("triton", "flash")}
+_PREFERRED = {"cpu": ("blocked",), "cuda": ("triton", "blocked")}
 
 
 def able(case: Case) -> list[str]:

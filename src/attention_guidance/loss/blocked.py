@@ -1,4 +1,4 @@
-"""Guided attention for CPUs: exact, in blocks of queries, with no T x T map kept.
+"""Guided attention in plain torch: exact, in blocks of queries, with no T x T map kept.
 
 The scores of a block are made once and serve output and statistics; the backward pass makes them again. The gradients
 of both losses are elementwise in A, so guidance adds no matrix product to those of plain attention: the gradient with
@@ -27,7 +27,7 @@ _FIELDS = ("picks_BQP", "key_classes_BK", "query_classes_BQ", "map_BQK")
 def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] and row statistics, with gradients."""
     # Drawn outside of the operator, so that the default generator decides and recomputation draws the same.
-    seed = torch.randint(2**62, ()) if call.dropout else None
+    seed = torch.randint(2**62, (), device="cpu") if call.dropout else None
     out_BHQD, *rows = _attend(
         call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *_flat(call), call.scale, call.dropout, seed,
         call.log_mass,
@@ -48,7 +48,7 @@ def statistics(call: GuidedAttention) -> RowStatistics:
 
 def _flat(call: GuidedAttention) -> tuple[list[Tensor], list[int]]:
     fields = [getattr(targets, field) for targets, _ in call.groups for field in _FIELDS]
-    nothing = torch.empty((), dtype=torch.long)
+    nothing = call.query_BHQD.new_empty((), dtype=torch.long)
     return [nothing if field is None else field for field in fields], [n_heads for _, n_heads in call.groups]
 
 
@@ -76,7 +76,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output [B, H, Q, D]; squares, mass (or its logarithm) and number of targets [B, H, Q]."""
     call = _Call(query, key, value, mask, _groups(targets, sizes), scale, dropout, seed, log_mass)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(query.device.type, enabled=False):
         return _forward(call)
 
 
@@ -98,7 +98,7 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to query, key and value."""
     call = _Call(query, key, value, mask, _groups(targets, sizes), scale, dropout, seed, log_mass)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(query.device.type, enabled=False):
         return _backward(call, grad_out, grad_squares, grad_mass)
 
 

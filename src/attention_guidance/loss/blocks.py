@@ -15,9 +15,11 @@ from torch import Tensor
 
 from attention_guidance.patterns import Targets
 
-# Entries of a block of scores for one head, 4 MiB in float32: smaller ones spend their time on calls of operators,
-# larger ones fall out of the cache (benchmarks/cost.md).
+# Entries of a block of scores for one head, on a CPU 4 MiB in float32: smaller ones spend their time on calls of
+# operators, larger ones fall out of the cache (benchmarks/cost.md). On a GPU, where each operator starts a kernel, they
+# are larger by a factor that no GPU has measured yet.
 BLOCK = 1 << 20
+_TIMES_ON_GPU = 16
 
 
 class Buffers:
@@ -78,7 +80,7 @@ class Block:
     def dropout(self, map_bqK: Tensor, share: float, seed: Tensor, head: int) -> Tensor:
         """What to multiply the probabilities by: 0 for a share of them; the same whenever it is asked for."""
         place = hash((int(seed), head, self.batch.start, self.queries.start)) % 2**63
-        generator = torch.Generator().manual_seed(place)
+        generator = torch.Generator(map_bqK.device).manual_seed(place)
         return (
             torch.empty_like(map_bqK)
             .bernoulli_(1 - share, generator=generator)
@@ -88,14 +90,18 @@ class Block:
 
 def are_many(query: Tensor, key: Tensor) -> bool:
     """Whether a head's queries of one sequence are split over blocks."""
-    return query.shape[2] * key.shape[2] > BLOCK
+    return query.shape[2] * key.shape[2] > _entries(query.device)
+
+
+def _entries(device: torch.device) -> int:
+    return BLOCK if device.type == "cpu" else _TIMES_ON_GPU * BLOCK
 
 
 def blocks(query: Tensor, key: Tensor, mask: Tensor | None, groups: Sequence[tuple[Targets, int]]) -> Iterator[Block]:
-    """Go through a batch in blocks of `BLOCK` scores a head: several short sequences, or a stretch of a long one."""
+    """Go through a batch in blocks of some scores a head: several short sequences, or a stretch of a long one."""
     n_batch, _, n_queries, _ = query.shape
     n_keys = key.shape[2]
-    n_rows = max(1, BLOCK // max(1, n_keys))
+    n_rows = max(1, _entries(query.device) // max(1, n_keys))
     mask_BQK = None if mask is None else mask[:, 0].expand(n_batch, n_queries, n_keys)
     columns = [group.class_columns() for group, _ in groups]
     precise = torch.promote_types(query.dtype, torch.float32)

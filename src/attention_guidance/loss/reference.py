@@ -28,10 +28,11 @@ def statistics(call: GuidedAttention) -> RowStatistics:
 
 def _scores(call: GuidedAttention) -> Tensor:
     """Scores in float32 or better; minus infinity where the mask hides a key, 0 all along a row that sees none."""
-    if call.query_BHQD.dtype == torch.float16:
+    query_BHQD, key_BHKD = call.query_BHQD, call.key_BHKD
+    if query_BHQD.dtype == torch.float16:
         # A product of such numbers may be out of their range.
-        call = call.in_full_precision()
-    scores_BHQK = call.query_BHQD @ call.key_BHKD.transpose(-1, -2)
+        query_BHQD, key_BHKD = query_BHQD.float(), key_BHKD.float()
+    scores_BHQK = query_BHQD @ key_BHKD.transpose(-1, -2)
     scores_BHQK = call.scale * scores_BHQK.to(torch.promote_types(scores_BHQK.dtype, torch.float32))
     if call.bias is not None:
         scores_BHQK = scores_BHQK + call.bias

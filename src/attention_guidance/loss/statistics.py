@@ -8,7 +8,7 @@ Shape suffixes: B batch, H guided heads, Q queries, K keys, D channels of a head
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,12 +51,6 @@ class GuidedAttention:
     log_mass: bool = False
     heads: tuple[int, ...] | None = None
     shared: dict[Any, Any] | None = None
-
-    def in_full_precision(self) -> GuidedAttention:
-        """The same in float32 or better."""
-        precise = torch.promote_types(self.query_BHQD.dtype, torch.float32)
-        query, key, value = (tensor.to(precise) for tensor in (self.query_BHQD, self.key_BHKD, self.value_BHKD))
-        return replace(self, query_BHQD=query, key_BHKD=key, value_BHKD=value)
 
     def slices(self) -> Iterator[tuple[Targets, slice]]:
         """The targets of each pattern and where its heads are."""

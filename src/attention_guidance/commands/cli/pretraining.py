@@ -217,7 +217,7 @@ def _add_guidance_arguments(group: argparse._ArgumentGroup) -> None:
     add("--loss", help="squared_error or log_mass (squared_error)")
     add("--normalization", help="query: weight is per head; elementwise: the authors' scale (query)")
     add("--backend", metavar="NAME",
-        help="what computes the guided heads: auto, reference, blocked, flash, flex or triton (auto)")  # fmt: skip
+        help="what computes the guided heads: auto, reference, blocked or triton (experimental) (auto)")  # fmt: skip
     add("--schedule", help="of the weight: constant, linear, hold-then-linear or cosine (hold-then-linear)")
     add("--hold", type=steps_or_share, metavar="X", help="when it begins to fall: steps, or a share of the run (0.2)")
     add("--end", type=steps_or_share, metavar="X", help="when it is 0: steps, or a share of the run (1.0)")
