@@ -80,6 +80,48 @@ def served(tmp_path_factory, cli):
     return fine_tuned
 
 
+# Words that a tokenizer could take for its own, and some that mean nothing to it.
+ODD = ["</s>", "<s>", "[SEP]", "[MASK]", "<mask>", "[PAD]", "x</s>y", "\u2581", "\u0120", "\u00a0"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def unsure(request, tmp_path_factory, cli):
+    """A model that has learnt next to nothing, trained in half precision, and what it says of odd words."""
+    kind, folder, chance = request.param, tmp_path_factory.mktemp("unsure"), random.Random(1)
+    texts = [" ".join([*FILL, *(name for of_kind in NAMES.values() for names in of_kind for name in names)])] * 4
+    tokenizer = train_kind(kind, texts, KINDS[kind], max_length=64, at_most=True)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 70, "initializer_range": 0.5}
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**sizes)) if kind == "wordpiece" else RobertaModel(RobertaConfig(**sizes))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    files = []
+    for split, n in (("train", 8), ("dev", 4), ("test", 400)):
+        written = ([(chance.choice([word, word, chance.choice(ODD)]), tag) for word, tag in zip(*s, strict=True)]
+                   for s in sentences(chance, n))  # fmt: skip
+        blocks = ("".join(f"{word}\t{tag}\n" for word, tag in sentence) for sentence in written)
+        (folder / f"{split}.txt").write_text("\n".join(blocks), encoding="utf-8")
+        files += [f"--{split}", folder / f"{split}.txt"]
+    fast = ["--epochs", "1", "--learning-rates", "1e-3", "--seeds", "1", "-q", "--precision", "bf16", "--no-baseline"]
+    assert cli("finetune", folder / "model", "--task", "ner", *files, "-o", folder / "out", *fast) == 0
+    return kind, folder
+
+
+def test_the_first_token_of_a_word_says_what_was_scored_though_little_is_learnt(unsure):
+    kind, folder = unsure
+    tokens = pipeline("ner", model=str(folder / "out" / "model"), ignore_labels=[])
+    n = 0
+    for words, labels in scored(folder):
+        found = tokens(" ".join(words))
+        for word, start, label in zip(words, word_starts(words), labels, strict=True):
+            within = [token["entity"] for token in found if start < token["end"] <= start + len(word)]
+            assert within[:1] == [label] or (label == "O" and not within and kind == "wordpiece"), (words, word)
+            n += len(within) > 0
+    assert n > 2000
+    assert 0.02 < read(folder / "out")["scores"]["accuracy"]["mean"] < 0.8
+
+
 def scored(folder):
     """The sentences of the test file with the labels that were predicted and scored."""
     texts = (folder / "test.txt").read_text(encoding="utf-8").strip("\n").split("\n\n")

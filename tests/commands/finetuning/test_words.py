@@ -9,14 +9,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tokenizers import processors
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from attention_guidance.commands.annotations.tagged import read_tagged
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.commands.finetuning.examples.encoding import IGNORED, decode, encode
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.scoring.scores import evaluate, per_class
+from attention_guidance.errors import ConfigError
 
 LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
@@ -111,6 +112,25 @@ def test_a_model_is_given_what_its_tokenizer_makes(tokenizer):
     assert len(set(expected["token_type_ids"])) == 2
     assert encoded.inputs[0].keys() - {"labels"} == expected.keys()
     assert all(encoded.inputs[0][name] == values for name, values in expected.items())
+
+
+@pytest.mark.parametrize("unknown", [None, "<s>"])
+def test_special_tokens_stand_where_the_tokenizer_puts_them_whatever_its_alphabet(unknown):
+    """A tokenizer that has no letter of ours, and drops it or has the start of a text for it."""
+    backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "ወደ": 2}, unknown) if unknown else models.BPE(
+        {"<s>": 0, "</s>": 1, "ወ": 2, "ደ": 3, "ወደ": 4}, [("ወ", "ደ")]))  # fmt: skip
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = [("<s>", 0), ("</s>", 1)]
+    backend.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B </s>", special_tokens=ends)
+    other = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    examples = [Example(("abc", "d"), (0, 1), ""), Example(("ወደ", "ab", "ወደ"), (0, 1, 2), "")]
+    encoded = encode(data(examples), examples, other, 8)
+    for example, item in zip(examples, encoded.inputs, strict=True):
+        assert item["input_ids"] == other(" ".join(example.texts))["input_ids"]
+        assert (item["labels"][0], item["labels"][-1]) == (IGNORED, IGNORED)
+    if unknown is None:
+        with pytest.raises(ConfigError, match="the tokenizer has no token for any of the words"):
+            encode(data(examples[:1]), examples[:1], other, 8)
 
 
 def entities(tags):

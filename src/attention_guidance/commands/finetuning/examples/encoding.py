@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ def _labels_of_tokens(
 def _encode_words(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, overlap: bool, continued: list[int]
 ) -> Encoded:
-    before, inner, after = _frame(tokenizer)
+    before, inner, after = _frame(tokenizer, (joined(example.texts)[0] for example in examples))
     n_before, room = len(before["input_ids"]), longest - len(before["input_ids"]) - len(after["input_ids"])
     if room < 2:
         raise ConfigError(f"--max-length: {longest} tokens leave no room for words between the special ones")
@@ -173,20 +173,32 @@ def _starts(n_tokens: int, room: int, step: int) -> list[int]:
     return [*range(0, n_tokens - room, step), n_tokens - room]
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, list[int]], dict[str, int], dict[str, list[int]]]:
+def _frame(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> tuple[dict[str, list[int]], dict[str, int], dict[str, list[int]]]:
     """What a model is given of the special tokens before a text, of each token of it, and of those after it.
 
-    As the tokenizer makes it, token types and all, so that who uses the model later gives it the same.
+    As the tokenizer makes it, token types and all, so that who uses the model later gives it the same. Seen in the
+    first of the texts that has a token.
+
+    Raises:
+        ConfigError: none has.
     """
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = {name: [*values] for name, values in tokenizer("a", return_attention_mask=False).items()}
-    whole["labels"] = [IGNORED] * len(whole["input_ids"])
-    start = next(i for i in range(len(whole["labels"])) if whole["input_ids"][i : i + len(plain)] == plain)
-    end = start + len(plain)
+    for text in texts:
+        whole = tokenizer(
+            text, return_special_tokens_mask=True, return_attention_mask=False, split_special_tokens=True, verbose=False
+        )
+        special: list[int] = whole.pop("special_tokens_mask")
+        if 0 in special:
+            break
+    else:
+        raise ConfigError("the tokenizer has no token for any of the words; give a model of their script")
+    values = {name: [*of_name] for name, of_name in whole.items()} | {"labels": [IGNORED] * len(special)}
+    start, end = special.index(0), len(special) - special[::-1].index(0)
     return (
-        {name: values[:start] for name, values in whole.items()},
-        {name: values[start] for name, values in whole.items()},
-        {name: values[end:] for name, values in whole.items()},
+        {name: of_name[:start] for name, of_name in values.items()},
+        {name: of_name[start] for name, of_name in values.items()},
+        {name: of_name[end:] for name, of_name in values.items()},
     )
 
 

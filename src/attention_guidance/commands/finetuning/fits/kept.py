@@ -162,7 +162,9 @@ class KeptFits:
 
 
 def write_fine_tuned(target: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    """Write a model that is done with the tokenizer that it is to be used with, which then cuts where it was cut here.
+    """Write a model that is done with the tokenizer that it is to be used with, which then does what was done here.
+
+    It cuts where texts were cut, and reads the name of a special token, such as [SEP], as the text it is.
 
     Args:
         target: the folder.
@@ -175,6 +177,7 @@ def write_fine_tuned(target: Path, model: PreTrainedModel, tokenizer: PreTrained
     """
     own = copy.deepcopy(tokenizer)
     own.model_max_length = longest
+    own.split_special_tokens = own.init_kwargs["split_special_tokens"] = True  # what is saved are the latter
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

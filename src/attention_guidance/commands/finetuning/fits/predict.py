@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.examples.encoding import Encoded
 from attention_guidance.commands.finetuning.scoring.scores import choose_threshold
-from attention_guidance.commands.pretraining.settings.arguments import choose_precision
 from attention_guidance.forward.modes import evaluating
 
 if TYPE_CHECKING:
@@ -35,13 +33,14 @@ def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
 def predict(
     model: PreTrainedModel, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, settings: FitSettings
 ) -> list[np.ndarray]:  # type: ignore[type-arg]
-    """The logits of each item, [labels] or [its tokens, labels], in evaluation mode and the precision of training.
+    """The logits of each item, [labels] or [its tokens, labels], in evaluation mode.
 
-    Numbers are in the unit of the file, and logits of several labels positive where the label is predicted: both by
-    what `fit` has written into the model's configuration. Like lengths share a batch.
+    In single precision, as whoever loads the model computes: labels that are nearly as probable would change places in
+    half of it. Only within training a model computes as it is trained. Numbers are in the unit of the file, and logits
+    of several labels positive where the label is predicted: both by what `fit` has written into the model's
+    configuration. Like lengths share a batch.
     """
     size = 2 * settings.batch_size
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(settings.precision))
     device = next(model.parameters()).device
     order: Sequence[int] = sorted(range(len(encoded.inputs)), key=lambda n: len(encoded.inputs[n]["input_ids"]))
     outputs: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
@@ -49,7 +48,7 @@ def predict(
         numbers = order[start : start + size]
         items = [{k: v for k, v in encoded.inputs[n].items() if k != "labels"} for n in numbers]
         batch = tokenizer.pad(items, return_tensors="pt").to(device)
-        with evaluating(model), torch.autocast(device.type, dtype) if dtype else nullcontext():
+        with evaluating(model):
             logits = model(**batch).logits.float().cpu().numpy()
         for number, item, of_item in zip(numbers, items, logits, strict=True):
             outputs[number] = of_item if of_item.ndim == 1 else _without_padding(of_item, item, tokenizer)
