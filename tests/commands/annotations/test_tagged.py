@@ -193,3 +193,30 @@ def test_written_words_have_three_columns_for_every_reader(tmp_path):
 def test_real_entities(shared_data):
     text = read_tagged(shared_data / "swahili" / "ner" / "test.txt", repair=True)
     assert (text.scheme, text.repaired > 0) == ("BIO", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "words"),
+    [
+        ("1\tNew\tB-LOC\n2\tYork\tI-LOC\n\n1\tis\tO\n", (2, 3), ("New", "York")),
+        ("0 New B-LOC\n1 York I-LOC\n2 is O\n", (2, 3), ("New", "York", "is")),
+        ("bc/1 0 New B-LOC\nbc/1 1 York I-LOC\nbc/1 2 is O\n\n" * 2, (3, 4), ("New", "York", "is")),
+        ("1\tNew\tnew\tPROPN\t_\t_\t0\troot\t_\tB-LOC\n", (2, 10), ("New",)),
+    ],
+)
+def test_a_column_that_counts_words_holds_none(tmp_path, content, columns, words):
+    with pytest.raises(CorpusError, match=r"odd\.txt:1: the first column holds no words .*; name the columns of words"):
+        sentences_of(tmp_path, content)
+    assert tuple(word for word, _ in sentences_of(tmp_path, content, columns=columns)[0]) == words
+
+
+def test_numbers_may_be_words(tmp_path):
+    assert sentences_of(tmp_path, "1\tO\n2\tO\n\nNew\tB-LOC\n")[0] == [("1", "O"), ("2", "O")]
+    assert sentences_of(tmp_path, "no O\nno O\nno O\n\nyes B-X\nno O\nno O\n")[0] == [("no", "O")] * 3
+
+
+def test_lines_that_end_with_carriage_returns_alone_are_refused(tmp_path):
+    for name in ("a.txt", "a.conllu"):
+        (tmp_path / name).write_bytes(b"New B-LOC\rYork I-LOC\r\ris O\r")
+        with pytest.raises(CorpusError, match=rf"{name}: lines end with a carriage return alone"):
+            read_tagged(tmp_path / name)

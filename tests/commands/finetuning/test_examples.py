@@ -259,6 +259,8 @@ def test_words_without_entities_are_told(tmp_path):
     data = read_examples(get_task("ner"), files(tmp_path, "txt", train=tagged, dev=tagged))
     assert data.labels == ("O", "LOC", "PER")
     assert "the labels of train.txt have no B- and I-, so they are scored word by word (macro F1)" in data.notes[0]
+    data = read_examples(get_task("ner"), files(tmp_path, "txt", train=tagged.lower(), dev=tagged.lower()))
+    assert "the labels of train.txt have no B- and I-, so they are scored word by word" in data.notes[0]
     parts = "a NOUN\nb VERB\n"
     data = read_examples(get_task("ner"), files(tmp_path, "txt", train=parts, dev=parts))
     assert "word by word" not in str(data.notes)

@@ -127,6 +127,10 @@ def test_labels_however_they_are_written(tmp_path, cells, expected):
     [
         ([[1], [0], [1]], r"train\.jsonl:1: a single 0 or 1 in every row .* --task classify"),
         (["1", "0"], r"train\.jsonl:1: a single 0 or 1 in every row"),
+        (["101", "010", "101"], r"train\.jsonl:3: '101' may be the name of a label, or 0 or 1 for each of 3 classes"),
+        (["01", "10"], r"0 or 1 for each of 2 classes; write 0 1 for the latter"),
+        ([101, 10, 0], r"'101' may be"),  # as numbers, without the zeros before them
+        ([["11"], ["00"], []], r"'11' may be"),
         ([[1, 0, 1], [1, 0]], r"train\.jsonl:2: labels 1, 0; others are 3 numbers, each 0 or 1"),
         ([["a"], ["b"], [2, 0, 0]], r"train\.jsonl:3: numbers repeat in 2, 0, 0"),
         ([[0.3, 0.7], [1, 0]], r"train\.jsonl:1: 0\.3 in a list of labels"),
@@ -276,3 +280,42 @@ def test_names_that_parquet_keeps(tmp_path):
     assert classes(data, "train") == ["entailment", "contradiction", "neutral", "entailment"]
     assert classes(data, "dev") == ["contradiction", "neutral", "entailment"]
     assert "1 of 5 rows of named.parquet have no gold label: left out" in data.notes
+
+
+@pytest.mark.parametrize("cells", [["a b", "b", "a"], ["a/b", "b", "a"], ["a&b", ""], [["a", ""], ["b"]]])
+def test_a_file_where_nothing_divides_labels_is_told(tmp_path, cells):
+    files = {"train": jsonl(tmp_path / "train.jsonl", cells), "dev": jsonl(tmp_path / "dev.jsonl", cells)}
+    said = "no row of training has several labels; in a cell | ; or , divides them"
+    assert said in read_examples(get_task("multilabel"), files).notes
+    files["train"] = jsonl(tmp_path / "train.jsonl", [*cells, "c|d"])
+    assert said not in read_examples(get_task("multilabel"), files).notes
+
+
+def test_labels_of_0_and_1_beside_others_are_names(tmp_path):
+    files = {"train": jsonl(tmp_path / "train.jsonl", ["10", "11", "2"]), "dev": jsonl(tmp_path / "dev.jsonl", ["11"])}
+    assert read_examples(get_task("multilabel"), files).labels == ("2", "10", "11")
+    files["train"] = jsonl(tmp_path / "train.jsonl", ["10|11", "10", "11"])
+    assert read_examples(get_task("multilabel"), files).labels == ("10", "11")
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "rows", "read", "not_read"),
+    [
+        ("regress", "text\tlabel\tscore", ["a\t0\t0.3", "b\t1\t0.1"], "text, label", "score"),
+        ("regress", "id\tText\tvalue\tTarget", ["1\ta\t0\t0.3", "2\tb\t1\t0.1"], "Text, Target", "value"),
+        ("classify", "text\tcategory\tlabel", ["a\tx\t0", "b\ty\t1"], "text, label", "category"),
+        ("classify", "sentence\ttext\tlabel", ["a\tx\t0", "b\ty\t1"], "text, label", "sentence"),
+        ("pair", "premise\tsentence1\tsentence2\tlabel", ["a\tb\tc\t0", "d\te\tf\t1"],
+         "sentence1, sentence2, label", "premise"),
+        ("multilabel", "text\tlabel\tlabels", ["a\tx\tx|y", "b\ty\ty"], "text, labels", "label"),
+    ],
+)  # fmt: skip
+def test_columns_that_could_be_meant_too_are_told(tmp_path, task, header, rows, read, not_read):
+    file = table(tmp_path / "train.tsv", header, *rows)
+    files = {"train": file, "dev": file}
+    said = f"read are the columns {read} and not {not_read}; --columns names those that are meant"
+    assert said in read_examples(get_task(task), files).notes
+    assert said not in read_examples(get_task(task), files, columns=read.split(", ")).notes
+    others = ["extra" if name == not_read else name for name in header.split("\t")]
+    table(tmp_path / "train.tsv", "\t".join(others), *rows)
+    assert "read are the columns" not in str(read_examples(get_task(task), files).notes)

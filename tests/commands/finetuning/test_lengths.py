@@ -71,6 +71,9 @@ def test_a_saved_model_is_given_no_more_than_it_was_fine_tuned_on(tmp_path, long
     saved = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert (saved.model_max_length, tokenizer.model_max_length) == (longest, before)
     assert len(saved("b d " * 500, truncation=True)["input_ids"]) == longest
+    named = f"b {tokenizer.mask_token} d {tokenizer.eos_token}"
+    assert saved(named)["input_ids"] == tokenizer(named, split_special_tokens=True)["input_ids"]
+    assert saved(named)["input_ids"] != tokenizer(named)["input_ids"]
 
 
 def without_mask(tokenizer, **others):

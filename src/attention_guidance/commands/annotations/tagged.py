@@ -83,6 +83,8 @@ def read_tagged(
     sentences = _bare(list(_sentences(path, columns, malformed or Malformed(path))))
     if not sentences:
         raise CorpusError(f"{path}: no sentence; expected a word and its label a line, a blank line between sentences")
+    if columns is None:
+        _require_words(sentences, path)
     told = _scheme(sentences, path)
     if told is None:
         return TaggedText(path, tuple(sentences), None)
@@ -159,6 +161,21 @@ def _bare(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
         return own.strip() or own
 
     return [replace(sentence, words=tuple(map(bare, sentence.words))) for sentence in sentences]
+
+
+def _require_words(sentences: Sequence[TaggedSentence], path: Path) -> None:
+    """Make sure that the column of words does not number them, nor names their sentence or document.
+
+    Raises:
+        CorpusError: it holds numbers alone, or the same in all lines of each sentence.
+    """
+    words = [sentence.words for sentence in sentences]
+    alike = all(len(set(of_it)) == 1 for of_it in words) and sum(len(of_it) > 2 for of_it in words) > 1
+    if alike or all(word.isdecimal() for of_it in words for word in of_it):
+        raise CorpusError(
+            f"{path}:{sentences[0].first_line}: the first column holds no words ({', '.join(words[0][:3])}); name the "
+            "columns of words and labels with --columns, such as 2 4"
+        )
 
 
 def _scheme(sentences: Iterable[TaggedSentence], path: Path) -> str | None:

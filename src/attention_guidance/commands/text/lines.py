@@ -94,6 +94,8 @@ def numbered_lines(path: Path, malformed: Malformed | None = None) -> Iterator[t
             if (what := name_of(file.peek(HEAD_BYTES))) is not None:
                 raise CorpusError(f"{path}: {what}; unpack or convert it to plain text in UTF-8")
             for number, line in enumerate(file, 1):
+                if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
+                    raise CorpusError(f"{path}: lines end with a carriage return alone; end them with a newline")
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
                 except UnicodeDecodeError as error:

@@ -98,7 +98,10 @@ def read_several(
         of_rows = zip(found[split], (row.place for row in rows), strict=True)
         found[split] = malformed[split].each(of_rows, lambda of_row: _checked(*of_row, length))
     if length is None:
-        return found, []
+        alone = all(len(names or ()) < 2 for names in found["train"])
+        if alone:
+            _require_no_bits(found["train"], tables["train"])
+        return found, ["no row of training has several labels; in a cell | ; or , divides them"] * alone
     return found, [f"column {of_train[0]!r} is read as 0 or 1 for each of {length} classes, which are numbered from 0"]
 
 
@@ -117,6 +120,21 @@ def _length_of_hot(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -
     # What others are not as long as is malformed.
     ((length, _),) = Counter(map(len, full)).most_common(1)
     return length if repeated or {*map(len, lists)} == {2} else None
+
+
+def _require_no_bits(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -> None:
+    """Make sure that labels are not all of 0s and 1s, as 101 is: a name, or 0 or 1 of each class without a mark.
+
+    Raises:
+        CorpusError: they are.
+    """
+    names = {name: row.place for row, of_row in zip(rows, found, strict=True) for name in of_row or ()}
+    longest = max(names, key=len, default="")
+    if len(longest) > 1 and all(set(name) <= {"0", "1"} for name in names):
+        raise CorpusError(
+            f"{names[longest]}: {longest!r} may be the name of a label, or 0 or 1 for each of {len(longest)} classes; "
+            f"write {' '.join(longest)} for the latter, or give names with other characters than 0 and 1"
+        )
 
 
 def _checked(names: list[str] | None, place: str, length: int | None) -> list[str] | None:

@@ -125,7 +125,7 @@ def _read_tokens(
     if texts["train"].scheme == "IOB1":
         name = texts["train"].path.name
         notes.append(f"{name} is read as IOB1: its entities begin with I-, and with B- only where two of a kind touch")
-    if texts["train"].scheme is None and _OUTSIDE in labels:
+    if texts["train"].scheme is None and _OUTSIDE.lower() in map(str.lower, labels):
         notes.append(
             f"the labels of {texts['train'].path.name} have no B- and I-, so they are scored word by word (macro F1), "
             "not as entities"
@@ -182,6 +182,7 @@ def _read_table(
         plain = named[split][: n_texts if task.kind == "multilabel" else n_texts + 1]
         tables[split] = [row for row in bad.each(rows, partial(_plain, columns=plain)) if row is not None]
     gold, notes = read_gold(task, tables, named, files, malformed)
+    notes += _passed_over(tables["train"], task, named["train"]) if columns is None else []
     skipped = [bad.note("rows", n_rows[split] - len(bad.errors)) for split, bad in malformed.items() if bad.errors]
     if task.kind == "regress" and len(numbers := {answer for answer in gold["train"] if answer is not None}) == 1:
         raise CorpusError(f"{files['train']}: every number in column {named['train'][-1]!r} is {min(numbers):g}")
@@ -196,6 +197,15 @@ def _read_table(
         for split, rows in tables.items()
     }
     return Data(task, labels, splits, _names(files), (*skipped, *notes, *unlike(labels)))
+
+
+def _passed_over(rows: Sequence[Row], task: Task, read: Sequence[str]) -> list[str]:
+    """What to say of columns that are called as one of the task's and are not read, as another is."""
+    known = {name for names in task.columns for name in names}
+    others = [name for name in rows[0].values if name.lower() in known and name not in read]
+    if not others:
+        return []
+    return [f"read are the columns {', '.join(read)} and not {', '.join(others)}; --columns names those that are meant"]
 
 
 def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path) -> tuple[str, ...]:
