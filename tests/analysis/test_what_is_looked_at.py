@@ -34,12 +34,14 @@ def forms(tokenizer):
         "encoding": tokenizer(TEXT, return_tensors="pt"), "batches": [{"input_ids": tensor}],
         "generator": ({"input_ids": x} for x in [tensor]),
         "loader": DataLoader([{"input_ids": tensor[0]}]),
+        "lists": tokenizer(TEXT), "lists of lists": tokenizer([TEXT]), "arrays": tokenizer(TEXT, return_tensors="np"),
+        "plain lists": {"input_ids": ids},
     }  # fmt: skip
 
 
 FORMS = (
     "text", "texts", "ids", "several ids", "tensor", "row", "tensors", "array", "batch", "encoding", "batches",
-    "generator", "loader",
+    "generator", "loader", "lists", "lists of lists", "arrays", "plain lists",
 )  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def test_a_census_and_a_comparison_take_every_form(bert, tokenizer, form):
     np.testing.assert_allclose(divergence, head_divergence(bert, [{"input_ids": ids}]), atol=1e-7)
 
 
-@pytest.mark.parametrize("form", ["text", "ids", "tensor", "row", "array", "batch", "encoding"])
+@pytest.mark.parametrize("form", ["text", "ids", "tensor", "row", "array", "batch", "encoding", "lists", "arrays"])
 def test_maps_take_every_form_of_one_sequence(bert, tokenizer, form):
     ids_T = torch.tensor(tokenizer(TEXT)["input_ids"])
     expected = attention_maps(bert, ids_T)
@@ -88,6 +90,7 @@ def test_what_is_no_batch_is_named(bert, tokenizer):
         (3, "batches is a int; give a mapping"),
         ([None], "a batch is a NoneType"),
         ([], "no batch"),
+        ({"input_ids": [[1, 2], [3]]}, "the input_ids of a batch differ in length; pad them"),
     ]
     for given, message in cases:
         with pytest.raises(ConfigError, match=message):

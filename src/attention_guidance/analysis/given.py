@@ -47,7 +47,7 @@ def batch_of(given: Batch, tokenizer: PreTrainedTokenizerBase | None) -> dict[st
         ConfigError: it is none.
     """
     if isinstance(given, Mapping):
-        return dict(given)
+        return {name: _tensor(name, value) for name, value in given.items()}
     if isinstance(given, str):
         if tokenizer is None:
             raise ConfigError(f"{given[:40]!r} is a text; give the model's tokenizer too: tokenizer=")
@@ -63,6 +63,21 @@ def batch_of(given: Batch, tokenizer: PreTrainedTokenizerBase | None) -> dict[st
         kind = type(given).__name__ if ids is None else f"{ids.dtype} tensor of shape {tuple(ids.shape)}"
         raise ConfigError(f"a batch is a {kind}; {_WANTED}")
     return {"input_ids": ids.reshape(-1, ids.shape[-1]).long()}
+
+
+def _tensor(name: str, value: Any) -> Any:
+    """An argument of a model; ids as a tokenizer gives them without `return_tensors="pt"` as a tensor, [B, T].
+
+    Raises:
+        ConfigError: ids of several sequences that differ in length.
+    """
+    rows = [value] if _is_ids(value) else value
+    if not isinstance(value, np.ndarray) and not (isinstance(rows, Sequence) and rows and all(map(_is_ids, rows))):
+        return value
+    if len({len(row) for row in rows}) > 1:
+        raise ConfigError(f"the {name} of a batch differ in length; pad them: tokenizer(..., padding=True)")
+    tensor = torch.as_tensor(value)
+    return tensor[None] if tensor.dim() == 1 else tensor
 
 
 def _is_ids(given: object) -> bool:

@@ -84,11 +84,48 @@ def test_compare_looks_at_the_task_before_it_trains(tmp_path, cli, arguments, ta
     assert cli("compare", *arguments, "-o", out, "--downstream", "classify", "--task-data", task) == 2
     assert "test.tsv:2: label 'z' is not in the training file" in capsys.readouterr().err
     assert not out.exists()
-    for flag in (["--task-data", task], ["--finetune-seeds", "3"], ["--repair"]):
+    for flag in (
+        ["--task-data", task],
+        ["--finetune-seeds", "3"],
+        ["--repair"],
+        ["--positive-label", "x"],
+        ["--columns", "a"],
+    ):
         assert cli("compare", *arguments, "-o", out, *flag) == 2
         assert f"{flag[0]} needs --downstream TASK" in capsys.readouterr().err
     assert cli("compare", *arguments, "-o", out, "--downstream", "ner") == 2
     assert "--downstream ner needs --task-data, a folder of files" in capsys.readouterr().err
+
+
+def test_compare_takes_what_the_task_needs_to_be_read(tmp_path, cli, arguments, capsys):
+    """MRPC's F1 is of one label; these names do not say of which, nor those of the columns what they hold."""
+    for split, n in (("train", 24), ("test", 12)):
+        rows = (f"a {n}\tb {n}\t{'rb'[n % 2]}" for n in range(n))
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["left\tright\tcolour", *rows, ""]))
+    out = tmp_path / "both"
+    command = [
+        "compare",
+        *arguments,
+        "--max-steps",
+        "3",
+        "-o",
+        out,
+        "-q",
+        "--downstream",
+        "mrpc",
+        "--task-data",
+        tmp_path,
+    ]
+    assert cli(*command) == 2
+    assert "--columns" in capsys.readouterr().err
+    command += ["--columns", "left", "right", "colour"]
+    assert cli(*command) == 2
+    assert "give --positive-label r, or b" in capsys.readouterr().err
+    assert not out.exists()
+    assert cli(*command, "--finetune-seeds", "1", "--positive-label", "b") == 0
+    fine_tuned = json.loads((out / "downstream-mrpc" / "guided" / "finetune.json").read_text())
+    assert fine_tuned["positive_label"] == "b"
+    assert fine_tuned["labels"] == ["r", "b"]
 
 
 def test_the_score_over_pre_training(tmp_path, cli, whole_run, task):

@@ -43,6 +43,8 @@ def add_commands(commands: Any) -> None:
     add("--downstream", metavar="TASK", help="fine-tune on this task too: ner, classify, cola, ...; see finetune")
     add("--task-data", type=Path, metavar="DIR", help="its files, called train, dev or valid, and test")
     add("--finetune-seeds", type=positive, metavar="N", help="fine-tunings of each run (5)")
+    add("--columns", nargs="+", metavar="NAME", help="of its tables: texts first, then label or labels; see finetune")
+    add("--positive-label", metavar="NAME", help="of two labels the one that F1 is of; see finetune")
     add("--repair", action="store_true", default=None, help="let an I- that continues nothing begin an entity")
 
 
@@ -75,7 +77,9 @@ def _compare(arguments: dict[str, Any]) -> int:
 def _downstream_settings(arguments: dict[str, Any]) -> Any:
     """How a comparison is fine-tuned, None if it is not; its files are checked before hours of training."""
     task = arguments.pop("downstream")
-    given = {name: arguments.pop(name) for name in ("task_data", "finetune_seeds", "repair")}
+    given = {
+        name: arguments.pop(name) for name in ("task_data", "finetune_seeds", "columns", "positive_label", "repair")
+    }
     if task is None:
         for name, value in given.items():
             if value is not None:
@@ -86,12 +90,17 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
     from attention_guidance.commands.finetuning.examples.tasks import GLUE, get_task
     from attention_guidance.commands.finetuning.settings import FinetuneSettings
 
-    if given["task_data"] is None and task not in GLUE:
+    folder, n_seeds = given.pop("task_data"), given.pop("finetune_seeds")
+    if folder is None and task not in GLUE:
         raise ConfigError(f"--downstream {task} needs --task-data, a folder of files called train, dev and test")
-    files = find_files(get_task(task), {}, given["task_data"])
-    repair = bool(given["repair"])
-    read_examples(get_task(task), files, repair=repair)
-    return FinetuneSettings(task, files, repair=repair, seeds=given["finetune_seeds"] or FinetuneSettings.seeds)
+    files = find_files(get_task(task), {}, folder)
+    settings = FinetuneSettings(
+        task, files, **given | {"repair": bool(given["repair"])}, seeds=n_seeds or FinetuneSettings.seeds
+    )
+    read_examples(
+        get_task(task), files, columns=settings.columns, repair=settings.repair, positive=settings.positive_label
+    )
+    return settings
 
 
 def _train(arguments: dict[str, Any], train: Any) -> int:
