@@ -59,6 +59,23 @@ def test_predictions_that_are_all_alike_are_told(tmp_path, cli, whole_run, table
         assert said in read(out)["notes"]
 
 
+@pytest.mark.parametrize(("task", "alike"), [("classify", [1, 1]), ("classify", [1, 0]), ("mrpc", [0, 0])])
+def test_one_label_for_all_is_told_as_its_score_looks_right(tmp_path, cli, whole_run, table, monkeypatch, task, alike):
+    """The F1 of the positive label alone is 0.8 where it is the label of two thirds."""
+    monkeypatch.setattr("attention_guidance.commands.finetuning.fits.runner.decode", lambda data, encoded, examples, outputs: [
+        alike[n % 2] for n in range(len(examples))
+    ])  # fmt: skip
+    out = tmp_path / "out"
+    header = "sentence1\tsentence2\tlabel" if task == "mrpc" else "text\tlabel"
+    files = table(["no", "yes"], header, pair=task == "mrpc", n=24)
+    assert cli("finetune", whole_run, "--task", task, *files, "-o", out, *FAST) == 0
+    for split in ("dev", "test"):
+        said = (
+            f"predicts {['no', 'yes'][alike[0]]} for all of {split}, whatever the text: its score is that of one label"
+        )
+        assert any(said in note for note in read(out)["notes"]) == (len({*alike}) == 1)
+
+
 @pytest.mark.parametrize(
     ("metric", "kind", "most"), [("pearson", "regress", 2), ("accuracy", "classify", 1), ("matthews", "classify", 2)]
 )

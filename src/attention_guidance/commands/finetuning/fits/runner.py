@@ -156,13 +156,16 @@ def _name(rate: float, seed: int) -> str:
 
 
 def all_alike(data: Data, fitted: Fitted) -> list[str]:
-    """What to say where a model of numbers predicts one for all: nothing correlates with it, and told is 0."""
-    if data.task.kind != "regress":
+    """What to say where a model predicts one number or one label for all: its score may look like one of a model."""
+    if data.task.kind not in ("regress", "classify"):
         return []
+    numbers = data.task.kind == "regress"
+    why = "with which nothing correlates: told is 0" if numbers else "whatever the text: its score is that of one label"
     return [
-        f"seed {seed} predicts {found['predictions'][0]:g} for all of {split}, with which nothing correlates: told is 0"
+        f"seed {seed} predicts {f'{one:g}' if numbers else data.labels[one]} for all of {split}, {why}"
         for seed, of_seed in fitted.scored.items()
         for split, found in of_seed.items()
+        for one in [found["predictions"][0]]
         if len({*found["predictions"]}) == 1
     ]
 
