@@ -62,9 +62,11 @@ def test_predictions_that_are_all_alike_are_told(tmp_path, cli, whole_run, table
 @pytest.mark.parametrize(("task", "alike"), [("classify", [1, 1]), ("classify", [1, 0]), ("mrpc", [0, 0])])
 def test_one_label_for_all_is_told_as_its_score_looks_right(tmp_path, cli, whole_run, table, monkeypatch, task, alike):
     """The F1 of the positive label alone is 0.8 where it is the label of two thirds."""
-    monkeypatch.setattr("attention_guidance.commands.finetuning.fits.runner.decode", lambda data, encoded, examples, outputs: [
-        alike[n % 2] for n in range(len(examples))
-    ])  # fmt: skip
+
+    def constant(data, encoded, examples, outputs):
+        return [alike[n % 2] for n in range(len(examples))]
+
+    monkeypatch.setattr("attention_guidance.commands.finetuning.fits.runner.decode", constant)
     out = tmp_path / "out"
     header = "sentence1\tsentence2\tlabel" if task == "mrpc" else "text\tlabel"
     files = table(["no", "yes"], header, pair=task == "mrpc", n=24)
