@@ -28,7 +28,7 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
-    {"results", "text"},
+    {"results", "text", "workspace"},
     {"annotations", "media", "tokenization", "report"},
     {"objectives", "probes"},
     {"pretraining"},

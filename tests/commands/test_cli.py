@@ -193,16 +193,16 @@ def test_outputs_that_cannot_be_used(corpus, tmp_path, refusal, monkeypatch):
     file.write_text("")
     full.mkdir()
     (full / "thesis.tex").write_text("")
-    for command in ("pretrain", "compare"):
+    for command, kind in (("pretrain", "run"), ("compare", "comparison")):
         assert f"{file} is a file; give a folder" in refusal(corpus, *TINY, output=file, command=command)
         assert f"{file} is a file; give a folder" in refusal(corpus, *TINY, output=file / "run", command=command)
-        assert "is not empty and holds no run" in refusal(corpus, *TINY, output=full, command=command)
+        assert f"is not empty and holds no {kind}; give" in refusal(corpus, *TINY, output=full, command=command)
         # A corpus inside the folder of the run, and the other way round.
-        assert "is not empty and holds no run" in refusal(corpus, *TINY, output=tmp_path, command=command)
+        assert f"is not empty and holds no {kind}; give" in refusal(corpus, *TINY, output=tmp_path, command=command)
         assert "lies in the folder of text" in refusal(tmp_path, *TINY, output=tmp_path / "run", command=command)
         if sys.platform == "linux":
             assert "cannot be made" in refusal(corpus, *TINY, output="/proc/no/such/run", command=command)
-    monkeypatch.setattr("attention_guidance.commands.pretraining.settings.checks.os.access", lambda path, mode: False)
+    monkeypatch.setattr("attention_guidance.commands.workspace.os.access", lambda path, mode: False)
     assert f"no permission to write in {tmp_path}" in refusal(corpus, *TINY)
 
 
@@ -211,7 +211,7 @@ def test_an_output_that_holds_another_run(corpus, tmp_path, refusal):
     with pytest.raises(SystemExit) as caught:
         main(["pretrain", str(corpus), *TINY, "-q", "-o", str(run)])
     assert caught.value.code == 0
-    assert "holds a run already: go on with --resume" in refusal(corpus, *TINY, output=run)
+    assert "holds a run already; go on with --resume" in refusal(corpus, *TINY, output=run)
     assert "holds a run with seed=1, not 2" in refusal(corpus, *TINY, "--seed", 2, "--resume", output=run)
 
 

@@ -204,7 +204,7 @@ def test_a_model_is_not_overwritten_by_what_it_becomes(tmp_path, cli, whole_run,
     before = (model / "model.safetensors").read_bytes()
     command = ["finetune", model, "--task", "classify", *table(["x", "y"]), "-o", tmp_path / "mine", "--overwrite"]
     assert cli(*command) == 2
-    assert "its model is the one that is fine-tuned; give another folder" in capsys.readouterr().err
+    assert f"{model} would be replaced, and is what is read; give another folder" in capsys.readouterr().err
     assert (model / "model.safetensors").read_bytes() == before
 
 
@@ -246,7 +246,7 @@ def test_a_run_is_not_overwritten(tmp_path, cli, whole_run, table, capsys):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
     assert cli("finetune", run, "--task", "classify", *table(["x", "y"]), "-o", run, "--overwrite") == 2
-    assert "holds a run of pre-training; give another folder" in capsys.readouterr().err
+    assert "holds a run; give another folder" in capsys.readouterr().err
 
 
 def test_the_f1_of_mrpc_is_of_equivalents(tmp_path):

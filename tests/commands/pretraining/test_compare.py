@@ -272,13 +272,13 @@ def test_what_compare_refuses(copied, comparison, arguments, corpus, cli, capsys
         ([*arguments, "--heads", " ", "-o", tmp_path / "new"], "guides no head"),
         ([*arguments, "--seed", 2**32 - 1, "--seeds", 2, "-o", tmp_path / "new"], "seed=4294967296"),
         ([*arguments, "--seeds", 0, "-o", tmp_path / "new"], "must be a whole number from 1 on"),
-        ([*arguments, "-o", copied], "holds a run already"),
+        ([*arguments, "-o", copied], "holds a comparison already"),
         ([*arguments, "-o", copied, "--resume", "--weight", "1"], "weight=0.1, not 1.0"),
     ):
         assert cli("compare", *given) == 2
         assert message in capsys.readouterr().err
     assert cli("pretrain", *arguments, "-o", copied, "--resume") == 2
-    assert "holds a comparison" in capsys.readouterr().err
+    assert "holds a comparison; give another folder" in capsys.readouterr().err
     text = corpus.read_text()
     try:
         corpus.write_text(text.replace("a", "b", 1))

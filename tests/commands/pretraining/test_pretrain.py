@@ -104,10 +104,24 @@ def test_no_command_reads_what_it_prints_as_markup():
     assert not [(name, call) for name, call in calls if "markup=False" not in call]
 
 
-@pytest.mark.parametrize("command", [["pretrain"], ["pretrain", "-q"], ["compare"], ["compare", "--seeds", "2"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pretrain"],
+        ["pretrain", "-q"],
+        ["pretrain", "--preset", "tiny"],
+        ["pretrain", "--preset", "tiny", "--overwrite"],
+        ["pretrain", "--config", "settings.yaml"],
+        ["compare"],
+        ["compare", "--seeds", "2"],
+        ["compare", "--heads", "next:1"],
+    ],
+)
 @pytest.mark.parametrize("there", [False, True])
 def test_what_is_not_there_is_not_resumed(command, there, cli, tmp_path, capsys, monkeypatch):
     """A mistyped folder, or a run stopped while its text was packed: no run of defaults takes its place."""
+    monkeypatch.chdir(tmp_path)
+    Path("settings.yaml").write_text("max_steps: 3\n")
     for name in ("pretrain", "compare"):
         monkeypatch.setattr(
             f"attention_guidance.commands.pretraining.{name}.{name}", lambda *_, **__: pytest.fail("trains")

@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "attention_guidance"]
 # The same command, dead in the middle of saving a checkpoint: arguments are the step and the function it dies in.
 DYING = """
 import os, sys
-from attention_guidance.commands.pretraining import checkpoints
+from attention_guidance.commands.pretraining.saving import checkpoints
 step, name = sys.argv[1], sys.argv[2]
 original = getattr(checkpoints, name)
 def dying(path):
@@ -222,11 +222,11 @@ def test_only_damaged_checkpoints(stopped, arguments, cli, capsys):
 
 def test_what_a_resume_refuses(stopped, arguments, corpus, cli, capsys, tmp_path):
     assert cli("pretrain", *arguments, "-o", stopped, "-q") == 2
-    assert "holds a run already: go on with --resume" in one_line(capsys.readouterr().err)
+    assert "holds a run already; go on with --resume, replace it with --overwrite" in one_line(capsys.readouterr().err)
     assert cli("pretrain", *arguments, "-o", stopped, "-q", "--resume", "--learning-rate", "0.002") == 2
     assert "holds a run with learning_rate=0.001, not 0.002" in one_line(capsys.readouterr().err)
     assert cli("compare", *arguments, "-o", stopped, "-q", "--resume") == 2
-    assert "holds a run of pretrain" in one_line(capsys.readouterr().err)
+    assert f"--output {stopped} holds a run; give another folder" in one_line(capsys.readouterr().err)
     text = corpus.read_text()
     try:
         corpus.write_text(text.replace("a", "b", 1))
@@ -293,7 +293,7 @@ def test_what_leaves_the_curve_as_it_is_may_change(stopped, arguments, corpus, c
     [
         (["--max-steps", "80"], "{run} holds a run with max_steps=60, not 80, and its schedules are made for that "
          "length: let it end, then train its model on in another --output with --init-from {run} and the steps to add; "
-         "or begin anew in another --output"),
+         "replace it with --overwrite, or give another folder"),
         (["--max-steps", "40"], "max_steps=60, not 40, and its schedules are made for that length"),
         (["--batch-size", "8"], "{run} holds a run with batch_size=4, not 8: resume it with the same settings"),
         (["--set", "optim=sgd"], "{run} holds a run with --set optim=None, not 'sgd': resume it with the same"),

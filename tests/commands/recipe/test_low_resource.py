@@ -99,14 +99,14 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_pat
     assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done, "--resume") == 0
     assert {path: path.read_bytes() for path in done.rglob("finetune.json")} == before
     assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "holds a recipe already; go on with --resume, replace it with --overwrite" in capsys.readouterr().err
     for lost, fewer in (("--compare", tasks[:4]), ("--classify", [*tasks[:2], "--compare"])):
         assert cli("recipe", "low-resource", given / "text.txt", *fewer, *QUICK, "-o", done, "--resume") == 2
         assert f"holds results of {lost}, which would be lost" in capsys.readouterr().err
     shorter = tmp_path / "shorter.txt"
     shorter.write_text("\n".join((given / "text.txt").read_text().splitlines()[:1400]))
     assert cli("recipe", "low-resource", shorter, *tasks, *QUICK, "-o", done, "--resume") == 2
-    assert "are not those that the recipe" in capsys.readouterr().err
+    assert "holds a recipe whose text or tasks are not those given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -215,4 +215,12 @@ def test_a_text_of_test_sentences_alone(tmp_path, given, cli, capsys):
     out = tmp_path / "out"
     assert cli("recipe", "low-resource", tmp_path / "text.txt", "--ner", given / "ner", *QUICK, "-o", out) == 2
     assert "nothing is left without the 12 sentences" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_what_is_not_there_is_not_resumed(tmp_path, given, cli, capsys):
+    """No recipe on the Bible in a mistyped folder."""
+    out = tmp_path / "out"
+    assert cli("recipe", "low-resource", "--ner", given / "ner", *QUICK, "-o", out, "--resume") == 2
+    assert f"--output {out} holds no recipe to resume; give the recipe's whole command" in capsys.readouterr().err
     assert not out.exists()

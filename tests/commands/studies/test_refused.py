@@ -12,7 +12,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, cli, refusal, whole_run, 
     arguments = [whole_run, corpus, "-o", tmp_path / "c", "--sequences", 2, "--similarity-rows", 0, "-q"]
     assert cli("census", *arguments) == 0
     before = (tmp_path / "c" / "census.json").read_bytes()
-    assert "is not empty" in refusal("census", *arguments)
+    assert "holds census.json already; replace it with --overwrite" in refusal("census", *arguments)
     assert (tmp_path / "c" / "census.json").read_bytes() == before
     assert cli("census", *arguments, "--overwrite") == 0
 

@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(commands: Any, name: str, summary: str, description: str, run: Any) -> argparse.ArgumentParser:
-    """A command, its description laid out as it is written.
+    """A command that writes to a folder, its description laid out as it is written.
 
     Args:
         commands: the subparsers.
@@ -31,6 +31,7 @@ def add_command(commands: Any, name: str, summary: str, description: str, run: A
         name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(run=run)
+    parser.add_argument("--overwrite", action="store_true", help="replace what this command has written there before")
     return parser
 
 
@@ -38,7 +39,6 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """Where results go, and what is printed."""
     add = parser.add_argument
     add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
-    add("--overwrite", action="store_true", help="replace what this command has written there before")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.cli.arguments import add_command, positive, seed
+from attention_guidance.commands.cli.arguments import add_command, add_output, positive, seed
 from attention_guidance.commands.text.lines import ERRORS
 
 _FINETUNE = """\
@@ -72,9 +72,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("--repair", action="store_true", help="let an I- that continues nothing begin an entity, as conlleval does")
     add("--errors", choices=ERRORS, default="strict",
         help="strict refuses a malformed row or sentence, skip leaves it out and counts it (strict)")  # fmt: skip
-    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
-    add("--overwrite", action="store_true", help="replace what this command has written there before")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add_output(parser)
     add("--seeds", type=positive, default=5, metavar="N", help="how many fine-tunings are scored (5)")
     add("--seed", type=seed, default=1, metavar="N", help="the first of them (1)")
     add("--learning-rates", type=float, nargs="+", default=(), metavar="X",

@@ -8,7 +8,7 @@ from typing import Any
 
 from attention_guidance.commands.cli.arguments import Assign, Given, add_command, fail, positive, steps_or_share
 from attention_guidance.commands.objectives import OTHER_THAN_TEXT
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.errors import ConfigError
 
 _PRETRAIN = """\
 Pre-train a masked language model on text, with attention heads guided toward simple patterns.
@@ -106,21 +106,22 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
 def _train(arguments: dict[str, Any], train: Any) -> int:
     """Turn the arguments into a configuration and train."""
     from attention_guidance.commands.pretraining.pretrain import Stopped
-    from attention_guidance.commands.pretraining.saving.folder import RunFolder
-    from attention_guidance.commands.pretraining.settings.config import make_config
+    from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
+    from attention_guidance.commands.workspace import COMPARISON, RUN, State, Workspace, nothing_to_resume
 
-    output, resume, quiet = (arguments.pop(name) for name in ("output", "resume", "quiet"))
-    config_file = arguments.pop("config")
-    folder = RunFolder(output)
+    output, config_file = arguments.pop("output"), arguments.pop("config")
+    how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
     given = config_file is not None or any(value is not None for value in arguments.values())
-    # Of a run that never made a step nothing is kept that is given anew.
-    goes_on = resume and folder.config.exists() and (folder.stepped or not given)
-    if resume and not given and not goes_on:
+    states = {Workspace(output, kind).state for kind in (RUN, COMPARISON)}
+    # Of a run that never made a step, or that others may replace, nothing is kept that is given anew.
+    held = not how["overwrite"] and not states.isdisjoint((State.BEGUN, State.FINISHED))
+    goes_on = how["resume"] and (output / CONFIG_FILE).exists() and (held or not given)
+    config = make_config(arguments, config_file, output / CONFIG_FILE if goes_on else None)
+    if how["resume"] and not goes_on and not config.corpus and config.dataset is None:
         # Defaults would train on the Bible in a mistyped folder, or for a run that was stopped before it had one.
-        raise RunError(f"--output {output} holds no run to resume; give the run's whole command, text and settings too")
-    config = make_config(arguments, config_file, folder.config if goes_on else None)
+        raise nothing_to_resume(output, "run")
     try:
-        train(config, output, resume=resume, quiet=quiet)
+        train(config, output, **how)
     except Stopped as stopped:
         return fail(stopped, 128 + stopped.signal)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from attention_guidance.commands.cli.arguments import TEXT, add_command, add_output, add_reading, positive, seed
@@ -22,7 +23,10 @@ the text does not use; the longest tokens, the characters that are lost most.
 
 def add_commands(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "tokenizer", "train tokenizers, see how they fit a language", _TOKENIZER, _train)
+    parser = commands.add_parser(
+        "tokenizer", help="train tokenizers, see how they fit a language", description=_TOKENIZER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = add_command(actions, "train", "of every kind and size, compared on text held out", _TOKENIZER, _train)
     add = train.add_argument

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +16,15 @@ from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.candidates import Contender, checkpoints_of, contenders
 from attention_guidance.commands.finetuning.examples.tasks import Task, get_task
 from attention_guidance.commands.finetuning.finetune import check, finetune
-from attention_guidance.commands.finetuning.fits.kept import is_begun
 from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.scoring.paired import difference
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.report.figures.finetune import score_over_steps
 from attention_guidance.commands.studies.output import Output
-from attention_guidance.errors import RunError
+from attention_guidance.commands.workspace import DOWNSTREAM, FINE_TUNING, within
 
-DOWNSTREAM_FILE = "downstream.json"
+DOWNSTREAM_FILE = DOWNSTREAM.finished
 
 
 def downstream(
@@ -58,9 +58,10 @@ def downstream(
     sources = {name: model for side in sides for name, model in side.models.items()}
     of_checkpoints = {name: checkpoints_of(model, n_checkpoints) for name, model in sources.items() if n_checkpoints}
     task = get_task(settings.task)
-    folder = Output(output, DOWNSTREAM_FILE, overwrite or (resume and _is_begun(output, sides)))
-    if not overwrite:
-        _require_ours(output, task, sides, n_checkpoints)
+    folder = Output(output, dataclasses.replace(DOWNSTREAM, begun=_begun(sides)))
+    folder.claim(
+        resume=resume, overwrite=overwrite, other=lambda: _other(output / DOWNSTREAM_FILE, task, sides, n_checkpoints)
+    )
     console = Console(quiet=quiet, markup=False)
     for name, model in sources.items():
         # What one cannot do is told before hours are spent on those before it.
@@ -103,23 +104,18 @@ def downstream(
     return content
 
 
-def _is_begun(output: Path, sides: Iterable[Contender]) -> bool:
-    """Whether a comparison of such sides, over whatever seeds, or a fine-tuning has left something there."""
-    folders = [output]
-    for side in sides:
-        folders += [output / side.name, *(output / name for name in side.models), *(output / side.name).glob("seed-*")]
-    return (output / DOWNSTREAM_FILE).is_file() or any(map(is_begun, folders))
+def _begun(sides: Iterable[Contender]) -> tuple[str, ...]:
+    """What a comparison of such sides, over whatever seeds, or a fine-tuning leaves."""
+    marks = (FINE_TUNING.finished, *FINE_TUNING.begun)
+    folders = {glob.escape(name) for side in sides for name in (side.name, *side.models)}
+    folders |= {f"{glob.escape(side.name)}/seed-*" for side in sides}
+    return (*marks, *(mark for folder in folders for mark in within(folder, marks)))
 
 
-def _require_ours(output: Path, task: Task, sides: Iterable[Contender], n_checkpoints: int) -> None:
-    """Refuse to go on where figures of another comparison would be lost.
-
-    Raises:
-        RunError: the comparison that is there is of another task, or of models or checkpoints that are not in this one.
-    """
-    file = output / DOWNSTREAM_FILE
+def _other(file: Path, task: Task, sides: Iterable[Contender], n_checkpoints: int) -> str | None:
+    """What would be lost: a comparison of another task, or of models or checkpoints that are not in this one."""
     if not file.is_file():
-        return
+        return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         compared = {model["model"] for model in content["models"]}
@@ -127,11 +123,7 @@ def _require_ours(output: Path, task: Task, sides: Iterable[Contender], n_checkp
         ours = ours and bool(n_checkpoints or not content["checkpoints"])
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
-    if not ours:
-        raise RunError(
-            f"--output {output} holds a {DOWNSTREAM_FILE} of other models, checkpoints or another task; give "
-            "another folder, those models and --checkpoints too, or --overwrite"
-        )
+    return None if ours else f"a {DOWNSTREAM_FILE} of other models, checkpoints or another task; give those too"
 
 
 def _differences(

@@ -17,10 +17,9 @@ from attention_guidance.commands.finetuning.fits.fit import try_out
 from attention_guidance.commands.finetuning.fits.kept import (
     FINETUNE_FILE,
     KeptFits,
-    finished,
     fits_request_of,
-    is_begun,
     request_of,
+    scores_there,
 )
 from attention_guidance.commands.finetuning.fits.new_model import head_of, new_model
 from attention_guidance.commands.finetuning.fits.runner import Runner, all_alike, at_the_end
@@ -31,7 +30,8 @@ from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, lo
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
 from attention_guidance.commands.tokenization.coverage import misfits
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.commands.workspace import FINE_TUNING
+from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,14 +71,9 @@ def finetune(
         GuidanceError: bad input.
         FailedRunError: training diverged, or a model could not be written.
     """
-    folder = Output(output, FINETUNE_FILE, overwrite or (resume and is_begun(output)))
+    folder = Output(output, FINE_TUNING)
     console = Console(quiet=quiet, markup=False)
-    subject, tokenizer, data = _read(model, settings)
-    if (output / "model").resolve() == Path(subject.source).resolve():
-        raise RunError(f"--output {output}: its model is the one that is fine-tuned; give another folder")
-    request = request_of(subject.source, settings)
-    kept = KeptFits(output, fits_request_of(subject.source, settings))
-    there = finished(output, request, overwrite=overwrite) if resume else None
+    subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
     if there is not None:
         console.print(f"{output.name}: scored already", highlight=False)
         lacks_baseline = settings.baseline and there.get("over_baseline") is None
@@ -103,6 +98,7 @@ def finetune(
             note(
                 f"{item.n_lost:,} words of {split} are nothing to the tokenizer; predicted for them is {data.labels[0]}"
             )
+    kept = KeptFits(output, fits_request_of(subject.source, settings))
     kept.take_up(resume=resume, overwrite=overwrite)
     with Steps(console, quiet) as steps:
         runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
@@ -114,8 +110,8 @@ def finetune(
             note(said)
         baseline = _baseline(data, steps, note) if settings.baseline else None
     found = outcome.finetune_json(
-        subject.name, data, encoded, settings.fit, fitted, longest=longest, request=request, notes=notes,
-        baseline=baseline,
+        subject.name, data, encoded, settings.fit, fitted, longest=longest,
+        request=request_of(subject.source, settings), notes=notes, baseline=baseline,
     )  # fmt: skip
     found = outcome.write(folder, found, data, fitted, tokenizer, baseline)
     kept.forget()
@@ -140,22 +136,24 @@ def check(
         GuidanceError: it, its tokenizer, the files, the length or the heads to guide do not go together, or the folder
             holds what is of others.
     """
-    subject, tokenizer, data = _read(model, settings)
-    if resume and finished(output, request_of(subject.source, settings), overwrite=overwrite) is not None:
-        return
-    KeptFits(output, fits_request_of(subject.source, settings)).require_ours(overwrite=overwrite)
-    longest, _ = _fitting(settings, subject, tokenizer)
-    _try(subject, tokenizer, data, longest, settings)
+    subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
+    if there is None:
+        longest, _ = _fitting(settings, subject, tokenizer)
+        _try(subject, tokenizer, data, longest, settings)
 
 
-def _read(model: str, settings: FinetuneSettings) -> tuple[Subject, PreTrainedTokenizerBase, Data]:
+def _read(
+    model: str, settings: FinetuneSettings, output: Path, *, resume: bool, overwrite: bool
+) -> tuple[Subject, PreTrainedTokenizerBase, Data, dict[str, Any] | None]:
+    """What is fine-tuned, its tokenizer and data, and the scores that are there already."""
     subject = subjects(model)[0]
+    there = scores_there(output, subject.source, settings, resume=resume, overwrite=overwrite)
     tokenizer = subject.tokenizer("pad")  # for batches; all else a task needs of it, the model was trained with
     data = read_examples(
         get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair,
         positive=settings.positive_label, errors=settings.errors,
     )  # fmt: skip
-    return subject, tokenizer, data
+    return subject, tokenizer, data, there
 
 
 def _of_head(source: str) -> list[str]:

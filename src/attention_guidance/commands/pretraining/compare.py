@@ -29,9 +29,10 @@ from attention_guidance.commands.pretraining.settings.checks import check_heads,
 from attention_guidance.commands.pretraining.settings.config import RunConfig
 from attention_guidance.commands.report.compare_page import write_compare_page
 from attention_guidance.commands.tokenization.byte_level import token_texts
+from attention_guidance.commands.workspace import COMPARISON, State
 from attention_guidance.errors import ConfigError, RunError
 
-COMPARE_FILE = "compare.json"
+COMPARE_FILE = COMPARISON.finished
 PAGE_FILE = "compare.html"
 MAPS_FILE = "attention_maps.json"
 ARMS = ("guided", "unguided")
@@ -39,8 +40,9 @@ _STRETCH = 10
 
 
 def compare(
-    config: RunConfig, output: Path, *, seeds: Sequence[int] | None, resume: bool = False, quiet: bool = False
-) -> dict[str, Any]:
+    config: RunConfig, output: Path, *, seeds: Sequence[int] | None, resume: bool = False, overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Train guided and unguided on the same data, order and initial weights, and compare.
 
     Args:
@@ -48,6 +50,8 @@ def compare(
         output: the folder of the comparison; each run has its own in it.
         seeds: one pair of runs is trained for each; None for those that the comparison began with.
         resume: go on with the comparison in that folder.
+        overwrite: replace the comparison in that folder, once nothing is wrong with this one; with `resume`, one of
+            other settings.
         quiet: print nothing.
 
     Returns:
@@ -63,19 +67,18 @@ def compare(
         raise ConfigError(f"compare counts steps; max_time={config.max_time!r} is for pretrain, give max_steps here")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError("compare trains in one process; under torchrun or accelerate launch use pretrain, once an arm")
+    folder = RunFolder(output, COMPARISON)
+    begins = folder.claim(config, resume=resume, overwrite=overwrite) is State.NOTHING
     # Those that have been trained stay in the comparison, also when fewer are asked for.
-    there = _seeds_in(output, ended=seeds is not None) if resume else []
+    goes_on = resume and (seeds is None or not begins)
+    there = _seeds_in(output, ended=seeds is not None) if goes_on else []
     seeds = sorted({*(seeds or ()), *there}) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     console = Console(quiet=quiet, markup=False)
-    folder = RunFolder(output)
-    if folder.data.exists():
-        raise RunError(f"--output {output} holds a run of pretrain, not a comparison; give another folder")
-    folder.claim(config, resume)
     check_settings(config, folder)
-    data = prepare_data(config, console.print, folder.tokenizer)
+    data = prepare_data(config, console.print, folder.known_tokenizer)
     check_heads(config, data.tokenizer)
-    pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}") for seeded in configs]
+    pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}", begins) for seeded in configs]
     # Nothing is written before all that can be wrong with the input has been looked at.
     folder.begin(config, data.processor)
     for seed in seeds:
@@ -112,12 +115,12 @@ def _seeds_in(output: Path, ended: bool) -> list[int]:
 class _Pair:
     """The guided and the unguided run of one seed."""
 
-    def __init__(self, config: RunConfig, data: PreparedData, folder: Path) -> None:
+    def __init__(self, config: RunConfig, data: PreparedData, folder: Path, begins: bool) -> None:
         self.data = data
         self.configs = {"guided": config, "unguided": dataclasses.replace(config, heads="")}
         self.folders = {arm: RunFolder(folder / arm) for arm in ARMS}
         for arm in ARMS:
-            self.folders[arm].claim(self.configs[arm], resume=True)
+            self.folders[arm].claim(self.configs[arm], resume=not begins, overwrite=begins)
             self.folders[arm].check_text(data)
 
     def train(self, watchers: Callable[[str], list[Any]], stop: StopRequest) -> None:

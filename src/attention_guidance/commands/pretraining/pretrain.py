@@ -19,7 +19,7 @@ from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_heads, check_settings
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
-from attention_guidance.errors import RunError
+from attention_guidance.commands.workspace import State
 
 
 class Stopped(Exception):
@@ -37,13 +37,17 @@ class Stopped(Exception):
         )
 
 
-def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+def pretrain(
+    config: RunConfig, output: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+) -> dict[str, Any]:
     """Pre-train one encoder.
 
     Args:
         config: the run.
         output: its folder.
         resume: go on with the run in that folder, if there is one.
+        overwrite: replace the run in that folder, once nothing is wrong with this one; with `resume`, a run of other
+            settings.
         quiet: print nothing.
 
     Returns:
@@ -58,12 +62,9 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
     quiet = quiet or not processes.is_first()
     console = Console(quiet=quiet, markup=False)
     folder = RunFolder(output)
-    if processes.is_first():
-        if any(output.glob("seed-*/*/run.yaml")):
-            raise RunError(f"--output {output} holds a comparison, not a run; give another folder")
-        folder.claim(config, resume)
-    processes.wait()
-    if (finished := folder.finished) is not None:
+    # The first looks for all.
+    state = folder.claim(config, resume=resume, overwrite=overwrite) if processes.is_first() else State.NOTHING
+    if processes.of_first(state is State.FINISHED) and (finished := folder.finished) is not None:
         if config != make_config({}, folder.config):
             # A text that has moved is no other one.
             folder.check_text(prepare_data(config, console.print, folder.tokenizer))
@@ -77,7 +78,7 @@ def pretrain(config: RunConfig, output: Path, *, resume: bool = False, quiet: bo
         callbacks = [ProgressCallback(bars, "training", quiet, clock), StopOnRequest(stop)]
         # The first process leaves the tokenizer in the folder for the others.
         with processes.first_before_others():
-            data = prepare_data(config, console.print, folder.tokenizer)
+            data = prepare_data(config, console.print, folder.known_tokenizer)
             folder.check_text(data)
             check_heads(config, data.tokenizer)
             run = Run(config, data, folder, callbacks, clock)

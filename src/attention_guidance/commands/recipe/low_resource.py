@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from attention_guidance.commands.report.recipe_page import write_recipe_page
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.sample import Text
 from attention_guidance.commands.text.tables import read_table
-from attention_guidance.errors import ConfigError, CorpusError, RunError
+from attention_guidance.commands.workspace import RECIPE, State, nothing_to_resume
+from attention_guidance.errors import ConfigError, CorpusError
 
-RECIPE_FILE = "recipe.json"
+RECIPE_FILE = RECIPE.finished
 PAGE_FILE = "recipe.html"
 _TEXT_FILE = "text.jsonl"
 _TEST_SHARE = 0.2
@@ -86,15 +87,18 @@ def low_resource(
         GuidanceError: bad input, before anything is written.
         Stopped: a signal asked to stop during pre-training.
     """
-    folder = Output(output, RECIPE_FILE, overwrite or (resume and any(output.glob(f"{_TEXT_FILE}*"))))
+    folder = Output(output, RECIPE)
+    lost = functools.partial(_lost, output, settings)
+    uses = (*settings.text.files, settings.ner, settings.classify)
+    state = folder.claim(resume=resume, overwrite=overwrite, other=lost, uses=uses)
+    if resume and state is State.NOTHING and not settings.text.files:
+        raise nothing_to_resume(output, "recipe")
     console = Console(quiet=quiet, markup=False)
     console.print("looking at the text and the tasks", highlight=False)
     with tempfile.TemporaryDirectory() as aside:
         tasks = _tasks(settings, Path(aside))
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(aside).iterdir())}
-    if not overwrite:
-        _require_no_less(output, tasks, settings.compare)
     held_out = [text for data in read.values() for text in _evaluated(data)]
     kept, facts = clean(settings.text.read(), held_out)
     _require_enough(settings.text.name, facts)
@@ -111,15 +115,19 @@ def low_resource(
     for arm, config in configs.items():
         check_settings(config, RunFolder(output / arm))
     text = "".join(json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in kept)
-    _begin(output, {_TEXT_FILE: text} | {f"classify-{name}": rows for name, rows in split.items()}, resume, overwrite)
+    files = {_TEXT_FILE: text} | {f"classify-{name}": rows for name, rows in split.items()}
+    state = folder.claim(resume=resume, overwrite=overwrite, other=lambda: lost() or _changed(output, files))
+    if state is State.NOTHING:
+        folder.clear()
+        output.mkdir(parents=True, exist_ok=True)
+        for name, lines in files.items():
+            results.write_text(output / name, lines)
     if split:
         tasks["classify"] = {file.stem.rpartition("-")[2]: file for file in sorted(output.glob("classify-*.jsonl"))}
     _report_text(console, facts, choices)
-    runs = {arm: pretrain(config, output / arm, resume=resume, quiet=quiet) for arm, config in configs.items()}
-    found = {
-        name: _evaluate(name, files, settings, output, resume=resume, overwrite=overwrite, quiet=quiet)
-        for name, files in tasks.items()
-    }
+    how = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
+    runs = {arm: pretrain(config, output / arm, **how) for arm, config in configs.items()}
+    found = {name: _evaluate(name, of_task, settings, output, **how) for name, of_task in tasks.items()}
     content = {
         **results.header("recipe"),
         "recipe": "low-resource",
@@ -138,24 +146,22 @@ def low_resource(
     return content
 
 
-def _require_no_less(output: Path, tasks: Iterable[str], compare: bool) -> None:
-    """Refuse to go on where results that are there would be lost.
-
-    Raises:
-        RunError: they are of tasks, or of a run, that this recipe does not have.
-    """
+def _lost(output: Path, settings: RecipeSettings) -> str | None:
+    """Results there of tasks, or of a run, that this recipe does not have."""
     try:
         there = json.loads((output / RECIPE_FILE).read_text(encoding="utf-8"))
-        flags = {"--ner": "ner" in there["tasks"], "--classify": "classify" in there["tasks"]}
-        flags |= {"--compare": "unguided" in there["runs"]}
+        has = {"ner": "ner" in there["tasks"], "classify": "classify" in there["tasks"]}
+        has |= {"compare": "unguided" in there["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return
-    given = {*(f"--{task}" for task in tasks), *(["--compare"] if compare else [])}
-    if lost := [flag for flag, was_given in flags.items() if was_given and flag not in given]:
-        raise RunError(
-            f"--output {output} holds results of {' and '.join(lost)}, which would be lost; give that too, another "
-            "folder, or --overwrite"
-        )
+        return None
+    lost = " and ".join(f"--{flag}" for flag, is_there in has.items() if is_there and not getattr(settings, flag))
+    return f"results of {lost}, which would be lost; give that too" if lost else None
+
+
+def _changed(output: Path, files: Mapping[str, str]) -> str | None:
+    """A cleaned text, or split tables, there that are not those of this recipe."""
+    there = {name: (output / name).read_text(encoding="utf-8") for name in files if (output / name).is_file()}
+    return None if there == files else "a recipe whose text or tasks are not those given"
 
 
 def _require_enough(name: str, facts: TextFacts) -> None:
@@ -225,26 +231,6 @@ def _chosen(facts: TextFacts, overrides: Mapping[str, Any]) -> list[Choice]:
     for name, value in overrides.items():
         choices[name] = Choice(name, value, "as you asked")
     return [*choices.values()]
-
-
-def _begin(output: Path, files: Mapping[str, str], resume: bool, overwrite: bool) -> None:
-    """Write the cleaned text and split tables, or make sure that they are the same as when the recipe began."""
-    if resume and (output / _TEXT_FILE).is_file():
-        for name, content in files.items():
-            path = output / name
-            if not path.is_file() or path.read_text(encoding="utf-8") != content:
-                raise RunError(
-                    f"text or tasks are not those that the recipe in {output} began with, so it cannot go on; give "
-                    "another --output"
-                )
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        for arm in ("guided", "unguided"):
-            if (output / arm / "run.yaml").is_file():
-                shutil.rmtree(output / arm)
-    for name, content in files.items():
-        results.write_text(output / name, content)
 
 
 def _evaluate(

@@ -98,7 +98,7 @@ def census(
     Raises:
         GuidanceError: bad input.
     """
-    folder = Output(output, CENSUS_FILE, overwrite)
+    folder = Output.of_study(output, CENSUS_FILE, overwrite)
     console = Console(quiet=quiet, markup=False)
     with Steps(console, quiet) as steps:
         content = measured_census(model, text, settings or CensusSettings(), steps)
@@ -107,7 +107,7 @@ def census(
     for figure_name, figure in census_figures.all_figures(content).items():
         folder.figure(figure_name, figure)
     report(console, content)
-    console.print(f"every figure: {folder.folder / CENSUS_FILE}, {CENSUS_TABLE}; pictures beside them", highlight=False)
+    console.print(f"every figure: {folder.path / CENSUS_FILE}, {CENSUS_TABLE}; pictures beside them", highlight=False)
     return content
 
 

@@ -1,4 +1,4 @@
-"""The folder a study writes to."""
+"""The files that studies and scores write into their folder."""
 
 from __future__ import annotations
 
@@ -9,42 +9,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attention_guidance.commands import results
-from attention_guidance.commands.pretraining.settings.checks import check_writable
-from attention_guidance.errors import RunError
+from attention_guidance.commands.workspace import Kind, Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Output:
-    """A folder for the files of a study.
+class Output(Workspace):
+    """A command's folder, and the files in it."""
 
-    Args:
-        folder: where to.
-        main: the file by which the study's results are known.
-        overwrite: replace what is there.
+    @classmethod
+    def of_study(cls, folder: Path, main: str, overwrite: bool) -> Output:
+        """The folder of a study, which does not resume.
 
-    Raises:
-        RunError: the folder is not empty, or cannot be written to. Nothing is written yet.
-    """
+        Args:
+            folder: where to.
+            main: the file by which the study's results are known.
+            overwrite: replace what is there.
 
-    def __init__(self, folder: Path, main: str, overwrite: bool) -> None:
-        self.folder = folder
-        check_writable(folder)
-        if folder.is_dir() and not overwrite and any(folder.iterdir()):
-            raise RunError(
-                f"--output {folder} is not empty; give another folder, or --overwrite to replace {main} and what is "
-                "beside it of the same names"
-            )
-
-        if overwrite and (folder / "run.yaml").is_file() and not (folder / main).is_file():
-            raise RunError(f"--output {folder} holds a run of pre-training; give another folder")
+        Raises:
+            RunError: see `Workspace.claim`. Nothing is written yet.
+        """
+        output = cls(folder, Kind(main, finished=main))
+        output.claim(overwrite=overwrite)
+        return output
 
     def json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write JSON."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        results.write_json(self.folder / name, content)
-        return self.folder / name
+        self.path.mkdir(parents=True, exist_ok=True)
+        results.write_json(self.path / name, content)
+        return self.path / name
 
     def csv(self, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
         """Write a table, its columns those of the first row."""
@@ -53,7 +47,7 @@ class Output:
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        path = self.folder / name
+        path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(path, buffer.getvalue())
         return path
@@ -62,7 +56,7 @@ class Output:
         """Write a figure as NAME.svg and NAME.png."""
         from attention_guidance.commands.report.figures.svg import save_png, save_svg
 
-        path = self.folder / name
+        path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not with_suffix: a name may have a dot of its own.
         save_svg(figure, path.with_name(f"{path.name}.svg"))

@@ -200,7 +200,7 @@ def probe(
     """
     if resamples < 100:
         raise ConfigError(f"--resamples {resamples}: must be at least 100")
-    folder = Output(output, PROBE_FILE, overwrite)
+    folder = Output.of_study(output, PROBE_FILE, overwrite)
     console = Console(quiet=quiet, markup=False)
     subject = subjects(model)[0]
     with Steps(console, quiet) as steps:
@@ -220,7 +220,7 @@ def probe(
     for name, figure in probe_figures.all_figures(content).items():
         folder.figure(name, figure)
     report(console, content)
-    console.print(f"every figure: {folder.folder / PROBE_FILE}, {PROBE_TABLE}; pictures beside them", highlight=False)
+    console.print(f"every figure: {folder.path / PROBE_FILE}, {PROBE_TABLE}; pictures beside them", highlight=False)
     return content
 
 

@@ -43,7 +43,7 @@ def reflexives(
     Raises:
         GuidanceError: bad input.
     """
-    folder = Output(output, SENTENCES_FILE, overwrite)
+    folder = Output.of_study(output, SENTENCES_FILE, overwrite)
     options = {"seed": seed, "plural": plural, "relative_clauses": relative_clauses, "attractors": attractors}
     made = generate_reflexives(sentences, **options)  # type: ignore[arg-type]
     folder.json(RESULTS_FILE, {**results.header("reflexives"), "sentences": len(made), **options})

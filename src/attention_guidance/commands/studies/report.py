@@ -94,7 +94,7 @@ def report(
     Raises:
         GuidanceError: bad input.
     """
-    folder = Output(output, REPORT_FILE, overwrite)
+    folder = Output.of_study(output, REPORT_FILE, overwrite)
     console = Console(quiet=quiet, markup=False)
     included = list(_included(include))
     looked_at = text or _own_text(runs[0])

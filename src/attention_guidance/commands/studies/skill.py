@@ -42,7 +42,7 @@ def skill(
     Raises:
         GuidanceError: bad input; fewer than three checkpoints whose loss is known.
     """
-    folder = Output(output, SKILL_FILE, overwrite)
+    folder = Output.of_study(output, SKILL_FILE, overwrite)
     console = Console(quiet=quiet, markup=False)
     names = names_of(runs)
     found = [
@@ -83,7 +83,7 @@ def skill(
     folder.csv(SKILL_TABLE, points)
     folder.figure("skill", skill_figures.scatter(content))
     report(console, content)
-    console.print(f"every figure: {folder.folder / SKILL_FILE}, {SKILL_TABLE}; skill.svg beside them", highlight=False)
+    console.print(f"every figure: {folder.path / SKILL_FILE}, {SKILL_TABLE}; skill.svg beside them", highlight=False)
     return content
 
 

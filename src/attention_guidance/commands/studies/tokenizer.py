@@ -59,7 +59,7 @@ def train_tokenizers(
     Raises:
         GuidanceError: bad input.
     """
-    folder = Output(output, TOKENIZERS_FILE, overwrite)
+    folder = Output.of_study(output, TOKENIZERS_FILE, overwrite)
     console = Console(quiet=quiet, markup=False)
     others = {name: load_tokenizer(tokenizer_folder(name)) for name in beside}
     split = split_validation(list(text.read()), share=_HELD_OUT, seed=seed)
@@ -99,7 +99,7 @@ def inspect_tokenizers(
     """
     if len({*tokenizers}) < len(tokenizers):
         raise ConfigError("a tokenizer is given twice; name each once")
-    folder = Output(output, TOKENIZERS_FILE, overwrite)
+    folder = Output.of_study(output, TOKENIZERS_FILE, overwrite)
     loaded = {name: load_tokenizer(tokenizer_folder(name)) for name in tokenizers}
     return _told(folder, Console(quiet=quiet, markup=False), text, loaded, [document.text for document in text.read()])
 
@@ -118,7 +118,7 @@ def _told(
     }
     folder.json(TOKENIZERS_FILE, content)
     report(console, content)
-    console.print(f"every figure: {folder.folder / TOKENIZERS_FILE}", highlight=False)
+    console.print(f"every figure: {folder.path / TOKENIZERS_FILE}", highlight=False)
     return content
 
 

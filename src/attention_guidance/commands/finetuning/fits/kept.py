@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,8 @@ from attention_guidance.commands.finetuning.fits.fit import Fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.settings import FitSettings
 from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
-from attention_guidance.errors import RunError, SaveError, reason_of
+from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace
+from attention_guidance.errors import SaveError, reason_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,12 +29,9 @@ if TYPE_CHECKING:
     from attention_guidance.commands.finetuning.examples.data import Data
     from attention_guidance.commands.finetuning.settings import FinetuneSettings
 
-FINETUNE_FILE = "finetune.json"
+FINETUNE_FILE = FINE_TUNING.finished
 # How many fits there are, which does not decide what each is.
 _OF_SEVERAL = ("seeds", "seed", "learning_rates", "baseline")
-_FITS = "fits"
-# What the folders in it are called; others are not ours.
-_REQUEST = re.compile("[0-9a-f]{32}")
 _FACTS = "fit.json"
 # What decides a model; a checkpoint has the optimizer's state beside it.
 _OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merges.txt", "spiece.model")
@@ -66,32 +64,36 @@ def _digest_of(asked: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def finished(output: Path, request: str, *, overwrite: bool) -> dict[str, Any] | None:
+def scores_there(
+    output: Path, source: str, settings: FinetuneSettings, *, resume: bool, overwrite: bool
+) -> dict[str, Any] | None:
     """The scores that are there already, if they are what is asked for.
 
     Args:
-        output: the folder of a fine-tuning.
-        request: see `request_of`.
-        overwrite: whether scores of another request may be replaced.
+        output: the folder of a fine-tuning, see `Workspace.claim`.
+        source: the folder or name of the model.
+        settings: the task and how.
+        resume: take what is there of this request.
+        overwrite: what is there of another may be replaced.
 
     Raises:
-        RunError: they are of another request, and may not be replaced.
+        RunError: it may not, or the folder holds something else.
     """
-    try:
-        content = json.loads((output / FINETUNE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if isinstance(content, dict) and content.get("request") == request:
-        return content
-    if overwrite:
-        return None
-    raise _of_others(output, "scores")
+    content: Any = None
 
+    def other() -> str | None:
+        nonlocal content
+        what = "{} of another model, other files or settings"
+        if not (output / FINETUNE_FILE).exists():
+            kept = KeptFits(output, fits_request_of(source, settings))
+            return what.format("unfinished fits") if kept.others else None
+        with contextlib.suppress(ValueError):
+            content = json.loads((output / FINETUNE_FILE).read_text(encoding="utf-8"))
+        ours = isinstance(content, dict) and content.get("request") == request_of(source, settings)
+        return None if ours else what.format("scores")
 
-def _of_others(output: Path, what: str) -> RunError:
-    return RunError(
-        f"--output {output} holds {what} of another model, other files or settings; give another folder, or --overwrite"
-    )
+    state = Workspace(output, FINE_TUNING).claim(resume=resume, overwrite=overwrite, other=other, uses=[source])
+    return content if state is State.FINISHED else None
 
 
 class KeptFits:
@@ -103,33 +105,24 @@ class KeptFits:
     """
 
     def __init__(self, output: Path, request: str) -> None:
-        self.output, self.folder = output, output / _FITS / request
+        self.output, self.folder = output, output / "fits" / request
 
     def take_up(self, *, resume: bool, overwrite: bool) -> None:
         """Begin with those that are there, or with none.
 
         Args:
             resume: whether they are taken; else they are removed.
-            overwrite: whether those of other requests may be removed.
-
-        Raises:
-            RunError: there are some of another request, and they may not be removed.
+            overwrite: whether those of other requests are removed.
         """
-        for folder in self.require_ours(overwrite=overwrite):
+        for folder in self.others if overwrite else ():
             shutil.rmtree(folder, ignore_errors=True)
         if not resume:
             self.forget()
 
-    def require_ours(self, *, overwrite: bool) -> list[Path]:
-        """Those of other requests, if they may be removed.
-
-        Raises:
-            RunError: there are some, and they may not.
-        """
-        others = [folder for folder in _requests(self.output) if folder != self.folder]
-        if others and not overwrite:
-            raise _of_others(self.output, "unfinished fits")
-        return others
+    @property
+    def others(self) -> list[Path]:
+        """Those of other requests."""
+        return [path for mark in FINE_TUNING.begun for path in self.output.glob(mark) if path != self.folder]
 
     def get(self, name: str) -> Fit | None:
         """One of them; None if it is not there, or not as it was written."""
@@ -198,16 +191,6 @@ def write_model(target: Path, write: Callable[[Path], None]) -> None:
         raise SaveError(
             f"could not save {target} ({reason_of(error)}); once it can be written, the same command and --resume go on"
         ) from error
-
-
-def is_begun(output: Path) -> bool:
-    """Whether a fine-tuning has left scores or fits there."""
-    return (output / FINETUNE_FILE).is_file() or any(_requests(output))
-
-
-def _requests(output: Path) -> list[Path]:
-    """The folders of fits, each of a request."""
-    return [folder for folder in (output / _FITS).glob("*") if _REQUEST.fullmatch(folder.name)]
 
 
 def _digest(file: Path) -> str:

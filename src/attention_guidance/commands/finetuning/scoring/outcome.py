@@ -117,14 +117,14 @@ def write(
     Returns:
         The results as written.
     """
-    output, split_told = folder.folder, told_split(data)
+    output, split_told = folder.path, told_split(data)
     (output / FINETUNE_FILE).unlink(missing_ok=True)
     remove_predictions(output)
     for seed, scored in fitted.scored.items():
         for split, of_split in scored.items():
             write_predictions(output, data, split, seed, of_split["predictions"])
-    for old in output.glob("confusion.*"):
-        old.unlink()
+    for suffix in ("svg", "png"):
+        (output / f"confusion.{suffix}").unlink(missing_ok=True)
     if data.task.kind in ("classify", "tokens") and len(data.labels) <= _MOST_DRAWN:
         predictions = fitted.scored[fitted.best_seed][split_told]["predictions"]
         folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[split_told], predictions)))
@@ -136,8 +136,8 @@ def write(
 def write_results(folder: Output, found: Mapping[str, Any], data: Data, baseline: Baseline | None) -> dict[str, Any]:
     """Write `finetune.json`, and what the baseline predicts, beside predictions that are there."""
     for split, predictions in () if baseline is None else baseline.predictions.items():
-        write_predictions(folder.folder, data, split, None, predictions)
-    whole = {**found, "over_baseline": over_baseline(found, folder.folder, folder.folder)}
+        write_predictions(folder.path, data, split, None, predictions)
+    whole = {**found, "over_baseline": over_baseline(found, folder.path, folder.path)}
     folder.json(FINETUNE_FILE, whole)
     return whole
 

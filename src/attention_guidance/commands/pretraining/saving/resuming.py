@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
-from attention_guidance.errors import RunError
 
 # What leaves the curve of a run as it is may change when it resumes. Checkpoints hold whole tensors however
 # the model was laid out; how text is read may change as long as the same blocks come out, which is checked then.
@@ -26,24 +25,25 @@ _MAY_CHANGE = {
 }  # fmt: skip
 
 
-def check_same_run(config: RunConfig, saved: Path) -> None:
-    """Make sure that a run to be resumed is the one that was begun, but for what leaves its curve as it is.
+def other_run(config: RunConfig, saved: Path) -> str | None:
+    """What tells a run that was begun from one to be resumed, but for what leaves its curve as it is.
 
-    Raises:
-        RunError: some setting differs; names it with both values and says what would work.
+    Returns:
+        The setting that differs with both values, and what would work; None if they are the same run.
     """
     before, now = (_by_name(of) for of in (make_config({}, saved), config))
     for name in before | now:
         if before.get(name) == now.get(name) or name in _MAY_CHANGE:
             continue
-        what = f"{saved.parent} holds a run with {name}={before.get(name)!r}, not {now.get(name)!r}"
+        what = f"a run with {name}={before.get(name)!r}, not {now.get(name)!r}"
         if name not in ("max_steps", "max_time"):
-            raise RunError(f"{what}: resume it with the same settings, or give another --output")
+            return f"{what}: resume it with the same settings"
         run = "one of its runs" if any(saved.parent.glob("seed-*")) else saved.parent
-        raise RunError(
+        return (
             f"{what}, and its schedules are made for that length: let it end, then train its model on in another "
-            f"--output with --init-from {run} and the steps to add; or begin anew in another --output"
+            f"--output with --init-from {run} and the steps to add"
         )
+    return None
 
 
 def _by_name(config: RunConfig) -> dict[str, Any]:

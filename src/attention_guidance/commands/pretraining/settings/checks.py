@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,19 +93,3 @@ def check_apart(output: Path, corpus: list[str]) -> None:
     for folder in corpus:
         if Path(folder).is_dir() and output.resolve().is_relative_to(Path(folder).resolve()):
             raise RunError(f"--output {output} lies in the folder of text {folder}; give one outside of it")
-
-
-def check_writable(output: Path) -> None:
-    """Check that a folder can be written to, or made, as far as the system tells beforehand.
-
-    Raises:
-        RunError: a file is in the way, or the permission is missing.
-    """
-    try:
-        there = next(path for path in (output, *output.parents) if path.exists())
-    except OSError as error:
-        raise RunError(f"--output {output} cannot be used ({error.strerror}); give another folder") from error
-    if not there.is_dir():
-        raise RunError(f"--output {output}: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"--output {output}: no permission to write in {there}; give another folder")
