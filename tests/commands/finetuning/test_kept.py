@@ -160,9 +160,21 @@ def test_predictions_of_what_is_replaced_are_removed(tmp_path, cli, whole_run, t
     command = ["finetune", whole_run, *ONE, *table(["x", "y"], n=24), "-o", tmp_path / "out"]
     assert cli(*command, "--seeds", "2") == 0
     (tmp_path / "out" / "predictions" / "mine.tsv").write_text("mine")
+    (tmp_path / "out" / "confusion.txt").write_text("mine")
     assert cli(*command, "--overwrite", "--seed", "3", "--no-baseline") == 0
     there = sorted(file.name for file in (tmp_path / "out" / "predictions").iterdir())
     assert there == ["dev-seed-3.tsv", "mine.tsv", "test-seed-3.tsv"]
+    assert (tmp_path / "out" / "confusion.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["mine", '"mine"', "{}"])
+def test_scores_that_are_not_ours_or_damaged_are_not_replaced(tmp_path, cli, whole_run, table, capsys, content):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "finetune.json").write_text(content)
+    assert cli("finetune", whole_run, *ONE, *table(["x", "y"], n=24), "-o", out, "--resume") == 2
+    assert "holds scores of another model, other files or settings" in capsys.readouterr().err
+    assert (out / "finetune.json").read_text() == content
 
 
 def test_a_full_disk_is_one_line(tmp_path, cli, whole_run, table, monkeypatch, capsys):

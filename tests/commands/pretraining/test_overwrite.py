@@ -34,9 +34,9 @@ def results_of(folder: Path) -> dict[str, object]:
 def test_another_run_takes_its_place(run, arguments, cli, half):
     if half:
         (run / "results.json").unlink()
-    assert cli("pretrain", *arguments, *SHORT, "--vocab-size", "280", "-o", run, "--overwrite") == 0
+    assert cli("pretrain", *arguments, *SHORT, "--vocab-size", "290", "-o", run, "--overwrite") == 0
     results = results_of(run)
-    assert (results["steps"], results["resumed_from"], results["model"]["vocabulary"]) == (4, None, 280)
+    assert (results["steps"], results["resumed_from"], results["model"]["vocabulary"]) == (4, None, 290)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
     assert not (run / "model" / "old").exists()
     assert (run / "notes.txt").read_text() == "mine"
