@@ -25,7 +25,8 @@ from attention_guidance.commands.results import header
 from attention_guidance.forward.split_heads import join_heads, split_heads
 from attention_guidance.loss import blocked
 from attention_guidance.loss.aggregate import mean, query_sums
-from attention_guidance.loss.statistics import GuidedAttention, row_losses
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import row_losses
 from attention_guidance.patterns import Sequences, get_pattern
 
 RESULTS = Path(__file__).parent / "results" / "cost_profile.jsonl"
@@ -70,7 +71,7 @@ class Layer:
 
     def _attend(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         query, key, value = inputs
-        out_BHTD, statistics = blocked.attend(GuidedAttention(query, key, value, self.groups, CHANNELS**-0.5))
+        out_BHTD, statistics = blocked.attend(AttentionCall(query, key, value, self.groups, CHANNELS**-0.5))
         rows_BHT = row_losses(statistics, "squared_error")
         sums_H, counts_H = query_sums(rows_BHT, statistics.n_targets_BHQ > 0)
         return out_BHTD, 0.1 * mean(sums_H, counts_H).sum()

@@ -18,7 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attention_guidance.loss import triton
 from attention_guidance.loss.aggregate import mean, query_sums
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics, row_losses
 from attention_guidance.patterns import First, Offset, Sequences, Targets
 
 SEED = 1
@@ -137,7 +138,7 @@ def _fused(setting: Setting, groups: tuple[tuple[Targets, int], ...]) -> Attend:
     shared: dict[Any, Any] = {}
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, RowStatistics | None]:
-        call = GuidedAttention(query, key, value, groups, setting.channels**-0.5, heads=heads, shared=shared)
+        call = AttentionCall(query, key, value, groups, setting.channels**-0.5, heads=heads, shared=shared)
         out, statistics = triton.attend(call)
         return out, statistics if groups else None
 

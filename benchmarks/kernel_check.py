@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attention_guidance.loss import reference
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics, row_losses
 
 # The norm of a difference over that of the truth: more is no rounding.
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 3e-2}
@@ -78,7 +79,7 @@ def _truth(setting: Setting, guided: bool) -> Attend:
         (q, q_rest), (k, k_rest), (v, v_rest) = (
             (tensor[:, :n_guided], tensor[:, n_guided:]) for tensor in (query, key, value)
         )
-        out, statistics = reference.attend(GuidedAttention(q, k, v, on_cpu.groups, setting.channels**-0.5))
+        out, statistics = reference.attend(AttentionCall(q, k, v, on_cpu.groups, setting.channels**-0.5))
         return torch.cat((out, scaled_dot_product_attention(q_rest, k_rest, v_rest)), 1), statistics
 
     return attend

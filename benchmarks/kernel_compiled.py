@@ -37,7 +37,7 @@ from turns import append
 
 from attention_guidance.commands.results import header
 from attention_guidance.loss import triton as backend
-from attention_guidance.loss.statistics import GuidedAttention
+from attention_guidance.loss.call import AttentionCall
 from attention_guidance.patterns import First, Offset, Sequences, TokenClass
 
 RESULTS = Path(__file__).parent / "results" / "kernel_compiled.jsonl"
@@ -183,7 +183,7 @@ def compiled(architecture: int, dtype: str, channels: int, case: str) -> list[di
     return found
 
 
-def _call(dtype: torch.dtype, channels: int, case: str) -> tuple[GuidedAttention, list[int]]:
+def _call(dtype: torch.dtype, channels: int, case: str) -> tuple[AttentionCall, list[int]]:
     """A call with half of the heads guided, or none, and which these are."""
     # Sizes of one become constants of the program.
     batch, n_heads, length = (1, 1, 1) if case == "ones" else (_BATCH, _HEADS, _LENGTH)
@@ -197,7 +197,7 @@ def _call(dtype: torch.dtype, channels: int, case: str) -> tuple[GuidedAttention
     dropout = 0.1 if case == "dropout" else 0.0
     heads = list(range(len(groups)))
     return (
-        GuidedAttention(tensor, tensor, tensor, groups, channels**-0.5, mask, None, dropout, case == "log_mass"),
+        AttentionCall(tensor, tensor, tensor, groups, channels**-0.5, mask, None, dropout, case == "log_mass"),
         heads,
     )
 

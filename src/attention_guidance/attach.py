@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from attention_guidance.adapters import host_of, whole_of
+from attention_guidance.adapters import adapter_of, whole_of
 from attention_guidance.adapters.inputs_outputs import check_class_token
 from attention_guidance.assignment import Heads, assign_heads
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.forward.guided_layer import GuidedLayer
-from attention_guidance.forward.passes import Passes
 from attention_guidance.handle import Guidance
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
@@ -82,22 +80,17 @@ def guide(
     if within is not None and not isinstance(within, nn.Module):
         raise AttachError(f"within={within!r} is no model; give the torch module whose loss guidance joins")
     choice = BackendChoice(backend)
-    host = host_of(model)
+    adapter = adapter_of(model)
     guided = assign_heads(
-        heads, host.n_layers, host.n_heads, lambda name: get_pattern(name, tokenizer, token_classes, patterns)
+        heads, adapter.n_layers, adapter.n_heads, lambda name: get_pattern(name, tokenizer, token_classes, patterns)
     )
-    check_class_token((head.pattern for head in guided), within or host.model)
-
-    def layers(passes: Passes) -> list[GuidedLayer]:
-        return [
-            GuidedLayer(number, [head for head in guided if head.layer == number], loss, normalization, choice, passes)
-            for number in sorted({head.layer for head in guided})
-        ]
+    check_class_token((head.pattern for head in guided), within or adapter.model)
 
     schedule = Schedule(schedule) if isinstance(schedule, str) else schedule
     if not isinstance(schedule, Schedule):
         raise ConfigError(f"schedule={schedule!r} must be a Schedule or the name of its shape")
-    return Guidance(host, layers, choice, weight, schedule, total_steps, whole_of(model, host, within))
+    whole = whole_of(model, adapter, within)
+    return Guidance(adapter, guided, loss, normalization, choice, weight, schedule, total_steps, whole)
 
 
 def get_guidance(model: nn.Module) -> Guidance:

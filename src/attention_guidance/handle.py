@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from attention_guidance.adapters.call import Host, graph_task
+from attention_guidance.adapters.base import Adapter
 from attention_guidance.adapters.inputs_outputs import loss_of, named_inputs, share_of_batch, with_loss
 from attention_guidance.adapters.interface import normalizes_its_loss
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
 from attention_guidance.forward.forward_pass import ForwardPass
-from attention_guidance.forward.guided_layer import GuidedLayer
 from attention_guidance.forward.hooked_forward import HookedForward
+from attention_guidance.forward.layer import LayerProcessor
 from attention_guidance.forward.passes import Passes
 from attention_guidance.loss.aggregate import mean
 from attention_guidance.loss.backends import BackendChoice
-from attention_guidance.loss.layers import LayerLoss, layer_losses
+from attention_guidance.loss.layers import no_loss
 from attention_guidance.lost_guidance import LostGuidance
 from attention_guidance.patterns import GIVEN
 from attention_guidance.schedules import Schedule, checked_weight
@@ -52,28 +52,37 @@ class Guidance:
 
     def __init__(
         self,
-        host: Host,
-        layers: Callable[[Passes], Iterable[GuidedLayer]],
+        adapter: Adapter,
+        heads: Iterable[GuidedHead],
+        loss: str,
+        normalization: str,
         backend: BackendChoice,
         weight: float,
         schedule: Schedule,
         total_steps: int | None = None,
         within: nn.Module | None = None,
     ) -> None:
-        self.model = host.model
-        self._whole = getattr(within, "_orig_mod", within) or host.model
+        self.model = adapter.model
+        self._whole = getattr(within, "_orig_mod", within) or adapter.model
         self.weight = weight
         self.schedule = schedule
         self.total_steps = total_steps
         self.steps_done = 0
-        self._host = host
+        self._adapter = adapter
+        self._objective, self._normalization = loss, normalization
         self._backend = backend
-        self._passes = Passes(host.model, self._whole, self._is_weighted)
-        self._layers = tuple(layers(self._passes))
+        self._passes = Passes(type(self.model).__name__, self._is_weighted)
+        by_layer: dict[int, list[GuidedHead]] = {}
+        for head in heads:
+            by_layer.setdefault(head.layer, []).append(head)
+        self._layers = tuple(
+            LayerProcessor(layer, by_layer[layer], loss == "log_mass", backend, self._passes)
+            for layer in sorted(by_layer)
+        )
         self._lost = LostGuidance(self._whole)
         # Whether the guided part has been called since the whole was last.
         self._called = False
-        host.attach({layer.layer: layer for layer in self._layers})
+        adapter.attach({layer.layer: layer for layer in self._layers})
         modules = [self.model] if self._whole is self.model else [self.model, self._whole]
         self._forwards = [HookedForward(module) for module in modules]
         # Bound methods, so that a copy of the model gets a copy of its guidance.
@@ -96,7 +105,7 @@ class Guidance:
         for hook in [*self._hooks, *reversed(self._forwards)]:
             hook.remove()
         self._hooks, self._forwards = [], []
-        self._host.detach()
+        self._adapter.detach()
 
     # One forward pass
 
@@ -113,7 +122,7 @@ class Guidance:
             raise AttachError("nn.DataParallel cannot be guided; use DistributedDataParallel (torchrun)")
         # Targets in the batch are for guidance; the model does not know of them.
         model_kwargs = {name: value for name, value in kwargs.items() if name != GIVEN}
-        self._host.begin_pass()
+        self._adapter.begin_pass()
         if not (model.training or self._passes.measuring):
             self._passes.current, self._passes.evaluates = None, True
             return args, model_kwargs
@@ -122,36 +131,29 @@ class Guidance:
         inputs = named_inputs(self._forwards[0].__wrapped__, args, model_kwargs) | (
             {GIVEN: kwargs[GIVEN]} if GIVEN in kwargs else {}
         )
-        weighted = model.training and self._is_weighted()
-        with_gradient = torch.is_grad_enabled()
-        self._passes.begin(ForwardPass(inputs, self._host.patch_size, with_gradient, weighted, graph_task=graph_task()))
+        self._passes.begin(inputs, self._adapter.patch_size, model.training)
         return args, model_kwargs
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        current = self._passes.current
+        ended, self._passes.current = self._passes.current, None
         # No output: the forward pass has raised.
-        if current is None or output is None:
-            self._passes.current = None
+        if ended is None or output is None:
             never_trained = self._passes.last is None and torch.is_grad_enabled() and self._is_weighted()
             if output is not None and never_trained and not torch.compiler.is_compiling():
                 self._lost.watch_evaluation(output)
             return
-        current.layers = layer_losses(current.rows, self._layers[0].objective, self._layers[0].normalization)
-        current.rows = {}
-        missing = [layer for layer in self._layers if layer.layer not in current.layers]
-        if missing and not (self._host.skips_layers and model.training):
-            self._passes.current = None
+        ended.end(self._objective, self._normalization)
+        missing = [layer for layer in self._layers if layer.layer not in ended.layers]
+        if missing and not (self._adapter.skips_layers and model.training):
             raise AttachError(
                 f"{type(self.model).__name__} never called the guided attention of layers "
-                f"{[layer.layer for layer in missing]}: it would train unguided; {self._host.hint}"
+                f"{[layer.layer for layer in missing]}: it would train unguided; {self._adapter.hint}"
             )
         for layer in missing:
-            current.layers[layer.layer] = self._skipped(layer)
-        self._passes.end()
-        if current.trains and not torch.compiler.is_compiling():
-            self._lost.count_rows(current.sums_and_counts()[1], self.heads)
-            if current.with_gradient and current.called:
-                self._lost.count_trainable(current.learns)
+            ended.layers[layer.layer] = no_loss(len(layer.guided), next(model.parameters()).device)
+        self._passes.keep(ended)
+        if ended.trains and not torch.compiler.is_compiling():
+            self._lost.count(ended, self.heads)
         self._called = True
 
     def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -184,12 +186,6 @@ class Guidance:
             if self._hooks and not joined and any(part is self.model for part in module.modules()):
                 self._hooks.append(module.register_forward_hook(self._join_loss_module))
 
-    def _skipped(self, layer: GuidedLayer) -> LayerLoss:
-        """What a layer adds to a pass that leaves it out."""
-        device = next(self.model.parameters()).device
-        sums, counts = torch.zeros(len(layer.guided), device=device), torch.zeros(len(layer.guided), device=device)
-        return LayerLoss(torch.zeros((), device=device), sums, counts.long())
-
     def _with_guidance(self, inputs: Mapping[str, Any], output: Any) -> Any:
         """The model's output with guidance added to its loss, if it has one."""
         objective = loss_of(output)
@@ -199,7 +195,7 @@ class Guidance:
         if self._whole is not self.model:
             # Several may join the loss of one whole: it stays as it is, and guidance goes as it goes.
             share = share if normalizes_its_loss(self._whole) else None
-        elif share is not None and not self._host.self_normalizing:
+        elif share is not None and not self._adapter.self_normalizing:
             objective = objective * share
         total = objective
         last = self._passes.last
@@ -234,9 +230,8 @@ class Guidance:
         total: Tensor = self.current_weight * torch.stack(terms).sum()
         if any(one.trains for one in passes):
             self._passes.join(total, added)
-        trained = [one for one in passes if one.trains and one.with_gradient and one.called]
-        if trained and not torch.compiler.is_compiling():
-            self._lost.check_trainable(any(one.learns for one in trained))
+        if not torch.compiler.is_compiling():
+            self._lost.check_trainable(passes)
         return total
 
     # Progress

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import GuidanceWarning
+from attention_guidance.forward.forward_pass import ForwardPass
 from attention_guidance.schedules import Schedule
 
 # Parameters that are changed this often are being trained, and not loaded or initialised.
@@ -81,33 +82,28 @@ class LostGuidance:
         """A tensor's hook."""
         self._backward = True
 
-    def count_trainable(self, trainable: bool) -> None:
-        """Of a training pass with gradients, which may be of no loss, or one of several of a loss.
+    def count(self, ended: ForwardPass, heads: Sequence[GuidedHead]) -> None:
+        """Of a training pass that has ended, which may be of no loss, or one of several of a loss.
 
         Args:
-            trainable: whether any queries or keys of guided layers have a gradient.
+            ended: the pass.
+            heads: the guided heads.
         """
-        self._n_untrainable = 0 if trainable else self._n_untrainable + 1
-        self.check_trainable(self._n_untrainable < _PASSES)
+        self._count_rows(ended.sums_and_counts()[1], heads)
+        if ended.with_gradient and ended.learns is not None:
+            self._n_untrainable = 0 if ended.learns else self._n_untrainable + 1
+            if self._n_untrainable >= _PASSES:
+                self.check_trainable([ended])
 
-    def check_trainable(self, trainable: bool) -> None:
-        """Of the training passes with gradients that a loss holds.
-
-        Args:
-            trainable: as in `count_trainable`, in any of them.
-        """
-        if not trainable:
+    def check_trainable(self, passes: Iterable[ForwardPass]) -> None:
+        """Of the passes that a loss holds."""
+        learn = [one.learns for one in passes if one.trains and one.with_gradient and one.learns is not None]
+        if learn and not any(learn):
             self._warn(
                 "guidance trains nothing: the queries and keys of all guided layers are frozen (requires_grad=False)"
             )
 
-    def count_rows(self, counts: Tensor, heads: Sequence[GuidedHead]) -> None:
-        """Of a training pass that has ended.
-
-        Args:
-            counts: the rows that counted, of each guided head.
-            heads: the guided heads.
-        """
+    def _count_rows(self, counts: Tensor, heads: Sequence[GuidedHead]) -> None:
         if self._n_passes == _PASSES:
             return
         self._n_passes += 1

@@ -17,7 +17,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from attention_guidance.adapters import host_of
+from attention_guidance.adapters import adapter_of
 from attention_guidance.assignment import GuidedHead, Heads, explicit_places
 from attention_guidance.attach import guide
 from attention_guidance.errors import AttachError, ConfigError, PatternError
@@ -115,8 +115,8 @@ def match_heads(
     handle = guide(model, heads, loss=loss, tokenizer=tokenizer, token_classes=token_classes, patterns=patterns)
     written = handle.heads
     handle.remove()
-    host = host_of(model)
-    size = host.n_layers, host.n_heads
+    adapter = adapter_of(model)
+    size = adapter.n_layers, adapter.n_heads
     kept = _batches(batches)
     distinct = dict.fromkeys(head.pattern for head in written)
     errors = {pattern: _errors(model, pattern, kept, loss, size) for pattern in distinct}

@@ -20,7 +20,7 @@ from multihead import (
 from torch import nn
 
 from attention_guidance import get_guidance, guide
-from attention_guidance.adapters.multihead import GuidedForward
+from attention_guidance.adapters.multihead import MultiheadForward
 
 
 def test_the_loss_of_a_dict_holds_guidance():
@@ -105,7 +105,7 @@ def test_remove_leaves_no_trace():
     attributes = {name: dict(module.__dict__) for name, module in model.named_modules()}
     classes = [type(module) for module in model.modules()]
     handle = guide(model, HEADS)
-    assert isinstance(model.layers[1].self_attn.forward, GuidedForward)
+    assert isinstance(model.layers[1].self_attn.forward, MultiheadForward)
     assert not model.use_nested_tensor
     assert [type(module) for module in model.modules()] == classes
     assert model.state_dict().keys() == state.keys()

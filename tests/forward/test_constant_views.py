@@ -71,7 +71,7 @@ def test_calls_before_the_whole(encoder):
 
 
 def held(handle):
-    return len(handle._passes._training) + len(handle._passes._traces)
+    return len(handle._passes._training) + len(handle._passes._reached)
 
 
 class TestNothingIsLeftBehind:
@@ -97,6 +97,15 @@ class TestNothingIsLeftBehind:
         with torch.no_grad():
             for _ in range(6):
                 whole(FIRST)
+        assert held(handle) <= 1
+
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_passes_that_no_backward_pass_comes_to(self, make_model, batch, labelled):
+        model = make_model()
+        handle = guide(model, HEADS)
+        for _ in range(6):
+            model(**{name: batch[name] for name in batch if labelled or name != "labels"})
+            handle.loss()
         assert held(handle) <= 1
 
     @pytest.mark.parametrize("joined", [False, True])

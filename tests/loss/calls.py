@@ -7,7 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from attention_guidance.loss.statistics import GuidedAttention, row_losses
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import row_losses
 from attention_guidance.patterns import Custom, First, Offset, Sequences, TokenClass
 
 PATTERNS = [
@@ -57,10 +58,10 @@ def make_call(patterns, mask="none", n_batch=2, length=9, channels=8, dtype=torc
         (1.5 * torch.randn(size, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_() for _ in range(3)
     )
     groups = tuple((pattern.targets(sequences), heads_each) for pattern in patterns)
-    return GuidedAttention(query, key, value, groups, channels**-0.5, make_mask(mask, sequences), **more)
+    return AttentionCall(query, key, value, groups, channels**-0.5, make_mask(mask, sequences), **more)
 
 
-def evaluate(backend, call: GuidedAttention, of: str = "output rows") -> dict[str, Tensor]:
+def evaluate(backend, call: AttentionCall, of: str = "output rows") -> dict[str, Tensor]:
     """Output, rows of the loss, numbers of targets, and the gradients of a random function of output or rows or both.
 
     Of rows alone, there is no gradient of the values.

@@ -8,7 +8,8 @@ import torch
 from attention_guidance.errors import ConfigError
 from attention_guidance.loss import reference
 from attention_guidance.loss.aggregate import check_normalization, count_pairs, elementwise_mean, mean, query_sums
-from attention_guidance.loss.statistics import GuidedAttention, row_losses
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import row_losses
 from attention_guidance.patterns import First, Offset, Sequences, Targets, TokenClass
 
 
@@ -30,7 +31,7 @@ def make(n_batch, n_heads, length, channels=6, seed=0, dtype=torch.float64):
 
 def rows_of(q, k, mask, targets, scale, objective="squared_error"):
     """The rows of all heads toward one pattern."""
-    call = GuidedAttention(q, k, k, ((targets, q.shape[1]),), scale, mask, log_mass=objective == "log_mass")
+    call = AttentionCall(q, k, k, ((targets, q.shape[1]),), scale, mask, log_mass=objective == "log_mass")
     return row_losses(reference.statistics(call), objective)
 
 

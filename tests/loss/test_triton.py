@@ -13,7 +13,7 @@ from test_numerics import Eager
 from torch.nn.functional import scaled_dot_product_attention
 
 from attention_guidance.loss import reference
-from attention_guidance.loss.statistics import GuidedAttention
+from attention_guidance.loss.call import AttentionCall
 from attention_guidance.patterns import Offset, Sequences, TokenClass
 
 pytest.importorskip("triton")
@@ -271,7 +271,7 @@ class TestLowPrecision:
 class TestDropout:
     """Of the output alone, and the same in every kernel."""
 
-    def call(self, dropout=0.4, **more) -> GuidedAttention:
+    def call(self, dropout=0.4, **more) -> AttentionCall:
         return make_call(PATTERNS[:2], "keys", length=40, dtype=F32, dropout=dropout, **more)
 
     def attend(self, seed, dropout=0.4):

@@ -1,7 +1,7 @@
 """The kinds of models that can be guided.
 
-`call` says what a host is and what a call of attention holds; `interface` are the models of transformers, `multihead`
-those made of torch's nn.MultiheadAttention.
+`base` says what an adapter is; `interface` has that of models of transformers, `multihead` that of models made of
+torch's nn.MultiheadAttention.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from attention_guidance.adapters.call import GUIDING, Host, Purpose
-from attention_guidance.adapters.interface import InterfaceHost
-from attention_guidance.adapters.multihead import MultiheadHost, has_multihead
+from attention_guidance.adapters.base import GUIDING, Adapter, Purpose
+from attention_guidance.adapters.interface import InterfaceAdapter
+from attention_guidance.adapters.multihead import MultiheadAdapter, has_multihead
 from attention_guidance.errors import AttachError
 
 
@@ -41,23 +41,23 @@ def checked_model(model: object, purpose: Purpose = GUIDING) -> nn.Module:
     )
 
 
-def host_of(model: nn.Module, purpose: Purpose = GUIDING) -> Host:
-    """The host that a model is.
+def adapter_of(model: nn.Module, purpose: Purpose = GUIDING) -> Adapter:
+    """The adapter of a model.
 
     Args:
         model: any.
         purpose: what its attention is wanted for.
 
     Raises:
-        AttachError: it is none.
+        AttachError: it has none.
     """
     model = checked_model(model, purpose)
     if hasattr(model, "set_attn_implementation"):
-        return InterfaceHost(model, purpose)
+        return InterfaceAdapter(model, purpose)
     kind = type(model).__name__
     parts = list(_parts(model))
     if len(parts) == 1 and not has_multihead(model):
-        return InterfaceHost(parts[0][1], purpose)
+        return InterfaceAdapter(parts[0][1], purpose)
     if parts:
         names = ", ".join(f"{name} ({type(part).__name__})" for name, part in parts)
         beside = " beside modules of nn.MultiheadAttention" if has_multihead(model) else ""
@@ -67,17 +67,17 @@ def host_of(model: nn.Module, purpose: Purpose = GUIDING) -> Host:
             f"{joins}"
         )
     if has_multihead(model):
-        return MultiheadHost(model, purpose)
+        return MultiheadAdapter(model, purpose)
     raise AttachError(
         f"{kind} cannot be {purpose.participle}: only models of transformers (PreTrainedModel) can, and modules that "
         "are or hold torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
     )
 
 
-def whole_of(model: nn.Module, host: Host, within: nn.Module | None) -> nn.Module | None:
-    """The module whose loss guidance joins: `within`, or what was to be guided where that only holds the host's."""
+def whole_of(model: nn.Module, adapter: Adapter, within: nn.Module | None) -> nn.Module | None:
+    """The module whose loss guidance joins: `within`, or what was to be guided where that only holds a model."""
     model = getattr(model, "_orig_mod", model)
-    return model if within is None and host.model is not model else within
+    return model if within is None and adapter.model is not model else within
 
 
 def _parts(module: nn.Module, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """Models of transformers, guided through its attention interface: the functions it calls instead of a model's own.
 
-Each call goes to the guide that sits on the attention module, with the attention that the model had before at hand. A
-module without a guide is left alone, so a model that shares its config with a guided one goes on as it was.
+Each call goes to the processor of its attention module, with the attention that the model had before at hand. A
+module without one is left alone, so a model that shares its config with a guided one goes on as it was.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from attention_guidance.adapters.call import GUIDING, AttentionCall, CallOrder, Guide, Purpose, Result
+from attention_guidance.adapters.base import GUIDING, AttentionProcessor, CallOrder, Purpose, Result
 from attention_guidance.adapters.inputs_outputs import patch_size_of
 from attention_guidance.errors import AttachError, reason_of
+from attention_guidance.loss.call import AttentionCall
 
 # What guided models run under, by the attention they had. No name may contain `sdpa` or `flash` or begin with `paged|`:
 # transformers dispatches on these.
 GUIDED_NAMES = {"sdpa": "attention_guidance", "eager": "attention_guidance_eager"}
-GUIDE = "_attention_guidance"
+PROCESSOR = "_attention_guidance"
 
 
 def _guided(base: str) -> Callable[..., Result]:
@@ -43,10 +44,10 @@ def _guided(base: str) -> Callable[..., Result]:
                 module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
             )
 
-        guide: Guide | None = module.__dict__.get(GUIDE)
-        if guide is None:
+        processor: AttentionProcessor | None = module.__dict__.get(PROCESSOR)
+        if processor is None:
             return unguided()
-        purpose = guide.purpose
+        purpose = processor.purpose
         for name in ("softcap", "s_aux", "sinks"):
             if kwargs.get(name) is not None:
                 raise AttachError(
@@ -67,14 +68,16 @@ def _guided(base: str) -> Callable[..., Result]:
             )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         bias = kwargs.get("position_bias")
-        call = AttentionCall(query, key, value, attention_mask, bias, scale, dropout, base, module.training)
-        return guide.attend(call, unguided)
+        call = AttentionCall(
+            query, key, value, (), scale, attention_mask, bias, dropout, attention=base, training=module.training
+        )
+        return processor.attend(call, unguided)
 
     return attention_forward
 
 
-class InterfaceHost:
-    """A model of transformers; see `attention_guidance.adapters.call.Host`.
+class InterfaceAdapter:
+    """A model of transformers; see `attention_guidance.adapters.base.Adapter`.
 
     Raises:
         AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
@@ -100,7 +103,7 @@ class InterfaceHost:
 
     @property
     def hint(self) -> str:
-        """See `Host`."""
+        """See `Adapter`."""
         called = (
             "set_attn_implementation was called after guide() (now "
             f"{self.model.config._attn_implementation!r}), or the model was compiled before guide()"
@@ -110,8 +113,8 @@ class InterfaceHost:
             f"{called if self.purpose == GUIDING else 'the model was compiled before'} (call torch.compiler.reset())"
         )
 
-    def attach(self, guides: Mapping[int, Guide]) -> None:
-        """See `Host`."""
+    def attach(self, processors: Mapping[int, AttentionProcessor]) -> None:
+        """See `Adapter`."""
         register()
         self.before = [(config, _unguided(config._attn_implementation)) for config in configurations(self.model)]
         self.base = _unguided(self.model.config.get_text_config()._attn_implementation)
@@ -119,17 +122,17 @@ class InterfaceHost:
             base_attention(module, self.base)
         self.model.set_attn_implementation(GUIDED_NAMES[self.base])
         if len(self.modules) < self.n_layers:
-            self.order = CallOrder(guides, self.n_layers)
-            guides = dict.fromkeys(range(len(self.modules)), self.order)
-        for layer, guide in guides.items():
-            setattr(self.modules[layer], GUIDE, guide)
+            self.order = CallOrder(processors, self.n_layers)
+            processors = dict.fromkeys(range(len(self.modules)), self.order)
+        for layer, processor in processors.items():
+            setattr(self.modules[layer], PROCESSOR, processor)
         self.attached = True
         _ATTACHED.add(self)
 
     def detach(self) -> None:
-        """See `Host`."""
+        """See `Adapter`."""
         for module in self.modules:
-            module.__dict__.pop(GUIDE, None)
+            module.__dict__.pop(PROCESSOR, None)
         self.attached = False
         _ATTACHED.discard(self)
         # Models can share a config; the attention's name goes back with the last of the guided ones. What the user has
@@ -142,7 +145,7 @@ class InterfaceHost:
         )
 
     def begin_pass(self) -> None:
-        """See `Host`."""
+        """See `Adapter`."""
         if self.order is not None:
             self.order.next_layer = 0
 
@@ -154,7 +157,7 @@ class InterfaceHost:
 
 
 # The guided models; several of these may share a config.
-_ATTACHED: weakref.WeakSet[InterfaceHost] = weakref.WeakSet()
+_ATTACHED: weakref.WeakSet[InterfaceAdapter] = weakref.WeakSet()
 
 
 def configurations(model: PreTrainedModel) -> list[PreTrainedConfig]:
@@ -185,7 +188,7 @@ def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Modul
     """The model's attention modules in the order of its layers: one a layer, or fewer that are called in turn."""
     name = type(model).__name__
     modules = list(attention_modules(model))
-    if any(GUIDE in module.__dict__ for module in modules):
+    if any(PROCESSOR in module.__dict__ for module in modules):
         raise AttachError(f"this {name} is guided already; call remove() on its guidance first")
     if not modules:
         raise AttachError(

@@ -1,10 +1,8 @@
 """Models made of torch's own attention, `nn.MultiheadAttention`, as `nn.TransformerEncoder` is.
 
-Each guided module gets a forward of its own in place of its class's. That one hands a call to the module's guide, and
-to the class's forward wherever guidance does not have to change the computation: then output, weights and dropout are
-those of the unguided module to the last bit.
-
-Shape suffixes: B batch, H heads, T positions, E channels, D channels of a head.
+Each guided module gets a forward of its own in place of its class's. That one hands a call to the module's processor,
+and to the class's forward wherever guidance does not have to change the computation: then output, weights and dropout
+are those of the unguided module to the last bit.
 """
 
 from __future__ import annotations
@@ -18,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from attention_guidance.adapters.call import GUIDING, AttentionCall, Guide, Purpose, Result, in_backward
+from attention_guidance.adapters.base import GUIDING, AttentionProcessor, Purpose, Result, in_backward
 from attention_guidance.errors import AttachError
+from attention_guidance.loss.call import AttentionCall
 
 
-class MultiheadHost:
-    """A model that is, or holds, modules of nn.MultiheadAttention; see `attention_guidance.adapters.call.Host`.
+class MultiheadAdapter:
+    """A model that is, or holds, modules of nn.MultiheadAttention; see `attention_guidance.adapters.base.Adapter`.
 
     Layers are numbered in the order of ``model.modules()``.
 
@@ -41,22 +40,22 @@ class MultiheadHost:
         self.n_heads: int = next(iter(self.modules.values())).num_heads
         self.patch_size: tuple[int, int] | None = None
         self.masks = _AdditiveMasks()
-        self.forwards: list[GuidedForward] = []
+        self.forwards: list[MultiheadForward] = []
         self.hooks: list[RemovableHandle] = []
         self.nesting: list[nn.TransformerEncoder] = []
 
     @property
     def hint(self) -> str:
-        """See `Host`."""
+        """See `Adapter`."""
         names = ", ".join(self.modules)
         return f"its forward must call its nn.MultiheadAttention modules ({names}), not only use their weights"
 
-    def attach(self, guides: Mapping[int, Guide]) -> None:
-        """See `Host`."""
+    def attach(self, processors: Mapping[int, AttentionProcessor]) -> None:
+        """See `Adapter`."""
         named = list(self.modules.items())
-        for layer, guide in guides.items():
+        for layer, processor in processors.items():
             name, module = named[layer]
-            forward = GuidedForward(module, name, guide, self.masks)
+            forward = MultiheadForward(module, name, processor, self.masks)
             module.__dict__["forward"] = forward
             self.forwards.append(forward)
             # Without gradients nn.TransformerEncoderLayer goes around its modules, but not if one of them has a hook.
@@ -68,7 +67,7 @@ class MultiheadHost:
                 self.nesting.append(encoder)
 
     def detach(self) -> None:
-        """See `Host`."""
+        """See `Adapter`."""
         for forward in self.forwards:
             forward.removed = True
             # What the user has put there since, around ours perhaps, stays.
@@ -81,26 +80,28 @@ class MultiheadHost:
         self.forwards, self.hooks, self.nesting = [], [], []
 
     def begin_pass(self) -> None:
-        """See `Host`."""
+        """See `Adapter`."""
         self.masks.forget()
         for forward in self.forwards:
             forward.called = False
 
 
-class GuidedForward:
+class MultiheadForward:
     """The forward of one guided nn.MultiheadAttention.
 
     Args:
         module: the attention.
         name: its name within the model.
-        guide: what answers its calls.
+        processor: what answers its calls.
         masks: what is known of the masks of this pass.
     """
 
-    def __init__(self, module: nn.MultiheadAttention, name: str, guide: Guide, masks: _AdditiveMasks) -> None:
+    def __init__(
+        self, module: nn.MultiheadAttention, name: str, processor: AttentionProcessor, masks: _AdditiveMasks
+    ) -> None:
         self.module = module
         self.name = name
-        self.guide = guide
+        self.processor = processor
         self.masks = masks
         self.called = False
         self.removed = False
@@ -130,7 +131,7 @@ class GuidedForward:
             return own[0]
 
         # Something may have been put around this forward, which is removed beneath it.
-        if self.removed or self.guide.is_idle(self.module.training):
+        if self.removed or self.processor.is_idle(self.module.training):
             return unguided()
         self._check_call(query, key, is_causal)
         query_BHTD, key_BHTD, value_BHTD = self._projected(query, key, value)
@@ -139,9 +140,10 @@ class GuidedForward:
         scale = 1 / math.sqrt(self.module.head_dim)
         attention = "eager" if need_weights else "sdpa"
         call = AttentionCall(
-            query_BHTD, key_BHTD, value_BHTD, mask, None, scale, dropout, attention, self.module.training
-        )
-        out_BTHD, _ = self.guide.attend(call, unguided)
+            query_BHTD, key_BHTD, value_BHTD, (), scale, mask, None, dropout, attention=attention,
+            training=self.module.training,
+        )  # fmt: skip
+        out_BTHD, _ = self.processor.attend(call, unguided)
         if own:
             # These are in the module's own shapes already.
             return own[0]
@@ -150,7 +152,7 @@ class GuidedForward:
         return self._as_input(out, query), None
 
     def _check_call(self, query: Tensor, key: Tensor, is_causal: bool) -> None:
-        purpose = self.guide.purpose
+        purpose = self.processor.purpose
         if not _same(query, key):
             raise AttachError(
                 f"{self.name} was called with a key that is not its query, and {purpose.name} is for self-attention"
@@ -296,7 +298,7 @@ def _guidable_modules(model: nn.Module, purpose: Purpose) -> dict[str, nn.Multih
     }
     first_name, first = next(iter(modules.items()))
     for name, module in modules.items():
-        if isinstance(module.__dict__.get("forward"), GuidedForward):
+        if isinstance(module.__dict__.get("forward"), MultiheadForward):
             raise AttachError(f"this {kind} is guided already; call remove() on its guidance first")
         reason = _reason_against(module)
         if reason is not None:

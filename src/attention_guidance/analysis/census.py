@@ -2,9 +2,6 @@
 
 Everything is a sum over the rows of a sequence, made in blocks while the model runs; no map is kept. The patterns are
 the objects that train heads.
-
-Shape suffixes: B batch, T positions, L layers, H heads, P patterns, M measures, K keys; b sequences and q queries of a
-block.
 """
 
 from __future__ import annotations
@@ -18,14 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from attention_guidance.adapters.call import AttentionCall
 from attention_guidance.adapters.inputs_outputs import check_class_token
 from attention_guidance.analysis.given import Batch, batches_of, patterns_of
 from attention_guidance.analysis.intervals import RatioSums
-from attention_guidance.analysis.observe import Observation, as_guided, observing
+from attention_guidance.analysis.observe import Observation, as_computed, observing
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics, row_losses
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics, row_losses
 from attention_guidance.patterns import Pattern, Targets, TokenClasses
 
 if TYPE_CHECKING:
@@ -58,12 +55,12 @@ class Census:
 
     Attributes:
         patterns: the patterns' names.
-        mass: mean attention on the targets, [L, H, P]. Rows whose query is padding or has no target do not count.
-        argmax_share: share of rows whose largest attention is on a target, [L, H, P].
-        squared_error: mean over rows of ``sum_j (A_ij - P_ij)^2`` (equation 3), [L, H, P].
-        uniform_mass: what the mass would be if attention were spread evenly over the keys a query sees, [L, P].
+        mass: mean attention on the targets, [L, H, G]. Rows whose query is padding or has no target do not count.
+        argmax_share: share of rows whose largest attention is on a target, [L, H, G].
+        squared_error: mean over rows of ``sum_j (A_ij - P_ij)^2`` (equation 3), [L, H, G].
+        uniform_mass: what the mass would be if attention were spread evenly over the keys a query sees, [L, G].
         entropy: mean entropy of a row in nats, [L, H].
-        rows: how many rows counted in each layer for each pattern, [L, P]. Layers differ where some see a window only.
+        rows: how many rows counted in each layer for each pattern, [L, G]. Layers differ where some see a window only.
         n_sequences: how many sequences the sample had.
         n_tokens: how many tokens.
     """
@@ -94,10 +91,10 @@ class Census:
         Of patterns with the same mass the first counts. A pattern that even attention would satisfy (``uniform_mass``
         at or above the threshold) is followed by no head.
         """
-        mass_LHP = np.where(self.uniform_mass[:, None] < threshold, np.nan_to_num(self.mass.value, nan=-1.0), -1.0)
-        best_LH = mass_LHP.argmax(-1)
+        mass_LHG = np.where(self.uniform_mass[:, None] < threshold, np.nan_to_num(self.mass.value, nan=-1.0), -1.0)
+        best_LH = mass_LHG.argmax(-1)
         return [
-            [self.patterns[p] if mass_LHP[layer, head, p] >= threshold else None for head, p in enumerate(best_H)]
+            [self.patterns[p] if mass_LHG[layer, head, p] >= threshold else None for head, p in enumerate(best_H)]
             for layer, best_H in enumerate(best_LH)
         ]
 
@@ -178,28 +175,27 @@ class _Taker:
         """A layer is about to attend, perhaps not for the first time in this pass."""
         calls = self.layers.setdefault(layer, [])
         self.current.check_call(layer, len(calls))
-        size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
-        guided = as_guided(call)
-        valid_BT, targets = self.current.targets(self.patterns, size, guided.mask, call.query_BHQD.device)
-        calls.append(_layer_sums(guided, targets, valid_BT))
+        call = as_computed(call)
+        valid_BT, targets = self.current.targets(self.patterns, call)
+        calls.append(_layer_sums(call, targets, valid_BT))
 
     def end(self) -> None:
         """The batch has gone through."""
         layers = [self.layers[layer] for layer in sorted(self.layers)]
         alike = len({len(call.lengths_B) for calls in layers for call in calls}) == 1
-        sums_BLHPM, entropy_BLH, counts_BLP, uniform_BLP, lengths_BL = (
+        sums_BLHGM, entropy_BLH, counts_BLG, uniform_BLG, lengths_BL = (
             np.stack([_over_calls(calls, name, alike) for calls in layers], 1)
-            for name in ("sums_BHPM", "entropy_BH", "counts_BP", "uniform_BP", "lengths_B")
+            for name in ("sums_BHGM", "entropy_BH", "counts_BG", "uniform_BG", "lengths_B")
         )
         if not np.isfinite(entropy_BLH).all():
             raise AttachError("the model's attention is not finite; look at its weights and its precision")
         if self.sums is None:
-            self.sums = tuple(RatioSums(x.shape[1:]) for x in (sums_BLHPM, entropy_BLH, uniform_BLP))  # type: ignore[assignment]
+            self.sums = tuple(RatioSums(x.shape[1:]) for x in (sums_BLHGM, entropy_BLH, uniform_BLG))  # type: ignore[assignment]
         assert self.sums is not None
         of_patterns, entropy, uniform = self.sums
-        of_patterns.add(sums_BLHPM, np.broadcast_to(counts_BLP[:, :, None, :, None], sums_BLHPM.shape))
+        of_patterns.add(sums_BLHGM, np.broadcast_to(counts_BLG[:, :, None, :, None], sums_BLHGM.shape))
         entropy.add(entropy_BLH, np.broadcast_to(lengths_BL[..., None], entropy_BLH.shape))
-        uniform.add(uniform_BLP, counts_BLP)
+        uniform.add(uniform_BLG, counts_BLG)
         self.n_sequences += len(lengths_BL)
         self.n_tokens += int(lengths_BL[:, 0].sum())
 
@@ -230,16 +226,16 @@ class _LayerSums:
     """Sums over the rows of each sequence, float64.
 
     Attributes:
-        sums_BHPM: of each head, pattern and measure, over the rows that have a target.
-        counts_BP: how many rows those are.
-        uniform_BP: of the share of the keys a query sees that are targets, over the same rows.
+        sums_BHGM: of each head, pattern and measure, over the rows that have a target.
+        counts_BG: how many rows those are.
+        uniform_BG: of the share of the keys a query sees that are targets, over the same rows.
         entropy_BH: over all rows that are tokens.
         lengths_B: how many those are.
     """
 
-    sums_BHPM: Tensor
-    counts_BP: Tensor
-    uniform_BP: Tensor
+    sums_BHGM: Tensor
+    counts_BG: Tensor
+    uniform_BG: Tensor
     entropy_BH: Tensor
     lengths_B: Tensor
 
@@ -254,7 +250,7 @@ def _over_calls(calls: Sequence[_LayerSums], name: str, alike: bool) -> Array:
     return total
 
 
-def _layer_sums(call: GuidedAttention, targets: Sequence[Targets], valid_BT: Tensor) -> _LayerSums:
+def _layer_sums(call: AttentionCall, targets: Sequence[Targets], valid_BT: Tensor) -> _LayerSums:
     query, key, bias = call.query_BHQD, call.key_BHKD, call.bias
     n_batch, n_heads, n_patterns = query.shape[0], query.shape[1], len(targets)
 
@@ -272,8 +268,8 @@ def _layer_sums(call: GuidedAttention, targets: Sequence[Targets], valid_BT: Ten
         counted = [valid_bq * (listed.count_bq > 0) for listed in block.targets]
         n_seen = key.shape[2] if block.hidden_bqK is None else (~block.hidden_bqK).sum(-1).clamp(min=1)
         for p, (listed, counted_bq) in enumerate(zip(block.targets, counted, strict=True)):
-            sums.counts_BP[block.batch, p] += counted_bq.sum(-1)
-            sums.uniform_BP[block.batch, p] += (listed.count_bq / n_seen * counted_bq).sum(-1)
+            sums.counts_BG[block.batch, p] += counted_bq.sum(-1)
+            sums.uniform_BG[block.batch, p] += (listed.count_bq / n_seen * counted_bq).sum(-1)
         for head in range(n_heads):
             scores_bqK = block.scores(scaled, key, head, rest, buffers)
             if bias is not None:
@@ -286,7 +282,7 @@ def _layer_sums(call: GuidedAttention, targets: Sequence[Targets], valid_BT: Ten
                 mass_bq = listed.sum(map_bqK)
                 error_bq = row_losses(RowStatistics(squares_bq, mass_bq, listed.count_bq), "squared_error")
                 measures = torch.stack([mass_bq, listed.holds(best_bq).to(mass_bq.dtype), error_bq], -1)
-                sums.sums_BHPM[block.batch, head, p] += (measures * counted_bq[..., None]).sum(-2)
+                sums.sums_BHGM[block.batch, head, p] += (measures * counted_bq[..., None]).sum(-2)
             entropy_bq = torch.special.entr(map_bqK).sum(-1)
             sums.entropy_BH[block.batch, head] += (entropy_bq * valid_bq).sum(-1)
     return sums

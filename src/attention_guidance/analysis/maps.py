@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.adapters import checked_model
-from attention_guidance.adapters.call import LOOKING
+from attention_guidance.adapters.base import LOOKING
 from attention_guidance.adapters.interface import configurations, give_back, has_encoder_and_decoder
 from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError, ConfigError

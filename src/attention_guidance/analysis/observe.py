@@ -1,8 +1,6 @@
 """Looking on while a model attends: every layer's queries and keys, with nothing of the model changed.
 
-The same hosts that guide a model let one watch it, so whatever can be guided can be looked at.
-
-Shape suffixes: B batch, H heads, Q queries, K keys.
+The adapters that guide a model let one watch it too, so whatever can be guided can be looked at.
 """
 
 from __future__ import annotations
@@ -15,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention_guidance.adapters import host_of
-from attention_guidance.adapters.call import LOOKING, AttentionCall, Result
+from attention_guidance.adapters import adapter_of
+from attention_guidance.adapters.base import LOOKING, Result
 from attention_guidance.adapters.inputs_outputs import named_inputs
 from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError
 from attention_guidance.forward.forward_pass import ForwardPass
 from attention_guidance.forward.modes import evaluating
+from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.reference import probabilities
-from attention_guidance.loss.statistics import GuidedAttention
 
 #: Called with the number of a layer and its call of attention, before the layer attends.
 See = Callable[[int, AttentionCall], None]
@@ -31,7 +29,7 @@ See = Callable[[int, AttentionCall], None]
 
 @dataclass
 class _Onlooker:
-    """The guide (see `attention_guidance.adapters.call.Guide`) of one layer that only looks."""
+    """The `attention_guidance.adapters.base.AttentionProcessor` of one layer that only looks."""
 
     layer: int
     see: See
@@ -40,7 +38,7 @@ class _Onlooker:
     purpose = LOOKING
 
     def is_idle(self, training: bool) -> bool:
-        """See `Guide`: it looks at every call."""
+        """See `AttentionProcessor`: it looks at every call."""
         return False
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
@@ -69,11 +67,11 @@ class Observation:
     """
 
     def __init__(self, model: nn.Module, see: See, once: bool = False) -> None:
-        host = host_of(model, LOOKING)
-        self.model, self.n_layers, self.n_heads = host.model, host.n_layers, host.n_heads
-        self.patch_size = host.patch_size
-        self._host = host
-        self._onlookers = {layer: _Onlooker(layer, see, once) for layer in range(host.n_layers)}
+        adapter = adapter_of(model, LOOKING)
+        self.model, self.n_layers, self.n_heads = adapter.model, adapter.n_layers, adapter.n_heads
+        self.patch_size = adapter.patch_size
+        self._adapter = adapter
+        self._onlookers = {layer: _Onlooker(layer, see, once) for layer in range(adapter.n_layers)}
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +81,7 @@ class Observation:
     def forward_pass(self, batch: Mapping[str, Any]) -> ForwardPass:
         """A pass that is about to be made, by which patterns find their targets; nothing in it is trained."""
         inputs = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
-        return ForwardPass(named_inputs(self.model, (), inputs), self.patch_size, False, False)
+        return ForwardPass(named_inputs(self.model, (), inputs), self.patch_size)
 
     def __call__(self, batch: Batch) -> Any:
         """One forward pass, without gradients.
@@ -95,25 +93,25 @@ class Observation:
         inputs = batch_of(batch, None)
         for onlooker in self._onlookers.values():
             onlooker.seen = False
-        self._host.begin_pass()
+        self._adapter.begin_pass()
         with torch.no_grad():
             output = self.model(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()})
         unseen = [layer for layer, onlooker in self._onlookers.items() if not onlooker.seen]
         if unseen:
             raise AttachError(
                 f"{type(self.model).__name__} never called the attention of layers {unseen} where it can be seen; "
-                f"{self._host.hint}"
+                f"{self._adapter.hint}"
             )
         return output
 
     @contextmanager
     def _attached(self) -> Iterator[None]:
-        self._host.attach(dict(self._onlookers))
+        self._adapter.attach(dict(self._onlookers))
         try:
             with evaluating(self.model):
                 yield
         finally:
-            self._host.detach()
+            self._adapter.detach()
 
 
 @contextmanager
@@ -141,14 +139,9 @@ def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Obs
 
 def attention_map(call: AttentionCall) -> Tensor:
     """The map of every head, [B, H, Q, K], float32 or better: rows sum to 1, or to 0 where a query sees no key."""
-    return probabilities(as_guided(call))
+    return probabilities(as_computed(call))
 
 
-def as_guided(call: AttentionCall) -> GuidedAttention:
-    """A call in the form that the backends take, all heads, without targets."""
-    mask, bias = call.mask_and_bias(LOOKING.verb)
-    query, key, value = call.query_BHQD, call.key_BGKD, call.value_BGKD
-    shared = query.shape[1] // key.shape[1]
-    if shared > 1:
-        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    return GuidedAttention(query, key, value, (), call.scale, mask, bias)
+def as_computed(call: AttentionCall) -> AttentionCall:
+    """A call as the backends take it, all heads, without targets."""
+    return call.with_bool_mask(LOOKING.verb).with_all_keys()

@@ -1,8 +1,6 @@
 """How alike heads are: the Jensen-Shannon divergence of their rows, and a map of the heads in two dimensions.
 
 After Clark et al. 2019 ("What Does BERT Look At?", section 6).
-
-Shape suffixes: B batch, N heads of all layers, R rows of a sample, K keys.
 """
 
 from __future__ import annotations
@@ -15,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from attention_guidance.adapters.call import AttentionCall
 from attention_guidance.analysis.given import Batch, batches_of
-from attention_guidance.analysis.observe import Observation, as_guided, attention_map, observing
+from attention_guidance.analysis.observe import Observation, as_computed, attention_map, observing
 from attention_guidance.errors import AttachError, ConfigError
+from attention_guidance.loss.call import AttentionCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,8 +104,7 @@ class _Sample:
 
     def _rows(self, call: AttentionCall) -> list[tuple[int, Tensor]]:
         """Sequences of a call and queries in them that are tokens."""
-        size = call.query_BHQD.shape[0], call.query_BHQD.shape[2]
-        valid_BT, _ = self.current.targets((), size, as_guided(call).mask, call.query_BHQD.device)
+        valid_BT, _ = self.current.targets((), as_computed(call))
         result = []
         for sequence, valid_T in enumerate(valid_BT.cpu()):
             places = valid_T.nonzero()[:, 0]

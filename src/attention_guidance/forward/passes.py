@@ -6,14 +6,16 @@ One object that the handle and all guided layers share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attention_guidance.adapters.call import AttentionCall, in_backward
+from attention_guidance.adapters.base import graph_task, in_backward
 from attention_guidance.errors import AttachError
-from attention_guidance.forward.forward_pass import ForwardPass, GradientTrace
+from attention_guidance.forward.forward_pass import ForwardPass, GradientTrace, sample_of
+from attention_guidance.loss.call import AttentionCall
 
 
 class Passes:
@@ -23,8 +25,7 @@ class Passes:
     texts, two views of one).
 
     Args:
-        model: the guided model.
-        whole: the module whose loss guidance joins.
+        name: of the guided model.
         weighted: whether guidance has a weight above 0 at present.
 
     Attributes:
@@ -36,9 +37,8 @@ class Passes:
         measured: each guided head's sum over the rows that count and their number, over the passes measured.
     """
 
-    def __init__(self, model: nn.Module, whole: nn.Module, weighted: Callable[[], bool]) -> None:
-        self.name = type(model).__name__
-        self.joins_itself = whole is model
+    def __init__(self, name: str, weighted: Callable[[], bool]) -> None:
+        self.name = name
         self.weighted = weighted
         self.current: ForwardPass | None = None
         self.last: ForwardPass | None = None
@@ -48,12 +48,13 @@ class Passes:
         self.within_whole = False
         self._training: list[ForwardPass] = []
         self._in_a_loss = False
-        self._traces: list[GradientTrace] = []
+        # Those of passes that a backward pass has gone through. Only the graph of a pass holds the trace before.
+        self._reached: list[GradientTrace] = []
 
     def __getstate__(self) -> dict[str, object]:
         """Nothing of the passes themselves, whose tensors cannot be copied or pickled."""
         empty = {"current": None, "last": None, "measured": None, "measuring": False}
-        return self.__dict__ | empty | {"_training": [], "_in_a_loss": False, "_traces": [], "within_whole": False}
+        return self.__dict__ | empty | {"_training": [], "_in_a_loss": False, "_reached": [], "within_whole": False}
 
     # The handle's side
 
@@ -67,34 +68,36 @@ class Passes:
         self.within_whole = True
         self._training = [old for old in self._training if old.with_gradient]
 
-    def begin(self, new: ForwardPass) -> None:
+    def begin(self, inputs: Mapping[str, Any], patch_size: tuple[int, int] | None, training: bool) -> None:
         """A pass begins.
 
         What a backward pass calls again, under checkpointing of the whole model, is no further pass. A call within a
         backward pass whose first one had no gradient is one (gradient caches, reentrant checkpoints).
+
+        Args:
+            inputs: the arguments of the model's forward, by name.
+            patch_size: height and width of the patches that the model cuts images into, or None.
+            training: whether the model is in training mode.
         """
+        new = ForwardPass(inputs, patch_size, torch.is_grad_enabled(), training and self.weighted(), graph_task())
         last = self.last
         new.recomputes = in_backward() and last is not None and last.with_gradient and last.graph_task != new.graph_task
         # Without gradients it is of no loss but that of the whole under way, as in a reentrant checkpoint around it.
         new.trains = new.weighted and not new.recomputes and (new.with_gradient or self.within_whole)
         self.current, self.evaluates = new, False
 
-    def end(self) -> None:
-        """The pass under way has ended well."""
-        assert self.current is not None
-        new, self.current = self.current, None
+    def keep(self, new: ForwardPass) -> None:
+        """A pass has ended well."""
         if new.recomputes:
             return
         self.last = new
         if new.trains:
-            if self._in_a_loss or any(old.trace.model for old in self._training):
+            if self._in_a_loss or any(old.trace is not None and old.trace.model for old in self._training):
                 self._training, self._in_a_loss = [], False
             if new.with_gradient and not new.learns:
                 # Nobody sees a backward pass go through: of those that train nothing the last one is kept.
                 self._training = [old for old in self._training if old.learns]
             self._training.append(new)
-            if new.watched:
-                self._traces.append(new.trace)
         if not self.measuring:
             self.measured = None
         else:
@@ -121,13 +124,14 @@ class Passes:
         self._in_a_loss = self._in_a_loss or added or torch.is_grad_enabled()
         if loss.requires_grad and not torch.compiler.is_compiling():
             for one in self.of_the_loss():
-                loss.register_hook(one.trace.reach_guidance)  # type: ignore[no-untyped-call]
+                if one.trace is not None:
+                    loss.register_hook(one.trace.reach_guidance)  # type: ignore[no-untyped-call]
 
     def untrained(self) -> int:
         """How many passes a backward pass went through without their guidance, since this was asked last."""
-        done = [trace for trace in self._traces if trace.model]
-        self._traces = [trace for trace in self._traces if not trace.model]
-        return sum(not trace.guidance for trace in done)
+        n_untrained = sum(not trace.guidance for trace in self._reached)
+        self._reached.clear()
+        return n_untrained
 
     # The layers' side
 
@@ -141,24 +145,24 @@ class Passes:
         Raises:
             AttachError: the call would train unguided, or it is recomputed under checkpointing after its pass is gone.
         """
-        # Of values too: queries and keys may begin at zero, and be alike in all texts.
-        tensors = call.query_BHQD, call.key_BGKD, call.value_BGKD
-        sample_BS = torch.cat([tensor[:, 0, :, 0].detach() for tensor in tensors], -1)
-        if self.current is not None:
-            if self.current.with_gradient and not torch.compiler.is_compiling():
-                self.current.samples.setdefault(layer, []).append(sample_BS)
-            return self.current
-        if in_backward():
-            return self._recomputed(layer, sample_BS)
-        self.check_outside(call.training)
-        return None
+        if self.has_none(call.training):
+            return None
+        if self.current is None:
+            return self._recomputed(layer, call)
+        self.current.see(layer, call, self._reached)
+        return self.current
 
-    def check_outside(self, training: bool) -> None:
-        """Raise AttachError for an attention call outside of a guided pass that would train.
+    def has_none(self, training: bool) -> bool:
+        """Whether the attention calls made now belong to no pass.
 
         Args:
             training: whether the attention module is in training mode.
+
+        Raises:
+            AttachError: the call would train unguided.
         """
+        if self.current is not None or in_backward():
+            return False
         if training and torch.is_grad_enabled() and self.weighted():
             raise AttachError(
                 f"guided attention of {self.name} was called in training mode outside of a guided forward pass, and "
@@ -166,22 +170,16 @@ class Passes:
                 "part of it or what it was turned into (merge_and_unload), call remove() on its guidance and guide() "
                 "that model; to use it without training, call it in evaluation mode or under torch.no_grad()"
             )
+        return True
 
-    def _recomputed(self, layer: int, sample_BS: Tensor) -> ForwardPass | None:
+    def _recomputed(self, layer: int, call: AttentionCall) -> ForwardPass | None:
         """The pass that a recomputation within the backward pass belongs to: it must do the same work again."""
-        candidates = [*self._training, *([] if self.last is None else [self.last])]
-        candidates = [one for one in candidates if one.with_gradient]
-        nearest, least = None, math.inf
-        for one in candidates:
-            for seen_BS in one.samples.get(layer, []):
-                # Recomputation need not be exact to the last bit, nor be finite where a GradScaler skips the step;
-                # another batch is far off, if its queries, keys and values are not next to nothing.
-                if seen_BS.shape == sample_BS.shape and torch.allclose(seen_BS, sample_BS, 1e-2, 1e-3, equal_nan=True):
-                    distance = float((seen_BS - sample_BS).nan_to_num().abs().max())
-                    if distance < least:
-                        nearest, least = one, distance
-        if nearest is not None:
-            return nearest
+        sample = sample_of(call)
+        candidates = [one for one in (*self._training, self.last) if one is not None and one.with_gradient]
+        distances = [one.distance(layer, sample) for one in candidates]
+        nearest = min(distances, default=math.inf)
+        if nearest < math.inf:
+            return candidates[distances.index(nearest)]
         if not candidates:
             return None
         raise AttachError(

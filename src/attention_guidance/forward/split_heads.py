@@ -1,7 +1,4 @@
-"""Attention of some heads by one function and of the others by another, without a copy more than needed.
-
-Shape suffixes: B batch, H heads, T positions, D channels of a head.
-"""
+"""Attention of some heads by one function and of the others by another, without a copy more than needed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""From the losses of rows to the losses of heads and of a group of heads.
-
-Shape suffixes: B batch, H (guided) heads, Q queries, K keys, T positions (Q = K = T in an encoder).
-"""
+"""From the losses of rows to the losses of heads and of a group of heads."""
 
 from __future__ import annotations
 

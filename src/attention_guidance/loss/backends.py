@@ -17,7 +17,8 @@ from torch import Tensor
 
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss import blocked, reference, triton
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import Offset, Sequences
 
 logger = logging.getLogger(__name__)
@@ -56,12 +57,12 @@ class Backend:
         statistics: the row statistics alone.
         refuses: why it cannot serve a case, or None if it can.
         beside: whether the model's own attention runs for all heads, and the statistics are made beside it.
-        among: whether it computes all heads in one go, with the guided ones among them (`GuidedAttention.heads`).
+        among: whether it computes all heads in one go, with the guided ones among them (`AttentionCall.heads`).
     """
 
     name: str
-    attend: Callable[[GuidedAttention], tuple[Tensor, RowStatistics]]
-    statistics: Callable[[GuidedAttention], RowStatistics]
+    attend: Callable[[AttentionCall], tuple[Tensor, RowStatistics]]
+    statistics: Callable[[AttentionCall], RowStatistics]
     refuses: Callable[[Case], str | None]
     beside: bool = False
     among: bool = False
@@ -208,7 +209,7 @@ def _try_out(backend: Backend, device: str, dtype: torch.dtype, channels: int) -
         valid = torch.ones(2, 200, dtype=torch.bool, device=device)
         valid[0, 150:] = False
         targets = Offset(1).targets(Sequences(valid))
-        call = GuidedAttention(query, key, value, ((targets, 2),), channels**-0.5, valid[:, None, None])
+        call = AttentionCall(query, key, value, ((targets, 2),), channels**-0.5, valid[:, None, None])
         out, rows = backend.attend(call)
         of_output = torch.autograd.grad(out.float().square().sum(), (query, key, value), retain_graph=True)
         of_rows = torch.autograd.grad((rows.squares_BHQ + rows.mass_BHQ).square().sum(), (query, key))

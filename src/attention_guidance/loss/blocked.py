@@ -3,31 +3,39 @@
 The scores of a block are made once and serve output and statistics; the backward pass makes them again. The gradients
 of both losses are elementwise in A, so guidance adds no matrix product to those of plain attention: the gradient with
 respect to A gets ``2 g_r A`` and, at the targets, ``g_m``, and goes through the softmax with the rest.
-
-Shape suffixes: B batch, H guided heads, Q queries, K keys, D channels; b sequences and q queries of a block, C keys
-listed for a query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attention_guidance.loss.blocks import Buffers, are_many, blocks, scaled_queries
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import Targets
 
 _FIELDS = ("picks_BQP", "key_classes_BK", "query_classes_BQ", "map_BQK")
 
 
-def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
+def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] and row statistics, with gradients."""
     # Drawn outside of the operator, so that the default generator decides and recomputation draws the same.
-    seed = torch.randint(2**62, (), device="cpu") if call.dropout else None
+    return _computed(call, torch.randint(2**62, (), device="cpu") if call.dropout else None)
+
+
+def statistics(call: AttentionCall) -> RowStatistics:
+    """The row statistics alone, without gradient."""
+    call = call.without_gradient()
+    # Values without channels make no output.
+    return _computed(replace(call, value_BHKD=call.value_BHKD[..., :0]), None)[1]
+
+
+def _computed(call: AttentionCall, seed: Tensor | None) -> tuple[Tensor, RowStatistics]:
     out_BHQD, *rows = _attend(
         call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *_flat(call), call.scale, call.dropout, seed,
         call.log_mass,
@@ -35,37 +43,30 @@ def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
     return out_BHQD, RowStatistics(*rows)
 
 
-def statistics(call: GuidedAttention) -> RowStatistics:
-    """The row statistics alone, without gradient."""
-    query, key = call.query_BHQD.detach(), call.key_BHKD.detach()
-    _, *rows = _attend(query, key, None, call.mask, *_flat(call), call.scale, 0.0, None, call.log_mass)
-    return RowStatistics(*rows)
-
-
 # The computation is an operator of torch, so that torch.compile takes it as it is. An operator takes tensors, numbers
 # and lists of these: targets travel as a flat list of tensors, one without dimensions for a field that is None.
 
 
-def _flat(call: GuidedAttention) -> tuple[list[Tensor], list[int]]:
+def _flat(call: AttentionCall) -> tuple[list[Tensor], list[int]]:
     fields = [getattr(targets, field) for targets, _ in call.groups for field in _FIELDS]
     nothing = call.query_BHQD.new_empty((), dtype=torch.long)
     return [nothing if field is None else field for field in fields], [n_heads for _, n_heads in call.groups]
 
 
-def _groups(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[tuple[Targets, int]]:
+def _groups(tensors: Sequence[Tensor], sizes: Sequence[int]) -> tuple[tuple[Targets, int], ...]:
     fields = [tensor if tensor.dim() else None for tensor in tensors]
     of_patterns = [fields[start : start + len(_FIELDS)] for start in range(0, len(fields), len(_FIELDS))]
-    return [
+    return tuple(
         (Targets(**dict(zip(_FIELDS, of_pattern, strict=True))), n_heads)  # type: ignore[arg-type]
         for of_pattern, n_heads in zip(of_patterns, sizes, strict=True)
-    ]
+    )
 
 
 @torch.library.custom_op("attention_guidance::blocked", mutates_args=())
 def _attend(
     query: Tensor,
     key: Tensor,
-    value: Tensor | None,
+    value: Tensor,
     mask: Tensor | None,
     targets: Sequence[Tensor],
     sizes: Sequence[int],
@@ -75,9 +76,9 @@ def _attend(
     log_mass: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output [B, H, Q, D]; squares, mass (or its logarithm) and number of targets [B, H, Q]."""
-    call = _Call(query, key, value, mask, _groups(targets, sizes), scale, dropout, seed, log_mass)
+    call = AttentionCall(query, key, value, _groups(targets, sizes), scale, mask, None, dropout, log_mass)
     with torch.autocast(query.device.type, enabled=False):
-        return _forward(call)
+        return _forward(call, seed)
 
 
 @torch.library.custom_op("attention_guidance::blocked_backward", mutates_args=())
@@ -97,9 +98,9 @@ def _attend_backward(
     log_mass: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to query, key and value."""
-    call = _Call(query, key, value, mask, _groups(targets, sizes), scale, dropout, seed, log_mass)
+    call = AttentionCall(query, key, value, _groups(targets, sizes), scale, mask, None, dropout, log_mass)
     with torch.autocast(query.device.type, enabled=False):
-        return _backward(call, grad_out, grad_squares, grad_mass)
+        return _backward(call, seed, grad_out, grad_squares, grad_mass)
 
 
 @_attend.register_fake
@@ -130,23 +131,8 @@ def _gradients(ctx: Any, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tens
 _attend.register_autograd(_gradients, setup_context=_setup)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """`GuidedAttention` as it comes out of an operator; `value` is None where only the statistics are wanted."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor | None
-    mask: Tensor | None
-    groups: list[tuple[Targets, int]]
-    scale: float
-    dropout: float
-    seed: Tensor | None
-    log_mass: bool
-
-
-def _forward(call: _Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    query, key, value = call.query, call.key, call.value
+def _forward(call: AttentionCall, seed: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    query, key, value = call.query_BHQD, call.key_BHKD, call.value_BHKD
     out, squares, mass, counts = _empty_results(query, value)
     scaled, rest = scaled_queries(query, call.scale)
     buffers = Buffers()
@@ -162,16 +148,17 @@ def _forward(call: _Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             if not call.log_mass:
                 mass[rows] = listed.sum(map_bqK)
             counts[rows] = listed.count_bq
-            if value is not None:
-                if call.seed is not None:
-                    map_bqK *= block.dropout(map_bqK, call.dropout, call.seed, head)
+            if value.shape[3]:
+                if seed is not None:
+                    map_bqK *= block.dropout(map_bqK, call.dropout, seed, head)
                 torch.bmm(map_bqK.to(value.dtype), value[block.batch, head], out=out[rows])
     return out, squares.square_(), mass, counts
 
 
-def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = call.query, call.key, call.value
-    assert value is not None
+def _backward(
+    call: AttentionCall, seed: Tensor | None, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = call.query_BHQD, call.key_BHKD, call.value_BHKD
     # A sum over several blocks would lose digits in half precision.
     sums = torch.promote_types(key.dtype, torch.float32) if are_many(query, key) else key.dtype
     grad_query, grad_key, grad_value = _empty_by_head(query), _empty_by_head(key, sums), _empty_by_head(value, sums)
@@ -188,8 +175,8 @@ def _backward(call: _Call, grad_out: Tensor, grad_squares: Tensor, grad_mass: Te
             grad_out_bqD = grad_out[rows]
             grad_bqK = buffers.bmm("grad", grad_out_bqD, value[keys].transpose(1, 2)).to(map_bqK.dtype)
             dropped_bqK = map_bqK
-            if call.seed is not None:
-                kept_bqK = block.dropout(map_bqK, call.dropout, call.seed, head)
+            if seed is not None:
+                kept_bqK = block.dropout(map_bqK, call.dropout, seed, head)
                 dropped_bqK = map_bqK * kept_bqK
                 grad_bqK *= kept_bqK
             _add_product(grad_value[keys], dropped_bqK.to(value.dtype).mT, grad_out_bqD, first)
@@ -219,12 +206,11 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> Non
         total.baddbmm_(left, right)
 
 
-def _empty_results(query: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _empty_results(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n_batch, n_heads, n_queries, _ = query.shape
     precise = torch.promote_types(query.dtype, torch.float32)
     squares, mass, counts = (query.new_empty(n_batch, n_heads, n_queries, dtype=precise) for _ in range(3))
-    out = query.new_empty(n_batch, n_heads, n_queries, 0) if value is None else _empty_by_head(value, length=n_queries)
-    return out, squares, mass, counts
+    return _empty_by_head(value, length=n_queries), squares, mass, counts
 
 
 def _empty_by_head(like_BHTD: Tensor, dtype: torch.dtype | None = None, length: int | None = None) -> Tensor:

@@ -1,8 +1,4 @@
-"""A batch of guided attention in blocks of queries, and the targets within a block.
-
-Shape suffixes: B batch, H guided heads, Q queries, K keys, D channels; b sequences and q queries of a block, C keys
-listed for a query.
-"""
+"""A batch of guided attention in blocks of queries, and the targets within a block."""
 
 from __future__ import annotations
 

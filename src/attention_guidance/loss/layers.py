@@ -2,8 +2,6 @@
 
 Every operation on rows is small, and a GPU starts a kernel for each: for one layer after another they take longer than
 what guidance adds to the attention itself.
-
-Shape suffixes: L layers, B batch, H guided heads, Q queries, T positions (Q = T in an encoder).
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ class LayerRows:
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """What one guided layer adds: its term of the loss, and each guided head's distance (`GuidedLayer.heads`).
+    """What one guided layer adds: its term of the loss, and each guided head's distance (`LayerProcessor.heads`).
 
     Attributes:
         loss: a scalar.
@@ -49,6 +47,12 @@ class LayerLoss:
     loss: Tensor
     sums: Tensor
     counts: Tensor
+
+
+def no_loss(n_heads: int, device: torch.device) -> LayerLoss:
+    """What a layer with so many guided heads adds to a pass that leaves it out."""
+    sums = torch.zeros(n_heads, device=device)
+    return LayerLoss(torch.zeros((), device=device), sums, sums.long())
 
 
 def layer_losses(rows: Mapping[int, Sequence[LayerRows]], objective: str, normalization: str) -> dict[int, LayerLoss]:

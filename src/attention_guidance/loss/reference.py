@@ -1,7 +1,4 @@
-"""Guided attention by its definition, over dense maps: any device and precision, the oracle of the other backends.
-
-Shape suffixes: B batch, H guided heads, Q queries, K keys, D channels of a head.
-"""
+"""Guided attention by its definition, over dense maps: any device and precision, the oracle of the other backends."""
 
 from __future__ import annotations
 
@@ -11,22 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics
 
 
-def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
+def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] and row statistics, with gradients by autograd."""
     map_BHQK = probabilities(call)
     dropped_BHQK = functional.dropout(map_BHQK, call.dropout).to(call.value_BHKD.dtype)
     return dropped_BHQK @ call.value_BHKD, _statistics(call, map_BHQK)
 
 
-def statistics(call: GuidedAttention) -> RowStatistics:
+def statistics(call: AttentionCall) -> RowStatistics:
     """The row statistics alone."""
     return _statistics(call, probabilities(call))
 
 
-def _scores(call: GuidedAttention) -> Tensor:
+def _scores(call: AttentionCall) -> Tensor:
     """Scores in float32 or better; minus infinity where the mask hides a key, 0 all along a row that sees none."""
     query_BHQD, key_BHKD = call.query_BHQD, call.key_BHKD
     if query_BHQD.dtype == torch.float16:
@@ -43,13 +41,13 @@ def _scores(call: GuidedAttention) -> Tensor:
     return scores_BHQK.masked_fill(~call.mask & sees_B1Q1, -math.inf).masked_fill(~sees_B1Q1, 0.0)
 
 
-def probabilities(call: GuidedAttention) -> Tensor:
+def probabilities(call: AttentionCall) -> Tensor:
     """The map of every head, [B, H, Q, K] in float32 or better; zeros in a row that may attend to nothing."""
     map_BHQK = _scores(call).softmax(-1)
     return map_BHQK if call.mask is None else map_BHQK.masked_fill(~call.mask.any(-1, keepdim=True), 0.0)
 
 
-def _statistics(call: GuidedAttention, map_BHQK: Tensor) -> RowStatistics:
+def _statistics(call: AttentionCall, map_BHQK: Tensor) -> RowStatistics:
     masses, counts = [], []
     for targets, heads in call.slices():
         n_batch, n_heads, n_queries, n_keys = map_BHQK[:, heads].shape

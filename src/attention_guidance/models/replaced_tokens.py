@@ -1,7 +1,4 @@
-"""ELECTRA's two encoders trained together: a generator fills masks, a discriminator tells which tokens it replaced.
-
-Shape suffixes: B batch, T positions, N labels of a batch, V vocabulary, C channels.
-"""
+"""ELECTRA's two encoders trained together: a generator fills masks, a discriminator tells which tokens it replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class ReplacedTokensOutput(ModelOutput):  # type: ignore[misc]
         loss: weighted sum of both losses.
         logits: of the discriminator [B, T], above 0 where it takes a token for replaced.
         generator_loss, discriminator_loss: mean cross-entropy, of masked tokens and of all tokens.
-        generator_logits: of the generator at the labels [N, V].
+        generator_logits: of the generator at the labels [R, V].
         replaced: bool [B, T], which tokens were replaced by others.
     """
 
@@ -89,16 +86,16 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
             plain = super().forward(input_ids, attention_mask=attention_mask)
             return ReplacedTokensOutput(logits=plain.logits)
         chosen_BT = labels != _IGNORED
-        states_BTC = self.generator.electra(input_ids, attention_mask=attention_mask).last_hidden_state
+        states_BTE = self.generator.electra(input_ids, attention_mask=attention_mask).last_hidden_state
         # As with MaskedHead, the vocabulary is projected to where the labels are and nowhere else.
-        states_NC = self.generator.generator_predictions(states_BTC[chosen_BT])
-        logits_NV = self.generator.generator_lm_head(states_NC).float()
-        generator_loss = nn.functional.cross_entropy(logits_NV, labels[chosen_BT])
+        states_RE = self.generator.generator_predictions(states_BTE[chosen_BT])
+        logits_RV = self.generator.generator_lm_head(states_RE).float()
+        generator_loss = nn.functional.cross_entropy(logits_RV, labels[chosen_BT])
         # The choice carries no gradient: the generator is trained by its own loss alone (section 2).
-        chance_N = torch.rand_like(logits_NV[:, 0]) if chance is None else chance[chosen_BT]
-        drawn_N = _draw(logits_NV.detach(), chance_N)
+        chance_R = torch.rand_like(logits_RV[:, 0]) if chance is None else chance[chosen_BT]
+        drawn_R = _draw(logits_RV.detach(), chance_R)
         true_BT = torch.where(chosen_BT, labels, input_ids)
-        shown_BT = true_BT.masked_scatter(chosen_BT, drawn_N)
+        shown_BT = true_BT.masked_scatter(chosen_BT, drawn_R)
         replaced_BT = shown_BT != true_BT
         logits_BT = super().forward(shown_BT, attention_mask=attention_mask).logits
         counted = slice(None) if attention_mask is None else attention_mask.bool()
@@ -110,7 +107,7 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
             logits=logits_BT,
             generator_loss=generator_loss,
             discriminator_loss=discriminator_loss,
-            generator_logits=logits_NV,
+            generator_logits=logits_RV,
             replaced=replaced_BT,
         )
 
@@ -121,12 +118,12 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
         return alone
 
 
-def _draw(logits_NV: Tensor, chance_N: Tensor) -> Tensor:
-    """A token for each row of logits [N], by the inverse of the distribution function at the chances."""
-    cumulative_NV = logits_NV.softmax(-1).cumsum(-1)
+def _draw(logits_RV: Tensor, chance_R: Tensor) -> Tensor:
+    """A token for each row of logits [R], by the inverse of the distribution function at the chances."""
+    cumulative_RV = logits_RV.softmax(-1).cumsum(-1)
     # Rounding keeps the last sum from being 1.
-    place_N1 = torch.searchsorted(cumulative_NV, chance_N[:, None] * cumulative_NV[:, -1:])
-    return place_N1.squeeze(-1).clamp(max=logits_NV.shape[-1] - 1)
+    place_R1 = torch.searchsorted(cumulative_RV, chance_R[:, None] * cumulative_RV[:, -1:])
+    return place_R1.squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
 
 
 def generator_config(config: ElectraConfig) -> ElectraConfig:

@@ -1,7 +1,4 @@
-"""What a pattern is, what it may look at, and how patterns compose.
-
-Shape suffixes: B batch, T positions, Q queries, K keys (Q = K = T in an encoder).
-"""
+"""What a pattern is, what it may look at, and how patterns compose."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The kinds of patterns: offsets in a text or an image, the first token, classes of tokens, targets from the batch.
-
-Shape suffixes: B batch, T positions, Q queries, K keys (Q = K = T in an encoder), P single keys of a query.
-"""
+"""The kinds of patterns: offsets in a text or an image, the first token, classes of tokens, targets from the batch."""
 
 from __future__ import annotations
 

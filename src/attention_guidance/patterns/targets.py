@@ -1,7 +1,4 @@
-"""Which keys every query should look at, in a form whose size grows with the text and not with its square.
-
-Shape suffixes: B batch (or 1, the same for all), Q queries, K keys, P single keys listed for a query.
-"""
+"""Which keys every query should look at, in a form whose size grows with the text and not with its square."""
 
 from __future__ import annotations
 

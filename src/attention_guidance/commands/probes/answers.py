@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from attention_guidance.adapters.call import AttentionCall
 from attention_guidance.analysis.observe import attention_map, observing
 from attention_guidance.commands.annotations.words import words_of_tokens
 from attention_guidance.commands.probes.questions import Question, QuestionedText
 from attention_guidance.errors import AttachError, ConfigError, CorpusError
+from attention_guidance.loss.call import AttentionCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

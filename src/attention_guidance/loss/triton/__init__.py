@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from attention_guidance.loss.statistics import GuidedAttention, RowStatistics
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.loss.triton.geometry import MAX_CHANNELS, MAX_LENGTH, geometry_of
 from attention_guidance.loss.triton.operator import attention
 from attention_guidance.loss.triton.tiles import Prepared, count_targets, prepare
@@ -34,7 +34,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
+def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] of all heads of a call and row statistics of the guided ones, with gradients."""
     seed = None
     if call.dropout:
@@ -43,13 +43,12 @@ def attend(call: GuidedAttention) -> tuple[Tensor, RowStatistics]:
     return _fused(call, seed, with_output=True)
 
 
-def statistics(call: GuidedAttention) -> RowStatistics:
+def statistics(call: AttentionCall) -> RowStatistics:
     """The row statistics alone, without gradient."""
-    tensors = {name: getattr(call, name).detach() for name in ("query_BHQD", "key_BHKD", "value_BHKD")}
-    return _fused(replace(call, dropout=0.0, **tensors), None, with_output=False)[1]
+    return _fused(call.without_gradient(), None, with_output=False)[1]
 
 
-def _fused(call: GuidedAttention, seed: Tensor | None, with_output: bool) -> tuple[Tensor, RowStatistics]:
+def _fused(call: AttentionCall, seed: Tensor | None, with_output: bool) -> tuple[Tensor, RowStatistics]:
     heads = range(call.query_BHQD.shape[1]) if call.heads is None else call.heads
     prepared, n_targets_BHQ = _shared(call)
     out_BHQD, squares_BHQ, mass_BHQ, *_ = attention(
@@ -59,7 +58,7 @@ def _fused(call: GuidedAttention, seed: Tensor | None, with_output: bool) -> tup
     return out_BHQD, RowStatistics(squares_BHQ, mass_BHQ, n_targets_BHQ.expand_as(squares_BHQ))
 
 
-def _shared(call: GuidedAttention) -> tuple[Prepared, Tensor]:
+def _shared(call: AttentionCall) -> tuple[Prepared, Tensor]:
     """What the kernels need of targets and mask, and the numbers of targets; layers of a pass share what they can."""
     tiles = geometry_of(call.query_BHQD.shape[3], call.query_BHQD.dtype)
     targets = [of_pattern for of_pattern, _ in call.groups]

@@ -1,7 +1,4 @@
-"""Where kernels meet tensors: sizes of grids, memory for results, and what each argument is.
-
-Shape suffixes: B batch, H heads, G guided heads, Q queries, K keys, D channels of a head.
-"""
+"""Where kernels meet tensors: sizes of grids, memory for results, and what each argument is."""
 
 from __future__ import annotations
 

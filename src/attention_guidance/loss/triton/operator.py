@@ -3,8 +3,6 @@
 An operator takes tensors, numbers and lists of these. What it returns beyond output and statistics is for its backward
 pass. To call an operator takes several times as long as to launch its kernels: where nothing is compiled, `attention`
 goes around it.
-
-Shape suffixes: B batch, H heads, G guided heads, Q queries, K keys, D channels of a head.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ def _forward(
     log_mass: bool,
     with_output: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output [B, H, Q, D]; squares and mass, or its logarithm, [B, G, Q]; and what `_backward` needs.
+    """Output [B, H, Q, D]; squares and mass, or its logarithm, [B, H, Q] of guided heads; and what `_backward` needs.
 
     Args:
         query: [B, H, Q, D].

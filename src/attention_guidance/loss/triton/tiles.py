@@ -3,8 +3,7 @@
 A tile is plain if every query sees every key of it and none is a target; special if it has hidden keys or targets; and
 left out if all its keys are hidden. Most tiles of most patterns are plain, and run as in flash attention.
 
-Shape suffixes: B batch (or 1), G patterns (0 for unguided heads, then those of the call), P single keys listed for a
-query, Q queries, K keys; q and k tiles of these.
+Pattern 0 of the lists is that of unguided heads, which has no targets; those of the call follow.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attention_guidance.loss.statistics import GuidedAttention
+from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.triton.geometry import Geometry, Tile
 from attention_guidance.patterns import Targets
 from attention_guidance.patterns.targets import CLASS_BITS, MAX_CLASSES, share_class
@@ -27,9 +26,9 @@ class Prepared(NamedTuple):
     Attributes:
         picks_BGPQ: int32, positions of single keys, -1 for none. Without the unguided heads' pattern, as the codes.
         query_codes_BGQ, key_codes_BGK: class codes; G is 0 if no pattern has classes.
-        forward, for_queries: int32 [B, G, q, 2 + k]. For each row of tiles, how many of it are plain, how many plain or
+        forward, for_queries: int32 [B, G, X, 2 + Y]. For each row of tiles, how many of it are plain, how many plain or
             special, and their numbers: plain ones, special ones, those left out.
-        for_keys: the same by tiles of keys, [B, G, k, 2 + q].
+        for_keys: the same by tiles of keys, [B, G, Y, 2 + X].
     """
 
     picks_BGPQ: Tensor
@@ -40,7 +39,7 @@ class Prepared(NamedTuple):
     for_keys: Tensor
 
 
-def prepare(call: GuidedAttention, geometry: Geometry) -> Prepared:
+def prepare(call: AttentionCall, geometry: Geometry) -> Prepared:
     """What the kernels need of a call's targets and mask; the layers of a pass that share these can share it."""
     n_queries, n_keys = call.query_BHQD.shape[2], call.key_BHKD.shape[2]
     groups = [targets for targets, _ in call.groups]
@@ -95,7 +94,7 @@ def _codes(groups: list[Targets], n_queries: int, n_keys: int, device: torch.dev
 _AT_ONCE = 1 << 23
 
 
-def count_targets(call: GuidedAttention, prepared: Prepared) -> Tensor:
+def count_targets(call: AttentionCall, prepared: Prepared) -> Tensor:
     """How many targets the mask shows each query: float32 [B or 1, H, Q].
 
     In the kernels a sum for each tile would take registers that are short there, for every layer the same.
@@ -136,35 +135,35 @@ _PLAIN, _SPECIAL, _LEFT_OUT = 0, 1, 2
 def _kinds(
     mask: Tensor | None, picks_BGPQ: Tensor, key_codes_BGK: Tensor, n_queries: int, n_keys: int, tile: Tile
 ) -> Tensor:
-    """The kind of every tile, [B, G, q, k]."""
+    """The kind of every tile, [B, G, X, Y]."""
     if mask is None:
         mask = torch.ones(1, 1, 1, n_keys, dtype=torch.bool, device=picks_BGPQ.device)
     shown_BQK = mask[:, 0, :1] if is_of_keys(mask) else mask[:, 0]
     # A key beyond the sequence is a hidden one, a query beyond it is none.
-    by_tile_BQkK = _tiled(shown_BQK, 2, tile.keys, False)
-    some_Bqk, all_Bqk = by_tile_BQkK.any(3), by_tile_BQkK.all(3)
+    by_tile_BQYK = _tiled(shown_BQK, 2, tile.keys, False)
+    some_BXY, all_BXY = by_tile_BQYK.any(3), by_tile_BQYK.all(3)
     if shown_BQK.shape[1] > 1:
-        some_Bqk = _tiled(some_Bqk, 1, tile.queries, False).any(2)
-        all_Bqk = _tiled(all_Bqk, 1, tile.queries, True).all(2)
-    n_q, n_k = -(-n_queries // tile.queries), some_Bqk.shape[2]
-    hold_BGqk = _hold_picks(picks_BGPQ, n_k, tile)
+        some_BXY = _tiled(some_BXY, 1, tile.queries, False).any(2)
+        all_BXY = _tiled(all_BXY, 1, tile.queries, True).all(2)
+    n_query_tiles, n_key_tiles = -(-n_queries // tile.queries), some_BXY.shape[2]
+    hold_BGXY = _hold_picks(picks_BGPQ, n_key_tiles, tile)
     if key_codes_BGK.shape[1]:
         members_BGK = (key_codes_BGK & CLASS_BITS) != 0
-        hold_BGqk = hold_BGqk | _tiled(members_BGK, 2, tile.keys, False).any(3)[:, :, None]
+        hold_BGXY = hold_BGXY | _tiled(members_BGK, 2, tile.keys, False).any(3)[:, :, None]
     # Unguided heads have no targets.
-    hold_BGqk = functional.pad(hold_BGqk, (0, 0, 0, 0, 1, 0))
-    kinds_BGqk = torch.where(hold_BGqk | ~all_Bqk[:, None], _SPECIAL, _PLAIN)
-    return torch.where(some_Bqk[:, None], kinds_BGqk, _LEFT_OUT).expand(-1, -1, n_q, -1)
+    hold_BGXY = functional.pad(hold_BGXY, (0, 0, 0, 0, 1, 0))
+    kinds_BGXY = torch.where(hold_BGXY | ~all_BXY[:, None], _SPECIAL, _PLAIN)
+    return torch.where(some_BXY[:, None], kinds_BGXY, _LEFT_OUT).expand(-1, -1, n_query_tiles, -1)
 
 
-def _hold_picks(picks_BGPQ: Tensor, n_k: int, tile: Tile) -> Tensor:
-    """The tiles that hold a single key of one of their queries: bool [B, G, q, k]."""
+def _hold_picks(picks_BGPQ: Tensor, n_key_tiles: int, tile: Tile) -> Tensor:
+    """The tiles that hold a single key of one of their queries: bool [B, G, X, Y]."""
     tiles_BGPQ = picks_BGPQ.div(tile.keys, rounding_mode="floor").long()
-    tiles_BGPqQ = _tiled(torch.where(picks_BGPQ < 0, n_k, tiles_BGPQ), 3, tile.queries, n_k)
-    tiles_BGqP = tiles_BGPqQ.transpose(2, 3).flatten(3)
+    tiles_BGPXQ = _tiled(torch.where(picks_BGPQ < 0, n_key_tiles, tiles_BGPQ), 3, tile.queries, n_key_tiles)
+    tiles_BGXP = tiles_BGPXQ.transpose(2, 3).flatten(3)
     # Those of no key come into a column of their own.
-    hold = torch.zeros(*tiles_BGqP.shape[:3], n_k + 1, dtype=torch.bool, device=picks_BGPQ.device)
-    return hold.scatter(3, tiles_BGqP, True)[..., :n_k]
+    hold = torch.zeros(*tiles_BGXP.shape[:3], n_key_tiles + 1, dtype=torch.bool, device=picks_BGPQ.device)
+    return hold.scatter(3, tiles_BGXP, True)[..., :n_key_tiles]
 
 
 def _tiled(tensor: Tensor, dim: int, size: int, fill: float) -> Tensor:
@@ -176,9 +175,9 @@ def _tiled(tensor: Tensor, dim: int, size: int, fill: float) -> Tensor:
     return functional.pad(tensor, beyond, value=fill).reshape(shape)
 
 
-def _lists(kinds_BGqk: Tensor) -> Tensor:
+def _lists(kinds_BGXY: Tensor) -> Tensor:
     """The tiles of each row by their kinds, see `Prepared`."""
-    order = kinds_BGqk.argsort(dim=-1, stable=True)
-    n_plain = (kinds_BGqk == _PLAIN).sum(-1, keepdim=True)
-    n_special = (kinds_BGqk == _SPECIAL).sum(-1, keepdim=True)
+    order = kinds_BGXY.argsort(dim=-1, stable=True)
+    n_plain = (kinds_BGXY == _PLAIN).sum(-1, keepdim=True)
+    n_special = (kinds_BGXY == _SPECIAL).sum(-1, keepdim=True)
     return torch.cat([n_plain, n_plain + n_special, order], -1).int()

@@ -1,8 +1,4 @@
-"""A call of attention, and what answers it in a guided model.
-
-Shape suffixes: B batch, H heads, G heads of keys and values (H, or fewer where they are shared), Q queries, K keys, D
-channels of a head.
-"""
+"""What an adapter is, and what answers the calls of attention that it passes on."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_guidance.errors import AttachError
+from attention_guidance.loss.call import AttentionCall
 
 Result = tuple[Tensor, Tensor | None]
 
@@ -38,53 +35,6 @@ GUIDING = Purpose("guidance", "guide", "guided", " alone, with within= the whole
 LOOKING = Purpose("looking", "look at", "looked at", " alone")
 
 
-@dataclass(frozen=True)
-class AttentionCall:
-    """One call of a module's attention, all heads of it.
-
-    Attributes:
-        query_BHQD, key_BGKD, value_BGKD: G is H, or fewer heads that are shared.
-        mask: bool or additive, [B or 1, 1, Q or 1, K], or None.
-        bias: added to the scores, [B or 1, H, Q, K], or None.
-        scale: factor on the scores.
-        dropout: share of the probabilities that is dropped.
-        attention: what the model runs without guidance, `sdpa` or `eager`.
-        training: whether the attention module is in training mode.
-    """
-
-    query_BHQD: Tensor
-    key_BGKD: Tensor
-    value_BGKD: Tensor
-    mask: Tensor | None
-    bias: Tensor | None
-    scale: float
-    dropout: float
-    attention: str
-    training: bool
-
-    def mask_and_bias(self, verb: str = "guide") -> tuple[Tensor | None, Tensor | None]:
-        """Which keys each query may attend to, bool [B or 1, 1, Q or 1, K], and what is added to the scores.
-
-        Args:
-            verb: what cannot be done where the mask does not serve; a text, which torch.compile traces.
-
-        Raises:
-            AttachError: the mask differs by head.
-        """
-        mask, bias = self.mask, self.bias
-        if mask is None or mask.dtype == torch.bool:
-            shown = mask
-        else:
-            # An additive mask hides a key with minus infinity, the dtype's lowest number, or -10,000 as BERT's own.
-            shown = mask > -1e4
-            bias = mask if bias is None else bias + mask
-        if shown is not None and shown.shape[1] != 1:
-            raise AttachError(
-                f"cannot {verb} attention whose mask differs by head (mask of shape {tuple(shown.shape)})"
-            )
-        return shown, bias
-
-
 def graph_task() -> int:
     """The number of the backward pass under way, in which checkpointing recomputes; -1 outside of any.
 
@@ -98,7 +48,7 @@ def in_backward() -> bool:
     return graph_task() != -1
 
 
-class Guide(Protocol):
+class AttentionProcessor(Protocol):
     """What sits on an attention module and answers its calls.
 
     Attributes:
@@ -118,8 +68,8 @@ class Guide(Protocol):
         """Output [B, Q, H, D] and weights, if any, of a call; `unguided` gives those of the model's own attention."""
 
 
-class Host(Protocol):
-    """A kind of model that can be guided: where its attention is, and how guides get there.
+class Adapter(Protocol):
+    """A kind of model that can be guided: where its attention is, and how processors get there.
 
     Attributes:
         model: the model, whose forward pass is one pass of guidance.
@@ -140,8 +90,8 @@ class Host(Protocol):
     @property
     def hint(self) -> str: ...  # noqa: D102
 
-    def attach(self, guides: Mapping[int, Guide]) -> None:
-        """Have guides answer the calls of these layers' attention."""
+    def attach(self, processors: Mapping[int, AttentionProcessor]) -> None:
+        """Have processors answer the calls of these layers' attention."""
 
     def detach(self) -> None:
         """Leave the model as it was."""
@@ -151,31 +101,31 @@ class Host(Protocol):
 
 
 class CallOrder:
-    """The guide of modules that serve several layers, as ALBERT's do: the n-th call of a pass is layer n.
+    """The processor of modules that serve several layers, as ALBERT's do: the n-th call of a pass is layer n.
 
     Args:
-        guides: by the number of their layer.
+        processors: by the number of their layer.
         n_layers: of the model; what is called after the last one is the first again.
     """
 
-    def __init__(self, guides: Mapping[int, Guide], n_layers: int) -> None:
-        self.guides = guides
-        self.purpose = next((guide.purpose for guide in guides.values()), GUIDING)
+    def __init__(self, processors: Mapping[int, AttentionProcessor], n_layers: int) -> None:
+        self.processors = processors
+        self.purpose = next((processor.purpose for processor in processors.values()), GUIDING)
         self.n_layers = n_layers
         self.next_layer = 0
 
     def is_idle(self, training: bool) -> bool:
-        """See `Guide`: each call counts."""
+        """See `AttentionProcessor`: each call counts."""
         return False
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
-        """Hand the call to the guide of its layer, if it has one.
+        """Hand the call to the processor of its layer, if it has one.
 
         Raises:
             AttachError: layers are recomputed in the backward pass, in another order.
         """
         if in_backward():
             raise AttachError("gradient checkpointing of a model whose layers share their weights cannot be guided")
-        guide = self.guides.get(self.next_layer)
+        processor = self.processors.get(self.next_layer)
         self.next_layer = (self.next_layer + 1) % self.n_layers
-        return unguided() if guide is None else guide.attend(call, unguided)
+        return unguided() if processor is None else processor.attend(call, unguided)

@@ -1,0 +1,154 @@
+"""What sits on the attention of one guided layer: computes it, and keeps how far its heads are from their patterns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attention_guidance.adapters.base import GUIDING, Result
+from attention_guidance.assignment import GuidedHead
+from attention_guidance.errors import AttachError
+from attention_guidance.forward.passes import Passes
+from attention_guidance.forward.split_heads import join_heads, split_heads, take_heads
+from attention_guidance.loss.backends import Backend, BackendChoice, Case
+from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import RowStatistics
+from attention_guidance.patterns import Pattern
+
+
+class LayerProcessor:
+    """Answers the calls of one attention layer; see `attention_guidance.adapters.base.AttentionProcessor`.
+
+    Args:
+        layer: the layer's number.
+        heads: its guided heads.
+        log_mass: whether the loss is of the logarithm of the mass.
+        backend: what computes the guided heads.
+        passes: the forward passes of the model, which all its layers share.
+    """
+
+    purpose = GUIDING
+
+    def __init__(
+        self, layer: int, heads: Iterable[GuidedHead], log_mass: bool, backend: BackendChoice, passes: Passes
+    ) -> None:
+        self.layer = layer
+        self.log_mass = log_mass
+        self.backend = backend
+        self.passes = passes
+        groups: dict[Pattern, list[int]] = defaultdict(list)
+        for guided in heads:
+            groups[guided.pattern].append(guided.head)
+        self.groups = tuple((pattern, tuple(indices)) for pattern, indices in groups.items())
+        self.guided = tuple(head for _, indices in self.groups for head in indices)
+
+    @property
+    def heads(self) -> tuple[GuidedHead, ...]:
+        """The guided heads in the order of `LayerLoss.sums`."""
+        return tuple(GuidedHead(self.layer, head, pattern) for pattern, indices in self.groups for head in indices)
+
+    def is_idle(self, training: bool) -> bool:
+        """See `AttentionProcessor`: the model evaluates, or a part of it was called on its own without training.
+
+        Raises:
+            AttachError: the call would train unguided.
+        """
+        return self.passes.has_none(training)
+
+    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+        """Answer a call of the layer's attention, and add its guidance to the pass that it belongs to.
+
+        Raises:
+            AttachError: the call would train unguided; it has other keys than its queries; gradients were on when the
+                pass began and are off here, as under reentrant checkpointing, where the guidance would train nothing;
+                or the backend asked for cannot serve.
+        """
+        of_call = self.passes.of_call(self.layer, call)
+        if of_call is None:
+            return unguided()
+        _check_positions(call, self.layer)
+        of_call.check_gradients()
+        trains = torch.is_grad_enabled() and of_call.weighted
+        call = call.with_bool_mask()
+        valid_BT, targets = of_call.targets([pattern for pattern, _ in self.groups], call)
+        call = replace(
+            call.in_autocast_precision(),
+            groups=tuple((of_group, len(heads)) for of_group, (_, heads) in zip(targets, self.groups, strict=True)),
+            log_mass=self.log_mass,
+            heads=self.guided,
+            shared=None if torch.compiler.is_compiling() else of_call.shared,
+        )
+        backend = self.backend.of(self._case(call))
+        beside = backend.beside or not trains
+        if beside:
+            # The model's own numbers to the last bit, where guidance does not train.
+            result = unguided()
+        # Without autocast: what is to be computed in which precision is the backend's to know.
+        with torch.set_grad_enabled(trains), torch.autocast(call.query_BHQD.device.type, enabled=False):
+            if beside:
+                statistics = backend.statistics(_guided_alone(call, self.guided))
+            else:
+                out_BQHD, statistics = _attend(call, self.guided, backend)
+                result = out_BQHD, None
+        of_call.add(self.layer, call, statistics, valid_BT)
+        return result
+
+    def _case(self, call: AttentionCall) -> Case:
+        named = zip(self.groups, call.groups, strict=True)
+        mapped = tuple(pattern.name for (pattern, _), (targets, _) in named if targets.map_BQK is not None)
+        query, n_keys = call.query_BHQD, call.key_BHKD.shape[2]
+        return Case(
+            query.device.type, query.dtype, n_keys, call.attention, call.bias is not None, mapped, query.shape[3]
+        )
+
+
+def _guided_alone(call: AttentionCall, guided: tuple[int, ...]) -> AttentionCall:
+    """The guided heads taken out of a call."""
+    n_shared = call.query_BHQD.shape[1] // call.key_BHKD.shape[1]
+    key_heads = [head // n_shared for head in guided]
+    bias = call.bias
+    return replace(
+        call,
+        query_BHQD=take_heads(call.query_BHQD, guided),
+        key_BHKD=take_heads(call.key_BHKD, key_heads),
+        value_BHKD=take_heads(call.value_BHKD, key_heads),
+        bias=bias if bias is None or bias.shape[1] == 1 else take_heads(bias, guided),
+        heads=None,
+    )
+
+
+def _attend(call: AttentionCall, guided: tuple[int, ...], backend: Backend) -> tuple[Tensor, RowStatistics]:
+    """Output [B, Q, H, D] of all heads and row statistics of the guided ones, which the backend computes."""
+    n_heads = call.query_BHQD.shape[1]
+    others = [head for head in range(n_heads) if head not in guided]
+    if backend.among or not others:
+        out_BHQD, statistics = backend.attend(call if backend.among else _guided_alone(call, guided))
+        if not backend.among:
+            out_BHQD = take_heads(out_BHQD, [guided.index(head) for head in range(n_heads)])
+        return out_BHQD.transpose(1, 2).contiguous(), statistics
+    call = call.with_all_keys()
+    query, query_rest = split_heads(call.query_BHQD, guided, others)
+    key, key_rest = split_heads(call.key_BHKD, guided, others)
+    value, value_rest = split_heads(call.value_BHKD, guided, others)
+    alone = replace(call, query_BHQD=query, key_BHKD=key, value_BHKD=value, heads=None)
+    out_BHQD, statistics = backend.attend(alone)
+    rest_BHQD = functional.scaled_dot_product_attention(
+        query_rest, key_rest, value_rest, call.mask, call.dropout, scale=call.scale
+    )
+    return join_heads(out_BHQD, rest_BHQD, guided, others), statistics
+
+
+def _check_positions(call: AttentionCall, layer: int) -> None:
+    """Raise AttachError where keys are not the queries: which key is next to which query, nobody says."""
+    n_queries, n_keys = call.query_BHQD.shape[2], call.key_BHKD.shape[2]
+    if n_queries != n_keys:
+        raise AttachError(
+            f"the attention of layer {layer} has {n_queries} queries and {n_keys} keys, as under prefix tuning, with "
+            "past_key_values or pooled keys; guidance is for a sequence that attends to itself: LoRA, adapters and "
+            "prompt tuning can be guided"
+        )
