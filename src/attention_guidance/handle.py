@@ -79,7 +79,7 @@ class Guidance:
             LayerProcessor(layer, by_layer[layer], loss == "log_mass", backend, self._passes)
             for layer in sorted(by_layer)
         )
-        self._lost = LostGuidance(self._whole)
+        self._lost = LostGuidance(self._whole, self.heads)
         # Whether the guided part has been called since the whole was last.
         self._called = False
         adapter.attach({layer.layer: layer for layer in self._layers})
@@ -153,7 +153,7 @@ class Guidance:
             ended.layers[layer.layer] = no_loss(len(layer.guided), next(model.parameters()).device)
         self._passes.keep(ended)
         if ended.trains and not torch.compiler.is_compiling():
-            self._lost.count(ended, self.heads)
+            self._lost.count(ended)
         self._called = True
 
     def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

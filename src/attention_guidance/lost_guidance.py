@@ -24,10 +24,12 @@ class LostGuidance:
 
     Args:
         model: that is trained.
+        heads: the guided heads.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, heads: Sequence[GuidedHead]) -> None:
         self._model = model
+        self._heads = heads
         self._said: set[str] = set()
         self._total: float | None = None
         self._updates = 0
@@ -82,14 +84,10 @@ class LostGuidance:
         """A tensor's hook."""
         self._backward = True
 
-    def count(self, ended: ForwardPass, heads: Sequence[GuidedHead]) -> None:
-        """Of a training pass that has ended, which may be of no loss, or one of several of a loss.
-
-        Args:
-            ended: the pass.
-            heads: the guided heads.
-        """
-        self._count_rows(ended.sums_and_counts()[1], heads)
+    def count(self, ended: ForwardPass) -> None:
+        """Of a training pass that has ended, which may be of no loss, or one of several of a loss."""
+        if self._n_passes < _PASSES:
+            self._count_rows(ended.sums_and_counts()[1])
         if ended.with_gradient and ended.learns is not None:
             self._n_untrainable = 0 if ended.learns else self._n_untrainable + 1
             if self._n_untrainable >= _PASSES:
@@ -103,15 +101,13 @@ class LostGuidance:
                 "guidance trains nothing: the queries and keys of all guided layers are frozen (requires_grad=False)"
             )
 
-    def _count_rows(self, counts: Tensor, heads: Sequence[GuidedHead]) -> None:
-        if self._n_passes == _PASSES:
-            return
+    def _count_rows(self, counts: Tensor) -> None:
         self._n_passes += 1
         self._rows = counts if self._rows is None else self._rows + counts
         if self._n_passes < _PASSES:
             return
         rows: list[int] = self._rows.tolist()
-        names = sorted({head.pattern.name for head, n in zip(heads, rows, strict=True) if not n})
+        names = sorted({head.pattern.name for head, n in zip(self._heads, rows, strict=True) if not n})
         if names:
             self._warn(
                 f"no query of the first {_PASSES} training passes had a target of {', '.join(names)} in some guided "
