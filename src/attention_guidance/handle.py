@@ -82,7 +82,7 @@ class Guidance:
         self._lost = LostGuidance(self._whole, self.heads)
         # Whether the guided part has been called since the whole was last.
         self._called = False
-        adapter.attach({layer.layer: layer for layer in self._layers})
+        adapter.attach({layer.number: layer for layer in self._layers})
         modules = [self.model] if self._whole is self.model else [self.model, self._whole]
         self._forwards = [HookedForward(module) for module in modules]
         # Bound methods, so that a copy of the model gets a copy of its guidance.
@@ -143,14 +143,14 @@ class Guidance:
                 self._lost.watch_evaluation(output)
             return
         ended.end(self._objective, self._normalization)
-        missing = [layer for layer in self._layers if layer.layer not in ended.layers]
+        missing = [layer for layer in self._layers if layer.number not in ended.layers]
         if missing and not (self._adapter.skips_layers and model.training):
             raise AttachError(
                 f"{type(self.model).__name__} never called the guided attention of layers "
-                f"{[layer.layer for layer in missing]}: it would train unguided; {self._adapter.hint}"
+                f"{[layer.number for layer in missing]}: it would train unguided; {self._adapter.hint}"
             )
         for layer in missing:
-            ended.layers[layer.layer] = no_loss(len(layer.guided), next(model.parameters()).device)
+            ended.layers[layer.number] = no_loss(len(layer.guided), next(model.parameters()).device)
         self._passes.keep(ended)
         if ended.trains and not torch.compiler.is_compiling():
             self._lost.count(ended)

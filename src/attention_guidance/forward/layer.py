@@ -25,7 +25,7 @@ class LayerProcessor:
     """Answers the calls of one attention layer; see `attention_guidance.adapters.base.AttentionProcessor`.
 
     Args:
-        layer: the layer's number.
+        number: of the layer.
         heads: its guided heads.
         log_mass: whether the loss is of the logarithm of the mass.
         backend: what computes the guided heads.
@@ -35,9 +35,9 @@ class LayerProcessor:
     purpose = GUIDING
 
     def __init__(
-        self, layer: int, heads: Iterable[GuidedHead], log_mass: bool, backend: BackendChoice, passes: Passes
+        self, number: int, heads: Iterable[GuidedHead], log_mass: bool, backend: BackendChoice, passes: Passes
     ) -> None:
-        self.layer = layer
+        self.number = number
         self.log_mass = log_mass
         self.backend = backend
         self.passes = passes
@@ -50,7 +50,7 @@ class LayerProcessor:
     @property
     def heads(self) -> tuple[GuidedHead, ...]:
         """The guided heads in the order of `LayerLoss.sums`."""
-        return tuple(GuidedHead(self.layer, head, pattern) for pattern, indices in self.groups for head in indices)
+        return tuple(GuidedHead(self.number, head, pattern) for pattern, indices in self.groups for head in indices)
 
     def is_idle(self, training: bool) -> bool:
         """See `AttentionProcessor`: the model evaluates, or a part of it was called on its own without training.
@@ -68,10 +68,10 @@ class LayerProcessor:
                 pass began and are off here, as under reentrant checkpointing, where the guidance would train nothing;
                 or the backend asked for cannot serve.
         """
-        of_call = self.passes.of_call(self.layer, call)
+        of_call = self.passes.of_call(self.number, call)
         if of_call is None:
             return unguided()
-        _check_positions(call, self.layer)
+        _check_positions(call, self.number)
         of_call.check_gradients()
         trains = torch.is_grad_enabled() and of_call.weighted
         call = call.with_bool_mask()
@@ -95,7 +95,7 @@ class LayerProcessor:
             else:
                 out_BQHD, statistics = _attend(call, self.guided, backend)
                 result = out_BQHD, None
-        of_call.add(self.layer, call, statistics, valid_BT)
+        of_call.add(self.number, call, statistics, valid_BT)
         return result
 
     def _case(self, call: AttentionCall) -> Case:
