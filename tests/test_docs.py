@@ -27,6 +27,13 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_settings_are_those_declared():
+    """`python docs/settings.py` writes the page again."""
+    command = [sys.executable, str(ROOT / "docs" / "settings.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tables_of_convergence_are_what_is_kept():
     command = [sys.executable, str(ROOT / "benchmarks" / "convergence.py"), "--show"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

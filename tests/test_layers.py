@@ -28,7 +28,7 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
-    {"results", "text", "workspace"},
+    {"results", "setting", "text", "workspace"},
     {"annotations", "media", "tokenization", "report"},
     {"objectives", "probes"},
     {"pretraining"},

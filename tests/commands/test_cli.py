@@ -99,24 +99,24 @@ def test_flags_that_cannot_be_read(arguments, message, capsys):
         ("--preset huge", "unknown preset 'huge'; expected one of tiny"),
         ("--set learning_rat=1", "--set learning_rat: transformers' TrainingArguments has no such field"),
         ("--set optim=sgdd", "TrainingArguments: "),
-        ("--weight nan", "weight=nan must be a finite number"),
-        ("--weight inf", "weight=inf must be a finite number"),
-        ("--weight -1", "weight=-1.0 must be 0 or more"),
-        ("--learning-rate nan", "learning_rate=nan must be a finite number"),
-        ("--learning-rate inf", "learning_rate=inf must be a finite number"),
-        ("--learning-rate 0", "learning_rate=0.0 must be above 0"),
-        ("--seed 4294967296", "seed=4294967296 must be 0 or more and below 2**32"),
-        ("--hidden 30", "hidden=30 must be a multiple of attention_heads=4"),
-        ("--accumulation 3", "batch_size=2 must be a multiple of accumulation=3"),
-        ("--max-steps 0", "max_steps=0 must be at least 1"),
+        ("--weight nan", "--weight nan: must be a finite number"),
+        ("--weight inf", "--weight inf: must be a finite number"),
+        ("--weight -1", "--weight -1.0: must be 0 or more"),
+        ("--learning-rate nan", "--learning-rate nan: must be a finite number"),
+        ("--learning-rate inf", "--learning-rate inf: must be a finite number"),
+        ("--learning-rate 0", "--learning-rate 0.0: must be above 0"),
+        ("--seed 4294967296", "--seed 4294967296: must be 0 or more and below 2**32"),
+        ("--hidden 30", "--hidden 30: must be a multiple of --attention-heads 4"),
+        ("--accumulation 3", "--batch-size 2: must be a multiple of --accumulation 3"),
+        ("--max-steps 0", "--max-steps 0: must be at least 1"),
         ("--loss absolute", "absolute"),
         ("--normalization rows", "unknown normalization 'rows'"),
         ("--backend fast", "unknown backend 'fast'; expected auto or one of reference, blocked"),
         ("--schedule stairs", "unknown schedule 'stairs'"),
-        ("--hold 1.5", "hold=1.5"),
-        ("--precision fp64", "precision='fp64' is unknown"),
-        ("--report-to nobody", "report_to='nobody' is unknown or not installed"),
-        ("--config missing.yaml", "cannot read --config missing.yaml: No such file"),
+        ("--hold 1.5", "--hold 1.5"),
+        ("--precision fp64", "--precision 'fp64' is unknown"),
+        ("--report-to nobody", "--report-to 'nobody' is unknown or not installed"),
+        ("--config missing.yaml", "cannot read missing.yaml: No such file"),
         ("--tokenizer nowhere/at/all --vocab-size 300", "leave one of them out"),
     ],
 )
@@ -132,7 +132,7 @@ def test_settings_are_checked_before_any_text_is_read(given, message, corpus, re
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on a GPU")
 def test_fp16_needs_a_gpu(corpus, refusal):
-    assert "precision='fp16' needs a GPU" in refusal(corpus, *TINY, "--precision", "fp16")
+    assert "--precision 'fp16' needs a GPU" in refusal(corpus, *TINY, "--precision", "fp16")
 
 
 def test_text_that_is_not_there_or_too_little(tmp_path, refusal):
@@ -212,7 +212,7 @@ def test_an_output_that_holds_another_run(corpus, tmp_path, refusal):
         main(["pretrain", str(corpus), *TINY, "-q", "-o", str(run)])
     assert caught.value.code == 0
     assert "holds a run already; go on with --resume" in refusal(corpus, *TINY, output=run)
-    assert "holds a run with seed=1, not 2" in refusal(corpus, *TINY, "--seed", 2, "--resume", output=run)
+    assert "holds a run with --seed 1, not 2" in refusal(corpus, *TINY, "--seed", 2, "--resume", output=run)
 
 
 def test_as_a_process(corpus, tmp_path):

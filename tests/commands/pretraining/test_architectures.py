@@ -117,10 +117,10 @@ def test_training_goes_on_from_a_run(tmp_path, cli, arguments, whole_run, corpus
     [
         ({"arch": "robertaa"}, "none that transformers knows"),
         ({"arch": "gpt2"}, "'gpt2' has no masked language model"),
-        ({"arch": "bert", "arch_config": "CONFIG"}, "arch and arch_config both decide"),
+        ({"arch": "bert", "arch_config": "CONFIG"}, "arch='bert' and arch_config='.*' both decide"),
         ({"arch_config": "nowhere.json"}, "nowhere.json'.*cannot be loaded"),
         ({"arch_config": "EMPTY"}, "no model_type there"),
-        ({"arch_config": "CONFIG", "layers": 9}, "layers=9, but arch_config decides that it is 3"),
+        ({"arch_config": "CONFIG", "layers": 9}, "layers=9, but `arch_config` decides that it is 3"),
         ({"init_from": "/nowhere/at/all"}, "no such folder"),
         ({"arch_config": "CONFIG", "block_size": 64}, "block_size=64: this model takes at most 40"),
     ],

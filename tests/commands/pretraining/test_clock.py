@@ -11,11 +11,12 @@ from transformers import TrainerCallback
 
 from attention_guidance.commands.objectives.base import Draws
 from attention_guidance.commands.pretraining.loop import clock as clock_module
-from attention_guidance.commands.pretraining.loop.clock import Clock, seconds_of
+from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
 from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.config import make_config
+from attention_guidance.commands.pretraining.settings.run_config import ENDLESS, seconds_of
 from attention_guidance.errors import ConfigError
 
 SMALL = {
@@ -163,7 +164,7 @@ def test_by_the_command(arguments, cli, tmp_path):
         del rest[place : place + 2]
     assert cli("pretrain", *rest, "--max-time", "2s", "-o", tmp_path / "run", "-q") == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert 1 <= results["steps"] < clock_module.ENDLESS
+    assert 1 <= results["steps"] < ENDLESS
     assert results["config"]["max_time"] == "2s"
     assert cli("compare", *rest, "--max-time", "2s", "-o", tmp_path / "compare", "-q") == 2
 

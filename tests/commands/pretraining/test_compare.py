@@ -270,10 +270,10 @@ def test_what_compare_refuses(copied, comparison, arguments, corpus, cli, capsys
     for given, message in (
         ([*arguments, "--heads", "", "-o", tmp_path / "new"], "compare needs heads to guide"),
         ([*arguments, "--heads", " ", "-o", tmp_path / "new"], "guides no head"),
-        ([*arguments, "--seed", 2**32 - 1, "--seeds", 2, "-o", tmp_path / "new"], "seed=4294967296"),
+        ([*arguments, "--seed", 2**32 - 1, "--seeds", 2, "-o", tmp_path / "new"], "--seed 4294967296"),
         ([*arguments, "--seeds", 0, "-o", tmp_path / "new"], "must be a whole number from 1 on"),
         ([*arguments, "-o", copied], "holds a comparison already"),
-        ([*arguments, "-o", copied, "--resume", "--weight", "1"], "weight=0.1, not 1.0"),
+        ([*arguments, "-o", copied, "--resume", "--weight", "1"], "--weight 0.1, not 1.0"),
     ):
         assert cli("compare", *given) == 2
         assert message in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_a_recording_that_is_none(settings, tmp_path):
 
 
 def test_recordings_too_short(settings):
-    with pytest.raises(CorpusError, match="lower --block-size"):
+    with pytest.raises(CorpusError, match="lower `block_size`"):
         prepare_data(settings("speech", block_size=2000), lambda said: None)
 
 

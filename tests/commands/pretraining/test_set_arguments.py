@@ -115,9 +115,12 @@ def test_what_cannot_be_done_is_seen_before_anything_is_written(attempt, given, 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("warmup_steps=2",), "warmup_share=0.5 is for a run without --set warmup_steps"),
-        (("lr_scheduler_type=constant",), "warmup_share=0.5 is for schedules of the learning rate that warm up"),
-        (("lr_scheduler_type=reduce_lr_on_plateau",), "is for schedules of the learning rate that warm up"),
+        (("warmup_steps=2",), "--warmup-share 0.5 is for a run without --set warmup_steps"),
+        (("lr_scheduler_type=constant",), "--warmup-share 0.5 is for schedules of the learning rate that warm up"),
+        (
+            ("lr_scheduler_type=reduce_lr_on_plateau",),
+            "--warmup-share 0.5 is for schedules of the learning rate that warm up",
+        ),
     ],
 )
 def test_a_share_of_warming_up_that_would_do_nothing(attempt, given, message):
@@ -133,7 +136,7 @@ def test_schedules_by_steps_do_not_go_with_a_time(arguments, cli, tmp_path, capf
         del rest[place : place + 2]
     assert cli("pretrain", *rest, "--max-time", "2s", "--set", given, "-o", tmp_path / "run", "-q") == 2
     said = capfd.readouterr().err
-    assert "with max_time the learning rate rises for warmup_share of the time and then falls linearly" in said
+    assert "with --max-time the learning rate rises for --warmup-share of the time and then falls linearly" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -143,7 +143,7 @@ def test_require_batch() -> None:
     with pytest.raises(CorpusError, match="for training: 16 tokens in 4 blocks of 4, one batch of 5 needs 20 tokens"):
         require_batch(blocks, 5, "training")
     none = pack([], letters(ROBERTA), 4)
-    with pytest.raises(CorpusError, match=r"0 tokens in 0 blocks of 4.*--batch-size or --block-size"):
+    with pytest.raises(CorpusError, match=r"0 tokens in 0 blocks of 4.*`batch_size` or `block_size`"):
         require_batch(none, 1, "validation")
 
 

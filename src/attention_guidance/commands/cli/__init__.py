@@ -19,6 +19,8 @@ from attention_guidance.commands.cli import pretraining as training
 from attention_guidance.commands.cli import recipe as recipes
 from attention_guidance.commands.cli import tokenizer as tokenizers
 from attention_guidance.commands.cli.arguments import Parser, fail
+from attention_guidance.commands.cli.flags import flags_of, with_flags
+from attention_guidance.commands.pretraining.settings.run_config import RunConfig
 from attention_guidance.errors import FailedRunError, GuidanceError
 
 _DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
@@ -32,12 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
     run = arguments.pop("run")
+    given = {name for name, value in arguments.items() if value is not None}
+    flags = {name: flags_of(RunConfig).get(name, f"--{name.replace('_', '-')}") for name in arguments}
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         _silence_libraries()
         sys.exit(run(arguments))
     except GuidanceError as error:
-        sys.exit(fail(error, 2))
+        sys.exit(fail(with_flags(str(error), flags, given), 2))
     except ImportError:
         if not (missing := _missing_packages()):
             raise
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(1)
         sys.exit(fail(error, 1))
     except FailedRunError as error:
-        sys.exit(fail(error, 1))
+        sys.exit(fail(with_flags(str(error), flags, given), 1))
     except RuntimeError as error:
         # torch.OutOfMemoryError, without waiting for torch where nothing needed it.
         if type(error).__name__ != "OutOfMemoryError":

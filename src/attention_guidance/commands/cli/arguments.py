@@ -63,14 +63,6 @@ def fail(error: object, code: int) -> int:
     return code
 
 
-class Given(argparse.Action):
-    """Stores a list, None when nothing was given."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        """See argparse.Action."""
-        setattr(namespace, self.dest, values or None)
-
-
 class Assign(argparse.Action):
     """Collects NAME=VALUE pairs in a mapping; values of --set are read as YAML, those of --token-class as words."""
 

@@ -81,7 +81,7 @@ def read_sound(paths: Sequence[str | Path], frames: int) -> Stretches:
     if not len(whole):
         raise CorpusError(
             f"{paths[0]}: no recording is as long as a stretch of {width / SAMPLES_PER_SECOND:.2f} s (block_size="
-            f"{frames} frames of 20 ms); lower --block-size"
+            f"{frames} frames of 20 ms); lower `block_size`"
         )
     return Stretches(whole, short)
 

@@ -8,3 +8,9 @@ OBJECTIVES = ("mlm", "whole-word", "span", "rtd", "mlm+nsp", "mlm+sop", "mim", "
 OTHER_THAN_TEXT = {"mim": "images", "speech": "recordings"}
 # Of rtd, which trains two encoders.
 GUIDED_PARTS = ("discriminator", "generator", "both")
+
+
+def is_own(objective: str) -> bool:
+    """Whether the name of an objective names a function in a file: `objective.py:function`."""
+    file, _, function = objective.rpartition(":")
+    return file.endswith(".py") and function.isidentifier()

@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 OwnFunction = Callable[["NDArray[np.int64]", "NDArray[np.intp]", "PreTrainedTokenizerBase", np.random.Generator], Any]
 
 
-def is_own(objective: str) -> bool:
-    """Whether the name of an objective names a function in a file: `objective.py:function`."""
-    file, _, function = objective.rpartition(":")
-    return file.endswith(".py") and function.isidentifier()
-
-
 def load_own(objective: str) -> OwnFunction:
     """The function that `objective.py:function` names.
 

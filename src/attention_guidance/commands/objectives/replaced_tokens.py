@@ -88,7 +88,7 @@ class ReplacedTokenDetection(MaskedTokens):
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""
         if config.model_type != self.arch:
-            raise ConfigError(f"the objective rtd trains ELECTRA's two encoders, not {config.model_type!r}: no --arch")
+            raise ConfigError(f"the objective rtd trains ELECTRA's two encoders, not {config.model_type!r}: no `arch`")
         # As wide as the discriminator, for both.
         config.embedding_size = config.hidden_size
         return ReplacedTokens(config)

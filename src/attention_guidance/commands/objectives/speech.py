@@ -113,7 +113,7 @@ class SpeechUnits(Objective):
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""
         if config.model_type != self.arch:
-            raise ConfigError(f"the objective speech trains wav2vec2, not {config.model_type!r}: no --arch")
+            raise ConfigError(f"the objective speech trains wav2vec2, not {config.model_type!r}: no `arch`")
         return _by_the_mean(Wav2Vec2ForPreTraining(config))
 
     def trained_model(self, name: str) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance.commands.pretraining.distributed import processes
-from attention_guidance.commands.pretraining.loop.clock import Clock, seconds_of
+from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.progress import ProgressCallback, progress_bars
 from attention_guidance.commands.pretraining.loop.signals import StopOnRequest, StopRequest
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
@@ -19,6 +19,7 @@ from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_heads, check_settings
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
+from attention_guidance.commands.pretraining.settings.run_config import seconds_of
 from attention_guidance.commands.workspace import State
 
 

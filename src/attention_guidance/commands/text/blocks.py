@@ -161,7 +161,7 @@ def require_batch(blocks: Blocks, batch_size: int, what: str) -> None:
     block_size = blocks.ids.shape[1]
     raise CorpusError(
         f"too little text for {what}: {blocks.n_tokens} tokens in {len(blocks)} blocks of {block_size}, one batch "
-        f"of {batch_size} needs {batch_size * block_size} tokens; lower --batch-size or --block-size, or give more text"
+        f"of {batch_size} needs {batch_size * block_size} tokens; lower `batch_size` or `block_size`, or give more text"
     )
 
 

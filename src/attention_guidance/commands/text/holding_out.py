@@ -130,13 +130,13 @@ def hold_out(read: Reading, n_chars: int, *, share: float, seed: int, at_most: i
     if n_passages < 2:
         what = f"1 document ({first}) of {n_chars:,} characters" if n_passages else "0 documents"
         raise CorpusError(
-            f"{what}: too short to hold out a part to validate on; give more text, or name a separate --validation file"
+            f"{what}: too short to hold out a part to validate on; give more text, or name a separate `validation` file"
         )
     once = _standing_once(ranked, read(), longest)
     if not once:
         raise CorpusError(
             f"all {len(ranked):,} passages chosen for validation stand in the training text word for word; give text "
-            "that repeats itself less, or name a separate --validation file"
+            "that repeats itself less, or name a separate `validation` file"
         )
     n = _how_many([len(passage.text) for passage in once], target, round(n_passages * target / n_chars))
     return HeldOutText(tuple(once[: min(n, n_passages - 1)]), longest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,34 +12,13 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.commands.pretraining.distributed import processes
-from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
     from attention_guidance.handle import Guidance
 
-# More steps than a run will make: what Trainer and the draws are told the length of a run by the clock is.
-ENDLESS = 10**9
 # What guidance takes for the steps of the run, so that its schedule is told shares of it this fine.
 _PARTS = 1_000_000
 _LOOKS, _SAVES = 30, 10
-_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-
-
-def seconds_of(text: str) -> float:
-    """The seconds of a time such as `3h`, `90m`, `1h30m` or `45` (seconds).
-
-    Raises:
-        ConfigError: it is none, or nothing.
-    """
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        seconds = float(text)
-    elif re.fullmatch(r"(\d+(\.\d+)?[dhms])+", text):
-        seconds = sum(float(n) * _UNITS[unit] for n, _, unit in re.findall(r"(\d+(\.\d+)?)([dhms])", text))
-    else:
-        raise ConfigError(f"max_time={text!r} is no time; write 3h, 90m, 1h30m or 45s")
-    if not seconds > 0:
-        raise ConfigError(f"max_time={text!r} must be above 0")
-    return seconds
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]

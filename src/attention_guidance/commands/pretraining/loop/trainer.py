@@ -166,7 +166,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         except ValueError as error:
             if (names := self.args.optim_target_modules) is None:
                 raise
-            raise ConfigError(f"--set optim_target_modules={names}: {reason_of(error)}") from error
+            raise ConfigError(f"arguments['optim_target_modules']={names}: {reason_of(error)}") from error
         if begins_in_shares:
             sharding.follow_shares(optimizer)
         return optimizer

@@ -58,7 +58,7 @@ def _split(config: RunConfig, read: Callable[[list[str]], Any], rows_of: Callabl
     if config.validation:
         return rows, rows_of(read(config.validation))
     if len(rows) < 2:
-        raise CorpusError(f"{config.corpus[0]}: one item alone; a validation split needs 2 or more, or --validation")
+        raise CorpusError(f"{config.corpus[0]}: one item alone; a validation split needs 2 or more, or `validation`")
     chosen = hold_out_items(len(rows), share=config.validation_share, seed=_SPLIT_SEED)
     is_held_out = np.isin(np.arange(len(rows)), sorted(chosen))
     return rows[~is_held_out], rows[is_held_out]
@@ -71,7 +71,7 @@ def _prepared(
     if len(train) < config.batch_size:
         raise CorpusError(
             f"{Path(config.corpus[0]).name}: {len(train)} items to train on, one batch needs {config.batch_size}; "
-            "lower --batch-size or give more"
+            "lower `batch_size` or give more"
         )
     say(f"{len(train):,} items of {train.width:,} positions to train on, {len(validation):,} to validate on")
     return PreparedData(name, processor, train, validation, len(train), "")

@@ -8,11 +8,12 @@ import numpy as np
 
 from attention_guidance.commands.media.images import Images
 from attention_guidance.commands.media.sound import Stretches, samples_of
+from attention_guidance.commands.objectives import is_own
 from attention_guidance.commands.objectives.base import Items, Objective
 from attention_guidance.commands.objectives.masked_images import MaskedImages
 from attention_guidance.commands.objectives.masked_lm import MaskedTokens
 from attention_guidance.commands.objectives.masking import Masking
-from attention_guidance.commands.objectives.own import OwnCorruption, is_own, load_own
+from attention_guidance.commands.objectives.own import OwnCorruption, load_own
 from attention_guidance.commands.objectives.replaced_tokens import ReplacedTokenDetection
 from attention_guidance.commands.objectives.sentence_pairs import SentencePairs
 from attention_guidance.commands.objectives.speech import SpeechUnits

@@ -81,5 +81,5 @@ def check_unchanged(data: PreparedData, fingerprint: str, folder: Path) -> None:
     if data.fingerprint != fingerprint:
         raise CorpusError(
             f"the text of {data.name} has changed since the run in {folder} began, so it cannot go on exactly; "
-            "give the text it began with, or another --output"
+            "give the text it began with, or another `output`"
         )

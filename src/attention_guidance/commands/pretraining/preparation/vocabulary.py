@@ -40,6 +40,6 @@ def check_vocabulary(
     if same + new < len(vocabulary):
         raise ConfigError(
             f"tokenizer={given!r} is not that of init_from={init_from!r}: {same / len(vocabulary):.1%} of its "
-            f"{len(vocabulary):,} tokens are the model's under the same ids; give --tokenizer {init_from}, or one that "
+            f"{len(vocabulary):,} tokens are the model's under the same ids; give `tokenizer` {init_from}, or one that "
             "keeps the model's tokens and adds to them"
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.objectives.own import is_own
+from attention_guidance.commands.objectives import is_own
 
 _FILLS_MASKS = ("mlm", "whole-word", "span")
 _TAGS = dict.fromkeys((*_FILLS_MASKS, "mlm+nsp", "mlm+sop"), ("masked-lm",))

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
+from attention_guidance.commands.setting import settings_of
 
-# What leaves the curve of a run as it is may change when it resumes. Checkpoints hold whole tensors however
-# the model was laid out; how text is read may change as long as the same blocks come out, which is checked then.
-_MAY_CHANGE = {
-    "shard", "report_to", "keep_checkpoints", "accumulation",
-    "corpus", "dataset", "dataset_config", "dataset_split", "validation", "text_field", "documents", "errors",
-} | {
-    f"--set {name}"
-    for name in (
-        "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
-        "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
-        "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
-        "gradient_checkpointing_kwargs", "torch_empty_cache_steps", "per_device_eval_batch_size",
-        "run_name", "project", "log_level", "log_level_replica", "log_on_each_node", "ddp_timeout",
-    )
-}  # fmt: skip
+# Arguments of Trainer that leave the curve of a run as it is, and so may change; settings say it themselves.
+_FREE = re.compile(
+    r"arguments\['(dataloader_(num_workers|pin_memory|persistent_workers|prefetch_factor|multiprocessing_context)"
+    r"|(activation|gradient)_checkpointing(_kwargs)?|torch_empty_cache_steps|per_device_eval_batch_size"
+    r"|run_name|project|log_level(_replica)?|log_on_each_node|ddp_timeout)'\]"
+)
 
 
 def other_run(config: RunConfig, saved: Path) -> str | None:
@@ -31,9 +24,10 @@ def other_run(config: RunConfig, saved: Path) -> str | None:
     Returns:
         The setting that differs with both values, and what would work; None if they are the same run.
     """
+    free = {name for name, declared in settings_of(config).items() if declared.free}
     before, now = (_by_name(of) for of in (make_config({}, saved), config))
     for name in before | now:
-        if before.get(name) == now.get(name) or name in _MAY_CHANGE:
+        if before.get(name) == now.get(name) or name in free or _FREE.fullmatch(name):
             continue
         what = f"a run with {name}={before.get(name)!r}, not {now.get(name)!r}"
         if name not in ("max_steps", "max_time"):
@@ -41,7 +35,7 @@ def other_run(config: RunConfig, saved: Path) -> str | None:
         run = "one of its runs" if any(saved.parent.glob("seed-*")) else saved.parent
         return (
             f"{what}, and its schedules are made for that length: let it end, then train its model on in another "
-            f"--output with --init-from {run} and the steps to add"
+            f"`output` with `init_from` {run} and the steps to add"
         )
     return None
 
@@ -50,4 +44,4 @@ def _by_name(config: RunConfig) -> dict[str, Any]:
     """The settings of a run, its arguments for Trainer among them."""
     settings = dataclasses.asdict(config)
     arguments = settings.pop("arguments")
-    return settings | {f"--set {name}": value for name, value in arguments.items()}
+    return settings | {f"arguments['{name}']": value for name, value in arguments.items()}

@@ -16,7 +16,7 @@ from attention_guidance.models import AttentionOnlyConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from attention_guidance.commands.pretraining.settings.config import RunConfig
+    from attention_guidance.commands.pretraining.settings.run_config import RunConfig
 
 RUN_FILE = "run.yaml"
 """What marks the folder of a run: its settings."""
@@ -29,25 +29,13 @@ _SIZES = {
     "feed_forward": "intermediate_size",
 }
 DROPOUTS = (
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
     "mlp_dropout",
-)  # fmt: skip
-
-
-def check_choice(config: RunConfig) -> None:
-    """Make sure that at most one thing decides the model.
-
-    Raises:
-        ConfigError: several do, or none that transformers knows.
-    """
-    given = [name for name in ("arch", "arch_config", "init_from") if getattr(config, name) is not None]
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} both decide the model; give one of them")
-    if config.init_from is not None and config.vocab_size is not None:
-        raise ConfigError(
-            f"vocab_size={config.vocab_size} is for training a tokenizer, but init_from={config.init_from!r} has one; "
-            "leave one of them out"
-        )
+)
 
 
 def stated_sizes(arch_config: str | None, init_from: str | None) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import typing
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,41 +12,22 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from attention_guidance.commands.pretraining.distributed import processes
-from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.pretraining.settings.run_config import RunConfig
+from attention_guidance.commands.setting import coerced, kinds_of, settings_of
 from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
     from attention_guidance.commands.pretraining.saving.folder import RunFolder
 
-# What the run itself relies on; each has a setting of the run's own, or must stay as it is.
+# What must stay as it is, and what to use instead, beside what settings decide.
 _RESERVED = {
-    "output_dir": "--output",
-    "max_steps": "--max-steps",
-    "num_train_epochs": "--max-steps",
-    "per_device_train_batch_size": "--batch-size",
-    "gradient_accumulation_steps": "--accumulation",
-    "learning_rate": "--learning-rate",
-    "seed": "--seed",
-    "data_seed": "--seed",
-    "bf16": "--precision",
-    "fp16": "--precision",
-    "save_total_limit": "--keep-checkpoints",
-    "eval_steps": "--eval-every",
-    "save_steps": "--save-every",
-    "report_to": "--report-to",
-    "max_grad_norm": "--max-grad-norm",
-    "weight_decay": "--weight-decay",
-    "auto_find_batch_size": "--batch-size",
+    "output_dir": "`output`",
     "train_sampling_strategy": "the run's own order, which a resume relies on",
     "ignore_data_skip": "the run's own order, which a resume relies on",
-    "fsdp": "--shard",
-    "fsdp_config": "--shard",
     "remove_unused_columns": "the run's own batches",
     "label_smoothing_factor": "the masked-LM objective as it is",
     "save_only_model": "whole checkpoints, which a resume relies on",
-    "resume_from_checkpoint": "--resume",
-    "eval_strategy": "--eval-every",
-    "save_strategy": "--save-every",
+    "resume_from_checkpoint": "`resume`",
     "load_best_model_at_end": "the last weights, or a checkpoint",
     "metric_for_best_model": "the validation loss",
     "greater_is_better": "the validation loss",
@@ -68,7 +49,10 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
     Raises:
         ConfigError: `config.arguments` names an argument that does not exist or that a setting of the run decides.
     """
-    given = {name: _checked(name, value) for name, value in config.arguments.items()}
+    declared = settings_of(config)
+    filled = {setting.fills: name for name, setting in declared.items() if setting.fills}
+    decided = filled | {argument: name for name, setting in declared.items() for argument in setting.decides.split()}
+    given = {name: _checked(name, value, decided) for name, value in config.arguments.items()}
     report_to = _reporters(config.report_to)
     if "tensorboard" in report_to or "all" in report_to:
         # The Trainer's own place for event files is this variable.
@@ -81,25 +65,22 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
             f"{processes.count()} processes"
         )
     if config.shard and processes.count() == 1:
-        raise ConfigError("shard: one process has no other to share with; start several with torchrun, or leave it out")
+        raise ConfigError(
+            "`shard`: one process has no other to share with; start several with torchrun, or leave it out"
+        )
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ConfigError("accelerate launch --use_fsdp: give --shard here instead, and leave --use_fsdp out")
+        raise ConfigError("accelerate launch --use_fsdp: give `shard` here instead, and leave --use_fsdp out")
     per_device = config.batch_size // parts
     settings: dict[str, Any] = {
         "output_dir": str(folder.checkpoints),
         "max_steps": config.total_steps,
         "per_device_train_batch_size": per_device,
         "per_device_eval_batch_size": per_device,
-        "gradient_accumulation_steps": config.accumulation,
-        "learning_rate": config.learning_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": round(config.warmup_share * config.max_steps),
-        "weight_decay": config.weight_decay,
         "adam_beta2": 0.98,  # as RoBERTa; steadier than 0.999 where runs are short
-        "max_grad_norm": config.max_grad_norm,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
-        "seed": config.seed,
         # The draws are in order already, see Draws.
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
@@ -110,20 +91,21 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         "eval_on_start": True,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
-        "save_total_limit": config.keep_checkpoints,
         "report_to": report_to,
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     }
+    settings |= {argument: getattr(config, name) for argument, name in filled.items()}
     try:
         arguments = TrainingArguments(**(settings | given))
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
     optimizer = given.get("optim", "")
     if unfit := next((why for part, why in _UNFIT.items() if part in optimizer), None):
-        raise ConfigError(f"--set optim={optimizer}: {unfit}; take another, such as adamw_torch or adafactor")
+        raise ConfigError(f"arguments['optim']={optimizer}: {unfit}; take another, such as adamw_torch or adafactor")
     if arguments.per_device_eval_batch_size < 1:
-        raise ConfigError(f"--set per_device_eval_batch_size={arguments.per_device_eval_batch_size} must be at least 1")
+        size = arguments.per_device_eval_batch_size
+        raise ConfigError(f"arguments['per_device_eval_batch_size']={size} must be at least 1")
     use_one_device(arguments)
     return arguments
 
@@ -138,25 +120,17 @@ def use_one_device(arguments: TrainingArguments) -> None:
         arguments._n_gpu = 1
 
 
-def _checked(name: str, value: Any) -> Any:
+def _checked(name: str, value: Any, decided: Mapping[str, str]) -> Any:
     """The value of an argument, of the kind that transformers declares where that is a number or a switch."""
-    if name in _RESERVED:
-        raise ConfigError(f"--set {name}: use {_RESERVED[name]}")
+    if instead := f"`{decided[name]}`" if name in decided else _RESERVED.get(name):
+        raise ConfigError(f"arguments['{name}']: use {instead}")
     if name not in {field.name for field in dataclasses.fields(TrainingArguments)}:
-        raise ConfigError(f"--set {name}: transformers' TrainingArguments has no such field")
-    hint = typing.get_type_hints(TrainingArguments)[name]
-    kinds = set(typing.get_args(hint) or (hint,))
+        raise ConfigError(f"arguments['{name}']: transformers' TrainingArguments has no such field")
+    kinds = set(kinds_of(TrainingArguments, name))
     if value is False and bool not in kinds:
         return "no"  # what YAML reads as a switch is a word where no switch is wanted
-    if not kinds <= {int, float, bool, type(None)} or type(value) in kinds:
-        return value
-    if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-6 as text
-        except ValueError:
-            pass
-    wanted = " or ".join(sorted(kind.__name__ for kind in kinds - {type(None)}))
-    raise ConfigError(f"--set {name}={value!r} must be {wanted}")
+    numeric = kinds <= {int, float, bool, type(None)}
+    return coerced(TrainingArguments, name, value, called=f"arguments['{name}']") if numeric else value
 
 
 def _reporters(names: str) -> list[str]:

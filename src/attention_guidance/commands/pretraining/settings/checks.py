@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention_guidance.assignment import GuidedHead, assign_heads
-from attention_guidance.commands.objectives import OTHER_THAN_TEXT
-from attention_guidance.commands.objectives.own import is_own, load_own
+from attention_guidance.commands.objectives import OTHER_THAN_TEXT, is_own
+from attention_guidance.commands.objectives.own import load_own
 from attention_guidance.commands.pretraining.settings.arguments import training_arguments
 from attention_guidance.commands.pretraining.settings.config import RunConfig
 from attention_guidance.commands.pretraining.settings.rehearsal import rehearse

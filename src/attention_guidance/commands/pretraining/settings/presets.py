@@ -9,76 +9,43 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from attention_guidance.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class ModelSize:
-    """Dimensions of a RoBERTa encoder.
-
-    Attributes:
-        layers: encoder layers.
-        hidden: width of the hidden states.
-        attention_heads: heads of each layer.
-        feed_forward: width of the feed-forward blocks.
-        dropout: dropout of hidden states and attention while training.
-    """
+class Preset:
+    """The settings of `RunConfig` that a preset decides: the size of a model, and the training that suits it."""
 
     layers: int
     hidden: int
     attention_heads: int
     feed_forward: int
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A model size and the training settings that suit it.
-
-    Attributes:
-        model: the size.
-        block_size: tokens in a sequence.
-        batch_size: sequences in an optimisation step.
-        max_steps: optimisation steps.
-        learning_rate: its peak, after warm-up.
-        arch: kind of the model, as in `RunConfig`.
-    """
-
-    model: ModelSize
     block_size: int
     batch_size: int
     max_steps: int
     learning_rate: float
+    dropout: float = 0.1
     arch: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """All of it as one flat mapping of field to value."""
-        rest = {name: value for name, value in asdict(self).items() if name != "model"}
-        return asdict(self.model) | rest
+        """All of it by name."""
+        return dataclasses.asdict(self)
 
 
-def _roberta(layers: int) -> Preset:
-    return Preset(ModelSize(layers, 768, 12, 3072, 0.1), 512, 256, 100_000, 5e-4)
-
-
-def _attention_only(layers: int) -> Preset:
-    return dataclasses.replace(_roberta(layers), arch="attention-only")
+def _paper(layers: int, arch: str | None = None) -> Preset:
+    return Preset(layers, 768, 12, 3072, 512, 256, 100_000, 5e-4, arch=arch)
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(ModelSize(4, 128, 4, 512), 64, 16, 600, 1e-3),
-    "mini": Preset(ModelSize(4, 256, 8, 1024), 128, 32, 1500, 1e-3),
-    "small": Preset(ModelSize(6, 512, 8, 2048, 0.1), 256, 64, 20_000, 7e-4),
-    "base": Preset(ModelSize(12, 768, 12, 3072, 0.1), 512, 256, 50_000, 6e-4),
-    "roberta-4": _roberta(4),
-    "roberta-8": _roberta(8),
-    "roberta-12": _roberta(12),
-    "roberta-16": _roberta(16),
-    "attention-24": _attention_only(24),
-    "attention-48": _attention_only(48),
+    "tiny": Preset(4, 128, 4, 512, 64, 16, 600, 1e-3, dropout=0.0),
+    "mini": Preset(4, 256, 8, 1024, 128, 32, 1500, 1e-3, dropout=0.0),
+    "small": Preset(6, 512, 8, 2048, 256, 64, 20_000, 7e-4),
+    "base": Preset(12, 768, 12, 3072, 512, 256, 50_000, 6e-4),
+    **{f"roberta-{layers}": _paper(layers) for layers in (4, 8, 12, 16)},
+    **{f"attention-{layers}": _paper(layers, "attention-only") for layers in (24, 48)},
 }
 
 

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from attention_guidance.commands.objectives.base import Example, Quality
-from attention_guidance.commands.pretraining.loop.clock import Clock, seconds_of
+from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer
-from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.pretraining.settings.run_config import RunConfig, seconds_of
 from attention_guidance.errors import ConfigError, GuidanceError, reason_of
 
 _IDS, _LENGTH = 8, 8
@@ -46,7 +46,7 @@ def rehearse(config: RunConfig, arguments: TrainingArguments) -> None:
         except GuidanceError:
             raise
         except Exception as error:  # whatever optimizers, schedules and loaders raise
-            given = " ".join(f"--set {name}={value}" for name, value in config.arguments.items())
+            given = " ".join(f"arguments['{name}']={value}" for name, value in config.arguments.items())
             raise ConfigError(f"{given}: {reason_of(error)}") from error
 
 
