@@ -1,8 +1,9 @@
-"""Imports point one way: also for types."""
+"""Imports point one way: between layers and between modules, where no circle is left, also for types."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,14 @@ def test_imports_point_one_way(root, layers):
         if part(name) and part(other) and rank[part(other)] > rank[part(name)]
     ]
     assert wrong == []
+
+
+def test_no_module_is_in_a_circle():
+    own = {name: {other for other in others if other in MODULES} - {name} for name, others in IMPORTS.items()}
+    try:
+        graphlib.TopologicalSorter(own).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_library_imports_four_packages():

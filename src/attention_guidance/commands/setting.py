@@ -27,6 +27,7 @@ class Setting:
     """What a field of a record of settings says about itself; in texts, `name` stands for another setting.
 
     Attributes:
+        default: its default.
         help: what it is, without a full stop.
         must: rules for its value.
         group: heading that it stands under; empty for none.
@@ -41,6 +42,7 @@ class Setting:
         free: whether a run that is resumed may have another value.
     """
 
+    default: Any
     help: str
     must: tuple[Rule, ...] = ()
     group: str = ""
@@ -68,7 +70,7 @@ def setting(default: Any, help: str, *must: Rule, **more: Any) -> Any:
     """A field of a dataclass that is a setting; see `Setting`."""
     if choices := more.get("choices"):
         must = (*must, Rule(f"is unknown; expected one of {', '.join(choices)}", choices.__contains__))
-    metadata = {"setting": Setting(help, must, **more)}
+    metadata = {"setting": Setting(default, help, must, **more)}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -113,7 +115,7 @@ def check_needs(record: Any, given: Collection[str], defaults: Mapping[str, Any]
 def kinds_of(record: Any, name: str) -> tuple[Any, ...]:
     """The types that a setting may have, those of members of lists and mappings among them."""
     hint = _hints(record if isinstance(record, type) else type(record))[name]
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 @functools.cache
@@ -154,11 +156,10 @@ def coerced(record: Any, name: str, value: Any, source: object = None, called: s
 
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value is of a type, as are its members; YAML reads 1 and yes as no text."""
-    plain, members = typing.get_origin(kind) or kind, typing.get_args(kind)
-    if plain is Any:
-        return True
-    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
+    plain: Any = object if kind is Any else typing.get_origin(kind) or kind
+    members = typing.get_args(kind)
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain not in (bool, object)):
         return False
-    if isinstance(value, dict):
+    if members and isinstance(value, dict):
         return all(_is(key, members[0]) and _is(held, members[1]) for key, held in value.items())
-    return not isinstance(value, list) or all(_is(held, members[0]) for held in value)
+    return not members or all(_is(held, members[0]) for held in value)

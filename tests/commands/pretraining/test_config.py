@@ -26,7 +26,7 @@ def yaml_file(tmp_path: Path):
 
 
 def test_the_defaults_are_those_of_mini():
-    mini = get_preset("mini").settings()
+    mini = vars(get_preset("mini"))
     assert {name: getattr(RunConfig(), name) for name in mini} == mini
     assert make_config({}) == RunConfig()
 
@@ -147,7 +147,7 @@ def test_a_run_goes_through_yaml_in_full(tmp_path):
             "hold": 20_000,
             "learning_rate": 3e-5,
             "token_classes": {"comma": [",", ";", "yes", "1"]},
-            "arguments": {"adam_epsilon": 1e-6, "optim": "adamw_torch"},
+            "arguments": {"adam_epsilon": 1e-6, "lr_scheduler_kwargs": {"num_cycles": 1}, "debug": ["a", 1]},
             "vocab_size": 4096,
             "line_by_line": True,
             "heads": "0-3: next:1; 4-: first@2,3",
@@ -160,7 +160,9 @@ def test_a_run_goes_through_yaml_in_full(tmp_path):
 
 def test_numbers_that_yaml_takes_for_text(yaml_file):
     config = make_config({}, yaml_file("learning_rate: 1e-3\nhold: 5\nend: 9e-1\ncorpus: one.txt\n"))
-    assert (config.learning_rate, config.hold, config.end, config.corpus) == (0.001, 5, 0.9, ["one.txt"])
+    assert (config.learning_rate, config.hold, config.end) == (0.001, 5, 0.9)
+    # One text for a list of one; absolute, as in a list.
+    assert config.corpus == [str(Path("one.txt").absolute())]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,8 @@ def test_numbers_that_yaml_takes_for_text(yaml_file):
         ("corpus: [1]", r"corpus=\[1\] in .* must hold text"),
         ("token_classes: {comma: ','}", "must hold text"),
         ("token_classes: {comma: [1]}", "must hold text"),
-        ("preset: [mini]", "unknown preset"),
+        ("preset: [mini]", r"preset=\['mini'\] in .* must be str"),
+        ("preset: minni", "unknown preset 'minni'"),
         ("- a", "must hold fields such as"),
         ("a: [", "is not YAML"),
         ("seed: 4294967296", "seed=4294967296 must be 0 or more and below"),
@@ -227,7 +230,7 @@ def test_what_a_file_has_may_do_nothing(tmp_path):
         ({"vocab_size": 0}, "vocab_size=0 must be above 0"),
         ({"pad_vocab": 0}, "pad_vocab=0 must be above 0"),
         ({"max_steps": 10**23}, "is more than any run takes; 1,000,000,000 are the most"),
-        ({"token_classes": {"comma": []}}, r"token_classes\['comma'\] has no tokens"),
+        ({"token_classes": {"comma": []}}, r"token_classes={'comma': \[\]} has a class without tokens"),
     ],
 )
 def test_sizes_out_of_range(given, message):
@@ -253,6 +256,7 @@ def test_arguments_of_the_trainer(tmp_path):
     [
         ({"adam_epsilom": 1e-6}, r"arguments\['adam_epsilom'\]: .* no such field"),
         ({"adam_epsilon": "small"}, r"arguments\['adam_epsilon'\]='small' must be float"),
+        ({"torch_empty_cache_steps": "few"}, r"arguments\['torch_empty_cache_steps'\]='few' must be int"),
         ({"seed": 3}, r"arguments\['seed'\]: use `seed`"),
         ({"lr_scheduler_type": "stairs"}, "transformers' TrainingArguments: .*stairs"),
         ({"accelerator_config": "none.json"}, "transformers' TrainingArguments: .*none.json"),

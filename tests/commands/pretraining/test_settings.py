@@ -22,7 +22,7 @@ from attention_guidance.errors import ConfigError, RunError
 from attention_guidance.loss.aggregate import NORMALIZATIONS
 from attention_guidance.loss.statistics import OBJECTIVES
 
-PAGE = runpy.run_path(str(Path(__file__).parents[3] / "docs" / "settings.py"))["page"]
+TABLES = runpy.run_path(str(Path(__file__).parents[3] / "docs" / "settings.py"))["tables"]
 # As runs wrote it before settings were declared in one place.
 OLD_FILE = """\
 corpus:
@@ -152,14 +152,14 @@ class TestOneDeclaration:
 
     def test_has_a_row_of_the_page(self):
         row = "| `momentum` | `--momentum X` | 0.9 | decay of the first moment, beside `weight_decay`; "
-        assert f"{row}must be at least 0 and below 1; for steps |\n" in PAGE(Larger)
+        assert f"{row}must be at least 0 and below 1; for steps |\n" in TABLES(Larger)
 
 
 def test_every_setting_is_declared_with_help_and_a_row():
     names = [field.name for field in dataclasses.fields(RunConfig)]
     assert [*settings_of(RunConfig)] == names
     assert all(declared.help for declared in settings_of(RunConfig).values())
-    assert all(f"\n| `{name}` | `" in PAGE(RunConfig) for name in names)
+    assert all(f"\n| `{name}` | `" in TABLES(RunConfig) for name in names)
 
 
 def test_a_file_that_runs_wrote_before_loads(tmp_path):

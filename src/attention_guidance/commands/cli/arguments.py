@@ -50,8 +50,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     """How text is read: `TEXT` but for the files."""
     add = parser.add_argument
     add("--text-field", default="text", metavar="NAME", help="field of .jsonl, column of a table with the text (text)")
-    add("--documents", default="auto",
-        help="a document of a plain file is a: line, blank (-line separated), file (auto)")  # fmt: skip
+    add(
+        "--documents",
+        default="auto",
+        help="a document of a plain file is a: line, blank (-line separated), file (auto)",
+    )
     add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace goes on (strict)")
 
 

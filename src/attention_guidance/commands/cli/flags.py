@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import NoneType
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from attention_guidance.commands.cli.arguments import Assign, steps_or_share
-from attention_guidance.commands.setting import kinds_of, settings_of
+from attention_guidance.commands.setting import Setting, kinds_of, settings_of
 
 # How the library names a setting: `name`, or what was given as name=value or name['key'].
 _NAMED = re.compile(
@@ -31,12 +30,10 @@ def add_settings(parser: argparse.ArgumentParser, record: Any) -> None:
     for name, declared in settings_of(record).items():
         if declared.group not in groups:
             groups[declared.group] = parser.add_argument_group(declared.group)
-        default = default_text(record, name)
+        default = default_text(declared)
         about = with_flags(f"{declared.help} (default: {default})" if default else declared.help, flags)
-        how = _how(record, name) | {"help": about.replace("%", "%%")}
-        if flags[name].startswith("-"):
-            how["dest"] = name
-        groups[declared.group].add_argument(flags[name] if "dest" in how else name, **how)
+        how = read_as(record, name) | {"dest": name, "help": about.replace("%", "%%")}
+        groups[declared.group].add_argument(*([flags[name]] if flags[name].startswith("-") else []), **how)
 
 
 def flags_of(record: Any) -> dict[str, str]:
@@ -44,13 +41,28 @@ def flags_of(record: Any) -> dict[str, str]:
     return {name: declared.flag or f"--{name.replace('_', '-')}" for name, declared in settings_of(record).items()}
 
 
-def default_text(record: Any, name: str) -> str:
+def default_text(declared: Setting) -> str:
     """What holds where a setting is not given; empty where nothing needs to be said."""
-    default = next(field.default for field in dataclasses.fields(record) if field.name == name)
-    declared = settings_of(record)[name]
-    said = default is None or isinstance(default, bool) or default is dataclasses.MISSING
+    unsaid = declared.default is None or isinstance(declared.default, bool | list | dict)
     others = [f"{objective}: {value}" for objective, value in declared.by_objective.items()]
-    return declared.unset or "; ".join([*([] if said else [str(default)]), *others])
+    return declared.unset or "; ".join([*([] if unsaid else [str(declared.default)]), *others])
+
+
+def read_as(record: Any, name: str) -> dict[str, Any]:
+    """How argparse reads a setting of its type."""
+    declared = settings_of(record)[name]
+    kinds = [kind for kind in kinds_of(record, name) if kind is not NoneType]
+    if declared.flag.isupper():
+        return {"metavar": declared.flag, "nargs": "*", "default": argparse.SUPPRESS}
+    if bool in kinds:
+        return {"action": "store_false" if declared.default else "store_true", "default": None}
+    how: dict[str, Any] = {"nargs": "+"} if get_origin(kinds[0]) in (list, Sequence) else {}
+    kinds = [*get_args(kinds[0])] if how else kinds
+    usual = f"{{{','.join(declared.choices)}}}" if declared.choices else "NAME"
+    how["metavar"] = declared.metavar or {int: "N", float: "X"}.get(kinds[-1], usual)
+    if get_origin(kinds[0]) is dict:
+        return how | {"action": Assign}
+    return how | {"type": steps_or_share if len(kinds) > 1 else kinds[0]}
 
 
 def with_flags(message: str, flags: Mapping[str, str], given: Collection[str] = ()) -> str:
@@ -70,31 +82,3 @@ def with_flags(message: str, flags: Mapping[str, str], given: Collection[str] = 
         return flags[name] + (f" {key}" if key else f" {value}{ends}" if value else "")
 
     return _NAMED.sub(flag, message)
-
-
-def value_of(record: Any, name: str) -> str:
-    """What stands for the value of a setting in help; empty for a switch and a positional argument."""
-    declared, kinds = settings_of(record)[name], _kinds(record, name)
-    if bool in kinds or declared.flag.isupper():
-        return ""
-    listed = f"{{{','.join(declared.choices)}}}" if declared.choices else ""
-    return declared.metavar or listed or ("X" if float in kinds else "N" if int in kinds else "NAME")
-
-
-def _kinds(record: Any, name: str) -> set[Any]:
-    return {get_origin(kind) or kind for kind in kinds_of(record, name)} - {NoneType}
-
-
-def _how(record: Any, name: str) -> dict[str, Any]:
-    """How argparse reads a setting of its type."""
-    kinds = _kinds(record, name)
-    if bool in kinds:
-        return {"action": "store_true", "default": None}
-    if settings_of(record)[name].flag.isupper():
-        return {"nargs": "*", "default": argparse.SUPPRESS, "metavar": settings_of(record)[name].flag}
-    how: dict[str, Any] = {"metavar": value_of(record, name)}
-    if dict in kinds:
-        return how | {"action": Assign}
-    if list in kinds:
-        return how | {"nargs": "+"}
-    return how | {"type": steps_or_share if {int, float} <= kinds else next(iter(kinds))}

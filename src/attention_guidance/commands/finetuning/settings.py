@@ -1,96 +1,70 @@
-"""What a fine-tuning is asked for."""
+"""What a fine-tuning is asked for, each setting declared once."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attention_guidance.commands.pretraining.settings.run_config import PRECISIONS
+from attention_guidance.commands.setting import AT_LEAST_1, NOT_NEGATIVE, SEED, SHARE_OR_0, Rule, check, setting
 from attention_guidance.commands.text.lines import ERRORS
 from attention_guidance.errors import ConfigError
+
+_RATES = Rule("must lie between 0 and 1", lambda rates: all(0 < rate < 1 for rate in rates))
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a model is fine-tuned.
+    """How a model is fine-tuned."""
 
-    Attributes:
-        epochs: at most so many; the best of them on the development set is taken.
-        batch_size: examples (or windows) in a step.
-        warmup_share: share of the steps in which the learning rate rises; then it falls linearly to 0.
-        weight_decay: AdamW's.
-        dropout: of hidden states and attention.
-        precision: as in pre-training.
-        heads, weight: guidance while fine-tuning; empty without.
-    """
-
-    epochs: int = 5
-    batch_size: int = 32
-    warmup_share: float = 0.1
-    weight_decay: float = 0.01
-    dropout: float = 0.1
-    precision: str = "auto"
-    heads: str = ""
-    weight: float = 0.1
+    epochs: int = setting(5, "epochs at most; the best on dev is taken", AT_LEAST_1)
+    batch_size: int = setting(32, "examples (or windows) in a step", AT_LEAST_1)
+    warmup_share: float = setting(
+        0.1, "share of the steps in which the learning rate warms up; then it falls linearly to 0", SHARE_OR_0
+    )
+    weight_decay: float = setting(0.01, "weight decay of AdamW", NOT_NEGATIVE)
+    dropout: float = setting(0.1, "dropout of hidden states and attention", SHARE_OR_0)
+    precision: str = setting("auto", "numeric precision, as in pretrain", choices=PRECISIONS)
+    heads: str = setting("", "guide these heads while fine-tuning, as in pretrain", metavar="SPEC", unset="none")
+    weight: float = setting(0.1, "weight of each head's guidance loss", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        if self.precision not in ("auto", "bf16", "fp16", "fp32"):
-            raise ConfigError(f"--precision {self.precision}: expected auto, bf16, fp16 or fp32")
-        for name in ("weight_decay", "weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be a number, 0 or more")
-        for name in ("warmup_share", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 0 and below 1")
+        check(self)
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """What is learnt, and how often.
-
-    Attributes:
-        task: its name, see `attention_guidance.commands.finetuning.examples.tasks`.
-        files: by split, see `read_examples`.
-        columns: of tables, see `read_examples`.
-        repair: see `read_tagged`.
-        positive_label: of two labels the one that F1 is of, see `read_examples`.
-        errors: see `read_examples`.
-        learning_rates: to choose from; by the width of the model without.
-        seeds: how many fine-tunings are scored.
-        seed: the first of them.
-        max_length: the most tokens of an item; what the model takes without.
-        baseline: fit a model without pre-training as well.
-        fit: all else.
-    """
+    """What is learned, on which files by split (see `read_examples`), and how often."""
 
     task: str
     files: Mapping[str, Path]
-    columns: Sequence[str] | None = None
-    repair: bool = False
-    positive_label: str | None = None
-    errors: str = "strict"
-    learning_rates: Sequence[float] = ()
-    seeds: int = 5
-    seed: int = 1
-    max_length: int | None = None
-    baseline: bool = True
+    columns: Sequence[str] | None = setting(
+        None, "columns of the tables: texts first, then label or labels; numbers for ner, and without a header"
+    )
+    repair: bool = setting(False, "let an I- that continues nothing begin an entity, as conlleval does")
+    positive_label: str | None = setting(
+        None, "of two labels, the one that F1 is of", unset="1 of 0 and 1, yes of yes and no"
+    )
+    errors: str = setting(
+        "strict", "strict refuses a malformed row or sentence, skip leaves it out and counts it", choices=ERRORS
+    )
+    learning_rates: Sequence[float] = setting(
+        (), "learning rates to try on dev", _RATES, unset="2e-4 5e-4 1e-3; 1e-5 3e-5 5e-5 from a width of 512 on"
+    )
+    seeds: int = setting(5, "how many fine-tunings are scored", AT_LEAST_1)
+    seed: int = setting(1, "seed of the first of them", SEED)
+    max_length: int | None = setting(
+        None, "tokens of an item at most", AT_LEAST_1, unset="what the model takes, up to 512"
+    )
+    baseline: bool = setting(True, "fit no model without pre-training beside it", flag="--no-baseline")
     fit: FitSettings = dataclasses.field(default_factory=FitSettings)
 
     def __post_init__(self) -> None:
-        if self.errors not in ERRORS:
-            raise ConfigError(f"--errors {self.errors}: expected one of {', '.join(ERRORS)}")
-        if self.seeds < 1:
-            raise ConfigError(f"--seeds {self.seeds}: must be at least 1")
-        if not 0 <= self.seed <= self.seed + self.seeds - 1 < 2**32:
-            raise ConfigError(f"--seed {self.seed}: with {self.seeds} seeds must be 0 or more and stay below 2**32")
-        for rate in self.learning_rates:
-            if not 0 < rate < 1:
-                raise ConfigError(f"--learning-rates {rate:g}: must lie between 0 and 1")
+        check(self)
+        if self.seed + self.seeds > 2**32:
+            raise ConfigError(f"seed={self.seed} with seeds={self.seeds} must stay below 2**32")
 
     @property
     def seeds_used(self) -> range:

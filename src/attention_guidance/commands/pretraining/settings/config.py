@@ -49,49 +49,37 @@ def make_config(
     Raises:
         ConfigError: an unknown field, a value of the wrong kind, an unknown preset.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: coerced(RunConfig, name, value) for name, value in flags.items() if value is not None}
     from_file: dict[str, Any] = {}
-    sources: dict[str, str | Path] = {}
     for file in (file for file in (resumed, config_file) if file is not None):
         # How a run is laid out is each launch's own.
-        read = {name: value for name, value in read_yaml(file).items() if file != resumed or name != "shard"}
-        from_file |= read
-        sources |= dict.fromkeys(read, file)
-    preset = given.get("preset", from_file.get("preset", "mini"))
+        from_file |= {name: value for name, value in read_yaml(file).items() if file != resumed or name != "shard"}
+    preset = given.get("preset", from_file.get("preset", RunConfig.preset))
     objective = given.get("objective", from_file.get("objective", RunConfig.objective))
-    suited = {
-        name: declared.by_objective[objective]
-        for name, declared in settings_of(RunConfig).items()
-        if isinstance(objective, str) and objective in declared.by_objective
-    }
-    if "objective" in given and given["objective"] != from_file.get("objective", RunConfig.objective):
+    declared = settings_of(RunConfig)
+    suited = {name: of[objective] for name in declared if objective in (of := declared[name].by_objective)}
+    if "objective" in given and objective != from_file.get("objective", RunConfig.objective):
         # What suits the objective of the file does not suit another.
         from_file = {name: value for name, value in from_file.items() if name not in suited}
     if "preset" in given and (resumed is None or preset != from_file.get("preset")):
         from_file = beside_preset(from_file, preset)
-    layered = {"preset": preset} | get_preset(preset).settings() | suited | from_file | given
-    if isinstance(objective, str) and is_own(objective):
+    defaults = vars(RunConfig()) | vars(get_preset(preset)) | suited
+    layered = defaults | from_file | given
+    layered["arguments"] = from_file.get("arguments", {}) | given.get("arguments", {})
+    # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.
+    if is_own(objective):
         file, _, function = objective.rpartition(":")
         layered["objective"] = f"{Path(file).absolute()}:{function}"
-    if "arguments" in given:
-        layered["arguments"] = from_file.get("arguments", {}) | given["arguments"]
-    # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.
-    layered |= {
-        name: [path if is_piped(path) else str(Path(path).absolute()) for path in layered[name]]
-        for name in _PATHS
-        if _is_texts(layered.get(name))
-    }
-    layered |= {
-        name: str(Path(layered[name]).absolute())
-        for name in ("tokenizer", "dataset")
-        if isinstance(layered.get(name), str) and Path(layered[name]).is_dir()
-    }
-    if isinstance(layered.get("tokenizer"), str):
+    for name in ("corpus", "validation"):
+        paths = layered[name]
+        layered[name] = [str(Path(path).absolute()) if path and not is_piped(path) else path for path in paths]
+    for name in ("tokenizer", "dataset"):
+        if layered[name] is not None and Path(layered[name]).is_dir():
+            layered[name] = str(Path(layered[name]).absolute())
+    if layered["tokenizer"] is not None:
         layered["tokenizer"] = tokenizer_folder(layered["tokenizer"])
-    layered |= _stated(layered, from_file | given)
-    sources = {name: file for name, file in sources.items() if name not in given}
-    config = RunConfig(**{name: coerced(RunConfig, name, value, sources.get(name)) for name, value in layered.items()})
-    check_needs(config, given, vars(RunConfig()) | get_preset(preset).settings() | suited)
+    config = RunConfig(**(layered | _stated(layered, from_file | given)))
+    check_needs(config, given, defaults)
     if "arguments" in given:
         check_read(config.arguments)
     # A pipe is read once here, and a run is known by what came through it.
@@ -104,13 +92,13 @@ def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, A
 
     A block is not longer than it takes, where no length of blocks is asked for.
     """
-    paths = {name: layered[name] for name in ("arch_config", "init_from") if isinstance(layered.get(name), str)}
+    paths = {name: layered[name] for name in ("arch_config", "init_from") if layered[name] is not None}
     if "init_from" in paths:
         paths["init_from"] = resolved(paths["init_from"])
     if "arch_config" in paths:
         paths["arch_config"] = str(Path(paths["arch_config"]).absolute())
     sizes = stated_sizes(paths.get("arch_config"), paths.get("init_from"))
-    by_preset = get_preset(asked["preset"]).settings() if "preset" in asked else {}
+    by_preset = vars(get_preset(asked["preset"])) if "preset" in asked else {}
     for name, size in sizes.items():
         decider = f"`{'`, `'.join(paths)}` decides that it is {size}"
         if name in asked and asked[name] != size:
@@ -126,18 +114,11 @@ def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, A
     return paths | sizes
 
 
-_PATHS = ("corpus", "validation")
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(path, str) and path for path in value)
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read the fields of a run from a YAML file.
 
     Raises:
-        ConfigError: missing, not YAML, not a mapping, or with a field that does not exist.
+        ConfigError: missing, not YAML, not a mapping, with a field that does not exist, or a value of the wrong kind.
     """
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -150,7 +131,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     known = settings_of(RunConfig)
     if unknown := sorted(str(name) for name in loaded if name not in known):
         raise ConfigError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(known)}")
-    return loaded
+    return {name: coerced(RunConfig, name, value, path) for name, value in loaded.items()}
 
 
 def write_yaml(config: RunConfig, path: Path) -> None:

@@ -7,7 +7,6 @@ feed-forward blocks.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +28,6 @@ class Preset:
     learning_rate: float
     dropout: float = 0.1
     arch: str | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """All of it by name."""
-        return dataclasses.asdict(self)
 
 
 def _paper(layers: int, arch: str | None = None) -> Preset:
@@ -69,7 +64,7 @@ def beside_preset(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         ConfigError: no such preset.
     """
     preset, own = get_preset(name), get_preset(settings.get("preset", name))
-    decides = preset.settings()
+    decides = {**vars(preset)}
     if preset.arch is None and settings.get("arch") != own.arch:
         del decides["arch"]
     return {field: value for field, value in settings.items() if field not in decides}

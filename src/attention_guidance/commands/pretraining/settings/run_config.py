@@ -33,12 +33,13 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 # Rules for values.
-_FINITE = Rule(f"is more than any run takes; {ENDLESS:,} are the most", lambda steps: steps <= ENDLESS)
+_ENDS = Rule(f"is more than any run takes; {ENDLESS:,} are the most", lambda steps: steps <= ENDLESS)
 _LONG = Rule("is too short; 8 tokens are the least, 128 a good start", lambda tokens: tokens >= 8)
 _KNOWN = Rule(
     f"is unknown; expected one of {', '.join(OBJECTIVES)}, or file.py:function",
     lambda objective: objective in OBJECTIVES or is_own(objective),
 )
+_MEMBERS = Rule("has a class without tokens; give some, such as ', ;'", lambda classes: all(classes.values()))
 # What settings need to have an effect.
 _DATASET = Rule("a dataset", lambda run: run.dataset is not None)
 _TEXT = Rule("objectives of text", lambda run: run.objective not in OTHER_THAN_TEXT)
@@ -162,7 +163,7 @@ class RunConfig:
     dropout: float = _size(0.0, "dropout of hidden states and attention", SHARE_OR_0, needs=(_NEW,))
 
     max_steps: int = _paced(
-        1500, "optimization steps", AT_LEAST_1, _FINITE, needs=(_STEPS,), decides="max_steps num_train_epochs"
+        1500, "optimization steps", AT_LEAST_1, _ENDS, needs=(_STEPS,), decides="max_steps num_train_epochs"
     )
     max_time: str | None = _training(
         None, "train for this long instead, such as 3h or 90m; all schedules follow the clock", metavar="TIME"
@@ -191,16 +192,10 @@ class RunConfig:
         1.0, "clip gradients to this norm; 0 does not clip", NOT_NEGATIVE, fills="max_grad_norm"
     )
     precision: str = _training(
-        "auto",
-        "numeric precision; auto is bf16 where the hardware computes in it, else fp32",
-        choices=PRECISIONS,
-        decides="bf16 fp16",
+        "auto", "precision; auto: bf16 where the hardware has it, else fp32", choices=PRECISIONS, decides="bf16 fp16"
     )
     shard: bool = _training(
-        False,
-        "shard parameters, gradients and optimizer state over several processes (FSDP2)",
-        decides="fsdp fsdp_config",
-        free=True,
+        False, "shard model, gradients and optimizer over processes (FSDP2)", decides="fsdp fsdp_config", free=True
     )
     eval_every: int | None = _training(
         None, "steps between validations", POSITIVE, unset="a thirtieth of the run", decides="eval_steps eval_strategy"
@@ -247,6 +242,7 @@ class RunConfig:
     token_classes: dict[str, list[str]] = _guidance(
         {},
         "a class of tokens for `heads`, the tokens separated by spaces: comma=', ;'; may be repeated",
+        _MEMBERS,
         flag="--token-class",
         metavar="NAME=TOKENS",
         needs=(_TEXT,),
@@ -254,9 +250,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        for name, tokens in self.token_classes.items():
-            if not tokens:
-                raise ConfigError(f"token_classes['{name}'] has no tokens; give some, such as ', ;'")
         for name, factor in ("hidden", "attention_heads"), ("batch_size", "accumulation"), ("image_size", "patch_size"):
             if getattr(self, name) % getattr(self, factor):
                 raise ConfigError(
