@@ -49,9 +49,9 @@ def test_the_language_of_layers(heads, expected):
     ("heads", "message"),
     [
         ("next:3 first:2", "2 heads for pattern 'first' in layer 0, but the model has 4 heads"),
-        ("3: next:1", "layer '3' is not there: the model has layers 0 to 2"),
-        ("1-7: next:1", "layer '1-7' is not there"),
-        ("next@4", "head 4 for pattern 'next' in layer 0 is not there: the model has heads 0 to 3"),
+        ("3: next:1", "layer '3' in heads does not exist: the model has layers 0 to 2"),
+        ("1-7: next:1", "layer '1-7' in heads does not exist"),
+        ("next@4", "head 4 for pattern 'next' in layer 0 does not exist: the model has heads 0 to 3"),
         ("next@1 first@1", "head 1 of layer 0 is given to 'next' and 'first'"),
         ("sideways:1", "unknown pattern 'sideways'"),
         ("next", "cannot read 'next'"),

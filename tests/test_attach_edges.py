@@ -240,7 +240,7 @@ def test_settings_of_the_wrong_kind(make_model):
 def test_schedules_that_end_before_they_begin(wrong):
     with pytest.raises(ConfigError, match="comes before hold"):
         Schedule("cosine", **wrong)
-    with pytest.raises(ConfigError, match="written with a point"):
+    with pytest.raises(ConfigError, match="floats are fractions of the run"):
         Schedule("hold-then-linear", hold=0.2, end=1).factor(0, 100)
 
 

@@ -175,7 +175,7 @@ def test_guidance_after_a_call_in_evaluation_mode(make_model, batch):
 class TestTheCallbackOfAnotherModel:
     """What Trainer trains is not what is guided: it would log the guidance of earlier passes."""
 
-    MATCH = r"the guided RobertaForMaskedLM is no part of the \w+ that this Trainer trains.*get_guidance"
+    MATCH = r"the guided RobertaForMaskedLM is not part of the \w+ that this Trainer trains.*get_guidance"
 
     @pytest.mark.parametrize("other", ["a copy", "another one"])
     def test_it_is_refused(self, make_model, batch, examples, tmp_path, other):

@@ -246,7 +246,7 @@ def test_a_layer_that_cannot_see_the_targets_draws_no_head():
 
 
 def test_targets_that_no_batch_holds(make_model, batch):
-    with pytest.raises(PatternError, match="'absent' cannot be matched in layer 0: no query of the 1 batches"):
+    with pytest.raises(PatternError, match="'absent' cannot be matched in layer 0: no query in the 1 batches"):
         match_heads(make_model(), "absent:1", [batch], token_classes={"absent": [1]})
 
 
@@ -257,14 +257,14 @@ def test_the_table(planted, unpadded):
     assert first.split() == ["0", "2", "previous", f"{matching.errors[PREVIOUS][0, 2]:.4f}"]
     assert second.split()[:3] == ["1", "3", "next"]
     assert len({len(line) for line in (head, first, second)}) == 1
-    assert means == f"mean error {matching.error:.4f}; as written, from head 0 on: {matching.default_error:.4f}"
+    assert means == f"mean error {matching.error:.4f}; as written, from head 0: {matching.default_error:.4f}"
 
 
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "batches holds no batch"),
-        (iter(()), "batches holds no batch"),
+        ([], "batches is empty"),
+        (iter(()), "batches is empty"),
         (None, "batches is a NoneType"),
         ({"input_ids": torch.zeros(1, 4)}, r"batches is a dict.*\[batch\]"),
         ([torch.zeros(1, 4)], "batch 0 is a Tensor, not a mapping"),
@@ -279,7 +279,7 @@ def test_batches_of_the_wrong_kind(make_model, batches, message):
 
 def test_what_does_not_fit_is_found_before_the_batches_are_read(make_model, batch):
     batches = iter([batch])
-    with pytest.raises(PatternError, match="the model has 4 heads a layer"):
+    with pytest.raises(PatternError, match="the model has 4 heads per layer"):
         match_heads(make_model(), "next:3 first:2", batches)
     with pytest.raises(ConfigError, match="unknown guidance loss"):
         match_heads(make_model(), "next:1", batches, loss="absolute")

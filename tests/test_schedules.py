@@ -29,7 +29,7 @@ def test_steps_need_no_total():
 
 def test_a_share_needs_the_total():
     assert Schedule("linear").needs_total
-    with pytest.raises(ConfigError, match="whose length is not known"):
+    with pytest.raises(ConfigError, match="the length of the run is unknown"):
         Schedule("linear").factor(3)
 
 

@@ -1,9 +1,9 @@
-"""Which head of which layer is guided toward which pattern: ``"next:1 previous:1 first:4"`` and its relatives.
+"""Assign patterns to heads: parses ``"next:1 previous:1 first:4"`` and mappings.
 
-The language, for every layer or for some::
+The syntax, for all layers or for some::
 
-    next:1 previous:1 first:4             counts, from head 0 on, in every layer
-    next:1 first:0.25                     a share of the layer's heads
+    next:1 previous:1 first:4             counts, starting at head 0, in every layer
+    next:1 first:0.25                     a fraction of the layer's heads
     next@0 first@2,3,8-11                 explicit heads
     0-3: next:1 previous:1; 4-: first:2   by layer or range of layers (`4-`: from 4 to the last)
     previous|next:2  offset:-2:1          unions; offsets of any distance
@@ -24,7 +24,7 @@ Amount = int | float | Sequence[int]
 LayerHeads = str | Mapping["str | Pattern", Amount]
 Heads = LayerHeads | Mapping["int | str", LayerHeads]
 
-# No model has a layer or a head whose number is longer.
+# Six digits are enough for the number of any layer or head.
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:(-)\s*(\d{1,6})?\s*)?")
 _LAYERS = re.compile(r"\d[\d\s,-]*")
 _LAYER_PREFIX = re.compile(rf"\s*({_LAYERS.pattern})\s*:\s+(.*)", re.DOTALL)
@@ -32,7 +32,7 @@ _LAYER_PREFIX = re.compile(rf"\s*({_LAYERS.pattern})\s*:\s+(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class GuidedHead:
-    """One head and the pattern it is pulled toward. Layers and heads count from 0."""
+    """A head and the pattern it is guided toward. Layers and heads are numbered from 0."""
 
     layer: int
     head: int
@@ -45,18 +45,18 @@ def assign_heads(
     """Resolve an assignment against a model's size.
 
     Args:
-        heads: text in the language above; or a mapping of pattern (name or object) to count, share or list of heads;
-            or a mapping of layer (number or range) to either.
-        n_layers: attention layers of the model.
-        n_heads: heads of each layer.
-        get_pattern: looks a pattern up by name.
+        heads: a string in the syntax above; a mapping of pattern (name or object) to count, fraction or list of heads;
+            or a mapping of layer (number or range) to either of these.
+        n_layers: number of attention layers of the model.
+        n_heads: number of heads per layer.
+        get_pattern: returns the pattern with a given name.
 
     Returns:
-        The guided heads, by layer, then head.
+        The guided heads, sorted by layer, then head.
 
     Raises:
-        PatternError: unknown pattern, a layer or head that is not there, more heads than the model has, a head given
-            twice. The message names pattern, layer and what the model has.
+        PatternError: an unknown pattern, a layer or head out of range, more heads than the model has, or a head with
+            two patterns. The message names the pattern, the layer and the model's size.
     """
     guided: dict[int, dict[int, Pattern]] = {}
     for layers, layer_heads in _clauses(heads):
@@ -73,16 +73,16 @@ def assign_heads(
         for head, pattern in sorted(by_head.items())
     )
     if not result:
-        raise PatternError(f"heads={heads!r} guides no head; expected something like 'next:1 previous:1 first:2'")
+        raise PatternError(f"heads={heads!r} guides no head; expected for example 'next:1 previous:1 first:2'")
     return result
 
 
 def explicit_places(heads: Heads, n_layers: int) -> set[tuple[int, int]]:
-    """The (layer, head) of all heads that an assignment gives by their number (``next@3``), not by count or share.
+    """The (layer, head) pairs that an assignment names explicitly (``next@3``), not by count or fraction.
 
     Args:
-        heads: an assignment that `assign_heads` has found to fit.
-        n_layers: attention layers of the model.
+        heads: an assignment that `assign_heads` accepts.
+        n_layers: number of attention layers of the model.
     """
     return {
         (layer, int(head))
@@ -95,7 +95,7 @@ def explicit_places(heads: Heads, n_layers: int) -> set[tuple[int, int]]:
 
 
 def _clauses(heads: Heads) -> list[tuple[str | None, LayerHeads]]:
-    """Split an assignment into (layers, heads of these layers); None stands for every layer."""
+    """Split an assignment into (layers, their heads); None means all layers."""
     if isinstance(heads, str):
         clauses: list[tuple[str | None, LayerHeads]] = []
         for clause in filter(str.strip, heads.split(";")):
@@ -103,40 +103,40 @@ def _clauses(heads: Heads) -> list[tuple[str | None, LayerHeads]]:
             clauses.append((match[1], match[2]) if match else (None, clause))
         return clauses
     if not isinstance(heads, Mapping) or not all(_is_number(key) or isinstance(key, str | Pattern) for key in heads):
-        raise PatternError(f"heads={heads!r} must be text such as 'next:1 first:2', or a mapping of patterns or layers")
+        raise PatternError(f"heads={heads!r} must be a string ('next:1 first:2') or a mapping of patterns or layers")
     by_layer = [_is_number(key) or (isinstance(key, str) and bool(_LAYERS.fullmatch(key))) for key in heads]
     if any(by_layer) and not all(by_layer):
-        raise PatternError(f"heads={heads!r} mixes layers and patterns as keys; use one kind")
+        raise PatternError(f"heads={heads!r} mixes layers and patterns as keys; use only one of them")
     if any(by_layer):
         return [(str(layers), layer_heads) for layers, layer_heads in heads.items()]  # type: ignore[misc]
     return [(None, heads)]  # type: ignore[list-item]
 
 
 def _requests(layer_heads: LayerHeads) -> Iterable[tuple[str | Pattern, Amount]]:
-    """The patterns of a clause with their counts, shares or indices."""
+    """The patterns of a clause with their counts, fractions or indices."""
     if isinstance(layer_heads, Mapping):
         for pattern, amount in layer_heads.items():
             _check_amount(pattern, amount)
         return layer_heads.items()
     if not isinstance(layer_heads, str):
-        raise PatternError(f"cannot read {layer_heads!r} in heads; expected text such as 'next:1' or a mapping")
+        raise PatternError(f"cannot read {layer_heads!r} in heads; expected a string such as 'next:1' or a mapping")
     return [_parse_item(item) for item in layer_heads.split()]
 
 
 def _check_amount(pattern: str | Pattern, amount: object) -> None:
-    """A count, a share, or a list of heads; numbers of numpy are numbers too."""
+    """Raise PatternError unless this is a count, a fraction or a list of heads, of Python or NumPy numbers."""
     if not isinstance(pattern, str | Pattern):
         raise PatternError(f"{pattern!r} in heads must be a pattern or its name")
     listed = isinstance(amount, Sequence) and not isinstance(amount, str)
     numbers = amount if listed else [amount]
     if not all(_is_number(number, Integral if listed else Real) for number in numbers):  # type: ignore[attr-defined]
         raise PatternError(
-            f"{str(pattern)!r}: {amount!r} in heads must be a count (2), a share (0.25) or a list of heads ([2, 3])"
+            f"{str(pattern)!r}: {amount!r} in heads must be a count (2), a fraction (0.25) or a list of heads ([2, 3])"
         )
 
 
 def _is_number(value: object, kind: type = Integral) -> bool:
-    """Whether this is a number of a kind, of Python or numpy; a bool is none."""
+    """Whether this is a Python or NumPy number of the given kind and not a bool."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
@@ -147,24 +147,24 @@ def _parse_item(item: str) -> tuple[str, Amount]:
     name, colon, amount = item.rpartition(":")
     if not colon or not re.fullmatch(r"\d{1,6}|\d*\.\d+", amount) or name == "offset":
         raise PatternError(
-            f"cannot read {item!r} in heads; expected pattern:count (next:1), pattern:share (first:0.25) "
+            f"cannot read {item!r} in heads; expected pattern:count (next:1), pattern:fraction (first:0.25) "
             "or pattern@heads (first@2,3)"
         )
     return name, float(amount) if "." in amount else int(amount)
 
 
 def _numbers(text: str, what: str, last: int | None = None) -> list[int]:
-    """Numbers and ranges: ``2,3,8-11``, and ``4-`` where it is known which is the `last`."""
+    """Parse numbers and ranges: ``2,3,8-11``, and ``4-`` if `last` is given."""
     numbers: list[int] = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part)
         if not match or (match[2] and not match[3] and last is None):
-            raise PatternError(f"cannot read {what}; expected numbers from 0 on and ranges, such as 2,3,8-11")
+            raise PatternError(f"cannot read {what}; expected numbers from 0 and ranges, such as 2,3,8-11")
         start = int(match[1])
         end = int(match[3]) if match[3] else last if match[2] and last is not None else start
         if match[3] and end < start:
-            raise PatternError(f"{what}: {part.strip()!r} goes backwards; write {end}-{start}")
-        # Of `4-` beyond the last, its start.
+            raise PatternError(f"{what}: the range {part.strip()!r} is reversed; write {end}-{start}")
+        # If `4-` starts beyond the last, keep its start, so that the caller reports it.
         numbers.extend(range(start, max(start, end) + 1))
     return numbers
 
@@ -174,24 +174,24 @@ def _layer_range(layers: str | None, n_layers: int) -> list[int]:
         return list(range(n_layers))
     wanted = _numbers(layers, f"layers {layers!r} in heads", n_layers - 1)
     if max(wanted) >= n_layers:
-        raise PatternError(f"layer {layers!r} is not there: the model has layers 0 to {n_layers - 1}")
+        raise PatternError(f"layer {layers!r} in heads does not exist: the model has layers 0 to {n_layers - 1}")
     return wanted
 
 
 def _fill_layer(requests: list[tuple[Pattern, Amount]], layer: int, n_heads: int) -> dict[int, Pattern]:
-    """Give each requested pattern its heads: explicit ones first, then counts from the lowest free head on."""
+    """Give each requested pattern its heads: explicit ones first, then counts from the lowest free head."""
     taken: dict[int, Pattern] = {}
     for pattern, amount in requests:
         for head in amount if isinstance(amount, Sequence) else ():
             if not 0 <= head < n_heads:
                 raise PatternError(
-                    f"head {head} for pattern {pattern.name!r} in layer {layer} is not there: "
+                    f"head {head} for pattern {pattern.name!r} in layer {layer} does not exist: "
                     f"the model has heads 0 to {n_heads - 1}"
                 )
             if head in taken:
                 raise PatternError(
                     f"head {head} of layer {layer} is given to {taken[head].name!r} and {pattern.name!r}; "
-                    "a head follows one pattern (join them as a union: previous|next)"
+                    "a head takes one pattern (join them as a union: previous|next)"
                 )
             taken[head] = pattern
     for pattern, amount in requests:
@@ -201,7 +201,7 @@ def _fill_layer(requests: list[tuple[Pattern, Amount]], layer: int, n_heads: int
         free = [head for head in range(n_heads) if head not in taken]
         if count > len(free):
             raise PatternError(
-                f"{count} heads for pattern {pattern.name!r} in layer {layer}, but the model has {n_heads} heads a "
+                f"{count} heads for pattern {pattern.name!r} in layer {layer}, but the model has {n_heads} heads per "
                 f"layer and {len(free)} of them are free"
             )
         taken.update(dict.fromkeys(free[:count], pattern))
@@ -214,11 +214,11 @@ def _count(pattern: Pattern, amount: int | float, layer: int, n_heads: int) -> i
             raise PatternError(f"{amount} heads for pattern {pattern.name!r}: the count must be 0 or more")
         return int(amount)
     if not 0 <= float(amount) <= 1:
-        raise PatternError(f"share {amount} for pattern {pattern.name!r} must lie between 0 and 1")
+        raise PatternError(f"fraction {amount} for pattern {pattern.name!r} must lie between 0 and 1")
     count = math.floor(float(amount) * n_heads + 0.5)
     if amount and not count:
         raise PatternError(
-            f"share {amount} for pattern {pattern.name!r} in layer {layer} is less than half of one head: the model "
-            f"has {n_heads} heads a layer; use {pattern.name}:1"
+            f"fraction {amount} for pattern {pattern.name!r} in layer {layer} is less than half of one head: the model "
+            f"has {n_heads} heads per layer; use {pattern.name}:1"
         )
     return count

@@ -1,4 +1,4 @@
-"""The bridge between a guided model and transformers' Trainer."""
+"""`GuidanceCallback` for transformers' Trainer: steps the schedule, logs guidance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Stepped(Protocol):
-    """What the callback asks of a `Guidance`."""
+    """The part of `Guidance` that the callback uses."""
 
     model: nn.Module
     total_steps: int | None
@@ -27,20 +27,20 @@ class Stepped(Protocol):
         """The weight at the current step."""
 
     def per_head(self) -> Sequence[Any]:
-        """The error of each guided head."""
+        """The guidance error of each guided head."""
 
     def rows_per_head(self) -> list[int]:
-        """How many rows counted for each."""
+        """The number of attention rows behind each error."""
 
     def _join_losses_of(self, modules: Iterable[nn.Module]) -> None: ...
 
 
 class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
-    """Keeps the schedule at the Trainer's step, also after a resume, and logs the guidance beside the loss.
+    """Keeps the schedule in step with the Trainer, also after a resume, and logs guidance beside the loss.
 
-    Logged: `guidance` (mean distance of the guided heads from their patterns in the last loss, over those that had any
-    row) and `guidance_weight`, in `trainer.state.log_history` and by every reporter (TensorBoard and others). Under a
-    SentenceTransformerTrainer guidance joins its losses.
+    It logs `guidance` (mean distance of the guided heads from their patterns at the last loss, over heads with at least
+    one row) and `guidance_weight` to `trainer.state.log_history` and to every reporter (TensorBoard and others). With a
+    SentenceTransformerTrainer, guidance is added to its losses.
     """
 
     def __init__(self, guidance: Stepped) -> None:
@@ -49,23 +49,23 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over the length of the run and, on a resume, the steps already made; go before the reporters.
+        """Read the length of the run and, on a resume, the steps done; move this callback before the reporters.
 
         Raises:
-            ConfigError: Trainer computes the loss from the logits (label smoothing), beside the model's and so without
-                guidance; or it trains another model than the guided one, as a copy of it.
+            ConfigError: the Trainer computes its own loss from the logits (label smoothing), which has no guidance; or
+                it trains a model other than the guided one, such as a copy.
         """
         trained, guided = kwargs.get("model"), self.guidance.model
         if isinstance(trained, nn.Module) and not any(part is guided for part in trained.modules()):
             raise ConfigError(
-                f"the guided {type(guided).__name__} is no part of the {type(trained).__name__} that this Trainer "
-                "trains (model_init makes a new one, a copy has a guidance of its own): give Trainer "
-                "callbacks=[guidance.callback()] of the guidance that guide() or get_guidance() gives for its model"
+                f"the guided {type(guided).__name__} is not part of the {type(trained).__name__} that this Trainer "
+                "trains (model_init makes a new model, and a copy has its own guidance): pass "
+                "callbacks=[guidance.callback()] with the guidance from guide() or get_guidance() for that model"
             )
         if args.label_smoothing_factor:
             raise ConfigError(
-                f"label_smoothing_factor={args.label_smoothing_factor} has Trainer compute the loss from the logits, "
-                "without guidance; set it to 0"
+                f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute the loss from the "
+                "logits, without guidance; set it to 0"
             )
         self.guidance.total_steps = state.max_steps
         self.guidance.steps_done = state.global_step
@@ -77,7 +77,7 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
             self.guidance._join_losses_of(loss for loss in losses if isinstance(loss, nn.Module))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the schedule on."""
+        """Advance the schedule."""
         self.guidance.steps_done = state.global_step
 
     def on_log(
@@ -88,7 +88,7 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add guidance to the training logs (evaluation logs have none)."""
+        """Add guidance to the training logs, not to the evaluation logs."""
         if logs is not None and "loss" in logs:
             rows = self.guidance.rows_per_head()
             errors = [head.error for head, n_rows in zip(self.guidance.per_head(), rows, strict=True) if n_rows]
@@ -96,12 +96,12 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
             if errors:
                 added["guidance"] = sum(errors) / len(errors)
             logs.update(added)
-            # Trainer has put a copy into the history before it calls anyone.
+            # The Trainer has already appended a copy to the history.
             state.log_history[-1].update(added)
 
 
 def _calling_trainer() -> Trainer | None:
-    """The Trainer by which this callback is being called: of all that a callback is given, nothing leads to it."""
+    """The Trainer that calls this callback, from the call stack: no callback argument refers to it."""
     from transformers import Trainer
 
     frame = inspect.currentframe()
@@ -114,7 +114,7 @@ def _calling_trainer() -> Trainer | None:
 
 
 def _put_first(callback: TrainerCallback, callbacks: list[TrainerCallback]) -> None:
-    """Move a callback to the front of a list that may be being gone through: all others are still met once."""
+    """Move a callback to the front in place; a loop over the list that has reached it still visits each other once."""
     for place, other in enumerate(callbacks):
         if other is callback:
             callbacks.insert(0, callbacks.pop(place))

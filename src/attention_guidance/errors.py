@@ -1,19 +1,19 @@
-"""Errors a user can meet: one line that says what was given, where, and what would work."""
+"""Exceptions and warnings: each message is one line with what was given, where, and what works."""
 
 
 class GuidanceError(ValueError):
-    """Base of every error this package raises about what it was given.
+    """Base class of all errors about bad input.
 
     The command line prints the message alone and exits with code 2.
     """
 
 
 class CorpusError(GuidanceError):
-    """Text that cannot be read or does not suffice: the message names the file and the place in it."""
+    """Text that cannot be read or is too short; the message names the file and the place in it."""
 
 
 class PatternError(GuidanceError):
-    """A pattern, or an assignment of heads to patterns, that does not exist or does not fit the model."""
+    """A pattern, or an assignment of heads to patterns, that is unknown or does not fit the model."""
 
 
 class AttachError(GuidanceError):
@@ -21,29 +21,29 @@ class AttachError(GuidanceError):
 
 
 class GuidanceWarning(UserWarning):
-    """Guidance that is lost on its way into training: each kind is said once a model."""
+    """The guidance loss is not part of training; each kind of warning is shown once per model."""
 
 
 class ConfigError(GuidanceError):
-    """A setting of a run that is unknown, of the wrong kind, or contradicts another."""
+    """A setting that is unknown, has the wrong type, or contradicts another."""
 
 
 class RunError(GuidanceError):
-    """A run's folder that cannot be used: it holds another run, or a damaged checkpoint."""
+    """A run folder that cannot be used: it holds another run, or a damaged checkpoint."""
 
 
 class FailedRunError(RuntimeError):
-    """A run that was asked for rightly and failed: the command line prints the message and exits with code 1."""
+    """A run with valid input that failed; the command line prints the message and exits with code 1."""
 
 
 class SaveError(FailedRunError):
-    """Something could not be written; what was written before is still there."""
+    """A file could not be written; files written earlier are still there."""
 
 
 class DivergedError(FailedRunError):
-    """Training whose weights are no numbers any more."""
+    """Training diverged: the weights are NaN or infinite."""
 
 
 def reason_of(error: Exception) -> str:
-    """What another library's error says, as a part of one line."""
+    """The first line of another library's error message, or its class name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,8 +1,8 @@
-"""`match_heads(model, ...)`: guide a pre-trained model with the grain, each pattern on the heads nearest to it.
+"""`match_heads(model, ...)`: give each pattern the heads that are closest to it already.
 
-A trained model has heads that look at the next token already, only not at the places that an assignment by count
-gives. Pulling another head there undoes what it has learnt. Which heads to take is a linear assignment problem: so many
-heads of each pattern, no head twice, the least total error.
+A pre-trained model may already have heads that attend to the next token, but not the ones that an assignment by count
+picks. Guiding a different head toward the pattern destroys what that head does. Choosing the heads is a linear
+assignment problem: a fixed number of heads per pattern, no head twice, minimal total error.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Batch = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class HeadMatching:
-    """Which heads of a model follow which pattern so that its guidance begins at the least error.
+    """The assignment of patterns to heads with the lowest initial error.
 
     Attributes:
-        guided: the heads as matched, by layer, then head.
-        error: mean error of the guided heads, as matched.
-        default_error: the same for the assignment as it was written, counts from head 0 on.
-        errors: error of every head of the model for every pattern: float64 [layers, heads]; NaN in a layer in which no
+        guided: the matched heads, sorted by layer, then head.
+        error: mean error of the matched heads.
+        default_error: mean error of the assignment as written, with counts starting at head 0.
+        errors: error of every head of the model for every pattern, float64 [layers, heads]; NaN in a layer where no
             query has a target.
     """
 
@@ -49,20 +49,20 @@ class HeadMatching:
 
     @property
     def heads(self) -> dict[int | str, dict[str | Pattern, list[int]]]:
-        """Layer -> pattern -> heads, for ``guide(model, matching.heads)``; needs no tokenizer there."""
+        """Layer -> pattern -> heads, for ``guide(model, matching.heads)``, which then needs no tokenizer."""
         result: dict[int | str, dict[str | Pattern, list[int]]] = {}
         for head in self.guided:
             result.setdefault(head.layer, {}).setdefault(head.pattern, []).append(int(head.head))
         return result
 
     def __str__(self) -> str:
-        """A table of the guided heads, and both means."""
+        """A table of the matched heads and both mean errors."""
         width = max(len("pattern"), *(len(head.pattern.name) for head in self.guided))
         rows = [
             f"{head.layer:5}  {head.head:4}  {head.pattern.name:{width}}  {_error(head, self.errors):7.4f}"
             for head in self.guided
         ]
-        means = f"mean error {self.error:.4f}; as written, from head 0 on: {self.default_error:.4f}"
+        means = f"mean error {self.error:.4f}; as written, from head 0: {self.default_error:.4f}"
         return "\n".join([f"layer  head  {'pattern':{width}}    error", *rows, means])
 
 
@@ -77,11 +77,11 @@ def match_heads(
     token_classes: TokenClasses | None = None,
     patterns: Mapping[str, Pattern] | None = None,
 ) -> HeadMatching:
-    """Choose the heads that are nearest to their patterns already, before a pre-trained model is guided.
+    """Choose the heads of a pre-trained model that are closest to their patterns, before guiding it.
 
-    Every head of the model is measured against every pattern, in evaluation mode and without gradients, over all rows
-    of all batches; the model is left as it was. The heads are then those of least total error (linear assignment). A
-    tie goes to the assignment as written.
+    Measures every head against every pattern, in evaluation mode and without gradients, over all rows of all batches;
+    the model is unchanged. Then picks the heads with the lowest total error (linear assignment). Ties are resolved in
+    favor of the assignment as written.
 
     Example::
 
@@ -90,28 +90,28 @@ def match_heads(
         guidance = guide(model, matching.heads)
 
     Args:
-        model: any model that `guide` takes and that is not guided.
-        heads: how many heads of each pattern each layer gets, in the language of `guide`; heads given by their number
-            (``next@3``) stay where they are.
-        batches: what the model is called with, ``model(**batch)``; tensors are moved to its device. Any iterable; it is
-            read once and kept, as the batches are gone through once for each pattern.
-        across_layers: sum the counts over the layers and take the heads anywhere in the model: ``"0: next:1"`` is the
-            one head of the model that is nearest to `next`.
-        loss: what the error is: `squared_error` or `log_mass`, as in `guide`.
+        model: any unguided model that `guide` accepts.
+        heads: the number of heads per pattern in each layer, in the syntax of `guide`; explicit heads (``next@3``) are
+            not moved.
+        batches: any iterable of inputs, as in ``model(**batch)``; tensors are moved to the model's device. It is read
+            once and kept in memory, since there is one pass over the batches per pattern.
+        across_layers: sum the counts over the layers and choose heads from the whole model: ``"0: next:1"`` finds the
+            one head of the model that is closest to `next`.
+        loss: the error measure, `squared_error` or `log_mass`, as in `guide`.
         tokenizer: as in `guide`.
         token_classes: as in `guide`.
         patterns: as in `guide`.
 
     Returns:
-        The heads, to be given to `guide`, and the errors that they were chosen by.
+        The matched heads, to pass to `guide`, and the errors of all heads.
 
     Raises:
-        AttachError: the model is guided already or cannot be guided, or its attention is not finite.
-        PatternError: the assignment does not fit the model, or asks for a pattern in a layer where no query of the
-            batches has a target.
-        ConfigError: no batches, a batch that is no mapping, an unknown loss.
+        AttachError: the model is already guided or cannot be guided, or its attention is not finite.
+        PatternError: the assignment does not fit the model, or no query of the batches has a target of a pattern in a
+            layer that it is assigned to.
+        ConfigError: no batches, a batch that is not a mapping, an unknown loss.
     """
-    # What does not fit is found before the batches are read.
+    # Bad arguments raise before the batches are read.
     handle = guide(model, heads, loss=loss, tokenizer=tokenizer, token_classes=token_classes, patterns=patterns)
     written = handle.heads
     handle.remove()
@@ -123,13 +123,13 @@ def match_heads(
     for head in written:
         if errors[head.pattern][head.layer].isnan().any():
             raise PatternError(
-                f"pattern {head.pattern.name!r} cannot be matched in layer {head.layer}: no query of the "
-                f"{len(kept)} batches has a target there; give batches that hold its targets, or leave it out of heads"
+                f"pattern {head.pattern.name!r} cannot be matched in layer {head.layer}: no query in the {len(kept)} "
+                "batches has a target there; give batches that contain its targets, or remove it from heads"
             )
     explicit = explicit_places(heads, size[0])
     matched: list[GuidedHead] = []
     for layers in [range(size[0])] if across_layers else [range(layer, layer + 1) for layer in range(size[0])]:
-        # The heads that may move, and the places where they may go.
+        # Explicit heads stay; all others may move to any place that is not explicit.
         movable = [head for head in written if head.layer in layers and (head.layer, head.head) not in explicit]
         places = [(layer, head) for layer in layers for head in range(size[1]) if (layer, head) not in explicit]
         matched += [head for head in written if head.layer in layers and (head.layer, head.head) in explicit]
@@ -139,25 +139,25 @@ def match_heads(
 
 
 def _batches(batches: Iterable[Batch]) -> list[Batch]:
-    """All batches, kept, so that a generator can be gone through once for each pattern."""
+    """All batches as a list, so that a generator can be used once per pattern."""
     if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
         raise ConfigError(
             f"batches is a {type(batches).__name__}, not an iterable of batches; give a list such as [batch]"
         )
     kept = list(batches)
     if not kept:
-        raise ConfigError("batches holds no batch (a generator that was read before?); give at least one")
+        raise ConfigError("batches is empty (a generator that is already exhausted?); give at least one batch")
     for number, batch in enumerate(kept):
         if not isinstance(batch, Mapping):
             raise ConfigError(
                 f"batch {number} is a {type(batch).__name__}, not a mapping of the model's arguments; expected "
-                "something like {'input_ids': ..., 'attention_mask': ...}"
+                "for example {'input_ids': ..., 'attention_mask': ...}"
             )
     return kept
 
 
 def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: str, size: tuple[int, int]) -> Tensor:
-    """Every head's error for one pattern: float64 [layers, heads], NaN where no row counts."""
+    """The error of every head for one pattern: float64 [layers, heads], NaN where no row has a target."""
     errors = torch.full(size, math.nan, dtype=torch.float64)
     every_head: dict[str | Pattern, float] = {pattern: 1.0}
     handle = guide(model, every_head, loss=loss)
@@ -170,9 +170,9 @@ def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: 
             if rows and not math.isfinite(head.error):
                 raise AttachError(
                     f"the error of layer {head.layer}, head {head.head} for pattern {head.pattern!r} is {head.error}: "
-                    "the model's attention is not finite; look at its weights, its precision and the batches"
+                    "the model's attention is not finite; check its weights, its precision and the batches"
                 )
-            # Where nothing counts per_head says 0, which would draw every head there.
+            # per_head gives 0 where no row has a target, which would look like a perfect match.
             errors[head.layer, head.head] = head.error if rows else math.nan
     finally:
         handle.remove()
@@ -182,12 +182,12 @@ def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: 
 def _nearest(
     movable: list[GuidedHead], places: list[tuple[int, int]], errors: Mapping[Pattern, Tensor]
 ) -> list[GuidedHead]:
-    """The same patterns as often, on the places where their total error is least; as they were if that is no gain."""
+    """Move the patterns to the places with the lowest total error; unchanged if that is not lower."""
     if not movable:
         return []
     at = tuple(zip(*places, strict=True))
     costs = np.stack([errors[head.pattern][at].numpy() for head in movable])
-    # Infinite is what may not be taken. The heads as written are all finite, so there is always a way.
+    # An infinite cost forbids a place. The heads as written all have finite costs, so a solution always exists.
     _, columns = linear_sum_assignment(np.where(np.isnan(costs), math.inf, costs))
     nearest = [
         GuidedHead(layer, head, wanted.pattern)
@@ -197,7 +197,7 @@ def _nearest(
 
 
 def _mean(heads: Iterable[GuidedHead], errors: Mapping[Pattern, Tensor]) -> float:
-    """Mean error of heads; exactly rounded, so that their order makes no difference."""
+    """Mean error of heads, exactly rounded so that their order does not matter."""
     values = [_error(head, errors) for head in heads]
     return math.fsum(values) / len(values)
 

@@ -1,6 +1,6 @@
-"""The weight of guidance as a function of training progress.
+"""Schedules for the guidance weight over training.
 
-Exact after a resume, because it is a function of the step alone.
+The weight depends on the step alone, so it is exact after a resume.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ SHAPES = ("constant", "linear", "hold-then-linear", "cosine")
 
 
 def checked_weight(weight: object) -> float:
-    """A weight of guidance as a float: any number of Python, numpy or torch that is finite and not negative.
+    """A guidance weight as a float, from any finite, non-negative number of Python, NumPy or PyTorch.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: `weight` is anything else.
     """
-    # A bool is an int to Python, but as a weight it is a slip.
+    # A bool is an int in Python, but as a weight it is a mistake.
     if isinstance(weight, SupportsFloat) and not isinstance(weight, bool):
         try:
             number = float(weight)
-        except (TypeError, ValueError, ArithmeticError, RuntimeError):  # several numbers, one too large, a complex one
+        except (TypeError, ValueError, ArithmeticError, RuntimeError):  # several numbers, too large, complex
             number = math.nan
         if 0 <= number < math.inf:
             return number
@@ -33,14 +33,15 @@ def checked_weight(weight: object) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the weight goes from its full value to 0.
+    """How the weight decays from its full value to 0.
 
     Attributes:
-        shape: `constant` (no change); `linear` (falls from the first step on); `hold-then-linear` (full for a while,
-            then falls linearly: the authors', who hold for 20,000 steps); `cosine` (as before, along half a cosine).
-        hold: how long the weight stays full: steps (an int) or a share of the run (a float from 0 to 1). `linear`
-            takes none.
-        end: when it reaches 0, in the same units.
+        shape: `constant` (no decay); `linear` (linear decay from the first step); `hold-then-linear` (full weight at
+            first, then linear decay: the authors' schedule, with a hold of 20,000 steps); `cosine` (the same with
+            cosine decay).
+        hold: how long the weight stays full, in steps (int) or as a fraction of the run (float from 0 to 1). `linear`
+            ignores it.
+        end: when the weight reaches 0, in the same units.
     """
 
     shape: str = "constant"
@@ -53,7 +54,7 @@ class Schedule:
         for name, value in (("hold", self.hold), ("end", self.end)):
             if value < 0 or (isinstance(value, float) and value > 1):
                 raise ConfigError(
-                    f"schedule {name}={value!r} must be steps (an integer) or a share of the run (0.0 to 1.0)"
+                    f"schedule {name}={value!r} must be steps (an integer) or a fraction of the run (0.0 to 1.0)"
                 )
 
         if isinstance(self.hold, int) == isinstance(self.end, int):
@@ -62,26 +63,26 @@ class Schedule:
     def _check_order(self, hold: float, end: float) -> None:
         if self.shape not in ("constant", "linear") and end < hold:
             raise ConfigError(
-                f"schedule end={self.end!r} comes before hold={self.hold!r}; integers are steps, shares of the run are "
-                "written with a point (1.0 is its end)"
+                f"schedule end={self.end!r} comes before hold={self.hold!r}; integers are steps, floats are fractions "
+                "of the run (1.0 is its end)"
             )
 
     @property
     def needs_total(self) -> bool:
-        """Whether the factor can be told only when the run's length is known."""
+        """Whether the factor depends on the length of the run."""
         if self.shape == "constant":
             return False
         return isinstance(self.end, float) or (self.shape != "linear" and isinstance(self.hold, float))
 
     def factor(self, step: int, total_steps: int | None = None) -> float:
-        """The share of the full weight at a step.
+        """The factor on the full weight at a step.
 
         Args:
-            step: optimisation steps already made.
-            total_steps: steps of the whole run; needed where `hold` or `end` are shares.
+            step: number of optimizer steps done.
+            total_steps: number of steps of the whole run; required if `hold` or `end` is a fraction.
 
         Returns:
-            A number from 1 (full weight) to 0.
+            A number from 0 to 1 (full weight).
         """
         if self.shape == "constant":
             return 1.0
@@ -101,7 +102,7 @@ def _steps(amount: int | float, total_steps: int | None) -> float:
         return amount
     if total_steps is None:
         raise ConfigError(
-            f"the schedule ends or holds for a share ({amount}) of the run, whose length is not known: give "
+            f"the schedule uses a fraction ({amount}) of the run, but the length of the run is unknown: pass "
             "total_steps= to guide(), add callbacks=[guidance.callback()] to the Trainer, or give steps as integers"
         )
     return amount * total_steps

@@ -185,7 +185,7 @@ def test_tokenizers_that_do_not_serve(corpus, tmp_path, refusal):
 
 def test_a_class_without_members_in_the_tokenizer(corpus, refusal):
     given = ["--heads", "stars:1", "--token-class", "stars=★ ☆"]
-    assert "pattern 'stars': no token of the tokenizer's 270 belongs to this class" in refusal(corpus, *TINY, *given)
+    assert "pattern 'stars': none of the tokenizer's 270 tokens belongs to this class" in refusal(corpus, *TINY, *given)
 
 
 def test_outputs_that_cannot_be_used(corpus, tmp_path, refusal, monkeypatch):

@@ -67,7 +67,7 @@ def test_for_some_patches_of_some_images():
 @pytest.mark.parametrize(
     ("sequences", "message"),
     [
-        (Sequences(torch.ones(1, 9, dtype=torch.bool)), "'up' looks at the patches of an image, .* has no grid"),
+        (Sequences(torch.ones(1, 9, dtype=torch.bool)), "'up' needs the patches of an image, .* has no grid"),
         (Sequences(torch.ones(1, 5, dtype=torch.bool), grid=(4, 4)), "a grid of 4 x 4 patches and 5 positions"),
         (Sequences(torch.ones(1, 5, dtype=torch.bool), grid=(0, 4)), "a grid of 0 x 4 patches and 5 positions"),
     ],

@@ -289,7 +289,7 @@ class Listed(Pattern):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (Targets(), "without any field"),
+        (Targets(), "with no field set"),
         (Targets(torch.zeros(2, 4)), r"picks_BQP of torch.float32 \(2, 4\); expected torch.int64, \[2 or 1, 4, P\]"),
         (Targets(torch.zeros(3, 4, 1, dtype=torch.long)), r"expected torch.int64, \[2 or 1, 4, P\]"),
         (Targets(map_BQK=torch.zeros(2, 4, 4)), r"map_BQK of torch.float32"),

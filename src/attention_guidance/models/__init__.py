@@ -1,4 +1,4 @@
-"""Encoders of the paper that transformers does not have; importing this makes them known to its Auto classes."""
+"""The paper's encoders that transformers lacks; importing registers them with Auto classes."""
 
 from attention_guidance.models.attention_only import AttentionOnlyConfig, AttentionOnlyForMaskedLM
 

@@ -1,7 +1,7 @@
-"""RoBERTa without feed-forward blocks: layers of self-attention alone, each with its residual and normalization.
+"""RoBERTa without feed-forward blocks: every layer is self-attention, residual and norm.
 
-The paper trains such encoders of 24 and 48 layers (arXiv:2010.02399, section 4). Weights are saved and loaded as any
-model's of transformers, where this package is installed.
+The paper trains such encoders with 24 and 48 layers (arXiv:2010.02399, section 4). Once `attention_guidance.models` is
+imported, they are saved and loaded like any other transformers model.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from transformers import (
 
 
 class AttentionOnlyConfig(RobertaConfig):  # type: ignore[misc]
-    """RoBERTa's configuration; `intermediate_size` means nothing."""
+    """RoBERTa's configuration; `intermediate_size` is unused."""
 
     model_type = "attention-only"
 
 
 class AttentionOnlyModel(RobertaModel):  # type: ignore[misc]
-    """The encoder.
+    """The bare encoder.
 
     Args:
-        config: its sizes.
-        add_pooling_layer: as for `RobertaModel`.
+        config: the model configuration.
+        add_pooling_layer: as in `RobertaModel`.
     """
 
     config_class = AttentionOnlyConfig
@@ -45,7 +45,7 @@ class AttentionOnlyModel(RobertaModel):  # type: ignore[misc]
 
 
 class AttentionOnlyForMaskedLM(RobertaForMaskedLM):  # type: ignore[misc]
-    """The encoder with RoBERTa's head for masked language modelling."""
+    """The encoder with RoBERTa's head for masked language modeling."""
 
     config_class = AttentionOnlyConfig
 
@@ -55,7 +55,7 @@ class AttentionOnlyForMaskedLM(RobertaForMaskedLM):  # type: ignore[misc]
 
 
 class AttentionOnlyForSequenceClassification(RobertaForSequenceClassification):  # type: ignore[misc]
-    """The encoder with a classifier of texts."""
+    """The encoder with a sequence classification head."""
 
     config_class = AttentionOnlyConfig
 
@@ -65,7 +65,7 @@ class AttentionOnlyForSequenceClassification(RobertaForSequenceClassification): 
 
 
 class AttentionOnlyForTokenClassification(RobertaForTokenClassification):  # type: ignore[misc]
-    """The encoder with a classifier of tokens."""
+    """The encoder with a token classification head."""
 
     config_class = AttentionOnlyConfig
 
@@ -74,17 +74,17 @@ class AttentionOnlyForTokenClassification(RobertaForTokenClassification):  # typ
         without_feed_forward(self.roberta)
 
 
-class _Through(nn.Module):
-    """In the place of a feed-forward block: gives out what it is given."""
+class _Identity(nn.Module):
+    """Replaces a feed-forward block: returns its input."""
 
     def forward(self, hidden_BTC: Tensor, *residual: Any) -> Tensor:
         return hidden_BTC
 
 
 def without_feed_forward(model: RobertaModel) -> None:
-    """Take the feed-forward block, with its residual and normalization, out of every layer."""
+    """Remove the feed-forward block, with its residual and normalization, from every layer."""
     for layer in model.encoder.layer:
-        layer.intermediate, layer.output = _Through(), _Through()
+        layer.intermediate, layer.output = _Identity(), _Identity()
 
 
 AutoConfig.register(AttentionOnlyConfig.model_type, AttentionOnlyConfig)

@@ -1,4 +1,4 @@
-"""ELECTRA's two encoders trained together: a generator fills masks, a discriminator tells which tokens it replaced."""
+"""ELECTRA's generator and discriminator in one model, for joint pre-training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _IGNORED = -100
 
 @dataclass
 class ReplacedTokensOutput(ModelOutput):  # type: ignore[misc]
-    """What `ReplacedTokens` gives.
+    """Output of `ReplacedTokens`.
 
     Attributes:
         loss: weighted sum of both losses.
-        logits: of the discriminator [B, T], above 0 where it takes a token for replaced.
-        generator_loss, discriminator_loss: mean cross-entropy, of masked tokens and of all tokens.
-        generator_logits: of the generator at the labels [R, V].
-        replaced: bool [B, T], which tokens were replaced by others.
+        logits: the discriminator's logits [B, T], above 0 where it predicts that a token was replaced.
+        generator_loss, discriminator_loss: mean cross-entropy over the masked tokens and over all tokens.
+        generator_logits: the generator's logits at the masked positions [R, V].
+        replaced: bool [B, T], which tokens were replaced with a different one.
     """
 
     loss: Tensor | None = None
@@ -35,14 +35,14 @@ class ReplacedTokensOutput(ModelOutput):  # type: ignore[misc]
 
 
 class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
-    """A discriminator, and within it the generator that it is trained with (Clark et al. 2020, section 3.2).
+    """A discriminator that contains the generator it is trained with (Clark et al. 2020, section 3.2).
 
-    They share their embeddings (section 3.2), as wide as the discriminator. Saved and loaded as `ElectraForPreTraining`
-    it is the discriminator alone.
+    They share their embeddings (section 3.2), which have the discriminator's width. When saved and loaded as
+    `ElectraForPreTraining`, it is the discriminator alone.
 
     Args:
-        config: the discriminator's. `generator_share` in it is the generator's width as a share of the
-            discriminator's; `discriminator_weight` the factor on its loss.
+        config: the discriminator's configuration, with two more fields: `generator_share`, the generator's width as a
+            fraction of the discriminator's, and `discriminator_weight`, the factor on the discriminator's loss.
     """
 
     _tied_weights_keys = {
@@ -57,7 +57,7 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
     } | {"generator.generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: ElectraConfig) -> None:
-        # Not ElectraForPreTraining's: that ties weights before the generator is there.
+        # Skip ElectraForPreTraining.__init__, which would tie weights before the generator exists.
         super(ElectraForPreTraining, self).__init__(config)
         self.electra = ElectraModel(config)
         self.discriminator_predictions = ElectraDiscriminatorPredictions(config)
@@ -72,26 +72,26 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
         labels: Tensor | None = None,
         chance: Tensor | None = None,
     ) -> ReplacedTokensOutput:
-        """Both losses of a masked batch.
+        """Compute both losses of a masked batch.
 
         Args:
-            input_ids: with masks [B, T].
-            attention_mask: 1 where a token is not padding [B, T].
-            labels: the true id where something is masked, else -100 [B, T]. Without, the discriminator looks at the
-                input as it is.
-            chance: what the generator's choice goes by, uniform from 0 to 1 [B, T]; without, torch's random generator,
-                and the choice then depends on how sequences are divided into batches.
+            input_ids: token ids with mask tokens [B, T].
+            attention_mask: 1 for tokens, 0 for padding [B, T].
+            labels: original ids of the masked tokens, -100 elsewhere [B, T]. If None, only the discriminator runs, on
+                the input as it is.
+            chance: uniform random numbers from 0 to 1 for sampling from the generator [B, T] (default: from torch's
+                random generator; the sampled tokens then depend on how sequences are batched).
         """
         if labels is None:
             plain = super().forward(input_ids, attention_mask=attention_mask)
             return ReplacedTokensOutput(logits=plain.logits)
         chosen_BT = labels != _IGNORED
         states_BTE = self.generator.electra(input_ids, attention_mask=attention_mask).last_hidden_state
-        # As with MaskedHead, the vocabulary is projected to where the labels are and nowhere else.
+        # As in MaskedHead, only masked positions are projected to the vocabulary.
         states_RE = self.generator.generator_predictions(states_BTE[chosen_BT])
         logits_RV = self.generator.generator_lm_head(states_RE).float()
         generator_loss = nn.functional.cross_entropy(logits_RV, labels[chosen_BT])
-        # The choice carries no gradient: the generator is trained by its own loss alone (section 2).
+        # Sampling has no gradient: the generator is trained by its own loss alone (section 2).
         chance_R = torch.rand_like(logits_RV[:, 0]) if chance is None else chance[chosen_BT]
         drawn_R = _draw(logits_RV.detach(), chance_R)
         true_BT = torch.where(chosen_BT, labels, input_ids)
@@ -119,15 +119,15 @@ class ReplacedTokens(ElectraForPreTraining):  # type: ignore[misc]
 
 
 def _draw(logits_RV: Tensor, chance_R: Tensor) -> Tensor:
-    """A token for each row of logits [R], by the inverse of the distribution function at the chances."""
+    """Sample a token for each row of logits [R], by inverse transform sampling from uniform numbers."""
     cumulative_RV = logits_RV.softmax(-1).cumsum(-1)
-    # Rounding keeps the last sum from being 1.
+    # Because of rounding, the last sum may differ from 1.
     place_R1 = torch.searchsorted(cumulative_RV, chance_R[:, None] * cumulative_RV[:, -1:])
     return place_R1.squeeze(-1).clamp(max=logits_RV.shape[-1] - 1)
 
 
 def generator_config(config: ElectraConfig) -> ElectraConfig:
-    """The configuration of the generator of a discriminator: narrower, with as wide heads (section 3.2)."""
+    """The generator's configuration: narrower than the discriminator's, with heads of the same width (section 3.2)."""
     share = getattr(config, "generator_share", 0.5)
     n_heads = max(1, round(config.num_attention_heads * share))
     width = config.hidden_size // config.num_attention_heads

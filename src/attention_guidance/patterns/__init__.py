@@ -1,8 +1,7 @@
-"""Named patterns of attention: for every query, the keys a guided head should look at.
+"""Attention patterns: for every query, the keys that a guided head should attend to.
 
-A pattern is a small object that turns what is known of a batch (`Sequences`) into the targets of every query
-(`Targets`). The same objects train heads, measure heads and draw heads. They compose: ``Offset(-1) | Offset(1)``,
-``Offset(1).where(rows)``.
+A pattern is a small object that maps a batch (`Sequences`) to the target keys of every query (`Targets`). The same
+objects are used to train, measure and draw heads. They compose: ``Offset(-1) | Offset(1)``, ``Offset(1).where(rows)``.
 """
 
 from attention_guidance.patterns.base import Pattern, Sequences, Union, Where, checked_pattern, checked_targets

@@ -1,4 +1,4 @@
-"""What a pattern is, what it may look at, and how patterns compose."""
+"""The `Pattern` base class, its input `Sequences`, and composition (`Union`, `Where`)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What a pattern may look at: one batch of sequences.
+    """The input of a pattern: one batch of sequences.
 
     Attributes:
-        valid_BT: bool, True where there is a token and False where there is padding.
-        input_ids_BT: token ids as the model sees them (masked tokens are masks), or None for models fed otherwise.
-        documents_BT: the number of each token's document where several are packed into a sequence, else None; no
-            target of a named pattern lies in another document.
-        grid: height and width of the patches that end the sequence of an image, else None.
-        given: what the batch holds under `guidance_targets`.
+        valid_BT: bool, True for tokens and False for padding.
+        input_ids_BT: token ids as the model sees them (with mask tokens), or None for models with other inputs.
+        documents_BT: the document index of each token if several documents are packed into a sequence, else None; the
+            targets of a named pattern are always in the query's document.
+        grid: height and width in patches if the sequence ends with the patches of an image, else None.
+        given: the batch's `guidance_targets`.
     """
 
     valid_BT: Tensor
@@ -46,7 +46,7 @@ Rows = Callable[[Sequences], Tensor]
 class Pattern(ABC):
     """For every query position, the set of key positions that the head should attend to (S_i, paper section 3).
 
-    A subclass has a `name` and gives `targets`. Keys that the model's mask hides are removed later, by the loss.
+    Subclasses define `name` and `targets`. The loss later removes keys that the model's attention mask hides.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Pattern(ABC):
         return Union((*members(self), *members(other)))
 
     def where(self, rows: Rows, name: str = "") -> Where:
-        """The same pattern for some queries only; the others have no target and do not count.
+        """Restrict the pattern to some queries; the others have no target and do not contribute to the loss.
 
         Args:
             rows: a function from `Sequences` to bool [B, Q].
-            name: what to call the result; `NAME[where]` without.
+            name: name of the result (default: `NAME[where]`).
         """
         return Where(self, rows, name or f"{self.name}[where]")
 
@@ -72,15 +72,15 @@ class Pattern(ABC):
         """Draw the pattern on a sentence, as text.
 
         Args:
-            text: a sentence, split by the tokenizer or, without one, at spaces; or its tokens (those of the tokenizer).
-            tokenizer: also tells a token class its members.
+            text: a sentence, which is split by the tokenizer (default: at whitespace); or a list of tokens.
+            tokenizer: required by patterns that use token ids.
 
         Returns:
-            Lines of text: the name, then for each query its token, a row of marks (`#` a target, `.` none) and the
-            targets.
+            Lines of text: the name, then for each query its token, a row of marks (`#` is a target, `.` is not) and
+            the targets.
 
         Raises:
-            PatternError: the pattern looks at token ids and there is no tokenizer.
+            PatternError: the pattern uses token ids and there is no tokenizer.
 
         Example::
 
@@ -102,7 +102,7 @@ class Pattern(ABC):
 
 @dataclass(frozen=True)
 class Union(Pattern):
-    """Targets of any of its members."""
+    """The union of several patterns: their targets taken together."""
 
     members: tuple[Pattern, ...]
 
@@ -128,10 +128,10 @@ class Where(Pattern):
     name: str
 
     def targets(self, sequences: Sequences) -> Targets:
-        """The pattern's targets, none for the queries left out.
+        """The pattern's targets for the selected queries, none for the others.
 
         Raises:
-            PatternError: `rows` gave something else than bool [B, Q] or [1, Q].
+            PatternError: `rows` did not return bool [B, Q] or [1, Q].
         """
         rows_BQ, (n_batch, length) = self.rows(sequences), sequences.valid_BT.shape
         fits = isinstance(rows_BQ, Tensor) and rows_BQ.shape in {(n_batch, length), (1, length)}
@@ -143,41 +143,41 @@ class Where(Pattern):
 
 
 def members(pattern: Pattern) -> tuple[Pattern, ...]:
-    """The patterns that a union is made of; any other pattern is its own only member."""
+    """The members of a union; for any other pattern, the pattern itself."""
     return pattern.members if isinstance(pattern, Union) else (pattern,)
 
 
 def checked_pattern(pattern: object) -> Pattern:
-    """A pattern, once it is known to have what guidance uses of it: its name, and its hash, by which heads are grouped.
+    """Check that an object is a pattern with a name and a hash (heads are grouped by it), and return it.
 
     Raises:
-        PatternError: it is none, or one of the user's that lacks these.
+        PatternError: it is not a `Pattern`, or has no name or no hash.
     """
     kind = type(pattern).__name__
     if not isinstance(pattern, Pattern):
-        raise PatternError(f"{pattern!r} is no pattern; give a Pattern, or wrap a function as Custom('name', function)")
+        raise PatternError(f"{pattern!r} is not a Pattern; to use a function, wrap it as Custom('name', function)")
     if not isinstance(getattr(pattern, "name", None), str):
-        raise PatternError(f"a pattern of class {kind} has no name; give the class a `name`, a text")
+        raise PatternError(f"a pattern of class {kind} has no name; give the class a `name` (a string)")
     try:
         hash(pattern)
     except TypeError as error:
         raise PatternError(
-            f"pattern {pattern.name!r} ({kind}) cannot be hashed ({error}); make it a frozen dataclass whose values "
-            "can be, tuples instead of lists"
+            f"pattern {pattern.name!r} ({kind}) is not hashable ({error}); make it a frozen dataclass with hashable "
+            "fields, tuples instead of lists"
         ) from error
     return pattern
 
 
 def kind_of(value: object) -> str:
-    """What a value is, for a message."""
+    """The dtype and shape, or the type, of a value, for error messages."""
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def checked_targets(pattern: Pattern, sequences: Sequences) -> Targets:
-    """A pattern's targets; those of a class of the user's are looked at first, and their keys listed once.
+    """A pattern's targets; those of a user-defined class are validated and deduplicated.
 
     Raises:
-        PatternError: they are no `Targets`, or do not fit the batch.
+        PatternError: they are not `Targets`, or do not fit the batch.
     """
     targets = pattern.targets(sequences)
     if type(pattern).__module__.startswith(__package__):

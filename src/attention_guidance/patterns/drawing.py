@@ -1,4 +1,4 @@
-"""Draw targets as text: a row for every query, its targets marked under the sentence."""
+"""Draw a pattern's targets as text: one row of marks per query."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TARGET, _OTHER = "#", "."
 def tokens_and_ids(
     text: str | Sequence[str], tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[list[str], list[int] | None]:
-    """The tokens of a sentence as a person reads them, and their ids if there is a tokenizer.
+    """The tokens of a sentence in readable form, and their ids if there is a tokenizer.
 
     Args:
-        text: a sentence, split by the tokenizer or, without one, at spaces; or its tokens (those of the tokenizer).
+        text: a sentence, which is split by the tokenizer (default: at whitespace); or a list of tokens.
         tokenizer: may be None.
     """
     if tokenizer is None:
@@ -30,12 +30,12 @@ def tokens_and_ids(
 
 
 def draw(name: str, targets: Sequence[Sequence[bool]], tokens: Sequence[str]) -> str:
-    """Draw targets.
+    """Draw targets as lines of text.
 
     Args:
-        name: of the pattern.
-        targets: [Q, K], whether a query has a key for a target.
-        tokens: [Q], also of the keys.
+        name: name of the pattern.
+        targets: [Q, K], whether a key is a target of a query.
+        tokens: [Q], the tokens, both as queries and as keys.
     """
     width = max(map(len, tokens), default=0)
     lines = [f"{name}: {sum(map(any, targets))} of {len(tokens)} queries have a target"]

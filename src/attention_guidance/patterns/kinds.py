@@ -1,4 +1,4 @@
-"""The kinds of patterns: offsets in a text or an image, the first token, classes of tokens, targets from the batch."""
+"""Built-in patterns: offsets in text or images, first token, token classes, given targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GIVEN = "guidance_targets"
 
 @dataclass(frozen=True)
 class Offset(Pattern):
-    """Query i looks at key i + offset: `next` is 1, `previous` -1, `same` 0.
+    """Query i attends to key i + offset: `next` is 1, `previous` -1, `same` 0.
 
     A query whose key would be padding, in another document or outside the sequence has no target.
     """
@@ -44,10 +44,10 @@ class Offset(Pattern):
 
 @dataclass(frozen=True)
 class GridOffset(Pattern):
-    """A patch of an image looks at the patch `down` rows below and `right` columns to the right of it.
+    """An image patch attends to the patch `down` rows below it and `right` columns to its right.
 
-    Tokens that are no patches (class, distillation, registers; they come first) and patches at the border have no
-    target.
+    Patches at the border and tokens that are not patches (class, distillation and register tokens, which come first)
+    have no target.
     """
 
     name: str
@@ -58,13 +58,13 @@ class GridOffset(Pattern):
         """One key for every patch.
 
         Raises:
-            PatternError: the model was not given an image whose patches are all there.
+            PatternError: the input is not an image with all of its patches.
         """
         length = sequences.valid_BT.shape[-1]
         height, width = sequences.grid or (0, 0)
         if not 0 < height * width <= length:
             has = f"a grid of {height} x {width} patches and {length} positions" if sequences.grid else "no grid"
-            raise PatternError(f"pattern {self.name!r} looks at the patches of an image, but the model has {has}")
+            raise PatternError(f"pattern {self.name!r} needs the patches of an image, but the model has {has}")
         n_before = length - height * width
         position_T = torch.arange(length, device=sequences.valid_BT.device)
         row_T = (position_T - n_before).div(width, rounding_mode="floor") + self.down
@@ -75,16 +75,16 @@ class GridOffset(Pattern):
 
 @dataclass(frozen=True)
 class First(Pattern):
-    """Every query looks at the first token of its document that is not padding."""
+    """Every query attends to the first token of its document that is not padding."""
 
     name: str = "first"
 
     def targets(self, sequences: Sequences) -> Targets:
-        """A class of one key for each document."""
+        """A class with one key per document."""
         valid_BT, documents_BT = sequences.valid_BT, sequences.documents_BT
         count_BT = valid_BT.long().cumsum(-1)
         if documents_BT is not None:
-            # Count anew from each border: documents are stretches of the sequence.
+            # Restart the count at each boundary: documents are contiguous.
             border_BT = torch.ones_like(valid_BT)
             border_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
             count_BT = count_BT - torch.where(border_BT, count_BT - valid_BT.long(), 0).cummax(-1).values
@@ -93,13 +93,13 @@ class First(Pattern):
 
 @dataclass(frozen=True)
 class ClassToken(First):
-    """Every query looks at the class token of an image model, which comes first; refused for a model without one."""
+    """Every query attends to the class token of an image model, the first token; an error if the model has none."""
 
     name: str = "class_token"
 
 
 def wants_class_token(pattern: Pattern) -> bool:
-    """Whether a pattern looks at the class token: itself, in a union, or for some queries only."""
+    """Whether a pattern uses the class token: itself, in a union, or for some queries only."""
     if isinstance(pattern, Where):
         return wants_class_token(pattern.pattern)
     if isinstance(pattern, Union):
@@ -109,11 +109,11 @@ def wants_class_token(pattern: Pattern) -> bool:
 
 @dataclass(frozen=True)
 class TokenClass(Pattern):
-    """Every query looks at all tokens of a class in its document, such as the delimiters or the full stops.
+    """Every query attends to all tokens of a class in its document, such as the delimiters or the full stops.
 
     Attributes:
-        name: what the class is called.
-        token_ids: the ids of its members in the model's vocabulary.
+        name: name of the class.
+        token_ids: ids of its tokens in the model's vocabulary.
     """
 
     name: str
@@ -128,10 +128,10 @@ class TokenClass(Pattern):
         return Targets.of_class(self.members_of(sequences), sequences.documents_BT)
 
     def members_of(self, sequences: Sequences) -> Tensor:
-        """Which tokens belong to the class: bool [B, T]; also of use as the rows of `Pattern.where`."""
+        """Which tokens belong to the class: bool [B, T]; can also serve as the rows of `Pattern.where`."""
         if sequences.input_ids_BT is None:
             raise PatternError(
-                f"pattern {self.name!r} looks at tokens, but the model was called without input_ids; "
+                f"pattern {self.name!r} needs token ids, but the model was called without input_ids; "
                 "give input_ids or use position patterns (next, previous, first, same, offset:k)"
             )
         members = torch.tensor(self.token_ids, device=sequences.input_ids_BT.device)
@@ -140,10 +140,10 @@ class TokenClass(Pattern):
 
 @dataclass(frozen=True)
 class Given(Pattern):
-    """Targets of each example from the batch, under `guidance_targets`: a parse, an alignment.
+    """Targets for each example, taken from the batch's `guidance_targets`: a parse, an alignment.
 
-    The batch holds long [B, T] (each query's key, negative for none), long [B, T, P] (several keys), or bool [B, T, T]
-    (a map); or a mapping from names to such tensors, for the patterns `given.NAME`.
+    `guidance_targets` is long [B, T] (the key of each query, negative for none), long [B, T, P] (several keys per
+    query) or bool [B, T, T] (a map); or a mapping from names to such tensors, for the patterns `given.NAME`.
     """
 
     key: str = ""
@@ -154,10 +154,10 @@ class Given(Pattern):
         return f"given.{self.key}" if self.key else "given"
 
     def targets(self, sequences: Sequences) -> Targets:
-        """What the batch gives, without padding.
+        """The batch's targets, without keys that are padding.
 
         Raises:
-            PatternError: the batch has none, or of another shape.
+            PatternError: the batch has no such targets, or their shape is wrong.
         """
         n_batch, length = sequences.valid_BT.shape
         given = self._of_batch(sequences)
@@ -174,7 +174,7 @@ class Given(Pattern):
             picks_BQP = picks_BQP.new_full((n_batch, length, 1), -1)
         key_BQP = picks_BQP.clamp(0, length - 1)
         valid_BQP = sequences.valid_BT[:, None].expand(-1, length, -1).gather(-1, key_BQP)
-        # A key beyond the sequence has been cut off with it.
+        # Drop keys beyond the end: the sequence may have been truncated.
         picks_BQP = torch.where(valid_BQP & (picks_BQP == key_BQP), picks_BQP, -1)
         return Targets(picks_BQP).listed_once()
 
@@ -193,26 +193,26 @@ class Given(Pattern):
         elif sequences.given is not None:
             found = f"{GIVEN} is {kind_of(sequences.given)}"
         else:
-            found = f"{GIVEN} is not there; Trainer drops it unless TrainingArguments has remove_unused_columns=False"
-        raise PatternError(f"pattern {self.name!r} needs {self._place} in each batch, a tensor long {size}: {found}")
+            found = f"{GIVEN} is missing; Trainer drops it unless TrainingArguments has remove_unused_columns=False"
+        raise PatternError(f"pattern {self.name!r} needs {self._place} in each batch (long {size}), but {found}")
 
 
 @dataclass(frozen=True)
 class Custom(Pattern):
-    """A pattern of one's own: a name and a function from `Sequences` to a bool tensor [B, Q, K], or to `Targets`.
+    """A user-defined pattern: a name and a function from `Sequences` to a bool tensor [B, Q, K] or to `Targets`.
 
-    A tensor [B, K], or [B, 1, K], stands for keys that every query looks at; that form and `Targets` keep memory
-    linear. Where B is 1 it holds for all sequences.
+    A tensor [B, K] or [B, 1, K] gives the same keys to every query; this form and `Targets` keep memory linear in the
+    length. A batch dimension of 1 is broadcast to all sequences.
     """
 
     name: str
     function: Callable[[Sequences], Tensor | Targets]
 
     def targets(self, sequences: Sequences) -> Targets:
-        """What the function returns, as `Targets`.
+        """The function's result as `Targets`.
 
         Raises:
-            PatternError: it returned something else.
+            PatternError: the result has the wrong type or shape.
         """
         result = self.function(sequences)
         if isinstance(result, Targets):

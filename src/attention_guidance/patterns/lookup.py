@@ -1,4 +1,4 @@
-"""Patterns by name: `next`, `first`, `period`, `offset:-2`, `left`, `previous|next`, and those of the user."""
+"""Look up patterns by name: `next`, `first`, `period`, `offset:-2`, `previous|next`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attention_guidance.patterns.kinds import ClassToken, First, Given, GridOffs
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Sentence-final stops, one of which most scripts use; the "period" class of the paper (section 3) beyond English.
+# Full stops of most scripts: the paper's "period" class (section 3), extended beyond English.
 FULL_STOPS = frozenset(".。．｡།॥።።۔။۔༎")
 
 TokenClasses = Mapping[str, "Collection[str] | Collection[int] | Callable[[str], bool]"]
@@ -38,34 +38,34 @@ def get_pattern(
     token_classes: TokenClasses | None = None,
     patterns: Mapping[str, Pattern] | None = None,
 ) -> Pattern:
-    """Look a pattern up by its name.
+    """Look up a pattern by name.
 
     Args:
         name: `next`, `previous`, `same`, `first`, `delimiter`, `period`, `offset:k`; for images `left`, `right`, `up`,
-            `down`, `class_token`; `given` or `given.KEY` for targets from the batch; a class or pattern of the user's;
-            or several of these joined by `|`.
-        tokenizer: tells which ids belong to a token class; needed for those only.
-        token_classes: the user's own classes: a name and its tokens (as text, without surrounding space), its ids, or
-            a function that says of a token's text whether it belongs.
-        patterns: the user's own patterns by name.
+            `down`, `class_token`; `given` or `given.KEY` for targets from the batch; a name in `token_classes` or
+            `patterns`; or several of these joined by `|`.
+        tokenizer: the model's tokenizer; required for token classes, whose ids it provides.
+        token_classes: user-defined token classes: a name mapped to the tokens as text (without surrounding spaces), to
+            token ids, or to a function from a token's text to bool.
+        patterns: user-defined patterns by name.
 
     Returns:
         The pattern.
 
     Raises:
-        PatternError: no such pattern, or a token class without a tokenizer or without members.
+        PatternError: an unknown pattern, or a token class that is empty or lacks a tokenizer.
     """
     if not isinstance(name, str):
-        raise PatternError(f"the name of a pattern is a text such as 'next', not {name!r}")
+        raise PatternError(f"the name of a pattern must be a string such as 'next', not {name!r}")
     for argument, given in (("token_classes", token_classes), ("patterns", patterns)):
         if given is not None and not isinstance(given, Mapping):
-            raise PatternError(f"{argument}= is a {type(given).__name__}; give a mapping from names")
+            raise PatternError(f"{argument}= is a {type(given).__name__}; give a mapping with names as keys")
     if "|" in name:
         parts = [get_pattern(part.strip(), tokenizer, token_classes, patterns) for part in name.split("|")]
         return Union(tuple(member for part in parts for member in members(part)))
     if patterns and name in patterns:
         if not isinstance(patterns[name], Pattern):
-            raise PatternError(f"patterns[{name!r}] is no Pattern; wrap a function as Custom({name!r}, function)")
+            raise PatternError(f"patterns[{name!r}] is not a Pattern; wrap a function as Custom({name!r}, function)")
         return patterns[name]
     if name in NAMED:
         return NAMED[name]
@@ -75,23 +75,21 @@ def get_pattern(
         return Given(match[1] or "")
     if name in TOKEN_CLASSES or (token_classes and name in token_classes):
         return TokenClass(name, _token_ids(name, tokenizer, token_classes or {}))
-    # A class of one's own may bear the name of a built-in one.
+    # A user-defined class may have the name of a built-in one.
     known = dict.fromkeys([*NAMED, *TOKEN_CLASSES, "offset:k", "given", *(token_classes or ()), *(patterns or ())])
-    raise PatternError(f"unknown pattern {name!r}; expected one of {', '.join(known)}, or a token class of yours")
+    raise PatternError(f"unknown pattern {name!r}; expected one of {', '.join(known)}, or a name in token_classes=")
 
 
 def _token_ids(name: str, tokenizer: PreTrainedTokenizerBase | None, token_classes: TokenClasses) -> tuple[int, ...]:
-    """The ids of a class's members, sorted."""
+    """The sorted ids of the tokens in a class."""
     wanted = token_classes.get(name)
     if isinstance(wanted, str):
-        raise PatternError(f"token_classes[{name!r}] is the text {wanted!r}; give a list of tokens: [{wanted!r}]")
+        raise PatternError(f"token_classes[{name!r}] is the string {wanted!r}; give a list of tokens: [{wanted!r}]")
     if isinstance(wanted, Collection) and wanted and all(isinstance(member, int) for member in wanted):
         return tuple(sorted(int(member) for member in wanted))
     if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
-        instead = "" if tokenizer is None else f", loaded by AutoTokenizer.from_pretrained ({tokenizer!r} is none)"
-        raise PatternError(
-            f"pattern {name!r} is a class of tokens: give tokenizer= so that its ids can be found{instead}"
-        )
+        instead = "" if tokenizer is None else f", loaded by AutoTokenizer.from_pretrained (not {tokenizer!r})"
+        raise PatternError(f"pattern {name!r} is a class of tokens: give tokenizer= to look up their ids{instead}")
     if wanted is None and name == "delimiter":
         ids = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
     elif wanted is None:
@@ -101,12 +99,12 @@ def _token_ids(name: str, tokenizer: PreTrainedTokenizerBase | None, token_class
     else:
         ids = _ids_by_text(tokenizer, set(wanted).__contains__)
     if not ids:
-        raise PatternError(f"pattern {name!r}: no token of the tokenizer's {len(tokenizer)} belongs to this class")
+        raise PatternError(f"pattern {name!r}: none of the tokenizer's {len(tokenizer)} tokens belongs to this class")
     return tuple(sorted(ids))
 
 
 def _ids_by_text(tokenizer: PreTrainedTokenizerBase, belongs: Callable[[str], bool]) -> set[int]:
-    """The ids of all tokens whose text, without word-boundary marks and space, belongs."""
+    """The ids of all tokens whose text, without word-boundary markers and spaces, belongs to the class."""
     ids = set()
     for token, index in tokenizer.get_vocab().items():
         text = tokenizer.convert_tokens_to_string([token]).strip().removeprefix("##")

@@ -1,4 +1,4 @@
-"""Which keys every query should look at, in a form whose size grows with the text and not with its square."""
+"""Target keys of every query, in a form with memory linear in the sequence length."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch import Tensor
 
 from attention_guidance.errors import PatternError
 
-# The low bits of a class code tell classes, the others the document.
+# In a class code, the low bits are the classes and the high bits the document index.
 MAX_CLASSES = 16
 CLASS_BITS = (1 << MAX_CLASSES) - 1
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The target keys of every query, each listed once: single keys, classes of keys, or a whole map.
+    """The target keys of every query, each listed once: single keys, classes of keys, or a dense map.
 
-    A query's targets are the keys in its row of `picks_BQP`, and the keys that share a class and the document with it:
-    a class code has a bit for each class and, above these, the number of the document where several are packed into
-    one sequence. A pattern of no such form has a `map_BQK`, which costs memory with the square of the length.
+    A query's targets are the keys in its row of `picks_BQP`, and the keys that share both a class and the document with
+    it: a class code has one bit per class and, above these, the document index if several documents are packed into one
+    sequence. A pattern that fits neither form uses `map_BQK`, whose memory is quadratic in the length.
 
     Attributes:
         picks_BQP: long, positions of single keys; -1 for none.
         key_classes_BK: long, the class code of each key.
-        query_classes_BQ: long, the code of the classes that each query looks at.
-        map_BQK: bool, all targets, for patterns of no simpler form; the other fields are None then.
-        n_classes: how many bits of the codes are in use.
-        packed: whether the codes hold the numbers of documents.
+        query_classes_BQ: long, the code of the classes that each query attends to.
+        map_BQK: bool, all targets as a dense map; the other fields are then None.
+        n_classes: number of class bits in use.
+        packed: whether the codes contain document indices.
     """
 
     picks_BQP: Tensor | None = None
@@ -40,7 +40,7 @@ class Targets:
 
     @classmethod
     def of_class(cls, members_BK: Tensor, documents_BT: Tensor | None = None) -> Targets:
-        """Every query looks at all members, bool [B, K], of its document."""
+        """Every query attends to all members, bool [B, K], in its document."""
         key_BK, query_BQ = members_BK.long(), torch.ones_like(members_BK, dtype=torch.long)
         if documents_BT is not None:
             code_BT = documents_BT << MAX_CLASSES
@@ -61,7 +61,7 @@ class Targets:
     def __or__(self, other: Targets) -> Targets:
         """The union; a key that is a target in both is one target."""
         n_classes = self.n_classes + other.n_classes
-        # Classes within documents and classes across them have no codes in common.
+        # Codes with and without document indices cannot be combined.
         unlike = self.n_classes > 0 and other.n_classes > 0 and self.packed != other.packed
         if self.map_BQK is not None or other.map_BQK is not None or n_classes > MAX_CLASSES or unlike:
             return Targets(map_BQK=self.dense() | other.dense())
@@ -76,7 +76,7 @@ class Targets:
         ).listed_once()
 
     def listed_once(self) -> Targets:
-        """Without single keys that an earlier column or a class has already."""
+        """The same targets without single keys that repeat an earlier column or are in a class of the query."""
         if self.picks_BQP is None:
             return self
         columns: list[Tensor] = []
@@ -91,15 +91,15 @@ class Targets:
         return replace(self, picks_BQP=torch.stack([column.expand(n_batch, -1) for column in columns], -1))
 
     def checked(self, name: str, n_batch: int, length: int) -> Targets:
-        """The same with each key listed once and none beyond the sequence.
+        """Validate the fields; the result has each key once and none outside the sequence.
 
         Args:
-            name: of the pattern, for the error.
-            n_batch: B; a field may have 1 instead.
+            name: name of the pattern, for error messages.
+            n_batch: B; the batch dimension of a field may also be 1.
             length: T.
 
         Raises:
-            PatternError: a field is of the wrong kind or shape, or there is none.
+            PatternError: a field has the wrong dtype or shape, or all fields are None.
         """
         fields = {
             "picks_BQP": (self.picks_BQP, 3, (length,)),
@@ -108,7 +108,7 @@ class Targets:
             "map_BQK": (self.map_BQK, 3, (length, length)),
         }
         if all(field is None for field, _, _ in fields.values()):
-            raise PatternError(f"pattern {name!r} returned Targets without any field")
+            raise PatternError(f"pattern {name!r} returned Targets with no field set; set picks_BQP, for example")
         for field_name, (field, n_dims, lengths) in fields.items():
             wanted = torch.bool if field_name == "map_BQK" else torch.long
             if field is None:
@@ -136,7 +136,7 @@ class Targets:
         return share_class(codes_BQP, self.query_classes_BQ[..., None])
 
     def class_columns(self) -> Tensor | None:
-        """The keys that are of any class: long [B, C], filled up with keys of none; None without classes."""
+        """The keys that are in any class, long [B, C], padded with keys in no class; None if there are no classes."""
         if self.key_classes_BK is None:
             return None
         member_BK = (self.key_classes_BK & CLASS_BITS) != 0
@@ -144,7 +144,7 @@ class Targets:
         return member_BK.byte().argsort(dim=-1, descending=True, stable=True)[:, :n_columns]
 
     def rows(self, batch: slice, queries: slice) -> Targets:
-        """The targets of some queries of some sequences."""
+        """The targets of a range of queries in a range of sequences."""
 
         def part(tensor: Tensor | None, dim: int, place: slice) -> Tensor | None:
             if tensor is None or tensor.shape[dim] == 1:
@@ -160,10 +160,10 @@ class Targets:
         )
 
     def dense(self, n_keys: int | None = None) -> Tensor:
-        """All targets as a map: bool [B, Q, K].
+        """All targets as a dense map: bool [B, Q, K].
 
         Args:
-            n_keys: K, where it is not the number of queries and there are only single keys to tell it.
+            n_keys: K, needed if the targets are single keys only and K differs from Q.
         """
         if self.map_BQK is not None:
             return self.map_BQK
@@ -180,12 +180,12 @@ class Targets:
 
 
 def share_class(key_codes: Tensor, query_codes: Tensor) -> Tensor:
-    """Whether codes, of any shapes that broadcast, have a class in common and the same document."""
+    """Whether codes (broadcast together) have a class in common and the same document."""
     return ((key_codes & query_codes & CLASS_BITS) != 0) & ((key_codes ^ query_codes) >> MAX_CLASSES == 0)
 
 
 def _joined(first: Tensor | None, second: Tensor | None, n_first: int) -> Tensor | None:
-    """The classes of two sets of codes side by side; the documents are the same."""
+    """Combine the classes of two sets of codes, which have the same document indices."""
     if first is None or second is None:
         return second if first is None else first
     return first | (second & ~CLASS_BITS) | ((second & CLASS_BITS) << n_first)
