@@ -1,5 +1,5 @@
-"""The guidance loss: how far attention is from its pattern.
+"""The guidance loss: the distance between attention and its pattern.
 
-`statistics` says what a backend is given and gives, and has the one formula of the loss; `backends` knows the backends
-by name; `aggregate` goes from rows to heads, and `layers` does so for all layers of a pass at once.
+`statistics` defines the backend interface and the formula of the loss; `backends` is the registry of backends;
+`aggregate` reduces losses from rows to heads, and `layers` does so for all layers of a forward pass at once.
 """

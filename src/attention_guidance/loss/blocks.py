@@ -1,4 +1,4 @@
-"""A batch of guided attention in blocks of queries, and the targets within a block."""
+"""Split a batch of guided attention into blocks of queries, with the targets of each block."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 from attention_guidance.patterns import Targets
 
-# Entries of a block of scores for one head, on a CPU 4 MiB in float32: smaller ones spend their time on calls of
-# operators, larger ones fall out of the cache (benchmarks/cost.md). On a GPU, where each operator starts a kernel, they
-# are larger by a factor that no GPU has measured yet.
+# Number of scores in a block of one head; on a CPU, 4 MiB in float32: operator calls dominate in smaller blocks, and
+# larger ones do not fit the cache (benchmarks/cost.md). On a GPU, where each operator launches a kernel, blocks are
+# larger by a factor that has not been measured on a GPU yet.
 BLOCK = 1 << 20
 _TIMES_ON_GPU = 16
 
 
 class Buffers:
-    """Memory that blocks use one after another: the allocator would fetch it anew from the system each time."""
+    """Memory reused from block to block: the allocator would request it from the system each time."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
 
     def bmm(self, name: str, left: Tensor, right: Tensor) -> Tensor:
-        """``left @ right`` in the buffer of that name."""
+        """``left @ right``, written to the buffer called `name`."""
         shape = (left.shape[0], left.shape[1], right.shape[2])
         if name not in self.tensors or self.tensors[name].shape != shape:
             self.tensors[name] = left.new_empty(shape)
@@ -33,9 +33,9 @@ class Buffers:
 
 
 def scaled_queries(query: Tensor, scale: float) -> tuple[Tensor, float]:
-    """Queries times scale, and what remains to be multiplied: they cannot be scaled in bfloat16 without an error.
+    """Queries times scale, and the remaining factor on the scores: scaling in bfloat16 would add a rounding error.
 
-    Those in float16 come back in float32, as their products with keys may be out of range.
+    Queries in float16 are returned in float32, since their products with keys may overflow.
     """
     if query.dtype == torch.bfloat16:
         return query, scale
@@ -44,14 +44,14 @@ def scaled_queries(query: Tensor, scale: float) -> tuple[Tensor, float]:
 
 @dataclass
 class Block:
-    """Some queries of some sequences, all keys.
+    """A range of queries in a range of sequences, with all keys.
 
     Attributes:
-        batch: the sequences.
-        queries: the queries.
+        batch: the range of sequences.
+        queries: the range of queries.
         hidden_bqK: bool, keys that a query may not attend to, or None.
-        blind_bq1: bool, queries that may attend to nothing, or None if there are none.
-        targets: of each head.
+        blind_bq1: bool, queries that may not attend to any key, or None if there are none.
+        targets: the targets of each head.
     """
 
     batch: slice
@@ -61,7 +61,7 @@ class Block:
     targets: list[Listed]
 
     def scores(self, scaled: Tensor, key: Tensor, head: int, rest: float, buffers: Buffers) -> Tensor:
-        """Scores of one head, in float32 or better, from what `scaled_queries` gave."""
+        """Scores of one head, in float32 or better, from the result of `scaled_queries`."""
         query_bqD, key_bDK = scaled[self.batch, head, self.queries], key[self.batch, head].mT
         scores_bqK = buffers.bmm("scores", query_bqD, key_bDK.to(scaled.dtype))
         if scaled.dtype == torch.bfloat16:
@@ -69,12 +69,12 @@ class Block:
         return scores_bqK if self.hidden_bqK is None else scores_bqK.masked_fill_(self.hidden_bqK, -math.inf)
 
     def softmax_(self, scores_bqK: Tensor) -> Tensor:
-        """The probabilities, in the place of the scores; zeros for a query that may attend to nothing."""
+        """The probabilities, computed in place; zeros for a query that may not attend to any key."""
         map_bqK = torch._softmax(scores_bqK, -1, False, out=scores_bqK)
         return map_bqK if self.blind_bq1 is None else map_bqK.masked_fill_(self.blind_bq1, 0.0)
 
     def dropout(self, map_bqK: Tensor, share: float, seed: Tensor, head: int) -> Tensor:
-        """What to multiply the probabilities by: 0 for a share of them; the same whenever it is asked for."""
+        """The dropout factor on the probabilities, 0 for a fraction `share`; a repeated call gives the same result."""
         place = hash((int(seed), head, self.batch.start, self.queries.start)) % 2**63
         generator = torch.Generator(map_bqK.device).manual_seed(place)
         return (
@@ -85,7 +85,7 @@ class Block:
 
 
 def are_many(query: Tensor, key: Tensor) -> bool:
-    """Whether a head's queries of one sequence are split over blocks."""
+    """Whether the queries of one sequence are split into several blocks."""
     return query.shape[2] * key.shape[2] > _entries(query.device)
 
 
@@ -94,7 +94,7 @@ def _entries(device: torch.device) -> int:
 
 
 def blocks(query: Tensor, key: Tensor, mask: Tensor | None, groups: Sequence[tuple[Targets, int]]) -> Iterator[Block]:
-    """Go through a batch in blocks of some scores a head: several short sequences, or a stretch of a long one."""
+    """Yield a batch in blocks with limited memory per head: several short sequences, or a part of a long one."""
     n_batch, _, n_queries, _ = query.shape
     n_keys = key.shape[2]
     n_rows = max(1, _entries(query.device) // max(1, n_keys))
@@ -120,13 +120,13 @@ def blocks(query: Tensor, key: Tensor, mask: Tensor | None, groups: Sequence[tup
 
 @dataclass
 class Listed:
-    """The targets of a pattern within a block: a list of keys for each query, or a map where that would be longer.
+    """The targets of a pattern in a block: a list of keys per query, or a dense map if the list would be long.
 
     Attributes:
-        count_bq: the number of targets that the mask shows.
-        keys_bqC: positions, any where `shown_bqC` is 0.
-        shown_bqC: 1 for a target, 0 for a place in the list that is not used.
-        map_bqK: 1 for a target, if there is no list.
+        count_bq: number of targets that the mask does not hide.
+        keys_bqC: key positions, arbitrary where `shown_bqC` is 0.
+        shown_bqC: 1 for a target, 0 for an unused entry of the list.
+        map_bqK: 1 for a target; only if there is no list.
     """
 
     count_bq: Tensor
@@ -135,7 +135,7 @@ class Listed:
     map_bqK: Tensor | None = None
 
     def at(self, values_bqK: Tensor) -> tuple[Tensor, Tensor]:
-        """The values at the places of the list (or all of them), and which of these are targets."""
+        """The values at the listed keys (or at all keys), and which of them are targets."""
         if self.map_bqK is not None:
             return values_bqK, self.map_bqK
         assert self.keys_bqC is not None
@@ -143,12 +143,12 @@ class Listed:
         return values_bqK.gather(-1, self.keys_bqC), self.shown_bqC
 
     def sum(self, values_bqK: Tensor) -> Tensor:
-        """The sum of values over each query's targets."""
+        """The sum of the values over each query's targets."""
         values, shown = self.at(values_bqK)
         return (values * shown).sum(-1)
 
     def holds(self, keys_bq: Tensor) -> Tensor:
-        """Whether one key of each query is among its targets: bool [b, q]."""
+        """Whether the given key of each query is one of its targets: bool [b, q]."""
         if self.map_bqK is not None:
             return self.map_bqK.gather(-1, keys_bq[..., None])[..., 0] > 0
         assert self.keys_bqC is not None
@@ -156,17 +156,17 @@ class Listed:
         return ((self.keys_bqC == keys_bq[..., None]) & (self.shown_bqC > 0)).any(-1)
 
     def log_sum(self, scores_bqK: Tensor) -> Tensor:
-        """The logsumexp of scores over each query's targets; minus infinity without any."""
+        """The logsumexp of the scores over each query's targets; minus infinity if there are none."""
         values, shown = self.at(scores_bqK)
         return values.masked_fill(shown == 0, -math.inf).logsumexp(-1)
 
     def softmax(self, scores_bqK: Tensor) -> Tensor:
-        """The softmax of scores over each query's targets, at the places of `add_`; 0 without any."""
+        """The softmax of the scores over each query's targets, in the layout of `add_`; 0 if there are none."""
         values, shown = self.at(scores_bqK)
         return values.masked_fill(shown == 0, -math.inf).softmax(-1).nan_to_num_(0.0)
 
     def add_(self, values_bqK: Tensor, addend: Tensor) -> None:
-        """Add a number for each query ([b, q, 1]) or for each place at the targets."""
+        """Add to the values at the targets, in place: one number per query ([b, q, 1]), or one per target."""
         if self.map_bqK is not None:
             values_bqK.addcmul_(self.map_bqK, addend)
         else:
@@ -178,7 +178,7 @@ class Listed:
 def _listed(
     group: Targets, columns_bC: Tensor | None, size: tuple[int, int, int], shown_bqK: Tensor | None, dtype: torch.dtype
 ) -> Listed:
-    """A pattern's targets within a block of `size`."""
+    """The targets of a pattern in a block of `size` (b, q, K)."""
     n_listed = sum(part.shape[-1] for part in (group.picks_BQP, columns_bC) if part is not None)
     if group.map_BQK is not None or n_listed > max(8, size[2] // 8):
         map_bqK = group.dense(size[2]).expand(size)

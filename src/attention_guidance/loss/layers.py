@@ -1,4 +1,4 @@
-"""From the row statistics of a forward pass's layers to their losses, for all layers that are alike at once.
+"""Compute layer losses from row statistics, batched over layers of the same shape.
 
 Every operation on rows is small, and a GPU starts a kernel for each: for one layer after another they take longer than
 what guidance adds to the attention itself.
@@ -19,13 +19,13 @@ from attention_guidance.loss.statistics import RowStatistics, row_losses
 
 @dataclass(frozen=True)
 class LayerRows:
-    """The rows of one call of a guided layer.
+    """The rows of one attention call of a guided layer.
 
     Attributes:
-        statistics: of its guided heads.
-        valid_BT: bool, the positions that are tokens.
-        mask: of the attention call, or None.
-        groups: where the heads of each pattern are.
+        statistics: row statistics of the guided heads.
+        valid_BT: bool, True for tokens.
+        mask: the attention mask, or None.
+        groups: the slice of heads of each pattern.
     """
 
     statistics: RowStatistics
@@ -39,9 +39,9 @@ class LayerLoss:
     """What one guided layer adds: its term of the loss, and each guided head's distance (`LayerProcessor.heads`).
 
     Attributes:
-        loss: a scalar.
-        sums: each guided head's sum over the rows that count.
-        counts: the numbers of these rows.
+        loss: the layer's term in the guidance loss, a scalar.
+        sums: for each guided head, the sum over the rows that count.
+        counts: for each guided head, the number of these rows.
     """
 
     loss: Tensor
@@ -56,13 +56,12 @@ def no_loss(n_heads: int, device: torch.device) -> LayerLoss:
 
 
 def layer_losses(rows: Mapping[int, Sequence[LayerRows]], objective: str, normalization: str) -> dict[int, LayerLoss]:
-    """The losses of layers, in the order of `rows`.
+    """The losses of all layers, in the order of `rows`.
 
-    A layer that is called several times (once an image, once a window) has the rows of all its calls: means are over
-    these.
+    If a layer is called several times (per image, per window), the mean is over the rows of all its calls.
 
     Args:
-        rows: by the number of a layer, for each of its calls.
+        rows: for each layer index, the rows of each of its calls.
         objective: `squared_error` or `log_mass`.
         normalization: `query` or `elementwise`.
     """
@@ -87,7 +86,7 @@ def _are_alike(first: Sequence[LayerRows], second: Sequence[LayerRows]) -> bool:
 
 
 def _are_alike_calls(first: LayerRows, second: LayerRows) -> bool:
-    """Whether rows can be stacked; positions that are tokens are made once for all layers of a kind."""
+    """Whether the rows of two calls can be stacked; layers of the same shape share one `valid_BT` object."""
     ours, theirs = first.statistics.squares_BHQ, second.statistics.squares_BHQ
     return (
         first.valid_BT is second.valid_BT
@@ -98,7 +97,7 @@ def _are_alike_calls(first: LayerRows, second: LayerRows) -> bool:
 
 
 def _losses(layers: list[Sequence[LayerRows]], objective: str, normalization: str) -> list[LayerLoss]:
-    """The losses of layers that are alike."""
+    """The losses of layers whose rows can be stacked."""
     by_call = [_row_losses(of_call, objective) for of_call in zip(*layers, strict=True)]
     sums, counts = zip(*(query_sums(rows_LBHQ, counted_LBHQ) for rows_LBHQ, counted_LBHQ in by_call), strict=True)
     sums_LH, counts_LH = _total(sums), _total(counts)
@@ -112,7 +111,7 @@ def _losses(layers: list[Sequence[LayerRows]], objective: str, normalization: st
 
 
 def _row_losses(layers: Sequence[LayerRows], objective: str) -> tuple[Tensor, Tensor]:
-    """The losses of the rows of one call of each layer, and which rows count: [L, B, H, Q] each."""
+    """The row losses of one call of each layer, and which rows count: [L, B, H, Q] each."""
     statistics = [of_layer.statistics for of_layer in layers]
     stacked = RowStatistics(
         torch.stack([of_layer.squares_BHQ for of_layer in statistics]),
@@ -123,7 +122,7 @@ def _row_losses(layers: Sequence[LayerRows], objective: str) -> tuple[Tensor, Te
 
 
 def _elementwise(rows: list[Tensor], calls: Sequence[LayerRows]) -> Tensor:
-    """The term of one layer on the authors' scale, of the rows [B, H, Q] of each call."""
+    """The `elementwise` loss of one layer, from the rows [B, H, Q] of each of its calls."""
     n_pairs = _total([count_pairs(call.valid_BT, call.mask) for call in calls])
     means = [
         elementwise_mean(rows_BHQ[:, heads], call.valid_BT, n_pairs)

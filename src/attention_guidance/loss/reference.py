@@ -1,4 +1,4 @@
-"""Guided attention by its definition, over dense maps: any device and precision, the oracle of the other backends."""
+"""Reference backend: dense attention maps, for any device and precision."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _scores(call: AttentionCall) -> Tensor:
     """Scores in float32 or better; minus infinity where the mask hides a key, 0 all along a row that sees none."""
     query_BHQD, key_BHKD = call.query_BHQD, call.key_BHKD
     if query_BHQD.dtype == torch.float16:
-        # A product of such numbers may be out of their range.
+        # Products of float16 numbers may overflow.
         query_BHQD, key_BHKD = query_BHQD.float(), key_BHKD.float()
     scores_BHQK = query_BHQD @ key_BHKD.transpose(-1, -2)
     scores_BHQK = call.scale * scores_BHQK.to(torch.promote_types(scores_BHQK.dtype, torch.float32))
@@ -37,7 +37,7 @@ def _scores(call: AttentionCall) -> Tensor:
     if call.mask is None:
         return scores_BHQK
     sees_B1Q1 = call.mask.any(-1, keepdim=True)
-    # A softmax over nothing would be NaN, in the gradient too.
+    # The softmax of an empty row would be NaN, and so would its gradient.
     return scores_BHQK.masked_fill(~call.mask & sees_B1Q1, -math.inf).masked_fill(~sees_B1Q1, 0.0)
 
 
@@ -56,7 +56,7 @@ def _statistics(call: AttentionCall, map_BHQK: Tensor) -> RowStatistics:
             targets_B1QK = targets_B1QK & call.mask
         n_targets_B1Q = targets_B1QK.expand(-1, -1, n_queries, n_keys).sum(-1)
         if call.log_mass:
-            # From the scores: a mass too small for its precision still has a logarithm, and a gradient.
+            # From the scores: a mass that underflows still has a logarithm and a gradient.
             counted_B1Q1 = (n_targets_B1Q > 0)[..., None]
             scores_BHQK = _scores(call)[:, heads]
             hit_BHQK = scores_BHQK.masked_fill(~targets_B1QK & counted_B1Q1, -math.inf)

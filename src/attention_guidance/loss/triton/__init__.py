@@ -1,6 +1,6 @@
-"""Guided attention in Triton kernels of our own: flash attention that has the row statistics in its pass.
+"""Triton backend: flash attention kernels that also compute the row statistics.
 
-All heads of a layer go into one launch, guided or not. docs/kernel.md has the derivation and the tiling.
+One launch computes all heads of a layer, guided or not. docs/kernel.md explains the derivation and the tiling.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from attention_guidance.loss.triton.tiles import Prepared, count_targets, prepar
 __all__ = ["MAX_CHANNELS", "MAX_LENGTH", "attend", "installed", "interpreted", "statistics"]
 
 
-# torch.compile cannot look for packages.
+# torch.compile cannot trace find_spec.
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def installed() -> bool:
-    """Whether Triton is."""
+    """Whether Triton is installed."""
     return _INSTALLED
 
 
 def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on any device and slowly: for tests."""
+    """Whether Triton runs kernels in its interpreter, which is slow but works on any device: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -38,7 +38,7 @@ def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] of all heads of a call and row statistics of the guided ones, with gradients."""
     seed = None
     if call.dropout:
-        # Drawn outside of the operator, so that the device's generator decides and recomputation draws the same.
+        # Drawn outside the operator, from the device's generator, so that activation checkpointing draws the same seed.
         seed = torch.randint(2**62, (1,), device=call.query_BHQD.device)
     return _fused(call, seed, with_output=True)
 
@@ -69,6 +69,6 @@ def _shared(call: AttentionCall) -> tuple[Prepared, Tensor]:
     prepared = prepare(call, tiles)
     made = prepared, count_targets(call, prepared)
     if call.shared is not None:
-        # Kept beside what it was made of, whose ids are good only as long.
+        # Keep the mask and targets alive too: the key has their ids, which are valid only while they exist.
         call.shared[key] = made, call.mask, targets
     return made

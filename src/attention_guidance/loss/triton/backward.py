@@ -1,16 +1,16 @@
-"""The backward kernels. They make each tile of scores again and need no matrix product more than flash attention's.
+"""Backward kernels: they recompute each tile of scores, as flash attention does.
 
-With ``A = exp(s - max) / total`` from the sums of the forward pass, and ``g_r``, ``g_m`` the gradients with respect to
-a row's sum of squares and mass, the gradient with respect to A is ``dO . v`` plus ``2 g_r A`` plus, on the targets,
-``g_m``. Through the softmax:
+They need no more matrix products than flash attention. With ``A = exp(s - max) / total`` from the forward pass, and
+``g_r``, ``g_m`` the gradients with respect to a row's sum of squares and mass, the gradient with respect to A is
+``dO . v`` plus ``2 g_r A`` plus, on the targets, ``g_m``. Through the softmax:
 
     ds = A (dO . v + 2 g_r A + g_m [target] - delta),   delta = dO . O + 2 g_r r + g_m m
 
-With ``g_m`` that of the logarithm of the mass, the term on the targets is ``g_m exp(s - LS)``, outside of the brackets,
-with LS the logsumexp over the targets, and ``delta`` has ``g_m`` itself.
+If ``g_m`` is the gradient of the logarithm of the mass, the term on the targets is ``g_m exp(s - LS)``, outside the
+brackets, with LS the logsumexp over the targets, and ``delta`` contains ``g_m`` itself.
 
-Maximum and total are kept apart: where a head follows its pattern, the terms cancel to the last digits, and the
-rounding of a logsumexp would be all that is left.
+Maximum and total are stored separately, not as a logsumexp: where a head follows its pattern, the terms cancel almost
+exactly, and only the logsumexp's rounding error would remain.
 """
 
 import triton
@@ -28,7 +28,7 @@ def deltas(
     patterns_ptr, places_ptr, n_heads, n_guided, n_queries,
     LOG_MASS: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    """What every element of a row has subtracted from its gradient: delta [B, H, Q]."""
+    """Compute delta [B, H, Q], which is subtracted from the gradient of every element of a row."""
     program = tl.program_id(0)
     n_query_tiles = tl.cdiv(n_queries, QUERIES)
     tile, row = program % n_query_tiles, program // n_query_tiles
@@ -60,9 +60,9 @@ def _gradients(
     GUIDED: tl.constexpr, SPECIAL: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr, MASK: tl.constexpr,
     N_PICKS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Of one tile, either way round: the gradient with respect to its scores, and what its values were weighted by.
+    """For one tile in either orientation: the gradient with respect to its scores, and the weights of its values.
 
-    `products` are those of the output's gradient with the values; what belongs to rows broadcasts to the tile.
+    `products` are those of the output's gradient with the values; quantities of rows are broadcast to the tile.
     """
     if SPECIAL:
         shown = are_shown(mask_ptr, queries, keys, n_queries, n_keys, MASK)
@@ -76,7 +76,7 @@ def _gradients(
     if GUIDED:
         products += 2 * grad_squares * probabilities
         if SPECIAL:
-            # Hidden ones among these have no probability, and no gradient.
+            # Hidden targets have probability 0, and so no gradient.
             targets = are_targets(
                 picks_ptr, query_codes_ptr, key_codes_ptr, queries, keys, n_queries, n_keys, N_PICKS, CLASSES
             )
@@ -99,7 +99,7 @@ def _walk_keys(
     N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take listed tiles into the gradient of some queries: first plain ones, then special ones."""
+    """Add the listed tiles to the gradient of a block of queries: first plain tiles, then special ones."""
     for special in tl.static_range(2):
         first, last = 0, n_plain
         if special:
@@ -130,9 +130,9 @@ def _walk_queries(
     N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     QUERIES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take listed tiles, [keys, queries], into the gradients of some keys and values: plain ones, then special ones.
+    """Add the listed tiles, [keys, queries], to the gradients of a block of keys and values: plain, then special.
 
-    What belongs to rows is that of the head, or of the guided head.
+    Quantities of rows are those of the head, or of the guided head.
     """
     for special in tl.static_range(2):
         first, last = 0, n_plain
@@ -144,7 +144,7 @@ def _walk_queries(
             query = load_rows(query_ptr, queries, query_stride, n_queries, N_CHANNELS, CHANNELS)
             grad_out = load_rows(grad_out_ptr, queries, grad_stride, n_queries, N_CHANNELS, CHANNELS)
             maximum = tl.load(maximum_ptr + queries, mask=inside, other=0.0)
-            # 0 beyond the sequence: such queries attend to nothing.
+            # 0 beyond the end of the sequence: such queries attend to no key.
             inverse = tl.load(inverse_ptr + queries, mask=inside, other=0.0)
             delta = tl.load(delta_ptr + queries, mask=inside, other=0.0)
             grad_squares, grad_mass, top, inverse_mass = delta, delta, delta, delta
@@ -180,7 +180,7 @@ def of_queries(
     MASK: tl.constexpr, N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the queries; goes through keys as the forward kernel does. The grid is (tiles x B x H)."""
+    """Gradient of the queries; loops over keys like the forward kernel. The grid is (tiles x B x H)."""
     program = tl.program_id(0)
     n_query_tiles = tl.cdiv(n_queries, QUERIES)
     tile, row = program % n_query_tiles, program // n_query_tiles
@@ -236,7 +236,7 @@ def of_queries(
                 key_stride_t, value_stride_t, n_queries, n_keys, scale, dropout,
                 True, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, KEYS, PRECISION,
             )  # fmt: skip
-    # `scale` has log2 e for the exponentials.
+    # `scale` contains the factor log2 e for the exponentials.
     store_rows(
         grad_query_ptr + own, grad_query * (scale / _LOG2_E), queries, own_stride, n_queries, N_CHANNELS, CHANNELS
     )
@@ -255,7 +255,7 @@ def of_keys(
     MASK: tl.constexpr, N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of keys and values, [B, K, H, D] of all H heads; goes through queries. The grid is (tiles x B x H)."""
+    """Gradients of keys and values, [B, K, H, D] of all H heads; loops over queries. The grid is (tiles x B x H)."""
     program = tl.program_id(0)
     n_key_tiles = tl.cdiv(n_keys, KEYS)
     tile, row = program % n_key_tiles, program // n_key_tiles

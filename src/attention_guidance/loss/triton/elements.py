@@ -1,7 +1,7 @@
-"""What the kernels share: rows of channels, and what they ask about the elements of a tile.
+"""Functions shared by the kernels: loading rows, masks, targets and dropout of a tile.
 
-`queries` and `keys` are positions of shapes that broadcast to the tile, either way round: [q, 1] and [1, k], or
-[1, q] and [k, 1].
+`queries` and `keys` are positions that broadcast to the tile in either orientation: [q, 1] and [1, k], or [1, q] and
+[k, 1].
 """
 
 import triton
@@ -15,7 +15,7 @@ _N_CLASS_BITS = tl.constexpr(MAX_CLASSES)
 
 @triton.jit
 def load_rows(start_ptr, positions, stride, n_positions, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Rows of channels, [positions, CHANNELS]; zeros beyond the sequence and beyond the channels there are."""
+    """Load rows of channels, [positions, CHANNELS], with zeros beyond the sequence and beyond `N_CHANNELS`."""
     channels = tl.arange(0, CHANNELS)
     inside = positions[:, None] < n_positions
     if CHANNELS > N_CHANNELS:
@@ -25,7 +25,7 @@ def load_rows(start_ptr, positions, stride, n_positions, N_CHANNELS: tl.constexp
 
 @triton.jit
 def store_rows(start_ptr, rows, positions, stride, n_positions, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The opposite of `load_rows`."""
+    """Store rows of channels: the inverse of `load_rows`."""
     channels = tl.arange(0, CHANNELS)
     inside = positions[:, None] < n_positions
     if CHANNELS > N_CHANNELS:
@@ -36,7 +36,7 @@ def store_rows(start_ptr, rows, positions, stride, n_positions, N_CHANNELS: tl.c
 
 @triton.jit
 def are_shown(mask_ptr, queries, keys, n_queries, n_keys, MASK: tl.constexpr):
-    """Whether a query may attend to a key; `mask_ptr` has [K] or [Q, K] bytes."""
+    """Whether a query may attend to a key; `mask_ptr` points to [K] or [Q, K] bytes."""
     shown = keys < n_keys
     if MASK == "keys":
         shown = tl.load(mask_ptr + keys, mask=shown, other=0) != 0
@@ -51,7 +51,7 @@ def are_targets(
     picks_ptr, query_codes_ptr, key_codes_ptr, queries, keys, n_queries, n_keys,
     N_PICKS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Whether a key is a target of a query: one of its picks, [P, Q], or of its classes (`patterns/targets.py`)."""
+    """Whether a key is a target of a query: one of its picks, [P, Q], or in its classes (`patterns/targets.py`)."""
     targets = (queries < 0) & (keys < 0)
     for pick in tl.static_range(N_PICKS):
         place = picks_ptr + pick * n_queries + queries
@@ -66,8 +66,8 @@ def are_targets(
 
 @triton.jit
 def kept(seed, queries, keys, n_keys, dropout):
-    """What dropout multiplies a probability by; the same whenever it is asked for.
+    """The dropout factor on a probability; a repeated call gives the same result.
 
-    `seed` is of one head of one sequence, so that the number of an element fits into 32 bits.
+    `seed` is for one head of one sequence, so that the index of an element fits into 32 bits.
     """
     return tl.where(tl.rand(seed, queries * n_keys + keys) >= dropout, 1.0 / (1.0 - dropout), 0.0)

@@ -1,10 +1,10 @@
-"""The forward kernel: attention as in flash attention, and what guidance needs of each row in the same go.
+"""Forward kernel: flash attention and the row statistics in one pass.
 
-A program has some queries of one head and goes through tiles of keys. It keeps for every row the maximum of its scores,
-the sum of ``exp(s - max)`` and, if the head is guided, those of ``exp(2 (s - max))`` and of ``exp(s - max)`` on the
-targets. Tiles that are shown whole and hold no target come first and pay for neither mask nor targets.
+A program handles a block of queries of one head and loops over tiles of keys. For every row, it keeps the maximum of
+the scores, the sum of ``exp(s - max)`` and, if the head is guided, the sums of ``exp(2 (s - max))`` and, over the
+targets, of ``exp(s - max)``. Tiles with no hidden key and no target come first and skip both mask and targets.
 
-Scores are in units of log 2 (``scale`` holds ``log2 e``), so that ``exp`` is ``exp2``.
+Scores are in units of log 2 (``scale`` contains ``log2 e``), so that ``exp`` is ``exp2``.
 """
 
 import triton
@@ -18,7 +18,7 @@ _NOTHING = tl.constexpr(float("-inf"))
 
 @triton.jit
 def _finite(maximum):
-    """A maximum that can be subtracted, also where nothing was seen."""
+    """A maximum that is safe to subtract: 0 where no key was visible."""
     return tl.where(maximum == _NOTHING, 0.0, maximum)
 
 
@@ -31,7 +31,7 @@ def _walk(
     MASK: tl.constexpr, N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take in listed tiles: first plain ones, then special ones, which have hidden keys or targets."""
+    """Process the listed tiles: first plain ones, then special ones, which have hidden keys or targets."""
     for special in tl.static_range(2):
         first, last = 0, n_plain
         if special:
@@ -54,13 +54,13 @@ def _walk(
                 if not LOG_MASS:
                     mass = mass * shrink
                 if special:
-                    # Hidden ones among these have no part in any sum.
+                    # Hidden targets do not contribute to any sum.
                     targets = are_targets(
                         picks_ptr, query_codes_ptr, key_codes_ptr, queries[:, None], keys[None, :], n_queries, n_keys,
                         N_PICKS, CLASSES,
                     )  # fmt: skip
                     if LOG_MASS:
-                        # With a maximum of its own: a mass too small for its precision still has a logarithm.
+                        # Targets have a separate maximum: a mass that underflows still has a logarithm.
                         among = tl.where(targets, scores, _NOTHING)
                         new_top = tl.maximum(top, tl.max(among, 1))
                         known_top = _finite(new_top)
@@ -116,7 +116,7 @@ def attend(
     squares = tl.zeros([QUERIES], tl.float32)
     mass = tl.zeros([QUERIES], tl.float32)
     out = tl.zeros([QUERIES, CHANNELS], tl.float32)
-    # An unguided head has a loop of its own, which is that of flash attention.
+    # Unguided heads have a separate loop, plain flash attention.
     if UNGUIDED:
         if pattern == 0:
             out, maximum, total, squares, mass, top = _walk(
@@ -143,14 +143,14 @@ def attend(
         place = row * n_queries + queries
         tl.store(maximum_ptr + place, _finite(maximum), mask=inside)
         tl.store(inverse_ptr + place, inverse, mask=inside)
-        # [B, Q, H, D], as projections want it.
+        # [B, Q, H, D], the layout that the output projection needs.
         out_ptr += far * n_queries * n_heads * N_CHANNELS + head * N_CHANNELS
         store_rows(out_ptr, out * inverse[:, None], queries, n_heads * N_CHANNELS, n_queries, N_CHANNELS, CHANNELS)
     if pattern > 0:
         place = (sequence * n_guided + tl.load(places_ptr + head)) * n_queries + queries
         tl.store(squares_ptr + place, squares * inverse * inverse, mask=inside)
         if LOG_MASS:
-            # The greatest of them counts one.
+            # The largest target contributes exactly 1 to the sum.
             seen = mass > 0
             log_mass = (top - maximum) * _LN_2 + tl.log(mass) + tl.log(inverse)
             tl.store(mass_ptr + place, tl.where(seen, log_mass, 0.0), mask=inside)

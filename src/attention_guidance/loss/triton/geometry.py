@@ -1,7 +1,7 @@
-"""How scores are cut into tiles, and how a GPU works on one.
+"""Tile sizes and launch parameters of the kernels.
 
-A kernel holds one tile of [queries, keys] at a time. Larger tiles read less memory for each product and need more of
-the fast memory; smaller ones leave fewer tiles that hold targets or the edge of a mask, which take longer.
+A kernel holds one tile of [queries, keys] at a time. Larger tiles read less memory per product but need more shared
+memory; with smaller ones, a smaller part of the scores is in the slower tiles with targets or mask edges.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Tile:
     """The tile of one kernel.
 
     Attributes:
-        queries, keys: its sizes, powers of two, at least 16.
-        warps: groups of 32 threads that work on it.
-        stages: tiles that are on their way from memory at a time.
-        registers: the most that a thread may have, so that a multiprocessor has room for another program; or None.
+        queries, keys: tile sizes, powers of two, at least 16.
+        warps: number of warps (32 threads each) per tile.
+        stages: number of tiles being loaded at the same time (pipelining).
+        registers: maximum registers per thread, so that a multiprocessor can hold a second program; or None.
     """
 
     queries: int
@@ -35,9 +35,9 @@ class Geometry:
     """The tiles of the three kernels.
 
     Attributes:
-        forward: goes through the keys for some queries.
-        for_queries: the same, for the gradient of queries.
-        for_keys: goes through the queries for some keys, for the gradients of keys and values.
+        forward: the forward kernel, which loops over keys for a block of queries.
+        for_queries: the same loop for the gradient of the queries.
+        for_keys: the loop over queries for a block of keys, for the gradients of keys and values.
     """
 
     forward: Tile
@@ -46,11 +46,11 @@ class Geometry:
 
 
 MAX_CHANNELS = 128
-# The place of a pair of positions is a number of 32 bits.
+# The index of a (query, key) pair must fit into 32 bits.
 MAX_LENGTH = 46_340
-# By the bytes of a channel and the most channels: what is held of queries, keys, values and their gradients grows with
-# both. Starting points, none of them timed yet: each compiles for sm_80 into less than the 99 KiB of shared
-# memory that the smaller GPUs have, with few registers spilled (docs/kernel.md).
+# By bytes per channel and maximum number of channels: memory for queries, keys, values and their gradients grows with
+# both. These are untimed starting points: compiled for sm_80, each needs less than the 99 KiB of shared memory of the
+# smaller GPUs and spills few registers (docs/kernel.md).
 _GEOMETRIES = {
     (2, 64): Geometry(Tile(128, 64, 8, 3, 128), Tile(64, 64, 4, 3, 168), Tile(32, 128, 8, 3)),
     (2, 128): Geometry(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
@@ -60,21 +60,21 @@ _GEOMETRIES = {
 
 
 def geometry_of(channels: int, dtype: torch.dtype) -> Geometry:
-    """The tiles for heads of a size.
+    """The tile sizes for a head size and dtype.
 
     Args:
-        channels: of a head, at most `MAX_CHANNELS`.
-        dtype: of queries, keys and values: float16, bfloat16 or float32.
+        channels: channels per head, at most `MAX_CHANNELS`.
+        dtype: dtype of queries, keys and values: float16, bfloat16 or float32.
     """
     return next(tiles for (size, most), tiles in _GEOMETRIES.items() if size == dtype.itemsize and channels <= most)
 
 
 def padded_channels(channels: int) -> int:
-    """The power of two, at least 16, that a kernel calculates with."""
+    """The number of channels that a kernel computes with: a power of two, at least 16."""
     return max(16, 1 << (channels - 1).bit_length())
 
 
 def like_projection(like_BHTD: Tensor, n_heads: int | None = None) -> Tensor:
-    """[B, H, T, D], empty, in the memory of [B, T, H, D], as projections make them and want their gradients."""
+    """An empty [B, H, T, D] tensor in the memory layout [B, T, H, D], that of projections and their gradients."""
     n_batch, own_heads, length, n_channels = like_BHTD.shape
     return like_BHTD.new_empty(n_batch, length, n_heads or own_heads, n_channels).transpose(1, 2)

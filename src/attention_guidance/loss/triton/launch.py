@@ -1,4 +1,4 @@
-"""Where kernels meet tensors: sizes of grids, memory for results, and what each argument is."""
+"""Launch the kernels: grid sizes, memory for results, and kernel arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG2_E = math.log2(math.e)
 
 
 class Launch:
-    """One call of the operator, see `operator.py` for the arguments."""
+    """One call of the operator; see `operator.py` for the arguments."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Launch:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `operator._backward`."""
         out, squares, mass, maximum, inverse, top, inverse_mass = results
-        # The memory of [B, Q, H, D], as that of the output.
+        # Memory layout [B, Q, H, D], like the output.
         grad_out = grad_out.transpose(1, 2).contiguous().transpose(1, 2)
         grad_squares, grad_mass = grad_squares.contiguous(), grad_mass.contiguous()
         delta = self._rows(self.n_heads)
         of_rows = (maximum, inverse, delta, grad_squares, grad_mass, top, inverse_mass)
         grad_query = like_projection(self.query)
-        # Heads that share keys and values have gradients of their own, added up below.
+        # Heads that share keys and values have separate gradients, summed below.
         grad_key, grad_value = like_projection(self.key, self.n_heads), like_projection(self.value, self.n_heads)
         rows, for_queries, for_keys = self.n_batch * self.n_heads, self.tiles.for_queries, self.tiles.for_keys
         over_queries = (-(-self.n_queries // for_queries.queries) * rows,)
@@ -98,7 +98,7 @@ class Launch:
         return grad_query, self._of_shared(grad_key), self._of_shared(grad_value)
 
     def _common(self, lists: Tensor, tile: Tile) -> dict[str, Any]:
-        """What all kernels over tiles take, by name; strides are in elements, those of lists in rows of a list."""
+        """The arguments common to all tile kernels, by name; strides are in elements, for lists in rows of a list."""
         query, key, value, prepared = self.query, self.key, self.value, self.prepared
         nothing = self.patterns_H
 
@@ -159,7 +159,7 @@ class Launch:
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current GPU, which need not be that of the tensors."""
+    """Make `device` current: Triton launches on the current GPU, which may not be that of the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
@@ -168,7 +168,7 @@ def _rows_of_channels(tensor_BHTD: Tensor) -> Tensor:
 
 
 def _precision(dtype: torch.dtype) -> str:
-    """How products of float32 are made: exactly, unless the user allows tensor cores to round."""
+    """Precision of float32 products: "ieee", unless the user allows TF32."""
     rounded = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     return "tf32" if rounded else "ieee"
 
@@ -177,7 +177,7 @@ def _precision(dtype: torch.dtype) -> str:
 def _of_heads(
     heads: tuple[int, ...], sizes: tuple[int, ...], n_heads: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The number of each head's pattern, 0 for none, and its place among the guided heads: int32 [H]."""
+    """For each head, the index of its pattern (0 for none) and its index among the guided heads: int32 [H]."""
     patterns, places = [0] * n_heads, [0] * n_heads
     of_heads = [pattern for pattern, size in enumerate(sizes, 1) for _ in range(size)]
     for place, (head, pattern) in enumerate(zip(heads, of_heads, strict=True)):

@@ -1,4 +1,4 @@
-"""Guided attention as one operator of torch, so that torch.compile takes it whole.
+"""Guided attention as one PyTorch custom operator, opaque to torch.compile.
 
 An operator takes tensors, numbers and lists of these. What it returns beyond output and statistics is for its backward
 pass. To call an operator takes several times as long as to launch its kernels: where nothing is compiled, `attention`
@@ -40,24 +40,24 @@ def _forward(
 
     Args:
         query: [B, H, Q, D].
-        key: [B, H or fewer, K, D], as `value`.
-        value: of the output.
+        key: [B, H or fewer, K, D].
+        value: same shape as `key`.
         mask: bool [B or 1, 1, Q or 1, K], or None.
-        picks: with the five that follow, the fields of `Prepared`; a list of tensors would make the operator slower.
-        query_codes: see there.
-        key_codes: see there.
-        forward: see there.
-        for_queries: see there.
-        for_keys: see there.
-        heads: guided heads, those of one pattern side by side.
+        picks: this and the next five are the fields of `Prepared`; passing them as a list would be slower.
+        query_codes: see `Prepared`.
+        key_codes: see `Prepared`.
+        forward: see `Prepared`.
+        for_queries: see `Prepared`.
+        for_keys: see `Prepared`.
+        heads: guided heads, grouped by pattern.
         sizes: number of heads of each pattern.
         scale: factor on the scores.
-        dropout: share of the probabilities that is dropped on the way into the output.
-        seed: of the dropout, int64 [1].
-        log_mass: whether the logarithm of the mass is wanted.
-        with_output: whether the output is wanted; an empty one is returned otherwise.
+        dropout: dropout probability of the attention probabilities.
+        seed: seed of the dropout, int64 [1].
+        log_mass: whether to return the logarithm of the mass.
+        with_output: whether to compute the output; otherwise, an empty tensor is returned.
     """
-    # Triton is looked for when a kernel is to run, not before.
+    # Import Triton only to run a kernel.
     from attention_guidance.loss.triton.launch import Launch
 
     prepared = Prepared(picks, query_codes, key_codes, forward, for_queries, for_keys)
@@ -82,7 +82,7 @@ def _backward(
     seed: Tensor | None,
     log_mass: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to query, key and value; `results` is what `_forward` returned."""
+    """Gradients with respect to query, key and value; `results` is the return value of `_forward`."""
     from attention_guidance.loss.triton.launch import Launch
 
     launch = Launch(query, key, value, mask, Prepared(*prepared), heads, sizes, scale, dropout, seed, log_mass)
@@ -142,7 +142,7 @@ fused.register_autograd(_gradients, setup_context=_setup)
 
 
 class _Direct(torch.autograd.Function):
-    """The same without an operator."""
+    """The same as an autograd function, without the operator."""
 
     forward = staticmethod(_forward)
     setup_context = staticmethod(_setup)
@@ -154,6 +154,6 @@ class _Direct(torch.autograd.Function):
 
 
 def attention(*given: Any) -> tuple[Tensor, ...]:
-    """What `_forward` gives, with gradients."""
+    """The differentiable result of `_forward`."""
     results: tuple[Tensor, ...] = fused(*given) if torch.compiler.is_compiling() else _Direct.apply(*given)  # type: ignore[no-untyped-call]
     return results

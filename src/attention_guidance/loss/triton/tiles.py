@@ -1,7 +1,7 @@
-"""What is prepared for the kernels: targets side by side, and for every row of tiles which are worth going through.
+"""Prepare targets and tile lists for the kernels.
 
-A tile is plain if every query sees every key of it and none is a target; special if it has hidden keys or targets; and
-left out if all its keys are hidden. Most tiles of most patterns are plain, and run as in flash attention.
+A tile is plain if every query sees every key in it and none is a target; special if it has hidden keys or targets; and
+left out if all its keys are hidden. Most tiles of most patterns are plain and computed as in flash attention.
 
 Pattern 0 of the lists is that of unguided heads, which has no targets; those of the call follow.
 """
@@ -21,10 +21,10 @@ from attention_guidance.patterns.targets import CLASS_BITS, MAX_CLASSES, share_c
 
 
 class Prepared(NamedTuple):
-    """Targets and lists of tiles, as the kernels take them.
+    """Targets and tile lists in the form that the kernels take.
 
     Attributes:
-        picks_BGPQ: int32, positions of single keys, -1 for none. Without the unguided heads' pattern, as the codes.
+        picks_BGPQ: int32, positions of single keys, -1 for none. Has no entry for unguided heads; nor do the codes.
         query_codes_BGQ, key_codes_BGK: class codes; G is 0 if no pattern has classes.
         forward, for_queries: int32 [B, G, X, 2 + Y]. For each row of tiles, how many of it are plain, how many plain or
             special, and their numbers: plain ones, special ones, those left out.
@@ -61,7 +61,7 @@ def prepare(call: AttentionCall, geometry: Geometry) -> Prepared:
 
 
 def _picks(groups: list[Targets], n_queries: int, device: torch.device) -> Tensor:
-    """The single keys of all patterns, filled up with -1: int32 [B, G, P, Q]."""
+    """The single keys of all patterns, padded with -1: int32 [B, G, P, Q]."""
     listed = [targets.picks_BQP for targets in groups if targets.picks_BQP is not None]
     n_batch = max([1, *(picks_BQP.shape[0] for picks_BQP in listed)])
     n_picks = max([0, *(picks_BQP.shape[2] for picks_BQP in listed)])
@@ -81,7 +81,7 @@ def _codes(groups: list[Targets], n_queries: int, n_keys: int, device: torch.dev
     ]
     n_batch = max([1, *(code.shape[0] for _, *pair in codes for code in pair)])
     n_groups = len(groups) if codes else 0
-    # Above the bits of the classes is the number of a document, of which there are no more than positions.
+    # The bits above the classes are the document index; there are at most as many documents as positions.
     dtype = torch.int32 if max(n_queries, n_keys) < 1 << (31 - MAX_CLASSES) else torch.int64
     queries = torch.zeros(n_batch, n_groups, n_queries, dtype=dtype, device=device)
     keys = torch.zeros(n_batch, n_groups, n_keys, dtype=dtype, device=device)
@@ -90,14 +90,14 @@ def _codes(groups: list[Targets], n_queries: int, n_keys: int, device: torch.dev
     return queries, keys
 
 
-# Elements of a map of targets that is made at a time.
+# Maximum number of elements in a temporary map of targets.
 _AT_ONCE = 1 << 23
 
 
 def count_targets(call: AttentionCall, prepared: Prepared) -> Tensor:
     """How many targets the mask shows each query: float32 [B or 1, H, Q].
 
-    In the kernels a sum for each tile would take registers that are short there, for every layer the same.
+    Counting in the kernels would use scarce registers and be repeated for every layer.
     """
     picks_BGPQ, query_codes_BGQ, key_codes_BGK = prepared[:3]
     n_batch, n_groups, n_picks, n_queries = picks_BGPQ.shape
@@ -110,7 +110,7 @@ def count_targets(call: AttentionCall, prepared: Prepared) -> Tensor:
         picked_BQP = picks_BGPQ.clamp(min=0).long().flatten(1, 2).transpose(1, 2).expand(n_batch, -1, -1)
         shown_BPQ = shown_BPQ & mask_BQK.gather(2, picked_BQP).transpose(1, 2)
     counts_BGQ = shown_BPQ.reshape(n_batch, n_groups, n_picks, n_queries).sum(2)
-    # A target is one of a query's picks, or of its classes.
+    # A target is one of a query's picks, or in one of its classes.
     at_once = max(1, _AT_ONCE // (n_batch * n_keys))
     for group, (targets, _) in enumerate(call.groups):
         for start in range(0, n_queries if targets.key_classes_BK is not None else 0, at_once):
@@ -124,7 +124,7 @@ def count_targets(call: AttentionCall, prepared: Prepared) -> Tensor:
 
 
 def is_of_keys(mask: Tensor) -> bool:
-    """Whether a mask hides the same keys from every query: [B, 1, 1, K], or one that repeats itself."""
+    """Whether a mask hides the same keys from every query: [B, 1, 1, K], or expanded from that."""
     return mask.shape[2] == 1 or mask.stride(2) == 0
 
 
@@ -167,7 +167,7 @@ def _hold_picks(picks_BGPQ: Tensor, n_key_tiles: int, tile: Tile) -> Tensor:
 
 
 def _tiled(tensor: Tensor, dim: int, size: int, fill: float) -> Tensor:
-    """A dimension cut into tiles, [..., tiles, size, ...], filled up at its end."""
+    """Split a dimension into tiles, [..., tiles, size, ...], padded at the end."""
     length = tensor.shape[dim]
     n_tiles = -(-length // size)
     beyond = (0, 0) * (tensor.dim() - 1 - dim) + (0, n_tiles * size - length)
