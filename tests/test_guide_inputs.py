@@ -93,7 +93,7 @@ class TestNoModel:
         assert model.config._attn_implementation == "sdpa"
 
     def test_maps_of_models_that_give_none(self):
-        with pytest.raises(AttachError, match="Linear is no model of transformers"):
+        with pytest.raises(AttachError, match="Linear is not a transformers model"):
             attention_maps(nn.Linear(2, 2), torch.arange(3))
 
 

@@ -220,7 +220,7 @@ def test_a_layer_that_never_attends_is_noticed(make_model, batch):
 def test_what_cannot_be_counted_is_refused(make_model, batch):
     inputs = {"input_ids": batch["input_ids"]}
     model = make_model()
-    with pytest.raises(ConfigError, match="no batch"):
+    with pytest.raises(ConfigError, match="batches is empty"):
         take_census(model, [], PATTERNS)
     with pytest.raises(PatternError, match="next, next"):
         take_census(model, [inputs], [Offset(1), Offset(1)])

@@ -68,7 +68,7 @@ def test_heads_are_compared_over_every_call():
 
 def test_heads_of_windows_are_not_compared_with_those_of_the_whole():
     model, inputs = towers.tower("Qwen2_5_VL")
-    with pytest.raises(AttachError, match="layer 1 attends in windows of other sizes than the layers before it"):
+    with pytest.raises(AttachError, match="layer 1 attends within windows of a different size than earlier layers"):
         head_divergence(model, inputs)
 
 
@@ -111,7 +111,7 @@ def test_observers_see_every_call_or_refuse_the_second():
         with pytest.raises(AttachError, match="layer 0 is called more than once in a forward pass"):
             watched(inputs)
         watched({"hidden_states": inputs["hidden_states"][:16], "grid_thw": torch.tensor([(1, 4, 4)])})
-    with pytest.raises(AttachError, match=r"not one \[1, heads, T, T\] a layer"):
+    with pytest.raises(AttachError, match=r"not \[1, heads, T, T\] per layer"):
         attention_maps(model, inputs)
 
 

@@ -48,7 +48,7 @@ def test_the_sample_is_as_large_as_asked_and_seeded(make_model, batch):
     one, again, other = (head_divergence(model, [inputs] * 3, rows=20, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
-    with pytest.raises(ConfigError, match="no batch"):
+    with pytest.raises(ConfigError, match="batches is empty"):
         head_divergence(model, [])
 
 

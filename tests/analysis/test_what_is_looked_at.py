@@ -84,12 +84,12 @@ def test_classes_of_ones_own_by_name(bert, tokenizer):
 
 def test_what_is_no_batch_is_named(bert, tokenizer):
     cases = [
-        (TEXT, r"'the king saw him.' is a text; give the model's tokenizer too: tokenizer="),
+        (TEXT, r"'the king saw him.' is a text; pass the model's tokenizer as tokenizer= too"),
         ([torch.zeros(2, 3)], r"a batch is a torch.float32 tensor of shape \(2, 3\); give a mapping"),
         ([[torch.zeros(2, 3)]], "a batch is a list; give a mapping of the model's arguments"),
         (3, "batches is a int; give a mapping"),
         ([None], "a batch is a NoneType"),
-        ([], "no batch"),
+        ([], "batches is empty"),
         ({"input_ids": [[1, 2], [3]]}, "the input_ids of a batch differ in length; pad them"),
     ]
     for given, message in cases:
@@ -97,9 +97,9 @@ def test_what_is_no_batch_is_named(bert, tokenizer):
             take_census(bert, given, "next")
         with pytest.raises(ConfigError, match=message):
             head_divergence(bert, given)
-    with pytest.raises(ConfigError, match=r"has 62 tokens and the model takes 40; give parts of the text"):
+    with pytest.raises(ConfigError, match=r"has 62 tokens and the model takes 40; split the text"):
         take_census(bert, "king " * 60, "next", tokenizer=tokenizer)
-    with pytest.raises(ConfigError, match=r"looks at one sequence, and the batch has 2; give one at a time"):
+    with pytest.raises(ConfigError, match=r"takes one sequence, but the batch has 2; pass one at a time"):
         attention_maps(bert, torch.zeros(2, 5, dtype=torch.long))
     with pytest.raises(ConfigError, match="is a text"):
         attention_maps(bert, TEXT)
@@ -107,7 +107,11 @@ def test_what_is_no_batch_is_named(bert, tokenizer):
         watched(TEXT)
     with pytest.raises(ConfigError, match="a text to ask about is a str; give a QuestionedText"):
         answer(bert, tokenizer, [TEXT])
-    for wrong, message in (("nxt", "unknown pattern 'nxt'"), ([3], "3 is no pattern"), ("period", "give tokenizer=")):
+    for wrong, message in (
+        ("nxt", "unknown pattern 'nxt'"),
+        ([3], "3 is not a Pattern"),
+        ("period", "give tokenizer="),
+    ):
         with pytest.raises(PatternError, match=message):
             take_census(bert, [[1, 2, 3]], wrong)
 
@@ -148,7 +152,7 @@ def test_an_encoder_decoder_is_no_decoder(name):
     for looking in (take_census, lambda model, ids, patterns: head_divergence(model, ids)):
         with pytest.raises(AttachError, match=rf"{said}look at its encoder alone$"):
             looking(model, [[3, 4, 5]], "next")
-    with pytest.raises(AttachError, match=rf"{name}Model is an encoder-decoder .* give its encoder alone"):
+    with pytest.raises(AttachError, match=rf"{name}Model is an encoder-decoder .* pass only its encoder"):
         attention_maps(model, [3, 4, 5])
     said = rf"{name}Model cannot be guided: it is an encoder-decoder; .*guide\(\) takes its encoder alone, with within="
     with pytest.raises(AttachError, match=said):
@@ -189,5 +193,5 @@ def test_maps_of_windows_are_refused():
     model = SwinModel(
         SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
     )
-    with pytest.raises(AttachError, match=r"SwinModel gives out maps of shape .* attends in windows"):
+    with pytest.raises(AttachError, match=r"SwinModel returns maps of shape .* attends within windows"):
         attention_maps(model, {"pixel_values": torch.zeros(1, 3, 16, 16)})

@@ -1,6 +1,6 @@
-"""Looking into attention: which pattern each head follows, how alike heads are, what they know of language.
+"""Attention analysis: head censuses, head similarity and attention maps.
 
-The patterns are the objects that train heads, and whatever can be guided can be looked at.
+It uses the same patterns as guidance, and works on every model that can be guided.
 """
 
 from attention_guidance.analysis.census import Census, Estimate, take_census

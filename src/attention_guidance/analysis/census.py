@@ -1,7 +1,8 @@
-"""The census: which pattern does each head of a model follow, over a sample of text (paper section 2).
+"""Head census: which pattern each head of a model follows on a sample of text.
 
-Everything is a sum over the rows of a sequence, made in blocks while the model runs; no map is kept. The patterns are
-the objects that train heads.
+After section 2 of the paper. All measures are sums over the rows of a sequence, computed in blocks during the forward
+pass; no attention map is stored. The patterns are the same objects that guide heads.
+
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-#: What is measured of each head and pattern, in the order of the sums.
+#: The measures of each head and pattern, in the order of the sums.
 MEASURES = ("mass", "argmax_share", "squared_error")
-#: A head follows a pattern when this much of its attention is on the pattern's targets.
+#: A head follows a pattern if at least this fraction of its attention is on the pattern's targets.
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over the rows of a sample, with its 95 % interval over sequences (NaN from a single sequence).
+    """A mean over the rows of a sample, with a 95 % confidence interval over sequences (NaN for a single sequence).
 
     Attributes:
-        value, low, high: arrays of one shape; NaN where no row counted.
+        value, low, high: arrays of the same shape; NaN where there were no rows.
     """
 
     value: Array
@@ -51,18 +52,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Census:
-    """What every head of a model does, for every pattern, over a sample.
+    """Measures of every head of a model for every pattern, on a sample.
 
     Attributes:
-        patterns: the patterns' names.
+        patterns: names of the patterns.
         mass: mean attention on the targets, [L, H, G]. Rows whose query is padding or has no target do not count.
-        argmax_share: share of rows whose largest attention is on a target, [L, H, G].
+        argmax_share: fraction of rows whose largest attention weight is on a target, [L, H, G].
         squared_error: mean over rows of ``sum_j (A_ij - P_ij)^2`` (equation 3), [L, H, G].
-        uniform_mass: what the mass would be if attention were spread evenly over the keys a query sees, [L, G].
+        uniform_mass: the mass under uniform attention over the keys that a query sees, [L, G].
         entropy: mean entropy of a row in nats, [L, H].
-        rows: how many rows counted in each layer for each pattern, [L, G]. Layers differ where some see a window only.
-        n_sequences: how many sequences the sample had.
-        n_tokens: how many tokens.
+        rows: number of rows per layer and pattern, [L, G]. Layers differ if some of them attend only within windows.
+        n_sequences: number of sequences in the sample.
+        n_tokens: number of tokens in the sample.
     """
 
     patterns: tuple[str, ...]
@@ -77,19 +78,19 @@ class Census:
 
     @property
     def n_layers(self) -> int:
-        """Layers of the model."""
+        """Number of layers of the model."""
         return int(self.entropy.value.shape[0])
 
     @property
     def n_heads(self) -> int:
-        """Heads of a layer."""
+        """Number of heads per layer."""
         return int(self.entropy.value.shape[1])
 
     def followed(self, threshold: float = THRESHOLD) -> list[list[str | None]]:
-        """The pattern that each head follows, by layer and head: that of the most mass, if it has the threshold.
+        """The pattern that each head follows, by layer and head: the one with the most mass, if that is enough.
 
-        Of patterns with the same mass the first counts. A pattern that even attention would satisfy (``uniform_mass``
-        at or above the threshold) is followed by no head.
+        Of patterns with equal mass, the first is taken. If uniform attention already reaches the threshold
+        (``uniform_mass``), no head counts as following the pattern.
         """
         mass_LHG = np.where(self.uniform_mass[:, None] < threshold, np.nan_to_num(self.mass.value, nan=-1.0), -1.0)
         best_LH = mass_LHG.argmax(-1)
@@ -99,7 +100,7 @@ class Census:
         ]
 
     def shares(self, threshold: float = THRESHOLD) -> dict[str, float]:
-        """The share of all heads that follow each pattern, and under `none` those that follow nothing."""
+        """The fraction of all heads that follow each pattern; `none` is the fraction that follow no pattern."""
         found = [name for layer in self.followed(threshold) for name in layer]
         return {str(name or "none"): found.count(name) / len(found) for name in [*self.patterns, None]}
 
@@ -113,36 +114,36 @@ def take_census(
     token_classes: TokenClasses | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Census:
-    """Measure every head of a model against every pattern, in evaluation mode; the model comes back as it was.
+    """Measure every head of a model against every pattern, in evaluation mode; the model is left unchanged.
 
-    Streams over the batches: memory does not grow with their number, and no map is kept.
+    Streams over the batches: memory does not grow with their number, and no attention map is stored.
 
     Example::
 
         census = take_census(model, batches, "next previous first")
         census.followed()[0][2]          # "previous"
 
-    A layer whose attention is called several times in a pass (once an image, once a window) has the rows of all calls;
-    such a pass then counts as one sequence, since nothing says which rows of two layers belong together.
+    If the attention of a layer is called several times in a forward pass (per image, per window), the rows of all calls
+    are used; the pass then counts as one sequence, since the rows of different layers cannot be aligned.
 
     Args:
-        model: any model that `guide` takes and that is not guided.
-        batches: what the model is called with: mappings for ``model(**batch)``, token ids [T] or [B, T], or texts; any
-            number of these, or a single one. Tensors are moved to the model's device.
-        patterns: what to measure the heads against, as patterns or by their names.
-        tokenizer: the model's; needed for texts and for classes of tokens such as `delimiter` and `period`.
-        token_classes: classes of one's own, as in `guide`.
+        model: any unguided model that `guide` accepts.
+        batches: inputs of the model: mappings as in ``model(**batch)``, token ids [T] or [B, T], or texts; a single
+            input or an iterable of them. Tensors are moved to the model's device.
+        patterns: the patterns to measure, as objects or names.
+        tokenizer: the model's tokenizer; required for texts and for token classes such as `delimiter` and `period`.
+        token_classes: user-defined token classes, as in `guide`.
         progress: called with the number of sequences after each batch.
 
     Raises:
-        AttachError: the model is guided or cannot be looked at, or its attention is not finite.
-        PatternError: two patterns of one name, or none, or one that the model has nothing for.
-        ConfigError: no batch, or what is none.
+        AttachError: the model is guided or its attention cannot be observed, or the attention is not finite.
+        PatternError: no pattern, two patterns with the same name, or a pattern that the inputs have no targets for.
+        ConfigError: no batch, or an invalid one.
     """
     wanted = patterns_of(patterns, tokenizer, token_classes)
     names = [pattern.name for pattern in wanted]
     if not names or len(set(names)) < len(names):
-        raise PatternError(f"patterns {', '.join(names) or '(none)'}: give at least one, each of its own name")
+        raise PatternError(f"patterns {', '.join(names) or '(none)'}: give at least one, with different names")
     taker = _Taker(wanted)
     with observing(model, taker.see) as watched:
         check_class_token(wanted, watched.model)
@@ -153,12 +154,12 @@ def take_census(
             if progress is not None:
                 progress(taker.n_sequences)
     if taker.n_sequences == 0:
-        raise ConfigError("no batch to take a census of; give at least one")
+        raise ConfigError("batches is empty; give at least one batch for the census")
     return taker.census(names)
 
 
 class _Taker:
-    """Sums over the sequences that have been seen."""
+    """Accumulates sums over sequences."""
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
         self.patterns = patterns
@@ -167,12 +168,12 @@ class _Taker:
         self.layers: dict[int, list[_LayerSums]] = {}
 
     def begin(self, batch: Mapping[str, Any], watched: Observation) -> None:
-        """A batch is about to go through the model."""
+        """Call before the forward pass of a batch."""
         self.current = watched.forward_pass(batch)
         self.layers = {}
 
     def see(self, layer: int, call: AttentionCall) -> None:
-        """A layer is about to attend, perhaps not for the first time in this pass."""
+        """Add one attention call of a layer, which may have several calls in a forward pass."""
         calls = self.layers.setdefault(layer, [])
         self.current.check_call(layer, len(calls))
         call = as_computed(call)
@@ -180,7 +181,7 @@ class _Taker:
         calls.append(_layer_sums(call, targets, valid_BT))
 
     def end(self) -> None:
-        """The batch has gone through."""
+        """Call after the forward pass: add its sums."""
         layers = [self.layers[layer] for layer in sorted(self.layers)]
         alike = len({len(call.lengths_B) for calls in layers for call in calls}) == 1
         sums_BLHGM, entropy_BLH, counts_BLG, uniform_BLG, lengths_BL = (
@@ -188,7 +189,7 @@ class _Taker:
             for name in ("sums_BHGM", "entropy_BH", "counts_BG", "uniform_BG", "lengths_B")
         )
         if not np.isfinite(entropy_BLH).all():
-            raise AttachError("the model's attention is not finite; look at its weights and its precision")
+            raise AttachError("the model's attention is not finite; check its weights and its precision")
         if self.sums is None:
             self.sums = tuple(RatioSums(x.shape[1:]) for x in (sums_BLHGM, entropy_BLH, uniform_BLG))  # type: ignore[assignment]
         assert self.sums is not None
@@ -200,11 +201,11 @@ class _Taker:
         self.n_tokens += int(lengths_BL[:, 0].sum())
 
     def census(self, names: Sequence[str]) -> Census:
-        """What the sums come to."""
+        """The census computed from the sums."""
         assert self.sums is not None
         of_patterns, entropy, uniform = self.sums
         value, low, high = of_patterns.estimate()
-        # Shares lie between 0 and 1, a squared error between 0 and 2.
+        # Masses and shares lie between 0 and 1, a squared error between 0 and 2.
         ends = {name: 2.0 if name == "squared_error" else 1.0 for name in MEASURES}
         measures = {
             name: Estimate(value[..., m], np.maximum(low[..., m], 0), np.minimum(high[..., m], ends[name]))
@@ -226,11 +227,11 @@ class _LayerSums:
     """Sums over the rows of each sequence, float64.
 
     Attributes:
-        sums_BHGM: of each head, pattern and measure, over the rows that have a target.
-        counts_BG: how many rows those are.
-        uniform_BG: of the share of the keys a query sees that are targets, over the same rows.
-        entropy_BH: over all rows that are tokens.
-        lengths_B: how many those are.
+        sums_BHGM: sum of each measure over the rows with a target, by head and pattern.
+        counts_BG: number of rows with a target.
+        uniform_BG: sum of the mass under uniform attention over the rows with a target.
+        entropy_BH: sum of the entropies over the rows of all tokens.
+        lengths_B: number of tokens.
     """
 
     sums_BHGM: Tensor
@@ -241,9 +242,9 @@ class _LayerSums:
 
 
 def _over_calls(calls: Sequence[_LayerSums], name: str, alike: bool) -> Array:
-    """One of the sums of a layer over all its calls in a pass: sequence by sequence, where all have as many, else one.
+    """Add one field over all calls of a layer in a forward pass: per sequence if `alike`, else over all sequences.
 
-    Layers need not be called equally often: some attend in windows, others do not.
+    Layers may differ in the number of calls: some attend within windows, others do not.
     """
     sums = [getattr(call, name) for call in calls]
     total: Array = sum(x if alike else x.sum(0, keepdim=True) for x in sums).cpu().numpy()
@@ -255,12 +256,10 @@ def _layer_sums(call: AttentionCall, targets: Sequence[Targets], valid_BT: Tenso
     n_batch, n_heads, n_patterns = query.shape[0], query.shape[1], len(targets)
 
     def zeros(*size: int) -> Tensor:
-        return query.new_zeros(size, dtype=torch.float64)
+        return query.new_zeros(n_batch, *size, dtype=torch.float64)
 
-    sums = _LayerSums(
-        zeros(n_batch, n_heads, n_patterns, len(MEASURES)), zeros(n_batch, n_patterns), zeros(n_batch, n_patterns),
-        zeros(n_batch, n_heads), valid_BT.sum(-1).double(),
-    )  # fmt: skip
+    sums_BHPM, counts_BP, uniform_BP = zeros(n_heads, n_patterns, len(MEASURES)), zeros(n_patterns), zeros(n_patterns)
+    sums = _LayerSums(sums_BHPM, counts_BP, uniform_BP, zeros(n_heads), valid_BT.sum(-1).double())
     scaled, rest = scaled_queries(query, call.scale)
     buffers = Buffers()
     for block in blocks(query, key, call.mask, [(of_pattern, 1) for of_pattern in targets]):

@@ -1,4 +1,4 @@
-"""What a model is looked at on, in any of the forms that one has it in: text, ids, batches."""
+"""Convert user inputs (text, token ids, batches) to model inputs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ from attention_guidance.patterns import Pattern, TokenClasses, checked_pattern, 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: A mapping of the model's arguments by name; or token ids, [T] or [B, T]; or a text, which needs a tokenizer.
+#: A mapping of the model's arguments by name; token ids, [T] or [B, T]; or a text, which requires a tokenizer.
 Batch = Mapping[str, Any] | Tensor | np.ndarray[Any, Any] | Sequence[int] | str
 
-_WANTED = (
-    "give a mapping of the model's arguments such as {'input_ids': ...}, token ids, or a text together with tokenizer="
-)
+_WANTED = "give a mapping of the model's arguments such as {'input_ids': ...}, token ids, or a text with tokenizer="
 
 
 def batches_of(given: Iterable[Batch] | Batch, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[dict[str, Any]]:
-    """What a model is called with, one call after the other: of several batches, or of a single one.
+    """Yield the model's keyword arguments for each batch.
 
     Args:
-        given: batches, or one.
-        tokenizer: the model's, for texts.
+        given: one batch, or an iterable of batches.
+        tokenizer: the model's tokenizer, required for texts.
 
     Raises:
-        ConfigError: something among them is no batch.
+        ConfigError: an invalid batch.
     """
     single = isinstance(given, Mapping | Tensor | np.ndarray | str) or _is_ids(given)
     if not single and not isinstance(given, Iterable):
@@ -41,22 +39,20 @@ def batches_of(given: Iterable[Batch] | Batch, tokenizer: PreTrainedTokenizerBas
 
 
 def batch_of(given: Batch, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
-    """What a model is called with, of one batch.
+    """The model's keyword arguments for one batch.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: an invalid batch.
     """
     if isinstance(given, Mapping):
         return {name: _tensor(name, value) for name, value in given.items()}
     if isinstance(given, str):
         if tokenizer is None:
-            raise ConfigError(f"{given[:40]!r} is a text; give the model's tokenizer too: tokenizer=")
+            raise ConfigError(f"{given[:40]!r} is a text; pass the model's tokenizer as tokenizer= too")
         encoded = tokenizer(given, return_tensors="pt", split_special_tokens=True, verbose=False)
         n_tokens, most = encoded["input_ids"].shape[1], tokenizer.model_max_length
         if n_tokens > most:
-            raise ConfigError(
-                f"{given[:40]!r} has {n_tokens} tokens and the model takes {most}; give parts of the text"
-            )
+            raise ConfigError(f"{given[:40]!r} has {n_tokens} tokens and the model takes {most}; split the text")
         return {name: value for name, value in encoded.items() if name != "attention_mask"}
     ids = torch.as_tensor(given) if isinstance(given, Tensor | np.ndarray) or _is_ids(given) else None
     if ids is None or ids.is_floating_point() or ids.dtype == torch.bool or ids.dim() not in (1, 2):
@@ -66,10 +62,10 @@ def batch_of(given: Batch, tokenizer: PreTrainedTokenizerBase | None) -> dict[st
 
 
 def _tensor(name: str, value: Any) -> Any:
-    """An argument of a model; ids as a tokenizer gives them without `return_tensors="pt"` as a tensor, [B, T].
+    """A model argument; lists of ids, which tokenizers return by default, become a tensor [B, T].
 
     Raises:
-        ConfigError: ids of several sequences that differ in length.
+        ConfigError: the id lists of several sequences differ in length.
     """
     rows = [value] if _is_ids(value) else value
     if not isinstance(value, np.ndarray) and not (isinstance(rows, Sequence) and rows and all(map(_is_ids, rows))):
@@ -89,14 +85,14 @@ def patterns_of(
     tokenizer: PreTrainedTokenizerBase | None,
     token_classes: TokenClasses | None,
 ) -> list[Pattern]:
-    """Patterns, given as they are or by name: several, or a single one; names may be one text, with spaces between.
+    """The patterns for one or several patterns or names; a string may hold several names separated by spaces.
 
     Raises:
-        PatternError: an unknown name, or what is neither a pattern nor a name.
+        PatternError: an unknown name, or an object that is neither a pattern nor a name.
     """
-    several: Iterable[Pattern | str] = given.split() if isinstance(given, str) else [given] if isinstance(
-        given, Pattern
-    ) else given  # fmt: skip
+    if isinstance(given, Pattern):
+        given = [given]
+    several: Iterable[Pattern | str] = given.split() if isinstance(given, str) else given
     return [
         get_pattern(pattern, tokenizer, token_classes) if isinstance(pattern, str) else checked_pattern(pattern)
         for pattern in several

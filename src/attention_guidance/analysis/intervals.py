@@ -1,4 +1,4 @@
-"""Means with intervals, over sums that are made piece by piece."""
+"""Confidence intervals of means computed from running sums, and of rank correlations."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# Resamples of fewer pairs are mostly ties.
+# Bootstrap resamples of fewer pairs consist mostly of ties.
 _FEW = 5
 
 
 class RatioSums:
-    """The mean over rows of a quantity whose rows come in sequences of their own lengths.
+    """Running mean over the rows of sequences that differ in length.
 
-    Rows of one sequence are not independent, so the interval is over sequences: that of a ratio of sums, by its
-    linearization (Cochran 1977, section 6.4). Keeps five sums of the given shape, whatever is added.
+    Rows of one sequence are not independent, so the confidence interval is over sequences: that of a ratio of sums, by
+    linearization (Cochran 1977, section 6.4). Memory is five arrays of the given shape.
 
     Args:
-        shape: of the quantity.
+        shape: shape of the quantity.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -30,7 +30,7 @@ class RatioSums:
 
         Args:
             sums: sums over the rows of each sequence, [B, *shape].
-            counts: how many rows those are, [B, *shape]; a sequence without any does not count.
+            counts: numbers of these rows, [B, *shape]; a sequence with 0 rows does not count.
         """
         s, n = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
         self.n += (n > 0).sum(0)
@@ -41,7 +41,7 @@ class RatioSums:
         self.sum_nn += (n * n).sum(0)
 
     def estimate(self, level: float = 0.95) -> tuple[Array, Array, Array]:
-        """Mean, and both ends of its interval: NaN without a row, and the ends from a single sequence."""
+        """Mean and both ends of its interval; all NaN if there are no rows, the ends also for a single sequence."""
         from scipy.stats import t
 
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -56,17 +56,17 @@ class RatioSums:
 def rank_correlation(
     first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int = 1, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """Spearman's rank correlation and both ends of its 95 % interval, by a bootstrap over the pairs.
+    """Spearman's rank correlation and both ends of its 95 % interval, from a bootstrap over the pairs.
 
     Args:
-        first: the one number of each pair.
-        second: the other.
-        seed: of the bootstrap.
-        resamples: of it.
+        first: the first number of each pair.
+        second: the second number of each pair.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        NaN where there are fewer than three pairs, no two different numbers on a side, or one that is not finite; the
-        ends from fewer than five pairs.
+        Correlation, lower end and upper end. All are NaN if there are fewer than three pairs, a variable is constant,
+        or a number is not finite; the ends are also NaN for fewer than five pairs.
     """
     from scipy.stats import rankdata
 
@@ -76,9 +76,8 @@ def rank_correlation(
         return float("nan"), float("nan"), float("nan")
     if len(x) < _FEW:
         return float(np.corrcoef(x, y)[0, 1]), float("nan"), float("nan")
-    chance = np.random.default_rng(seed)
-    drawn = chance.integers(0, len(x), size=(resamples, len(x)))
-    # Ranks anew in each resample: a pair drawn twice is tied with itself.
+    drawn = np.random.default_rng(seed).integers(0, len(x), size=(resamples, len(x)))
+    # Rank each resample separately: a pair drawn twice is tied with itself.
     pairs = rankdata(np.asarray(first)[drawn], axis=1), rankdata(np.asarray(second)[drawn], axis=1)
     a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in pairs)
     with np.errstate(invalid="ignore", divide="ignore"):

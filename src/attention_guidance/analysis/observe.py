@@ -1,6 +1,6 @@
-"""Looking on while a model attends: every layer's queries and keys, with nothing of the model changed.
+"""Observe the attention calls of a model (queries, keys, values) without changing it.
 
-The adapters that guide a model let one watch it too, so whatever can be guided can be looked at.
+It uses the same adapters as guidance, so every model that can be guided can be observed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from attention_guidance.forward.modes import evaluating
 from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.reference import probabilities
 
-#: Called with the number of a layer and its call of attention, before the layer attends.
+#: Called with the layer index and the layer's attention call, before attention is computed.
 See = Callable[[int, AttentionCall], None]
 
 
 @dataclass
-class _Onlooker:
-    """The `attention_guidance.adapters.base.AttentionProcessor` of one layer that only looks."""
+class _Observer:
+    """An `attention_guidance.adapters.base.AttentionProcessor` of one layer that only observes."""
 
     layer: int
     see: See
@@ -38,19 +38,19 @@ class _Onlooker:
     purpose = LOOKING
 
     def is_idle(self, training: bool) -> bool:
-        """See `AttentionProcessor`: it looks at every call."""
+        """See `AttentionProcessor`; never idle, since every call is observed."""
         return False
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
-        """Show the call; the model's own attention answers it.
+        """Pass the call to `see`, then compute the model's own attention.
 
         Raises:
-            AttachError: it is a further one in a pass, and only one is to be seen.
+            AttachError: with `once`, this is not the first call in the forward pass.
         """
         if self.seen and self.once:
             raise AttachError(
-                f"the attention of layer {self.layer} is called more than once in a forward pass (once an image or a "
-                "window), so there is no one map of the whole input; a census takes all calls together"
+                f"the attention of layer {self.layer} is called more than once in a forward pass (per image or per "
+                "window), so there is no single map of the whole input; take_census combines all calls"
             )
         self.seen = True
         self.see(self.layer, call)
@@ -58,12 +58,12 @@ class _Onlooker:
 
 
 class Observation:
-    """A model under observation: call it with batches, its layers are shown to `see`.
+    """A model under observation: call it with batches, and its attention calls are passed to `see`.
 
     Attributes:
         model: the model, in evaluation mode until the end of `observing`.
-        n_layers, n_heads: its size.
-        patch_size: height and width of the patches that it cuts images into, or None.
+        n_layers, n_heads: number of layers, and of heads per layer.
+        patch_size: height and width of the model's image patches, or None.
     """
 
     def __init__(self, model: nn.Module, see: See, once: bool = False) -> None:
@@ -71,42 +71,42 @@ class Observation:
         self.model, self.n_layers, self.n_heads = adapter.model, adapter.n_layers, adapter.n_heads
         self.patch_size = adapter.patch_size
         self._adapter = adapter
-        self._onlookers = {layer: _Onlooker(layer, see, once) for layer in range(adapter.n_layers)}
+        self._observers = {layer: _Observer(layer, see, once) for layer in range(adapter.n_layers)}
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def forward_pass(self, batch: Mapping[str, Any]) -> ForwardPass:
-        """A pass that is about to be made, by which patterns find their targets; nothing in it is trained."""
+        """The `ForwardPass` of a batch, in which patterns find their targets; not used for training."""
         inputs = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
         return ForwardPass(named_inputs(self.model, (), inputs), self.patch_size)
 
     def __call__(self, batch: Batch) -> Any:
-        """One forward pass, without gradients.
+        """Run one forward pass without gradients.
 
         Raises:
-            AttachError: a layer's attention was never called, or several times where `once` was asked for.
-            ConfigError: the batch is no mapping of the model's arguments, nor token ids.
+            AttachError: a layer's attention was never called or, with `once`, called several times.
+            ConfigError: the batch is neither a mapping of the model's arguments nor token ids.
         """
         inputs = batch_of(batch, None)
-        for onlooker in self._onlookers.values():
-            onlooker.seen = False
+        for observer in self._observers.values():
+            observer.seen = False
         self._adapter.begin_pass()
         with torch.no_grad():
             output = self.model(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()})
-        unseen = [layer for layer, onlooker in self._onlookers.items() if not onlooker.seen]
+        unseen = [layer for layer, observer in self._observers.items() if not observer.seen]
         if unseen:
             raise AttachError(
-                f"{type(self.model).__name__} never called the attention of layers {unseen} where it can be seen; "
+                f"{type(self.model).__name__} never called the attention of layers {unseen} where it can be observed; "
                 f"{self._adapter.hint}"
             )
         return output
 
     @contextmanager
     def _attached(self) -> Iterator[None]:
-        self._adapter.attach(dict(self._onlookers))
+        self._adapter.attach(dict(self._observers))
         try:
             with evaluating(self.model):
                 yield
@@ -116,7 +116,7 @@ class Observation:
 
 @contextmanager
 def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Observation]:
-    """Have `see` called at every layer of every forward pass that is made through the result.
+    """Call `see` for every layer in every forward pass of the returned observation.
 
     Example::
 
@@ -124,13 +124,13 @@ def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Obs
             watched(batch)
 
     Args:
-        model: any model that `guide` takes and that is not guided; it comes back as it was.
-        see: called with the number of the layer and its call of attention; several times for a layer in a pass where
-            the model attends once an image or once a window.
-        once: refuse a model that calls a layer's attention several times in a pass.
+        model: any unguided model that `guide` accepts; it is left unchanged.
+        see: called with the layer index and the attention call; several times per layer and forward pass if the model
+            attends per image or per window.
+        once: raise an error if a layer's attention is called several times in a forward pass.
 
     Raises:
-        AttachError: the model is guided, or is no encoder whose attention can be seen.
+        AttachError: the model is guided, or is not an encoder whose attention can be observed.
     """
     observation = Observation(model, see, once)
     with observation._attached():
@@ -138,10 +138,15 @@ def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Obs
 
 
 def attention_map(call: AttentionCall) -> Tensor:
-    """The map of every head, [B, H, Q, K], float32 or better: rows sum to 1, or to 0 where a query sees no key."""
-    return probabilities(as_computed(call))
+    """The map of every head, [B, H, Q, K], in float32 or better: rows sum to 1, or to 0 if a query sees no key."""
+    return probabilities(as_guided(call))
 
 
-def as_computed(call: AttentionCall) -> AttentionCall:
-    """A call as the backends take it, all heads, without targets."""
-    return call.with_bool_mask(LOOKING.verb).with_all_keys()
+def as_guided(call: AttentionCall) -> GuidedAttention:
+    """The call as the input of a backend, with all heads and no targets."""
+    mask, bias = call.mask_and_bias(LOOKING.verb)
+    query, key, value = call.query_BHQD, call.key_BGKD, call.value_BGKD
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1:
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    return GuidedAttention(query, key, value, (), call.scale, mask, bias)

@@ -1,4 +1,4 @@
-"""How alike heads are: the Jensen-Shannon divergence of their rows, and a map of the heads in two dimensions.
+"""Head similarity: Jensen-Shannon divergence between heads, and their embedding in 2D.
 
 After Clark et al. 2019 ("What Does BERT Look At?", section 6).
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-# Rows of one sequence that are compared: neighbouring rows of a head say much the same.
+# Rows compared per sequence: rows of the same sequence are largely redundant.
 _ROWS = 16
 
 
@@ -35,22 +35,22 @@ def head_divergence(
     seed: int = 1,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Array:
-    """The mean Jensen-Shannon divergence between the attention of every two heads, over a sample of rows.
+    """The mean Jensen-Shannon divergence between the attention of every pair of heads, over a sample of rows.
 
     Args:
-        model: any model that `guide` takes and that is not guided; it comes back as it was.
-        batches: what it is called with, as `take_census` takes it; taken until there are rows enough, 16 of each
-            sequence of each call.
-        rows: how many rows to compare; the time goes with this number times the square of the number of heads.
-        seed: which rows.
-        tokenizer: the model's, for texts.
+        model: any unguided model that `guide` accepts; it is left unchanged.
+        batches: inputs of the model, as in `take_census`; read until there are enough rows, 16 from each sequence of
+            each attention call.
+        rows: number of rows to compare; the time is proportional to `rows` times the square of the number of heads.
+        seed: seed for the choice of rows.
+        tokenizer: the model's tokenizer, required for texts.
 
     Returns:
-        [N, N] in nats, heads by layer, then number; 0 on the diagonal, at most ln 2.
+        [N, N] in nats, with heads ordered by layer, then head; 0 on the diagonal, at most ln 2.
 
     Raises:
-        AttachError: the model is guided or cannot be looked at, or its layers attend in windows of different sizes.
-        ConfigError: no batch, or what is none.
+        AttachError: the model is guided or cannot be observed, or its layers attend within windows of different sizes.
+        ConfigError: no batch, or an invalid one.
     """
     sample = _Sample(rows, torch.Generator().manual_seed(seed))
     total: Tensor | None = None
@@ -66,30 +66,30 @@ def head_divergence(
             if done >= rows:
                 break
     if total is None:
-        raise ConfigError("no batch to compare heads on; give at least one")
+        raise ConfigError("batches is empty; give at least one batch to compare heads on")
     return np.asarray((total / done).numpy(), np.float64)
 
 
 class _Sample:
-    """The rows of a pass by which heads are compared: the same of every layer.
+    """The rows of a forward pass on which heads are compared: the same rows in every layer.
 
     Args:
-        wanted: how many, of all passes.
-        generator: draws them.
+        wanted: number of rows over all forward passes.
+        generator: random generator for the choice of rows.
     """
 
     def __init__(self, wanted: int, generator: torch.Generator) -> None:
         self.wanted, self.generator = wanted, generator
 
     def begin(self, batch: Mapping[str, Any], watched: Observation) -> None:
-        """A batch is about to go through the model."""
+        """Call before the forward pass of a batch."""
         self.current = watched.forward_pass(batch)
-        # Of each call: its size, and the sequences and queries that are taken of it.
+        # For each call: its shape, and the sampled sequences with their queries.
         self.calls: list[tuple[torch.Size, list[tuple[int, Tensor]]]] = []
         self.seen: dict[int, list[list[Tensor]]] = {}
 
     def see(self, layer: int, call: AttentionCall) -> None:
-        """A layer is about to attend."""
+        """Sample the rows of one attention call of a layer."""
         map_BHQK = attention_map(call)
         of_layer = self.seen.setdefault(layer, [])
         number = len(of_layer)
@@ -97,13 +97,13 @@ class _Sample:
             self.calls.append((map_BHQK.shape, self._rows(call)))
         if number >= len(self.calls) or self.calls[number][0] != map_BHQK.shape:
             raise AttachError(
-                f"layer {layer} attends in windows of other sizes than the layers before it, so its heads cannot be "
-                "compared with theirs row by row"
+                f"layer {layer} attends within windows of a different size than earlier layers, so their heads cannot "
+                "be compared row by row"
             )
         of_layer.append([map_BHQK[sequence][:, at_R].cpu() for sequence, at_R in self.calls[number][1]])
 
     def _rows(self, call: AttentionCall) -> list[tuple[int, Tensor]]:
-        """Sequences of a call and queries in them that are tokens."""
+        """Sample rows of a call: sequence indices, each with the positions of its sampled tokens."""
         valid_BT, _ = self.current.targets((), as_computed(call))
         result = []
         for sequence, valid_T in enumerate(valid_BT.cpu()):
@@ -115,14 +115,14 @@ class _Sample:
         return result
 
     def maps(self) -> Iterator[Tensor]:
-        """The rows of each sequence, of all heads by layer: [N, R, K]."""
+        """Yield the sampled rows of each sequence for all heads, by layer: [N, R, K]."""
         for number, (_, taken) in enumerate(self.calls):
             for part in range(len(taken)):
                 yield torch.cat([self.seen[layer][number][part] for layer in sorted(self.seen)])
 
 
 def _summed_divergence(map_NRK: Tensor) -> Tensor:
-    """Sum over rows of ``H((p + q) / 2) - (H(p) + H(q)) / 2`` for every two heads, float64 [N, N]."""
+    """Sum over rows of ``H((p + q) / 2) - (H(p) + H(q)) / 2`` for every pair of heads, float64 [N, N]."""
     n_heads = len(map_NRK)
     entropy_N = torch.special.entr(map_NRK).sum(-1).double().sum(-1)
     result = torch.zeros(n_heads, n_heads, dtype=torch.float64)
@@ -134,15 +134,15 @@ def _summed_divergence(map_NRK: Tensor) -> Tensor:
 
 
 def head_positions(divergence_NN: Array) -> Array:
-    """Place heads in the plane so that their distances come near to their divergence.
+    """Embed heads in the plane so that distances approximate the square root of their divergence.
 
-    Classical multidimensional scaling (Torgerson 1952) of the square root of the divergence, which is a metric.
+    Classical multidimensional scaling (Torgerson 1952); the square root of the divergence is a metric.
 
     Args:
-        divergence_NN: as `head_divergence` gives it.
+        divergence_NN: the result of `head_divergence`.
 
     Returns:
-        [N, 2], centred; the first axis spreads the heads most. Signs are fixed so that equal input gives equal output.
+        [N, 2], centred; the first axis has the largest variance. Signs are fixed, so that the result is deterministic.
     """
     n_heads = len(divergence_NN)
     centre = np.eye(n_heads) - 1 / n_heads
