@@ -1,4 +1,4 @@
-"""Guide the attention heads of bidirectional Transformers toward simple patterns while they train.
+"""Guide attention heads of bidirectional Transformers toward simple patterns.
 
 After Deshpande and Narasimhan, "Guiding Attention for Self-Supervised Learning with Transformers" (arXiv:2010.02399).
 

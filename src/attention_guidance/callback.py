@@ -1,4 +1,4 @@
-"""`GuidanceCallback` for transformers' Trainer: steps the schedule, logs guidance."""
+"""`GuidanceCallback` for the Trainer: steps the schedule and logs guidance."""
 
 from __future__ import annotations
 

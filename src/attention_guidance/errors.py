@@ -1,4 +1,4 @@
-"""Exceptions and warnings: each message is one line with what was given, where, and what works."""
+"""Exceptions and warnings: one line with what was given, where, and what works."""
 
 
 class GuidanceError(ValueError):

@@ -1,4 +1,4 @@
-"""`match_heads(model, ...)`: give each pattern the heads that are closest to it already.
+"""`match_heads(model, ...)`: assign each pattern to the heads closest to it.
 
 A pre-trained model may already have heads that attend to the next token, but not the ones that an assignment by count
 picks. Guiding a different head toward the pattern destroys what that head does. Choosing the heads is a linear

@@ -94,7 +94,7 @@ def test_flags_that_cannot_be_read(arguments, message, capsys):
         ("--heads nxt:1", "unknown pattern 'nxt'"),
         ("--heads first:5", "4 heads"),
         ("--heads next@4", "heads 0 to 3"),
-        ("--heads 2:|next:1", "layer '2' is not there: the model has layers 0 to 1"),
+        ("--heads 2:|next:1", "layer '2' in heads does not exist: the model has layers 0 to 1"),
         ("--heads next", "cannot read 'next' in heads"),
         ("--preset huge", "unknown preset 'huge'; expected one of tiny"),
         ("--set learning_rat=1", "--set learning_rat: transformers' TrainingArguments has no such field"),

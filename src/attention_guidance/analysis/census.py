@@ -144,21 +144,21 @@ def take_census(
     names = [pattern.name for pattern in wanted]
     if not names or len(set(names)) < len(names):
         raise PatternError(f"patterns {', '.join(names) or '(none)'}: give at least one, with different names")
-    taker = _Taker(wanted)
-    with observing(model, taker.see) as watched:
+    accumulator = _Accumulator(wanted)
+    with observing(model, accumulator.see) as watched:
         check_class_token(wanted, watched.model)
         for batch in batches_of(batches, tokenizer):
-            taker.begin(batch, watched)
+            accumulator.begin(batch, watched)
             watched(batch)
-            taker.end()
+            accumulator.end()
             if progress is not None:
-                progress(taker.n_sequences)
-    if taker.n_sequences == 0:
+                progress(accumulator.n_sequences)
+    if accumulator.n_sequences == 0:
         raise ConfigError("batches is empty; give at least one batch for the census")
-    return taker.census(names)
+    return accumulator.census(names)
 
 
-class _Taker:
+class _Accumulator:
     """Accumulates sums over sequences."""
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:

@@ -1,4 +1,4 @@
-"""Confidence intervals of means computed from running sums, and of rank correlations."""
+"""Confidence intervals of means from running sums and of rank correlations."""
 
 from __future__ import annotations
 

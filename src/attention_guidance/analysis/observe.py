@@ -1,4 +1,4 @@
-"""Observe the attention calls of a model (queries, keys, values) without changing it.
+"""Observe the attention calls of a model without changing the model.
 
 It uses the same adapters as guidance, so every model that can be guided can be observed.
 """
@@ -142,11 +142,6 @@ def attention_map(call: AttentionCall) -> Tensor:
     return probabilities(as_guided(call))
 
 
-def as_guided(call: AttentionCall) -> GuidedAttention:
+def as_computed(call: AttentionCall) -> AttentionCall:
     """The call as the input of a backend, with all heads and no targets."""
-    mask, bias = call.mask_and_bias(LOOKING.verb)
-    query, key, value = call.query_BHQD, call.key_BGKD, call.value_BGKD
-    shared = query.shape[1] // key.shape[1]
-    if shared > 1:
-        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    return GuidedAttention(query, key, value, (), call.scale, mask, bias)
+    return call.with_bool_mask(LOOKING.verb).with_all_keys()

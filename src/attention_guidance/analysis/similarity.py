@@ -1,4 +1,4 @@
-"""Head similarity: Jensen-Shannon divergence between heads, and their embedding in 2D.
+"""Head similarity: Jensen-Shannon divergence of heads, and their 2D embedding.
 
 After Clark et al. 2019 ("What Does BERT Look At?", section 6).
 """

@@ -1,4 +1,4 @@
-"""Split a batch of guided attention into blocks of queries, with the targets of each block."""
+"""Split guided attention into blocks of queries with their targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute layer losses from row statistics, batched over layers of the same shape.
+"""Compute layer losses from row statistics, batched over layers of equal shape.
 
 Every operation on rows is small, and a GPU starts a kernel for each: for one layer after another they take longer than
 what guidance adds to the attention itself.

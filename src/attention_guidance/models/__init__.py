@@ -1,4 +1,4 @@
-"""The paper's encoders that transformers lacks; importing registers them with Auto classes."""
+"""The paper's encoders that transformers lacks, registered with Auto classes."""
 
 from attention_guidance.models.attention_only import AttentionOnlyConfig, AttentionOnlyForMaskedLM
 

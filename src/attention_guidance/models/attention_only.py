@@ -1,4 +1,4 @@
-"""RoBERTa without feed-forward blocks: every layer is self-attention, residual and norm.
+"""RoBERTa without feed-forward blocks: self-attention, residual and norm only.
 
 The paper trains such encoders with 24 and 48 layers (arXiv:2010.02399, section 4). Once `attention_guidance.models` is
 imported, they are saved and loaded like any other transformers model.

@@ -1,4 +1,4 @@
-"""Attention patterns: for every query, the keys that a guided head should attend to.
+"""Attention patterns: for every query, the keys that a head should attend to.
 
 A pattern is a small object that maps a batch (`Sequences`) to the target keys of every query (`Targets`). The same
 objects are used to train, measure and draw heads. They compose: ``Offset(-1) | Offset(1)``, ``Offset(1).where(rows)``.

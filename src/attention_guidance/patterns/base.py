@@ -1,4 +1,4 @@
-"""The `Pattern` base class, its input `Sequences`, and composition (`Union`, `Where`)."""
+"""The `Pattern` base class, its input `Sequences`, and `Union` and `Where`."""
 
 from __future__ import annotations
 

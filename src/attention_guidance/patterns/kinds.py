@@ -1,4 +1,4 @@
-"""Built-in patterns: offsets in text or images, first token, token classes, given targets."""
+"""Built-in patterns: offsets, first token, token classes, targets from the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look up patterns by name: `next`, `first`, `period`, `offset:-2`, `previous|next`."""
+"""Look up patterns by name: `next`, `first`, `offset:-2`, `previous|next`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Target keys of every query, in a form with memory linear in the sequence length."""
+"""Target keys of every query, with memory linear in the sequence length."""
 
 from __future__ import annotations
 

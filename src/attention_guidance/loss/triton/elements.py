@@ -1,4 +1,4 @@
-"""Functions shared by the kernels: loading rows, masks, targets and dropout of a tile.
+"""Functions shared by the kernels: rows, masks, targets and dropout of a tile.
 
 `queries` and `keys` are positions that broadcast to the tile in either orientation: [q, 1] and [1, k], or [1, q] and
 [k, 1].
