@@ -29,15 +29,15 @@ def test_what_is_refused(tmp_path, refusal, whole_run, many_checkpoints, corpus,
         "unknown pattern 'nxt'": ["census", whole_run, corpus, *out, "--patterns", "nxt"],
         "--task 'reflex'": ["probe", whole_run, sentences, *out, "--task", "reflex"],
         "--protocol 'word'": ["probe", whole_run, sentences, *out, *reflexive, "--protocol", "word"],
-        "is for --task reflexive": ["probe", whole_run, sentences, *out, "--task", "gap", "--distractors"],
+        "works only with --task reflexive": ["probe", whole_run, sentences, *out, "--task", "gap", "--distractors"],
         "cannot be read": ["probe", whole_run, tmp_path / "none.txt", *out, *reflexive],
         "fields separated by tabs": ["probe", whole_run, corpus, *out, *reflexive],
         "10, separated by tabs": ["probe", whole_run, corpus, *out, "--task", "dependency"],
         "no column ID": ["probe", whole_run, corpus, *out, "--task", "gap"],
         "#begin document": ["probe", whole_run, corpus, *out, "--task", "coreference"],
         "given twice": ["skill", whole_run, whole_run, *out, "--data", sentences, *reflexive],
-        "2 checkpoints of known validation loss": ["skill", whole_run, *out, "--data", sentences, *reflexive],
-        "no result of probe": ["report", whole_run, *out, "--include", corpus.parent],
+        "2 checkpoints with a known validation loss": ["skill", whole_run, *out, "--data", sentences, *reflexive],
+        "holds no result of probe, skill or finetune": ["report", whole_run, *out, "--include", corpus.parent],
         "the grammar makes": ["reflexives", *out, "--sentences", 10**9],
     }
     for message, arguments in cases.items():
@@ -73,7 +73,7 @@ def test_models_that_do_not_fit_their_tokenizer_or_are_not_finite(tmp_path, refu
 
 def test_a_comparisons_folder_names_its_runs(tmp_path, refusal, whole_run):
     shutil.copytree(whole_run, tmp_path / "compare" / "seed-1" / "guided")
-    assert "name one of its runs" in refusal("census", tmp_path / "compare", "-o", tmp_path / "out")
+    assert "give one of its runs" in refusal("census", tmp_path / "compare", "-o", tmp_path / "out")
 
 
 def test_a_model_without_maps_to_see(tmp_path, refusal, whole_run, corpus):

@@ -60,11 +60,11 @@ def test_report_of_a_model_that_is_no_run(tmp_path, cli, whole_run, corpus):
 @pytest.mark.parametrize(
     ("line", "other", "said"),
     [
-        ("objective: mlm", "objective: mim", "learnt from images, and report looks at text only"),
+        ("objective: mlm", "objective: mim", "was trained on images, but report supports only text"),
         (
             "dataset: null",
             "dataset: somebody/news",
-            "learnt from the data set somebody/news; give some text with --text",
+            "was trained on the data set somebody/news; give a text with --text",
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_all_of_a_sentence_is_shown(tmp_path, cli, long_model, corpus, capsys):
     assert [len(one["tokens"]) for one in shown] == [counts[0], counts[1], 200]
     assert [one["left_out"] for one in shown] == [0, 0, counts[2] - 200]
     assert "".join(shown[0]["tokens"][1:-1]) == sentences[0]
-    assert f"looks at the first 200 tokens of '{sentences[2][:40]}'; the last {counts[2] - 200} are left out" in said
+    assert f": maps of the first 200 tokens of '{sentences[2][:40]}'; the last {counts[2] - 200} are left out" in said
     assert content["own_sentences"] is True
 
 
@@ -133,6 +133,5 @@ def test_sentences_of_the_text_are_shown_as_they_begin(tmp_path, cli, long_model
     assert ["".join(one["tokens"][1:-1]) for one in shown] == [first[:159], second]
     assert all(one["left_out"] == 0 for one in shown)
     assert content["own_sentences"] is False
-    assert (
-        "The sentences are how the first documents of the text begin." in (tmp_path / "r" / "report.html").read_text()
-    )
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "The sentences are the beginnings of the first documents of the text." in page

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.commands.studies.models import longest_sequence, names_of
-from attention_guidance.commands.studies.sample import _drawn
+from attention_guidance.commands.studies.sample import _sampled
 from attention_guidance.commands.text.corpora import Document
 
 CONLLU = "".join(
@@ -152,10 +152,10 @@ def test_a_run_is_its_finished_model_and_padding_does_not_count(tmp_path, cli, w
 
 def test_every_document_is_as_likely_to_be_drawn():
     documents = [Document(str(n), "") for n in range(12)]
-    drawn = Counter(d.text for seed in range(3000) for d in _drawn(documents, 4, random.Random(seed)))
+    drawn = Counter(d.text for seed in range(3000) for d in _sampled(documents, 4, random.Random(seed)))
     # Each is in a third of the draws: 1,000 give or take 26.
     assert all(abs(drawn[str(n)] - 1000) < 110 for n in range(12))
-    assert [d.text for d in _drawn(documents, 12, random.Random(0))] == [str(n) for n in range(12)]
+    assert [d.text for d in _sampled(documents, 12, random.Random(0))] == [str(n) for n in range(12)]
 
 
 def test_the_sample_is_seeded(tmp_path, cli, whole_run, corpus):

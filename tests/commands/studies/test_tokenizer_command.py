@@ -70,7 +70,7 @@ def test_one_blank_line_does_not_take_half_of_the_text(tmp_path, cli, text, caps
     assert cli(*train, "-o", tmp_path / "out") == 0
     (row,) = json.loads((tmp_path / "out" / "tokenizers.json").read_text())["tokenizers"]
     assert 0.05 <= row["bytes"] / text.stat().st_size <= 0.2
-    assert "letters are few to look at tokenizers on" in capsys.readouterr().out
+    assert "characters are few to evaluate tokenizers" in capsys.readouterr().out
 
 
 def test_what_is_refused(tmp_path, cli, text, capsys):

@@ -1,1 +1,1 @@
-"""The commands that look into trained models: load a model, analyse it, write figures and files."""
+"""Commands that analyse models, runs and tokenizers, and write figures."""

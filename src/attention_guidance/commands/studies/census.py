@@ -1,4 +1,4 @@
-"""`attention-guidance census`: which pattern does each head of a model follow, and since when."""
+"""`attention-guidance census`: the pattern that each head of a model follows."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 CENSUS_FILE = "census.json"
 CENSUS_TABLE = "census.csv"
-#: What heads are measured against where nothing else is asked for; a class that a tokenizer lacks is left out.
+#: The default patterns; a token class that the tokenizer lacks is skipped.
 PATTERNS = ("next", "previous", "same", "first", "delimiter", "period")
-# As Clark et al. 2019: models may take more than they were trained on, and their heads lose their way there.
+# As in Clark et al. 2019: models may accept longer inputs than they were trained on, but attention degrades there.
 _BLOCK_SIZE = 128
 
 
 @dataclass(frozen=True)
 class CensusSettings:
-    """How a census is taken.
+    """Settings of a census.
 
     Attributes:
-        patterns: their names; the usual ones without.
-        token_classes: classes of tokens of one's own.
-        with_checkpoints: all checkpoints of a run.
-        sequences: how many blocks of the text to look at, at most.
-        block_size: tokens of a block; 128 without, or what the model can take.
-        batch_size: blocks in a forward pass.
-        threshold: a head follows a pattern from this mass on.
-        similarity_rows: rows by which heads are compared; 0 does not compare them.
-        seed: of the sample.
+        patterns: names of the patterns to measure (default: `PATTERNS`).
+        token_classes: user-defined token classes.
+        with_checkpoints: whether to include all checkpoints of a run.
+        sequences: maximum number of blocks of text.
+        block_size: tokens per block (default: 128, or the model's maximum if smaller).
+        batch_size: blocks per forward pass.
+        threshold: minimum mass for a head to follow a pattern.
+        similarity_rows: number of rows on which heads are compared; 0 skips the comparison.
+        seed: seed of the sample.
 
     Raises:
         ConfigError: a value out of range.
@@ -82,18 +82,18 @@ def census(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Take the census of a model, or of each checkpoint of a run, and write it down.
+    """Take the census of a model, or of each checkpoint of a run, and write the results.
 
     Args:
-        model: folder of a model or of a run, or a name on the hub.
-        text: what to look at it on.
-        output: the folder for `census.json`, `census.csv` and the figures.
-        settings: how to take it.
-        overwrite: replace the census in the folder.
-        quiet: print nothing.
+        model: folder of a model or run, or a name on the Hugging Face hub.
+        text: the text to run the model on.
+        output: folder for `census.json`, `census.csv` and the figures.
+        settings: settings of the census (default: `CensusSettings()`).
+        overwrite: whether to replace an existing census in the folder.
+        quiet: whether to print nothing.
 
     Returns:
-        The census, as in `census.json`.
+        The content of `census.json`.
 
     Raises:
         GuidanceError: bad input.
@@ -112,7 +112,7 @@ def census(
 
 
 def measured_census(model: str, text: Text, settings: CensusSettings, steps: Steps) -> dict[str, Any]:
-    """The census as in `census.json`; see `census`."""
+    """Take the census and return the content of `census.json`; see `census`."""
     looked_at = subjects(model, with_checkpoints=settings.with_checkpoints)
     tokenizer = looked_at[-1].tokenizer()
     chosen = _patterns(settings.patterns, tokenizer, settings.token_classes)
@@ -120,10 +120,8 @@ def measured_census(model: str, text: Text, settings: CensusSettings, steps: Ste
     if settings.block_size is not None and settings.block_size > longest:
         raise ConfigError(f"--block-size {settings.block_size}: this model takes at most {longest} tokens")
     size = settings.block_size or min(longest, _BLOCK_SIZE)
-    steps.begin(f"drawing {settings.sequences:,} blocks of {size} tokens", None)
-    blocks = sampled_blocks(
-        text, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed
-    )  # fmt: skip
+    steps.begin(f"sampling {settings.sequences:,} blocks of {size} tokens", None)
+    blocks = sampled_blocks(text, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed)
     snapshots = [
         _snapshot(subject, blocks, chosen, settings.threshold, settings.batch_size, steps) for subject in looked_at
     ]
@@ -135,14 +133,12 @@ def measured_census(model: str, text: Text, settings: CensusSettings, steps: Ste
         **results.header("census"),
         "model": model,
         "corpus": text.name,
-        "sample": {
-            "sequences": len(blocks), "tokens": blocks.n_tokens, "block_size": size, "seed": settings.seed
-        },
+        "sample": {"sequences": len(blocks), "tokens": blocks.n_tokens, "block_size": size, "seed": settings.seed},
         "threshold": settings.threshold,
         "patterns": [pattern.name for pattern in chosen],
         "snapshots": snapshots,
         "similarity": similarity,
-    }  # fmt: skip
+    }
 
 
 def _patterns(
@@ -169,7 +165,7 @@ def _snapshot(
 
 
 def snapshot(taken: Census, subject: Subject, threshold: float) -> dict[str, Any]:
-    """A census as JSON: see docs/looking.md for the keys."""
+    """One model's census as JSON; docs/looking.md describes the keys."""
     followed, guided = taken.followed(threshold), subject.guided_heads()
 
     def estimate(of: Any, *place: int) -> dict[str, float]:
@@ -214,23 +210,20 @@ def _similarity(subject: Subject, blocks: Blocks, settings: CensusSettings) -> d
 
 
 def census_rows(content: Mapping[str, Any]) -> Iterator[dict[str, object]]:
-    """The rows of `census.csv`: one for each layer, head and pattern, of each checkpoint."""
+    """The rows of `census.csv`: one per checkpoint, layer, head and pattern."""
     for taken in content["snapshots"]:
         for head in taken["heads"]:
             for name, measured in head["patterns"].items():
-                values = {measure: measured[measure]["value"] for measure in MEASURES}
-                ends = {f"{measure}_{end}": measured[measure][end] for measure in MEASURES for end in ("low", "high")}
-                yield {
-                    "layer": head["layer"], "head": head["head"], "pattern": name, **values,
-                    "entropy": head["entropy"]["value"], **ends, "entropy_low": head["entropy"]["low"],
-                    "entropy_high": head["entropy"]["high"], "follows": head["follows"] or "",
-                    "guided_toward": head["guided_toward"] or "",
-                    "step": "" if taken["step"] is None else taken["step"],
-                }  # fmt: skip
+                place: dict[str, object] = {"layer": head["layer"], "head": head["head"], "pattern": name}
+                estimates = {measure: measured[measure] for measure in MEASURES} | {"entropy": head["entropy"]}
+                values = {measure: estimate["value"] for measure, estimate in estimates.items()}
+                ends = {f"{measure}_{end}": of[end] for measure, of in estimates.items() for end in ("low", "high")}
+                toward = {key: head[key] or "" for key in ("follows", "guided_toward")}
+                yield {**place, **values, **ends, **toward, "step": "" if taken["step"] is None else taken["step"]}
 
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
-    """Print the last snapshot: a row a layer, a column a head, and the share of heads of each pattern."""
+    """Print the last snapshot: one row per layer, one column per head, and the share of heads for each pattern."""
     last = content["snapshots"][-1]
     n_heads = 1 + max(head["head"] for head in last["heads"])
     table = Table(title=f"{last['model']}: the pattern each head follows (mass at least {content['threshold']:g})")
@@ -246,6 +239,6 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         table.add_row(str(layer), *cells)
     console.print(table)
     if any(head["guided_toward"] for head in last["heads"]):
-        console.print("* guided in training")
+        console.print("* guided during training")
     shares = ", ".join(f"{name} {share:.0%}" for name, share in last["shares"].items() if share or name == "none")
     console.print(f"share of heads: {shares}", highlight=False)

@@ -1,4 +1,4 @@
-"""What a study looks at: a model by folder or name, a run of `pretrain`, or each checkpoint of a run."""
+"""Load the models of a study: a model, a run, or each checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from attention_guidance.errors import ConfigError, RunError, reason_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Tokens of a sequence where nothing else is asked for; the limit where neither model nor tokenizer has one.
+#: Default sequence length in tokens, and the limit if neither model nor tokenizer has one.
 USUAL_LENGTH = 512
-# What a tokenizer without a limit has for one is above this (transformers' VERY_LARGE_INTEGER is 1e30).
+# A larger model_max_length means that the tokenizer has no limit (transformers' VERY_LARGE_INTEGER is 1e30).
 _NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to look into.
+    """A model to analyse.
 
     Attributes:
-        name: what to call it.
-        source: folder or name that transformers loads it from.
-        step: the optimisation step it was saved at, None for a model that is no checkpoint of a run.
-        run: the folder of the run it is of, or None.
+        name: name of the model in results.
+        source: folder or hub name that transformers loads it from.
+        step: optimisation step of the checkpoint, None for a model that is not a checkpoint of a run.
+        run: folder of the run that the model belongs to, or None.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Subject:
     run: Path | None = None
 
     def load(self) -> PreTrainedModel:
-        """The encoder, without the head of its training objective, in evaluation mode on the best device there is.
+        """Load the encoder without its pre-training head, in evaluation mode, on the GPU if there is one.
 
         Raises:
-            ConfigError: it cannot be loaded.
+            ConfigError: the model cannot be loaded.
         """
         import torch
 
@@ -54,35 +54,35 @@ class Subject:
             model = _model_class(self.source).from_pretrained(self.source)
         except Exception as error:  # transformers, safetensors and the hub raise all kinds
             raise ConfigError(
-                f"model {self.source!r}: cannot be loaded ({reason_of(error)}); give a folder that save_pretrained has "
-                "written, a run of pretrain, or a name on the Hugging Face hub"
+                f"model {self.source!r}: cannot be loaded ({reason_of(error)}); give a folder written by "
+                "save_pretrained, a run of pretrain, or a name on the Hugging Face hub"
             ) from error
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
 
     def tokenizer(self, *needed: str) -> PreTrainedTokenizerBase:
-        """The model's tokenizer.
+        """Load the model's tokenizer.
 
         Args:
-            needed: the special tokens that it must have, see `load_tokenizer`.
+            needed: special tokens that it must have; see `load_tokenizer`.
 
         Raises:
-            ConfigError: there is none, or it is of no use here.
+            ConfigError: there is no tokenizer, or it cannot be used.
         """
         own = self.run / "tokenizer" if self.run is not None else None
         source = str(own) if own is not None and own.is_dir() else self.source
         return load_tokenizer(source, needed) if needed else load_tokenizer(source)
 
     def guided_heads(self) -> dict[tuple[int, int], str]:
-        """The patterns that heads were trained toward, by layer and head; empty where none were or it is not known."""
+        """The patterns that heads were guided toward, by (layer, head); empty if there were none or it is unknown."""
         if self.run is None:
             return {}
         config = make_config({}, self.run / CONFIG_FILE)
-        if not config.heads or config.guided_part == "generator":  # what is kept as the model is the discriminator
+        if not config.heads or config.guided_part == "generator":  # the saved model is the discriminator
             return {}
         return {(guided.layer, guided.head): guided.pattern.name for guided in guided_heads(config)}
 
     def loss(self) -> float | None:
-        """The validation loss that was measured last when the checkpoint was made, None where it is not known."""
+        """The last validation loss before the checkpoint was saved, None if unknown."""
         if self.run is None or self.step is None:
             return None
         try:
@@ -95,27 +95,28 @@ class Subject:
 
 
 def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
-    """What to look into, oldest checkpoint first and the finished model last.
+    """The models to analyse: the checkpoints of a run from oldest to newest, or a single model.
 
     Args:
-        given: the folder of a run or of a model, or a name on the hub.
-        with_checkpoints: all checkpoints of a run; without, its finished model (the newest checkpoint if it has none).
+        given: folder of a run or model, or a name on the Hugging Face hub.
+        with_checkpoints: whether to return all checkpoints of a run (default: its final model, or its newest
+            checkpoint if it has none).
 
     Raises:
-        ConfigError: it is no folder of these, or has no checkpoints.
-        RunError: it is a comparison, or a run that has not saved anything yet.
+        ConfigError: `given` is neither a run nor a model, or is a model but checkpoints are requested.
+        RunError: `given` is a comparison, or a run that has not saved anything yet.
     """
     path = Path(given)
     if not (path / CONFIG_FILE).is_file():
         if any(path.glob("seed-*/*/run.yaml")):
-            raise RunError(f"{given} holds a comparison; name one of its runs, such as {path / 'seed-1' / 'guided'}")
+            raise RunError(f"{given} holds a comparison; give one of its runs, such as {path / 'seed-1' / 'guided'}")
         if path.is_dir() and not (path / "config.json").is_file():
             raise ConfigError(f"{given}: neither a model (config.json) nor a run of pretrain ({CONFIG_FILE})")
         if path.is_file() or (not path.exists() and _is_local(path)):
-            raise ConfigError(f"{given}: no such folder; give that of a model or of a run, or a name on the hub")
+            raise ConfigError(f"{given}: no such folder; give the folder of a model or run, or a name on the hub")
         if with_checkpoints:
             raise ConfigError(f"{given} is a model and has no checkpoints; give the folder of a run")
-        # A folder called `model` says little; the one around it, more.
+        # `model` is not a telling name; use the parent folder's.
         own = [part for part in path.resolve().parts[-2:] if part not in ("model", "/")]
         return [Subject(own[-1] if path.exists() and own else given, given)]
     folder = RunFolder(path)
@@ -128,15 +129,15 @@ def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
     if (path / "model").is_dir():
         return [Subject(path.resolve().name, str(path / "model"), None, path)]
     if not found:
-        raise RunError(f"the run in {given} has saved nothing yet; wait for its first checkpoint")
+        raise RunError(f"the run in {given} has not saved anything yet; wait for its first checkpoint")
     return found[-1:]
 
 
 def names_of(models: Sequence[str]) -> list[str]:
-    """What to call several models, fit for names of files: as much of the end of their paths as tells them apart.
+    """Names for several models, usable as file names: the shortest ends of their paths that are unique.
 
     Raises:
-        ConfigError: one is given twice.
+        ConfigError: a model is given twice.
     """
     parts = []
     for model in models:
@@ -148,11 +149,11 @@ def names_of(models: Sequence[str]) -> list[str]:
         names = ["-".join(part[-depth:]).replace("/", "-") for part in parts]
         if len(set(names)) == len(names):
             return names
-    raise ConfigError(f"a model is given twice, or several cannot be told apart by name: {', '.join(models)}")
+    raise ConfigError(f"a model is given twice, or two models have the same name: {', '.join(models)}")
 
 
 def _model_class(source: str) -> Any:
-    """What loads a model: AutoModel, but the encoder alone where that is what was saved (T5EncoderModel)."""
+    """The class to load a model with: AutoModel, or the encoder class that was saved (such as T5EncoderModel)."""
     import transformers
 
     saved = transformers.AutoConfig.from_pretrained(source).architectures or ()
@@ -161,12 +162,12 @@ def _model_class(source: str) -> Any:
 
 
 def _is_local(path: Path) -> bool:
-    """Whether a path that does not exist was meant as one: a hub's name has at most one slash and no folder here."""
+    """Whether a missing path is meant as a local path: hub names have at most one slash, and no local parent folder."""
     return path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
 
 
 def results_of(run: Path) -> dict[str, Any]:
-    """What a run has written down of itself; empty where it has not ended."""
+    """The results of a finished run; empty if it has not finished."""
     try:
         return RunFolder(run).finished or {}
     except ValueError:
@@ -174,25 +175,25 @@ def results_of(run: Path) -> dict[str, Any]:
 
 
 def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, without: int = USUAL_LENGTH) -> int:
-    """The most tokens of a sequence, special ones included: what model and tokenizer can take.
+    """The maximum sequence length in tokens, special tokens included, of both model and tokenizer.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
-        without: the length where neither of them has a limit.
+        without: the result if neither of them has a limit.
 
     Raises:
-        ConfigError: the model reads no text, or not that of this tokenizer.
+        ConfigError: the model does not read token ids, or the tokenizer does not match the model.
     """
     try:
         embeddings = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    except NotImplementedError:  # a model of letters (Canine) looks nothing up
+    except NotImplementedError:  # a character model (Canine) has no embedding table
         embeddings = None
     if embeddings is None or embeddings < vocabulary_size(tokenizer):
         knows = "reads no tokens" if embeddings is None else f"knows {embeddings:,} tokens"
         raise ConfigError(
             f"{type(model).__name__} {knows} and its tokenizer has {vocabulary_size(tokenizer):,}; give a model "
-            "together with its own tokenizer"
+            "with its own tokenizer"
         )
     limits = [longest_input(model), tokenizer.model_max_length]
     return min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=without)

@@ -1,4 +1,4 @@
-"""`attention-guidance probe`: do heads look from a word to the word that a linguist would point at?"""
+"""`attention-guidance probe`: do heads attend to linguistically related words?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +35,21 @@ if TYPE_CHECKING:
 PROBE_FILE = "probe.json"
 PROBE_TABLE = "probe.csv"
 
-# Why a part of a document is left out.
+# Reason for skipping a part of a document.
 _REPEATED = "read from another file already (gold goes before auto)"
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Annotated data, and what turns it into questions.
+    """Annotated data, and the settings for making questions from it.
 
     Attributes:
         path: the file or folder.
-        n_tokens: the length of a text in tokens.
-        longest: tokens of a text into which long documents are cut.
-        distractors: sentences to put in front.
-        seed: of their draw.
-        left_out: counts what is left out, by reason.
+        n_tokens: function that counts the tokens of a text.
+        longest: maximum length in tokens; longer documents are split.
+        distractors: sentences to put in front of the texts.
+        seed: seed for the choice of distractors.
+        left_out: number of skipped texts by reason, updated while reading.
     """
 
     path: Path
@@ -70,11 +71,11 @@ def _coreference(data: _Data) -> Iterable[QuestionedText]:
 
 @dataclass(frozen=True)
 class Task:
-    """A probe: how its data become questions.
+    """A probing task.
 
     Attributes:
-        ask: makes them.
-        directions: in which directions heads are asked.
+        ask: makes questions from annotated data.
+        directions: the directions of attention to probe.
     """
 
     ask: Callable[[_Data], Iterable[QuestionedText]]
@@ -91,18 +92,18 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Probe:
-    """What is asked of models.
+    """Settings of a probe.
 
     Attributes:
         data: the annotated file or folder.
         task: one of `TASKS`.
         protocol: `words` or `authors`; see `attention_guidance.commands.probes.answers`.
-        distractors: put a sentence in front of each reflexive sentence: the built-in ones (True) or those of a file.
-        seed: of distractors, halves and bootstrap.
-        batch_size: texts in a forward pass.
+        distractors: put a sentence in front of each reflexive sentence: a built-in one (True) or one from a file.
+        seed: seed for distractors, the split into halves, and the bootstrap.
+        batch_size: texts per forward pass.
 
     Raises:
-        ConfigError: an unknown task or protocol, or a combination that means nothing.
+        ConfigError: an unknown task or protocol, or options that do not fit together.
     """
 
     data: Path
@@ -120,24 +121,24 @@ class Probe:
             raise ConfigError(f"--batch-size {self.batch_size}: must be at least 1")
         if self.task != "reflexive" and (self.distractors or self.protocol == "authors"):
             what = "--distractors" if self.distractors else "--protocol authors"
-            raise ConfigError(f"{what} is for --task reflexive, not for {self.task}")
+            raise ConfigError(f"{what} works only with --task reflexive, not with {self.task}")
 
     def texts(self, tokenizer: PreTrainedTokenizerBase, longest: int, left_out: Counter[str]) -> list[QuestionedText]:
-        """The questioned texts.
+        """The texts with their questions.
 
         Args:
-            tokenizer: the model's.
-            longest: the most tokens that the model can read.
-            left_out: counts what is left out of the data, by reason.
+            tokenizer: the model's tokenizer.
+            longest: the model's maximum sequence length in tokens.
+            left_out: number of skipped texts by reason, updated in place.
 
         Raises:
-            CorpusError: data that cannot be read.
+            CorpusError: the data cannot be read.
         """
 
         def count(text: str) -> int:
             return len(tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"])
 
-        # Documents are cut as for every other model; texts that come whole may be as long as this one takes.
+        # Documents are split in the same way for every model; other texts may be as long as this model accepts.
         cut = min(longest, USUAL_LENGTH)
         data = _Data(self.data, count, cut, self._distractors(), self.seed, left_out)
         return list(TASKS[self.task].ask(data))
@@ -150,26 +151,25 @@ class Probe:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--distractors {self.distractors}: cannot be read ({error})") from error
         if not found:
-            raise ConfigError(f"--distractors {self.distractors}: no line in it; give a sentence a line")
+            raise ConfigError(f"--distractors {self.distractors}: the file is empty; give one sentence per line")
         return found
 
     def answers(self, subject: Subject, progress: Callable[[int], None] | None = None) -> Answers:
-        """What the heads of a model answer.
+        """The answers of all heads of a model.
 
         Raises:
-            GuidanceError: a model that cannot be loaded or looked at, data that cannot be read.
+            GuidanceError: the model cannot be loaded or observed, or the data cannot be read.
         """
         model, tokenizer = subject.load(), subject.tokenizer()
         longest = longest_sequence(model, tokenizer)
         left_out: Counter[str] = Counter()
-        answers = answer(
-            model, tokenizer, self.texts(tokenizer, longest, left_out), protocol=self.protocol,
-            directions=TASKS[self.task].directions, longest=longest, batch_size=self.batch_size, progress=progress,
-        )  # fmt: skip
+        texts, directions = self.texts(tokenizer, longest, left_out), TASKS[self.task].directions
+        ask = partial(answer, model, tokenizer, longest=longest, batch_size=self.batch_size, progress=progress)
+        answers = ask(texts, protocol=self.protocol, directions=directions)
         return replace(answers, skipped={**left_out, **answers.skipped})
 
     def facts(self) -> dict[str, Any]:
-        """What was asked, as JSON."""
+        """The settings as JSON."""
         return {
             "data": "/".join(self.data.absolute().parts[-2:]),
             "task": self.task,
@@ -182,18 +182,18 @@ class Probe:
 def probe(
     model: str, asked: Probe, output: Path, *, resamples: int = 1000, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Probe the heads of a model and write down how good they are.
+    """Probe the heads of a model and write their scores.
 
     Args:
-        model: folder of a model or of a run, or a name on the hub.
-        asked: the questions.
-        output: the folder for `probe.json`, `probe.csv` and the figures.
-        resamples: of the bootstrap.
-        overwrite: replace the probe in the folder.
-        quiet: print nothing.
+        model: folder of a model or run, or a name on the Hugging Face hub.
+        asked: the settings of the probe.
+        output: folder for `probe.json`, `probe.csv` and the figures.
+        resamples: number of bootstrap resamples.
+        overwrite: whether to replace an existing probe in the folder.
+        quiet: whether to print nothing.
 
     Returns:
-        The scores, as in `probe.json`.
+        The content of `probe.json`.
 
     Raises:
         GuidanceError: bad input.
@@ -204,7 +204,7 @@ def probe(
     console = Console(quiet=quiet, markup=False)
     subject = subjects(model)[0]
     with Steps(console, quiet) as steps:
-        steps.begin(f"asking {subject.name}", None)
+        steps.begin(f"probing {subject.name}", None)
         answers = asked.answers(subject, steps.at)
         steps.begin("scoring", None)
         scores = score(answers, seed=asked.seed, resamples=resamples)
@@ -225,7 +225,7 @@ def probe(
 
 
 def summary(answers: Answers, scores: Sequence[LabelScores]) -> dict[str, Any]:
-    """The figures of all questions together: accuracy of every head, `max` and `mean` over them, counts."""
+    """Scores over all questions: the accuracy of every head, its maximum and mean over heads, and counts."""
     everything = scores[0]
     return {
         "layers": answers.right.shape[1],
@@ -242,22 +242,19 @@ def summary(answers: Answers, scores: Sequence[LabelScores]) -> dict[str, Any]:
             "chance": everything.chance,
             **{rule: accuracy.value for rule, accuracy in everything.rules.items()},
         },
-        "counts": {
-            "texts": answers.n_texts, "questions": everything.n, "skipped_texts": answers.skipped
-        },
-    }  # fmt: skip
+        "counts": {"texts": answers.n_texts, "questions": everything.n, "skipped_texts": answers.skipped},
+    }
 
 
 def probe_rows(scores: Sequence[LabelScores], answers: Answers) -> Iterable[dict[str, object]]:
-    """The rows of `probe.csv`: one for each label, layer, head and direction."""
+    """The rows of `probe.csv`: one per label, layer, head and direction."""
     for of_label in scores:
         for place in np.ndindex(of_label.heads.shape[:3]):
             value, low, high = of_label.heads[place]
             layer, head, direction = place
-            yield {
-                "label": of_label.label, "layer": layer, "head": head, "direction": answers.directions[direction],
-                "accuracy": value, "accuracy_low": low, "accuracy_high": high, "questions": of_label.n,
-            }  # fmt: skip
+            row: dict[str, object] = {"label": of_label.label, "layer": layer, "head": head}
+            accuracy = {"accuracy": value, "accuracy_low": low, "accuracy_high": high}
+            yield {**row, "direction": answers.directions[direction], **accuracy, "questions": of_label.n}
 
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
@@ -268,7 +265,7 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         highlight=False,
     )
     console.print(
-        f"over all heads: max {content['max']:.3f} (flattered by its choice), mean {content['mean']:.3f}, "
+        f"over all heads: max {content['max']:.3f} (biased upward by selection), mean {content['mean']:.3f}, "
         f"chance {content['baselines']['chance']:.3f}",
         highlight=False,
     )
@@ -277,20 +274,18 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         table.add_column(heading, justify="left" if heading in ("label", "direction") else "right")
     for label in content["labels"]:
         best, baseline = label["best"], label["baseline"]
-        table.add_row(
-            label["label"], f"{label['questions']:,}", f"{best['layer']}.{best['head']}", best["direction"],
-            _told(best), f"{baseline['name']}  {_told(baseline)}",
-            "yes" if label["intervals_apart"] else "no",
-        )  # fmt: skip
+        head, apart = f"{best['layer']}.{best['head']}", "yes" if label["intervals_apart"] else "no"
+        accuracies = _shown(best), f"{baseline['name']}  {_shown(baseline)}"
+        table.add_row(label["label"], f"{label['questions']:,}", head, best["direction"], *accuracies, apart)
     console.print(table)
 
 
 def left_out(skipped: Mapping[str, int]) -> str:
-    """What follows the number of texts in a line that says which were left out."""
+    """The end of a printed line about texts: how many were left out and why; empty if none were."""
     return f", texts left out: {'; '.join(f'{n:,} {why}' for why, n in skipped.items())}" if skipped else ""
 
 
-def _told(accuracy: Mapping[str, float]) -> str:
+def _shown(accuracy: Mapping[str, float]) -> str:
     if not math.isfinite(accuracy["low"]):
         return "–" if not math.isfinite(accuracy["value"]) else f"{accuracy['value']:.2f} (too few texts)"
     return f"{accuracy['value']:.2f} ({accuracy['low']:.2f}-{accuracy['high']:.2f})"

@@ -1,4 +1,4 @@
-"""A bar for the steps of a study, or plain lines where there is no terminal."""
+"""Progress bars for the steps of a study, or plain lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Steps:
-    """Shows the steps of a study as they go: a context manager.
+    """Context manager that shows the progress of a study.
 
     Args:
-        console: where to.
-        quiet: show nothing.
+        console: the console to draw on.
+        quiet: whether to show nothing.
     """
 
     def __init__(self, console: Console, quiet: bool) -> None:
         self.console, self.quiet = console, quiet
-        self.bars = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
-        )  # fmt: skip
+        done = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()
+        left = TextColumn("left"), TimeRemainingColumn()
+        self.bars = Progress(*done, *left, console=console, disable=quiet or not console.is_terminal)
 
     def __enter__(self) -> Steps:
-        """Begin to draw."""
+        """Start drawing."""
         self.bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End."""
+        """Stop drawing."""
         self.bars.stop()
 
     def begin(self, name: str, total: int | None) -> None:
-        """The next step, of so many parts (None: not known)."""
+        """Start the next step, which has `total` parts (None: unknown)."""
         if self.bars.disable:
             self.console.print(name, highlight=False)
         self.task = self.bars.add_task(name, total=total)
 
     def at(self, done: int) -> None:
-        """So many parts of the step are done."""
+        """Report that `done` parts of the current step are done."""
         self.bars.update(self.task, completed=done)

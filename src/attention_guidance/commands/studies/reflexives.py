@@ -1,4 +1,4 @@
-"""`attention-guidance reflexives`: sentences for a probe."""
+"""`attention-guidance reflexives`: generate sentences for the reflexive probe."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def reflexives(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Write sentences of the grammar, a line each.
+    """Write sentences generated from a grammar, one per line.
 
     Args:
-        output: the folder for `reflexives.txt` and `reflexives.json` (how they were made).
-        sentences: how many.
-        seed: of the draw.
-        plural: see `attention_guidance.commands.annotations.reflexives.generate_reflexives`, as for the two below.
-        relative_clauses: with relative clauses.
-        attractors: with other noun phrases before the reflexive.
-        overwrite: replace what is there.
-        quiet: print nothing.
+        output: folder for `reflexives.txt` and `reflexives.json` (the settings).
+        sentences: number of sentences.
+        seed: random seed.
+        plural: as in `generate_reflexives` (`commands/annotations/reflexives.py`), like the next two.
+        relative_clauses: whether to use relative clauses.
+        attractors: whether to use other noun phrases before the reflexive.
+        overwrite: whether to replace existing files.
+        quiet: whether to print nothing.
 
     Returns:
-        The file.
+        Path of `reflexives.txt`.
 
     Raises:
         GuidanceError: bad input.

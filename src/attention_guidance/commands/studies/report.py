@@ -1,4 +1,4 @@
-"""`attention-guidance report`: one page of runs, their heads, and what was measured of them."""
+"""`attention-guidance report`: one HTML page about runs and their heads."""
 
 from __future__ import annotations
 
@@ -42,25 +42,21 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 
-# Without sentences of one's own: how many documents are looked at, and how many characters of each.
+# Default sentences: the number of documents, and the number of characters of each.
 _SENTENCES = 3
 _BEGINNING = 160
-# Settings in the order of the page; what a run does not have is left out.
-_SETTINGS = (
-    "layers", "hidden", "attention_heads", "feed_forward", "block_size", "batch_size", "max_steps", "learning_rate",
-    "masking_rate", "heads", "weight", "loss", "schedule", "hold", "end", "seed",
-)  # fmt: skip
+# Settings in the order of the page; settings that a run does not have are left out.
+_OF_MODEL = ("layers", "hidden", "attention_heads", "feed_forward", "block_size", "batch_size", "max_steps")
+_OF_TRAINING = ("learning_rate", "masking_rate", "heads", "weight", "loss", "schedule", "hold", "end", "seed")
+_SETTINGS = (*_OF_MODEL, *_OF_TRAINING)
 
-
-# Results that a page can show, and what they must hold.
+# Results that a page can show, and the keys that they must have.
+_OF_PROBE = ("layers", "heads", "directions", "accuracy", "max", "mean", "baselines", "counts", "labels")
 _INCLUDED = {
-    "probe": (
-        "task", "model", "data", "protocol", "distractors", "layers", "heads", "directions", "accuracy", "max", "mean",
-        "baselines", "counts", "labels",
-    ),
+    "probe": ("task", "model", "data", "protocol", "distractors", *_OF_PROBE),
     "skill": ("task", "data", "runs", "points", "correlations"),
     "finetune": ("task", "model", "scores"),
-}  # fmt: skip
+}
 
 
 def report(
@@ -75,21 +71,21 @@ def report(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Gather what there is to show of some runs or models, and make a page of it.
+    """Collect the results of some runs or models and write a page about them.
 
     Args:
-        runs: folders of runs or of models, or names on the hub.
-        output: the folder for `report.html`, `report.json`, figures and their data.
-        text: what to look at heads on; without, the first run's own validation text or corpus, or the embedded text.
-        include: results of other commands (probe, skill, finetune), their files or folders.
-        sentences: to look through heads on; without, the beginnings of the text.
-        sequences: blocks of text for the census.
-        seed: of the sample.
-        overwrite: replace the report in the folder.
-        quiet: print nothing.
+        runs: folders of runs or models, or names on the Hugging Face hub.
+        output: folder for `report.html`, `report.json`, figures and their data.
+        text: text for the census (default: the first run's validation text or corpus, or the embedded text).
+        include: results of other commands (probe, skill, finetune), as files or folders.
+        sentences: sentences to show attention maps of (default: the beginnings of the text).
+        sequences: number of blocks of text for the census.
+        seed: seed of the sample.
+        overwrite: whether to replace an existing report in the folder.
+        quiet: whether to print nothing.
 
     Returns:
-        The report, as in `report.json`.
+        The content of `report.json`.
 
     Raises:
         GuidanceError: bad input.
@@ -133,25 +129,25 @@ def _config(run: str) -> RunConfig | None:
 
 
 def _own_text(run: str) -> Text:
-    """What a run was validated or trained on, if it is still there; the embedded text for a model."""
+    """The validation text or corpus of a run, if it still exists; the embedded text for a model."""
     config = _config(run)
     if config is not None and config.objective in OTHER_THAN_TEXT:
         raise ConfigError(
-            f"the run in {run} learnt from {OTHER_THAN_TEXT[config.objective]}, and report looks at text only"
+            f"the run in {run} was trained on {OTHER_THAN_TEXT[config.objective]}, but report supports only text"
         )
     if config is not None and config.dataset is not None:
-        raise ConfigError(f"the run in {run} learnt from the data set {config.dataset}; give some text with --text")
+        raise ConfigError(f"the run in {run} was trained on the data set {config.dataset}; give a text with --text")
     if config is None or not config.corpus:
         return Text()
     files = config.validation or config.corpus
     missing = [file for file in files if not Path(file).exists()]
     if missing:
-        raise CorpusError(f"the text of the run in {run} is not at {missing[0]} any more; give some with --text")
+        raise CorpusError(f"the text of the run in {run} is no longer at {missing[0]}; give a text with --text")
     return Text(files, config.text_field, config.documents, config.errors)
 
 
 def _beginnings(text: Text) -> list[str]:
-    """The beginnings of the first documents, to the end of a word where there are spaces."""
+    """The beginnings of the first documents, cut at the end of a word if they have spaces."""
     texts = (document.text for document in itertools.islice(text.read(), _SENTENCES))
     whole_words = re.compile(rf".{{1,{_BEGINNING}}}(?!\S)", re.DOTALL)
     return [found[0].rstrip() if (found := whole_words.match(text)) else text[:_BEGINNING] for text in texts]
@@ -160,7 +156,7 @@ def _beginnings(text: Text) -> list[str]:
 def _run(
     run: str, name: str, text: Text, sentences: Sequence[str], sequences: int, seed: int, steps: Steps
 ) -> dict[str, Any]:
-    """All that the page tells of a run."""
+    """The page's data about one run."""
     saved = bool(checkpoints(RunFolder(Path(run)).checkpoints))
     settings = CensusSettings(with_checkpoints=saved, sequences=sequences, seed=seed)
     census = measured_census(run, text, settings, steps)
@@ -178,7 +174,7 @@ def _run(
 
 
 def _history(run: str) -> list[dict[str, Any]]:
-    """What Trainer logged until the newest checkpoint; of a finished run at least the validation."""
+    """The Trainer's log up to the newest checkpoint, or the validation curve of a finished run without checkpoints."""
     for checkpoint in reversed(checkpoints(RunFolder(Path(run)).checkpoints)):
         try:
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -190,9 +186,9 @@ def _history(run: str) -> list[dict[str, Any]]:
 
 
 def _attention(subject: Subject, sentences: Sequence[str]) -> list[dict[str, Any]]:
-    """The maps of all heads on some sentences: a byte a weight, 255 for 1, layer by layer, base64."""
+    """The maps of all heads on some sentences, layer by layer: one byte per weight (255 is 1), in base64."""
     model, tokenizer = subject.load(), subject.tokenizer()
-    # The maps of more tokens would make a page that no browser opens.
+    # With maps of more tokens, the page would be too large for browsers.
     longest = min(USUAL_LENGTH, longest_sequence(model, tokenizer))
     return [_maps(model, tokenizer, sentence, longest) for sentence in sentences]
 
@@ -211,19 +207,19 @@ def _maps(model: Any, tokenizer: PreTrainedTokenizerBase, sentence: str, longest
 
 
 def _cut(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each sentence of which a model did not take all."""
+    """Yield a message for each sentence that is longer than the model's maximum length."""
     for record in records:
         for sentence in record["attention"]:
             if sentence["left_out"]:
                 taken = len(sentence["tokens"])
                 yield (
-                    f"{record['name']} looks at the first {taken} tokens of {sentence['text'][:40]!r}; the last "
+                    f"{record['name']}: maps of the first {taken} tokens of {sentence['text'][:40]!r}; the last "
                     f"{sentence['left_out']} are left out"
                 )
 
 
 def _included(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """The results in some files and folders."""
+    """Yield the results found in files and folders."""
     for path in paths:
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         found = False
@@ -238,31 +234,29 @@ def _included(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
                 found = True
                 yield _checked(content, file)
         if not found:
-            raise RunError(f"--include {path}: no result of probe, skill or finetune there")
+            raise RunError(f"--include {path}: holds no result of probe, skill or finetune")
 
 
 def _checked(content: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The content of a result, if the page can show it; its task becomes part of names of files."""
+    """Check that the page can show a result (its task is used in file names), and return it."""
     kind = content["kind"]
     missing = [key for key in _INCLUDED[kind] if key not in content]
     if content.get("schema_version") != results.SCHEMA_VERSION or missing:
         what = f"no {', '.join(missing)}" if missing else f"schema_version {content.get('schema_version')!r}"
-        raise RunError(f"--include {file}: not a result of {kind} that this version reads ({what}); make it again")
+        raise RunError(f"--include {file}: this version cannot read this result of {kind} ({what}); make it again")
     if kind != "finetune" and content["task"] not in TASKS:
-        raise RunError(f"--include {file}: unknown task {content['task']!r}")
+        raise RunError(f"--include {file}: unknown task {content['task']!r}; expected one of {', '.join(TASKS)}")
     return content
 
 
 def _scores(finetuned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for metric, values in (finetuned.get("scores") or {}).items():
-        yield {
-            "model": finetuned.get("model"), "task": finetuned.get("task"), "metric": metric,
-            "mean": values.get("mean"), "seeds": values.get("seeds"),
-        }  # fmt: skip
+        of_run = {"model": finetuned.get("model"), "task": finetuned.get("task")}
+        yield {**of_run, "metric": metric, "mean": values.get("mean"), "seeds": values.get("seeds")}
 
 
 def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, object]]]]:
-    """The data of the figures, by name."""
+    """Yield the data of the figures as tables, with their names."""
     for run in content["runs"]:
         yield f"{run['name']}-census", list(census_rows(run["census"]))
         heads = run["census"]["snapshots"][-1]["heads"]
@@ -288,16 +282,15 @@ def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, ob
 
 def _label_row(label: Mapping[str, Any]) -> dict[str, object]:
     best, baseline = label["best"], label["baseline"]
-    return {
-        "label": label["label"], "questions": label["questions"], "layer": best["layer"], "head": best["head"],
-        "direction": best["direction"], "accuracy": best["value"], "accuracy_low": best["low"],
-        "accuracy_high": best["high"], "baseline": baseline["name"], "baseline_accuracy": baseline["value"],
-        "baseline_low": baseline["low"], "baseline_high": baseline["high"],
-    }  # fmt: skip
+    head = {key: best[key] for key in ("layer", "head", "direction")}
+    accuracy = {"accuracy": best["value"], "accuracy_low": best["low"], "accuracy_high": best["high"]}
+    of_rule = {"baseline": baseline["name"], "baseline_accuracy": baseline["value"]}
+    ends = {"baseline_low": baseline["low"], "baseline_high": baseline["high"]}
+    return {"label": label["label"], "questions": label["questions"], **head, **accuracy, **of_rule, **ends}
 
 
 def _tiles(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The few figures one wants first: loss, heads on a pattern, of each run."""
+    """Headline figures of each run: validation loss, and the number of heads that follow a pattern."""
     tiles = []
     for record in records:
         last = record["census"]["snapshots"][-1]

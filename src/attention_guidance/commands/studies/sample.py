@@ -1,4 +1,4 @@
-"""A sample of a text for a look at a model: blocks of tokens as in pre-training."""
+"""Sample blocks of tokens from a text, made as in pre-training."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Text:
-    """A text to look at models on.
+    """A text to run models on.
 
     Attributes:
-        files: text files and folders; empty means the text that comes with the package.
-        text_field, documents, errors: how they are read, see `RunConfig`.
+        files: text files and folders (default: the text that comes with the package).
+        text_field, documents, errors: how to read the files; see `RunConfig`.
     """
 
     files: Sequence[str] = ()
@@ -36,19 +36,19 @@ class Text:
     errors: str = "strict"
 
     def __post_init__(self) -> None:
-        # It may be read several times.
+        # The text may be read several times.
         object.__setattr__(self, "files", kept(self.files))
 
     @property
     def name(self) -> str:
-        """A short name."""
+        """A short name of the text."""
         return corpus_name(self.files) if self.files else "World English Bible"
 
     def read(self) -> Iterator[Document]:
-        """Its documents.
+        """Yield the documents.
 
         Raises:
-            CorpusError: text that cannot be read.
+            CorpusError: the text cannot be read.
         """
         if not self.files:
             return embedded_documents()
@@ -58,42 +58,42 @@ class Text:
 def sampled_blocks(
     text: Text, tokenizer: PreTrainedTokenizerBase, *, n_blocks: int, block_size: int, seed: int
 ) -> Blocks:
-    """Blocks drawn from a text.
+    """Sample blocks from a text.
 
-    Documents are drawn while the corpus streams by, then blocks among what they make up: memory holds a few thousand
-    documents, whatever the size of the corpus.
+    Samples documents while streaming over the corpus, then blocks from these documents: memory is limited to a few
+    thousand documents, whatever the size of the corpus.
 
     Raises:
-        CorpusError: text that cannot be read.
-        ConfigError: nothing to draw, or blocks too small for a token.
+        CorpusError: the text cannot be read.
+        ConfigError: there is nothing to sample, or blocks are too small for a token.
     """
     if n_blocks < 1:
         raise ConfigError(f"--sequences {n_blocks}: must be at least 1")
-    chance = random.Random(seed)
-    documents = _drawn(text.read(), max(1000, 20 * n_blocks), chance)
+    generator = random.Random(seed)
+    documents = _sampled(text.read(), max(1000, 20 * n_blocks), generator)
     blocks = pack((document.text for document in documents), tokenizer, block_size)
     if not len(blocks):
-        raise ConfigError("the tokenizer knows no word of the text")
-    kept = sorted(chance.sample(range(len(blocks)), min(n_blocks, len(blocks))))
+        raise ConfigError("the tokenizer finds no token in the text; give another text or tokenizer")
+    kept = sorted(generator.sample(range(len(blocks)), min(n_blocks, len(blocks))))
     return replace(blocks, ids=blocks.ids[kept], lengths=blocks.lengths[kept])
 
 
-def _drawn(documents: Iterable[Document], n_wanted: int, chance: random.Random) -> list[Document]:
-    """So many documents, each as likely as the others, in their order (reservoir sampling, Vitter's algorithm R)."""
+def _sampled(documents: Iterable[Document], n_wanted: int, generator: random.Random) -> list[Document]:
+    """Sample documents uniformly, keeping their order (reservoir sampling, Vitter's algorithm R)."""
     kept: list[tuple[int, Document]] = []
     for number, document in enumerate(documents):
         if len(kept) < n_wanted:
             kept.append((number, document))
-        elif (place := chance.randrange(number + 1)) < n_wanted:
+        elif (place := generator.randrange(number + 1)) < n_wanted:
             kept[place] = number, document
     return [document for _, document in sorted(kept, key=lambda pair: pair[0])]
 
 
 def batches(blocks: Blocks, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """What a model is called with."""
+    """Yield the model's keyword arguments for each batch."""
     for start in range(0, len(blocks), batch_size):
         ids_BT = torch.from_numpy(blocks.ids[start : start + batch_size].astype(np.int64))
         lengths_B = torch.from_numpy(blocks.lengths[start : start + batch_size].astype(np.int64))
         mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).long()
-        # A mask that hides nothing is left out: attention is faster without.
+        # Omit a mask that hides nothing: attention is faster without a mask.
         yield {"input_ids": ids_BT} | ({} if bool(mask_BT.all()) else {"attention_mask": mask_BT})

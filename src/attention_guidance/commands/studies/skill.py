@@ -1,4 +1,4 @@
-"""`attention-guidance skill`: does the linguistic skill of heads go with the quality of the model (section 5.3)?"""
+"""`attention-guidance skill`: probe accuracy against loss (paper, section 5.3)."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ MEASURES = ("max", "mean")
 def skill(
     runs: Sequence[str], asked: Probe, output: Path, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Probe every checkpoint of some runs and hold its heads' accuracy against its validation loss.
+    """Probe every checkpoint of some runs and correlate the accuracy of its heads with its validation loss.
 
     Args:
         runs: folders of runs of `pretrain` with checkpoints.
-        asked: the probe.
-        output: the folder for `skill.json`, `skill.csv` and the figure.
-        overwrite: replace what is there.
-        quiet: print nothing.
+        asked: the settings of the probe.
+        output: folder for `skill.json`, `skill.csv` and the figure.
+        overwrite: whether to replace existing results in the folder.
+        quiet: whether to print nothing.
 
     Returns:
-        The study, as in `skill.json`.
+        The content of `skill.json`.
 
     Raises:
-        GuidanceError: bad input; fewer than three checkpoints whose loss is known.
+        GuidanceError: bad input, or fewer than three checkpoints with a known loss.
     """
     folder = Output.of_study(output, SKILL_FILE, overwrite)
     console = Console(quiet=quiet, markup=False)
@@ -53,8 +53,8 @@ def skill(
     known = [(run, subject) for run, subject in found if subject.loss() is not None]
     if len(known) < 3:
         raise RunError(
-            f"{len(known)} checkpoints of known validation loss in {', '.join(runs)}; a correlation needs three: train "
-            "with pretrain --keep-checkpoints 20"
+            f"{len(known)} checkpoints with a known validation loss in {', '.join(runs)}; a correlation needs three: "
+            "train with pretrain --keep-checkpoints 20"
         )
     points: list[dict[str, Any]] = []
     with Steps(console, quiet) as steps:
@@ -62,12 +62,9 @@ def skill(
         for run, subject in known:
             answers = asked.answers(subject)
             by_head = answers.right.mean(0)
-            points.append(
-                {
-                    "run": run, "step": subject.step, "loss": subject.loss(), "max": float(by_head.max()),
-                    "mean": float(by_head.mean()), "chance": float(answers.right_by_chance.mean()),
-                }
-            )  # fmt: skip
+            accuracy = {"max": by_head.max(), "mean": by_head.mean(), "chance": answers.right_by_chance.mean()}
+            point = {"run": run, "step": subject.step, "loss": subject.loss()}
+            points.append(point | {name: float(value) for name, value in accuracy.items()})
             steps.at(len(points))
             counts = {"texts": answers.n_texts, "skipped_texts": answers.skipped}
     content = {
@@ -111,14 +108,14 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         table.add_column(heading, justify="right" if heading != "checkpoints of" else "left")
     rows: dict[str, list[Any]] = {}
     for item in content["correlations"]:
-        rows.setdefault(item["run"] or "all runs", [str(item["n"])]).append(_told(item))
+        rows.setdefault(item["run"] or "all runs", [str(item["n"])]).append(_shown(item))
     for run, cells in rows.items():
         table.add_row(run, *cells)
     console.print(table)
-    console.print("below 0: heads are better where the model is; checkpoints of one run are not independent")
+    console.print("below 0: heads are better in better models; checkpoints of one run are not independent")
 
 
-def _told(item: Mapping[str, Any]) -> str:
+def _shown(item: Mapping[str, Any]) -> str:
     if not math.isfinite(item["spearman"]):
         return "–"
     if not math.isfinite(item["low"]):

@@ -1,4 +1,4 @@
-"""`attention-guidance tokenizer`: train tokenizers of several kinds and sizes, look at any, compare them on a text."""
+"""`attention-guidance tokenizer`: train, inspect and compare tokenizers."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def train_tokenizers(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a tokenizer of every kind and size, and look at each on a tenth of the text that is held out.
+    """Train a tokenizer of every kind and size, and evaluate each on a held-out tenth of the text.
 
     Args:
-        text: to train on.
-        output: the folder for `tokenizers.json` and a folder for each tokenizer, such as `bpe-4096`.
-        kinds: of `bpe`, `wordpiece`, `unigram`.
-        vocab_sizes: numbers of tokens; by the size of the text without.
-        beside: folders or names of tokenizers to look at too.
-        max_length: longest sequence in tokens.
-        seed: of what is held out.
-        overwrite: replace what is there.
-        quiet: print nothing.
+        text: the text to train on.
+        output: folder for `tokenizers.json` and a folder for each tokenizer, such as `bpe-4096`.
+        kinds: any of `bpe`, `wordpiece`, `unigram`.
+        vocab_sizes: vocabulary sizes (default: one that suits the size of the text).
+        beside: folders or names of further tokenizers to evaluate.
+        max_length: maximum sequence length in tokens.
+        seed: seed for the choice of held-out text.
+        overwrite: whether to replace existing files.
+        quiet: whether to print nothing.
 
     Returns:
-        What was found, as in `tokenizers.json`.
+        The content of `tokenizers.json`.
 
     Raises:
         GuidanceError: bad input.
@@ -65,7 +65,7 @@ def train_tokenizers(
     split = split_validation(list(text.read()), share=_HELD_OUT, seed=seed)
     trained_on, held_out = ([document.text for document in part] for part in (split.train, split.validation))
     if (letters := sum(map(len, held_out))) < _FEW_LETTERS:
-        console.print(f"note: {letters:,} letters are few to look at tokenizers on; give more text", highlight=False)
+        console.print(f"note: {letters:,} characters are few to evaluate tokenizers; give more text", highlight=False)
     sizes = list(vocab_sizes) or [suggest_vocab_size(sum(len(t.encode()) for t in trained_on))]
     say = functools.partial(console.print, highlight=False)
     found = {}
@@ -76,23 +76,23 @@ def train_tokenizers(
             tokenizer = train_kind(kind, trained_on, size, max_length=max_length, at_most=not vocab_sizes, say=say)
             write_whole(output / name, tokenizer.save_pretrained)
             found[name] = tokenizer
-    return _told(folder, console, text, found | others, held_out)
+    return _evaluated(folder, console, text, found | others, held_out)
 
 
 def inspect_tokenizers(
     tokenizers: Sequence[str], text: Text, output: Path, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Look at tokenizers over a text.
+    """Evaluate tokenizers on a text.
 
     Args:
-        tokenizers: folders or names on the hub.
-        text: to look at them on.
-        output: the folder for `tokenizers.json`.
-        overwrite: replace what is there.
-        quiet: print nothing.
+        tokenizers: folders, or names on the Hugging Face hub.
+        text: the text to evaluate them on.
+        output: folder for `tokenizers.json`.
+        overwrite: whether to replace existing files.
+        quiet: whether to print nothing.
 
     Returns:
-        What was found, as in `tokenizers.json`.
+        The content of `tokenizers.json`.
 
     Raises:
         GuidanceError: bad input.
@@ -101,10 +101,11 @@ def inspect_tokenizers(
         raise ConfigError("a tokenizer is given twice; name each once")
     folder = Output.of_study(output, TOKENIZERS_FILE, overwrite)
     loaded = {name: load_tokenizer(tokenizer_folder(name)) for name in tokenizers}
-    return _told(folder, Console(quiet=quiet, markup=False), text, loaded, [document.text for document in text.read()])
+    texts = [document.text for document in text.read()]
+    return _evaluated(folder, Console(quiet=quiet, markup=False), text, loaded, texts)
 
 
-def _told(
+def _evaluated(
     folder: Output, console: Console, text: Text, tokenizers: Mapping[str, Any], texts: Sequence[str]
 ) -> dict[str, Any]:
     content = {
@@ -123,17 +124,16 @@ def _told(
 
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
-    """Print how well each fits."""
+    """Print a table of the results."""
     table = Table(title=f"{content['documents']:,} documents of {content['corpus']}")
     columns = ("tokenizer", "tokens", "tokens a word", "words whole", "unknown", "lost", "letters known", "never used")
     for column in columns:
         is_name = column == "tokenizer"
         table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in content["tokenizers"]:
-        table.add_row(
-            row["name"], f"{row['vocabulary']:,}", f"{row['fertility']:.2f}", f"{row['whole_words']:.1%}",
-            f"{row['unknown']:.2%}", f"{row['lost']:.2%}", f"{row['characters']:.1%}", f"{row['unused']:.1%}",
-        )  # fmt: skip
+        words = f"{row['fertility']:.2f}", f"{row['whole_words']:.1%}", f"{row['unknown']:.2%}", f"{row['lost']:.2%}"
+        shares = f"{row['characters']:.1%}", f"{row['unused']:.1%}"
+        table.add_row(row["name"], f"{row['vocabulary']:,}", *words, *shares)
     console.print(table)
     say = functools.partial(console.print, highlight=False)
     for row in content["tokenizers"]:
