@@ -1,1 +1,1 @@
-"""The command line and all that it does beside guidance: text, pre-training, fine-tuning, probes, reports."""
+"""The command line: text, pre-training, fine-tuning, probes and reports."""

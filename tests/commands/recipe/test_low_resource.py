@@ -113,7 +113,7 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_pat
     ("value", "verdict", "said"),
     [
         (-0.2, "worse", "finding names is 20.0 points worse than without pre-training"),
-        (0.02, "no difference shown", "finding names shows no difference to doing without pre-training"),
+        (0.02, "no difference shown", "finding names shows no difference from a model without pre-training"),
         (
             -0.4,
             "not known from one training",

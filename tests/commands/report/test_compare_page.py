@@ -181,7 +181,7 @@ def test_few_points_one_seed_no_maps(render, compare, points):
     for who in figures.ARMS:
         compare["seeds"][0][who]["curve"] = compare["seeds"][0][who]["curve"][:points]
     page = Elements(render(compare))
-    assert "What the heads look at" not in page.text
+    assert "What the heads attend to" not in page.text
     assert f"{points} evaluations" in page.text
     assert ("no finite validation loss" in page.text) == (points == 0)
 
@@ -246,6 +246,6 @@ def test_png_and_full_figure(maps, tmp_path):
 def test_wrong_input_is_named(compare, tmp_path):
     with pytest.raises(ValueError, match="schema_version 2"):
         write_compare_page(compare | {"schema_version": 2}, None, tmp_path / "page.html")
-    with pytest.raises(ValueError, match="without seeds"):
+    with pytest.raises(ValueError, match="no seeds"):
         write_compare_page(compare | {"seeds": []}, None, tmp_path / "page.html")
     assert not list(Path(tmp_path).iterdir())

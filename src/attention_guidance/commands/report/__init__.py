@@ -1,1 +1,1 @@
-"""Figures and self-contained HTML pages of what a run has shown."""
+"""Figures, and self-contained HTML pages of results."""

@@ -1,4 +1,4 @@
-"""The page of ``attention-guidance compare``: one HTML file that needs nothing beside it."""
+"""The HTML page of ``attention-guidance compare``: one self-contained file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from attention_guidance.commands.report.page import DIVERGED, check_schema, numb
 def write_compare_page(compare: Mapping[str, Any], maps: Mapping[str, Any] | None, path: Path) -> None:
     """Write the page of a comparison.
 
-    See `attention_guidance.commands.report.page` for what such a file may do. Equal input gives equal bytes.
+    `attention_guidance.commands.report.page` describes the pages. Equal input gives identical bytes.
 
     Args:
-        compare: What ``compare`` measured, as in its ``compare.json`` (schema version 1).
-        maps: Attention maps at a few points of training, None when there are none.
-        path: The file to write; its folder must exist.
+        compare: the content of ``compare.json`` (schema version 1).
+        maps: attention maps at several points of training, or None.
+        path: the file to write; its folder must exist.
 
     Raises:
-        ValueError: The input is of another schema, or holds no seed.
+        ValueError: the input has another schema, or no seeds.
     """
     check_schema(compare, "compare")
     if not compare["seeds"]:
-        raise ValueError("a comparison without seeds has nothing to show")
+        raise ValueError("the comparison has no seeds, so there is nothing to show")
     page = render(
         "compare.html",
         compare=compare,
@@ -46,7 +46,7 @@ def write_compare_page(compare: Mapping[str, Any], maps: Mapping[str, Any] | Non
 
 
 def _across(values: list[float], digits: int) -> str:
-    """How far the seeds lie apart, empty for a single one."""
+    """The range of the values over seeds as text, empty if they are equal."""
     low, high = (f"{end:,.{digits}f}".replace("-", "−") for end in (min(values, default=0.0), max(values, default=0.0)))
     return "" if low == high else f" Seeds: {low} to {high}."
 
@@ -61,7 +61,7 @@ def _steps_tile(compare: Mapping[str, Any]) -> dict[str, str]:
     reached, ratios = _known(compare, "steps_to_match"), _known(compare, "steps_ratio")
     total = len(compare["seeds"])
     if final_loss(compare, "unguided") is None:
-        text = "Unguided diverged, so it has no final loss that guided could be said to reach."
+        text = "Unguided diverged, so it has no final loss for guided to reach."
         return {"title": title, "value": "–", "text": text}
     if not reached:
         text = f"Guided never reached unguided’s final validation loss within {steps} steps."
@@ -126,7 +126,7 @@ def _more(ratio: float, more: str, less: str) -> str:
 
 
 def _made(compare: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the comparison was made, as (name, value); values that were not recorded are left out."""
+    """The settings of the comparison as (name, value); values that were not recorded are left out."""
     model = compare.get("model") or {}
     shape = ", ".join(f"{name} {size:,}" for name, size in model.items() if isinstance(size, int))
     steps = f"{compare['steps']:,} of {number(compare.get('tokens_per_step'), 0, '?')} tokens"
@@ -145,11 +145,11 @@ def _made(compare: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def guidance_grid(compare: Mapping[str, Any]) -> dict[str, Any]:
-    """Final guidance error of every guided head, mean over seeds, as a grid of layers and heads.
+    """Final guidance error of every guided head (mean over seeds), as a grid of layers and heads.
 
     Returns:
-        ``heads`` (the columns) and ``rows`` of ``(layer, cells)``; a cell is None where no head was guided, else
-        ``pattern``, ``error`` (None: diverged) and ``span`` (smallest and largest over the seeds, None for one).
+        ``heads`` (the columns) and ``rows`` of ``(layer, cells)``; a cell is None if the head was not guided, else
+        ``pattern``, ``error`` (None if it diverged) and ``span`` (minimum and maximum over seeds, None for one seed).
     """
     errors: dict[tuple[int, int], list[object]] = {}
     patterns: dict[tuple[int, int], str] = {}
@@ -172,7 +172,7 @@ def guidance_grid(compare: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(compare: Mapping[str, Any]) -> dict[str, Any]:
-    """The two drawings of the curves, what the read-out needs, and the rows of the data table."""
+    """The wide and narrow drawings of the curves, the data of the readout, and the rows of the data table."""
     wide, narrow = figures.loss_curves(compare), figures.loss_curves(compare, (4.1, 3.7))
     means = {arm: dict(figures.mean_curve(compare, arm)) for arm in ARMS}
     points = [
@@ -188,14 +188,14 @@ def _curves(compare: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _maps(maps: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A card for each head, and one head at the end of training with its words."""
+    """One card per head, and the map of one head at the end of training with its tokens."""
     if not maps or not (heads := figures.map_heads(maps)):
         return {"cards": [], "words": None}
     cards = [
         {"layer": layer, "head": head, "pattern": pattern, "svg": _svg(figures.attention_maps(maps, [(layer, head)]))}
         for layer, head, pattern in heads
     ]
-    # A head that looks at a neighbour says more with its words than one that looks at the first token.
+    # With tokens, a head that attends to a neighbour is more informative than one that attends to the first token.
     layer, head, pattern = next((h for h in heads if h[2] in ("previous", "next")), heads[0])
     drawings = [(arm, _svg(figures.labelled_map(maps, arm, layer, head))) for arm in ARMS]
     words = {"layer": layer, "head": head, "pattern": pattern, "drawings": drawings, "text": maps.get("text") or ""}
@@ -203,5 +203,5 @@ def _maps(maps: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _svg(fig: Any) -> Markup:
-    """Markup without escaping: to_svg has escaped every text that it shows."""
+    """Mark as safe: to_svg has already escaped all text."""
     return Markup(to_svg(fig))

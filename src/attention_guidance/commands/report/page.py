@@ -1,7 +1,7 @@
-"""What all pages share: one HTML file each that needs nothing beside it.
+"""Render self-contained HTML pages from the templates in this folder.
 
-A page loads nothing: figures are inline SVG, and its content security policy allows its own script alone, so that text
-of a corpus can become neither markup nor code.
+A page loads no other file: figures are inline SVG, and the content security policy allows only the page's own script,
+so text from a corpus cannot become markup or code.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ DIVERGED = "diverged"
 
 
 def check_schema(content: Mapping[str, Any], kind: str) -> None:
-    """Raise ValueError for results of another kind or schema than a page can show."""
+    """Raise ValueError if the results have another kind or schema version."""
     if content.get("schema_version") != 1 or content.get("kind") != kind:
         found = f"kind {content.get('kind')!r}, schema_version {content.get('schema_version')!r}"
         raise ValueError(f"expected kind {kind!r}, schema_version 1; got {found}")
 
 
 def render(template: str, **content: Any) -> bytes:
-    """A page from one of the templates in this folder; `css` and `script_hash` are filled in.
+    """Render one of the templates in this folder; `css` and `script_hash` are filled in.
 
     Args:
-        template: the template's file. Its one script holds no template expression, or is a file put in by `source`.
-        content: what it shows. Strings are escaped.
+        template: file name. Its only script contains no template expressions, or is a file inserted with `source`.
+        content: variables of the template. Strings are escaped.
     """
     environment = Environment(
         loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -44,12 +44,12 @@ def render(template: str, **content: Any) -> bytes:
     environment.globals["source"] = lambda name: Markup(source(name))
     css = Markup(f":root {{ {_variables()} }}\n{source('page.css')}")
     page = environment.get_template(template).render(css=css, script_hash="SCRIPT-HASH", **content)
-    # A lone surrogate can reach a token through JSON and has no UTF-8 form.
+    # Tokens from JSON may contain lone surrogates, which UTF-8 cannot encode.
     return page.replace("SCRIPT-HASH", _script_hash(page), 1).encode("utf-8", "backslashreplace")
 
 
 def source(name: str) -> str:
-    """A file of this folder."""
+    """The content of a file in this folder."""
     return resources.files(__package__ or "").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -58,31 +58,31 @@ def _variables() -> str:
 
 
 def _script_hash(page: str) -> str:
-    """The policy's name for the page's one script."""
+    """The hash of the page's script for the content security policy."""
     script = re.search(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     assert script is not None
     return base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
 
 
 def number(value: object, digits: int = 2, missing: str = DIVERGED) -> str:
-    """``1,234.50``; the word for what is missing instead of null, nan or infinity."""
+    """Format as ``1,234.50``; null, NaN and infinity become `missing`."""
     known = finite(value)
     return missing if known is None else f"{known:,.{digits}f}"
 
 
 def mass(value: object) -> str:
-    """A share in three places, as there is room for in a cell: ``.97``, ``1.0``."""
+    """Format a fraction in three characters, to fit a table cell: ``.97``, ``1.0``."""
     known = finite(value)
     return "–" if known is None else f"{known:.2f}".removeprefix("0")[:3]
 
 
 def signed(value: object, digits: int = 2) -> str:
-    """A difference with its sign (a true minus), or a dash."""
+    """Format a difference with its sign (a Unicode minus), or a dash if not finite."""
     known = finite(value)
     return "–" if known is None else f"{known:+,.{digits}f}".replace("-", "−")
 
 
 def percent(value: object, digits: int = 1) -> str:
-    """A share as per cent, or a dash."""
+    """Format a fraction as a percentage, or a dash if not finite."""
     known = finite(value)
     return "–" if known is None else f"{100 * known:.{digits}f}\u00a0%"

@@ -1,4 +1,4 @@
-"""The page of ``attention-guidance recipe``: what a text gave, for readers who do not know the project."""
+"""The HTML page of ``attention-guidance recipe``, for readers new to the project."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MEASURES = {
     "ner": "F1 of whole entities: 100 means that every name was found, its exact words and its kind, and nothing else",
     "words": "F1 of the labels of single words, the mean over all labels: 100 means that every word got the right one",
     "classify": "accuracy: of 100 texts, how many get the right label",
-}  # fmt: skip
+}
 _VERDICTS = {
     "better": "Guidance helps here",
-    "worse": "Guidance does harm here",
+    "worse": "Guidance hurts here",
     "no difference shown": "No difference between guided and unguided is shown",
     "not known from one training": "Whether guidance helps is not known from one training of each",
 }
@@ -31,14 +31,14 @@ _VERDICTS = {
 def write_recipe_page(recipe: Content, path: Path) -> None:
     """Write the page of a recipe.
 
-    See `attention_guidance.commands.report.page` for what such a file may do. Equal input gives equal bytes.
+    `attention_guidance.commands.report.page` describes the pages. Equal input gives identical bytes.
 
     Args:
-        recipe: what ``recipe`` found, as in its ``recipe.json`` (schema version 1).
-        path: The file to write; its folder must exist. Figures of the tasks are read from the folders beside it.
+        recipe: the content of ``recipe.json`` (schema version 1).
+        path: the file to write; its folder must exist. Figures of the tasks are read from folders beside it.
 
     Raises:
-        ValueError: The input is of another schema.
+        ValueError: the input has another schema.
     """
     check_schema(recipe, "recipe")
     page = render(
@@ -57,21 +57,21 @@ _SIZES = {"wide": run_figures.Wide, "narrow": run_figures.Narrow}
 
 
 def _headline(recipe: Content) -> str:
-    """Was it worth it? In one sentence."""
-    said = []
+    """Whether pre-training helped, in one sentence."""
+    findings = []
     for name, task in recipe["tasks"].items():
         if (gap := task["over_baseline"]) is None:
             continue
         what, gain = _TASKS[name].lower(), 100 * gap["value"]
         if gap["verdict"] == "no difference shown":
-            said.append(f"{what} shows no difference to doing without pre-training")
+            findings.append(f"{what} shows no difference from a model without pre-training")
             continue
         better = "better" if gain > 0 else "worse"
         single = "" if gap["verdict"] in ("better", "worse") else ", in a single fine-tuning"
-        said.append(f"{what} is {abs(gain):.1f} points {better} than without pre-training{single}")
-    if not said:
+        findings.append(f"{what} is {abs(gain):.1f} points {better} than without pre-training{single}")
+    if not findings:
         return f"A model of {recipe['corpus']}"
-    return f"With the model of {recipe['corpus']}, {' and '.join(said)}"
+    return f"With the model of {recipe['corpus']}, {' and '.join(findings)}"
 
 
 def _baseline(task: Content) -> float | None:
@@ -91,11 +91,11 @@ def _trainings(n: int) -> str:
 def _text_tile(recipe: Content) -> dict[str, str]:
     text = recipe["text"]
     left_out = text["repeated"] + text["held_out_lines"]
-    told = f"{text['documents']:,} documents, {text['bytes'] / 1e6:.1f} MB."
+    size = f"{text['documents']:,} documents, {text['bytes'] / 1e6:.1f} MB."
     return {
         "title": "Words to learn from",
         "value": f"{text['words']:,}",
-        "text": told + (f" {left_out:,} repeated or forbidden lines were left out." if left_out else ""),
+        "text": size + (f" {left_out:,} repeated or forbidden lines were left out." if left_out else ""),
     }
 
 
@@ -120,7 +120,7 @@ def _task_tile(name: str, task: Content) -> dict[str, str]:
 
 
 def _interval(gap: Content) -> str:
-    """Of a difference, in points."""
+    """The confidence interval of a difference, in points."""
     return f"95 % interval {signed(100 * gap['low'], 1)} to {signed(100 * gap['high'], 1)}"
 
 
@@ -133,7 +133,7 @@ def _curves(recipe: Content, size: tuple[float, float]) -> Any:
 
 
 def _task(name: str, task: Content, folder: Path) -> dict[str, Any]:
-    """What the page shows of a task."""
+    """The page's data about one task."""
     picture = folder / task["folder"] / "confusion.svg"
     gap = task["difference"]
     compared = None
@@ -154,9 +154,9 @@ def _task(name: str, task: Content, folder: Path) -> dict[str, Any]:
         "notes": task["notes"],
         "per_class": task["per_class"],
         "compared": compared,
-        # As large as its cells need.
+        # The width that the cells need.
         "confusion_rem": 8 + 4 * min(len(task["labels"]), 10),
-        # Written by this package, with every text escaped.
+        # Written by this package, with all text escaped.
         "confusion": Markup(picture.read_text(encoding="utf-8").partition("?>")[2]) if picture.is_file() else None,
     }
 

@@ -1,4 +1,4 @@
-"""The page of ``attention-guidance report``: runs, their heads over training, a look through any head, probes."""
+"""The HTML page of ``attention-guidance report``: runs, heads, maps and probes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Content = Mapping[str, Any]
 def write_run_page(report: Content, path: Path) -> None:
     """Write the page of a report.
 
-    See `attention_guidance.commands.report.page` for what such a file may do. Equal input gives equal bytes.
+    `attention_guidance.commands.report.page` describes the pages. Equal input gives identical bytes.
 
     Args:
-        report: what ``report`` gathered, as in its ``report.json`` (schema version 1).
-        path: The file to write; its folder must exist.
+        report: the content of ``report.json`` (schema version 1).
+        path: the file to write; its folder must exist.
 
     Raises:
-        ValueError: The input is of another schema, or holds no run.
+        ValueError: the input has another schema, or no runs.
     """
     check_schema(report, "report")
     if not report["runs"]:
-        raise ValueError("a report without a run has nothing to show")
+        raise ValueError("the report has no runs, so there is nothing to show")
     runs = report["runs"]
     names = census_figures.patterns_of(run["census"] for run in runs)
     charts = [chart for key in run_figures.CURVES if (chart := _chart(runs, key)) is not None]
@@ -47,11 +47,11 @@ def write_run_page(report: Content, path: Path) -> None:
         settings=_settings(runs),
         patterns=names,
         grids=[_grid(run, number, names) for number, run in enumerate(runs)],
-        developments=[(number, svg) for number, run in enumerate(runs) if (svg := _developed(run, names)) is not None],
+        developments=[(number, svg) for number, run in enumerate(runs) if (svg := _over_steps(run, names)) is not None],
         planes=[
             (number, run["name"], _svg(census_figures.head_plane(run["census"], names)))
             for number, run in enumerate(runs)
-            if _compared(run)
+            if run["census"]["similarity"] is not None
         ],
         probes=[_probe(probe) for probe in report["probes"]],
         skills=[(skill, _svg(skill_figures.scatter(skill))) for skill in report["skills"]],
@@ -67,7 +67,7 @@ def write_run_page(report: Content, path: Path) -> None:
 
 
 def figures(report: Content) -> dict[str, Figure]:
-    """Every figure of the page, by name, for files and notebooks."""
+    """All figures of the page by name, for files and notebooks."""
     drawn = {
         key: run_figures.curves([run for run in report["runs"] if run[key]], key)
         for key in run_figures.CURVES
@@ -86,16 +86,12 @@ def figures(report: Content) -> dict[str, Figure]:
 
 
 def _svg(fig: Figure) -> Markup:
-    """Markup without escaping: to_svg has escaped every text that it shows."""
+    """Mark as safe: to_svg has already escaped all text."""
     return Markup(to_svg(fig))
 
 
-def _compared(run: Content) -> bool:
-    return run["census"]["similarity"] is not None
-
-
 def _chart(runs: Sequence[Content], key: str) -> dict[str, Any] | None:
-    """Both drawings of a curve, and what its read-out needs; None where no run has it."""
+    """The wide and narrow drawings of a curve and the data of its readout; None if no run has this curve."""
     if not any(run[key] for run in runs):
         return None
     wide, narrow = (run_figures.curves(runs, key, size) for size in (run_figures.Wide, run_figures.Narrow))
@@ -114,46 +110,45 @@ def _chart(runs: Sequence[Content], key: str) -> dict[str, Any] | None:
         "y": list(map(float, wide.axes[0].get_ylim())),
     }
     rows = [(step, [finite(values.get(step)) for values in of_runs]) for step in steps]
-    return {"key": key, "title": run_figures.CURVES[key], "wide": _svg(wide), "narrow": _svg(narrow),
-            "readout": readout, "rows": rows}  # fmt: skip
+    drawings = {"wide": _svg(wide), "narrow": _svg(narrow)}
+    return {"key": key, "title": run_figures.CURVES[key], **drawings, "readout": readout, "rows": rows}
 
 
 def _settings(runs: Sequence[Content]) -> list[tuple[str, list[str]]]:
-    """What each run was trained with: a row a setting, a column a run; settings that no run has are left out."""
+    """The settings of the runs: one row per setting, one column per run; settings that no run has are left out."""
     names = dict.fromkeys(name for run in runs for name in run["settings"])
     return [(name, [str(run["settings"].get(name, "–")) for run in runs]) for name in names]
 
 
 def _grid(run: Content, number: int, names: Sequence[str]) -> dict[str, Any]:
-    """The last snapshot as a table, which the script changes as the slider moves."""
+    """The last snapshot as a table, which the page's script updates when the slider moves."""
     taken = run["census"]["snapshots"][-1]
     n_layers, n_heads = census_figures.size(taken)
     cells = {(head["layer"], head["head"]): _cell(head, names) for head in taken["heads"]}
     rows = [(layer, [cells[layer, head] for head in range(n_heads)]) for layer in range(n_layers)]
-    return {"run": number, "name": run["name"], "rows": rows, "heads": range(n_heads), "step": _step(taken),
-            "shares": taken["shares"], "threshold": run["census"]["threshold"],
-            "sample": run["census"]["sample"], "corpus": run["census"]["corpus"]}  # fmt: skip
+    grid = {"rows": rows, "heads": range(n_heads), "step": _step(taken), "shares": taken["shares"]}
+    of_census = {key: run["census"][key] for key in ("threshold", "sample", "corpus")}
+    return {"run": number, "name": run["name"], **grid, **of_census}
 
 
 def _cell(head: Content, names: Sequence[str]) -> dict[str, Any]:
     name, mass = census_figures.strongest(head)
     colour = names.index(head["follows"]) % 7 + 1 if head["follows"] else None
-    return {
-        "layer": head["layer"], "head": head["head"], "strongest": name, "mass": mass, "colour": colour,
-        "follows": head["follows"], "guided": head["guided_toward"], "entropy": head["entropy"]["value"],
-    }  # fmt: skip
+    place = {"layer": head["layer"], "head": head["head"], "strongest": name, "mass": mass, "colour": colour}
+    measured = {"follows": head["follows"], "guided": head["guided_toward"], "entropy": head["entropy"]["value"]}
+    return place | measured
 
 
 def _step(snapshot: Content) -> str:
     return census_figures.step_name(snapshot)
 
 
-def _developed(run: Content, names: Sequence[str]) -> Markup | None:
+def _over_steps(run: Content, names: Sequence[str]) -> Markup | None:
     return _svg(census_figures.development(run["census"], names)) if len(run["census"]["snapshots"]) > 1 else None
 
 
 def _census_data(run: Content, names: Sequence[str]) -> dict[str, Any]:
-    """Every snapshot, as small as it gets: of each head the pattern it follows, masses and entropy."""
+    """All snapshots in compact form: for each head, the pattern it follows, its masses and its entropy."""
     census = run["census"]
     patterns = census["patterns"]
     snapshots = [
@@ -184,7 +179,7 @@ def _rounded(value: object) -> float | None:
 
 
 def _attention_data(run: Content) -> dict[str, Any]:
-    """The sentences of a run and the maps of all heads on them."""
+    """The sentences of a run, with the maps of all heads."""
     sentences = [
         {
             "text": printable(sentence["text"]),
@@ -206,7 +201,7 @@ def _probe(probe: Content) -> dict[str, Any]:
 
 
 def _made(report: Content) -> list[tuple[str, str]]:
-    """How the report was made, as (name, value)."""
+    """Device, versions and date of the report, as (name, value)."""
     versions = ", ".join(f"{name} {version}" for name, version in (report.get("versions") or {}).items())
     rows = [
         ("Device", report.get("device")),

@@ -1,4 +1,4 @@
-"""Figures of a census: the grid of heads, how it came about, entropies, and the heads in the plane."""
+"""Figures of a census: grid of heads, development, entropies, heads in 2D."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Content = Mapping[str, Any]
 
 
 def all_figures(census: Content, names: Sequence[str] = ()) -> dict[str, Figure]:
-    """Every figure that a census has the figures for, by name.
+    """All figures that the data of a census allow, by name.
 
     Args:
-        census: what ``attention-guidance census`` measured.
-        names: patterns in the order of their colours, where several censuses are shown together.
+        census: the content of ``census.json``.
+        names: patterns in the order of their colours, if several censuses are shown together.
     """
     figures = {"heads": head_grid(census, names=names), "entropy": entropies(census, names=names)}
     if len(census["snapshots"]) > 1:
@@ -34,22 +34,22 @@ def all_figures(census: Content, names: Sequence[str] = ()) -> dict[str, Figure]
 
 
 def patterns_of(censuses: Iterable[Content]) -> list[str]:
-    """The patterns of several censuses, each once: in this order they get their colours."""
+    """The patterns of several censuses without duplicates, in the order of their colours."""
     return list(dict.fromkeys(name for census in censuses for name in census["patterns"]))
 
 
 def colours(census: Content, names: Sequence[str] = ()) -> dict[str, str]:
-    """The colour of each pattern of a census, the same in all that are shown together; see `all_figures`."""
+    """The colour of each pattern of a census, consistent over censuses shown together; see `all_figures`."""
     order = list(names or census["patterns"])
     return {name: series(order.index(name)) for name in census["patterns"]}
 
 
 def head_grid(census: Content, snapshot: int = -1, names: Sequence[str] = ()) -> Figure:
-    """Every head of a snapshot, its most mass on a pattern; coloured by the pattern it follows, the more the more mass.
+    """A grid of all heads with their largest mass; the colour is that of the followed pattern, stronger for more mass.
 
     Args:
-        census: what ``attention-guidance census`` measured.
-        snapshot: which of its models; the last one by default.
+        census: the content of ``census.json``.
+        snapshot: index of the snapshot (default: the last).
         names: see `all_figures`.
     """
     taken = census["snapshots"][snapshot]
@@ -65,7 +65,7 @@ def head_grid(census: Content, snapshot: int = -1, names: Sequence[str] = ()) ->
     for head in taken["heads"]:
         _, mass = strongest(head)
         at = (head["head"] - 0.5, head["layer"] - 0.5)
-        # Not opaque even at 1: the figure in the cell has to be read in both themes.
+        # Not opaque even at 1: the number in the cell must be readable in both themes.
         colour = to_rgba(of_pattern[head["follows"]], 0.75 * mass) if head["follows"] else (0, 0, 0, 0)
         ax.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor=PALETTE["rule"], linewidth=0.8))
         if head["guided_toward"]:
@@ -111,15 +111,13 @@ def development(census: Content, names: Sequence[str] = ()) -> Figure:
     for middle, text, colour in ends:
         place = max(middle, place + 0.075)
         colour = PALETTE["muted"] if colour == PALETTE["rule"] else colour
-        ax.annotate(
-            text, (1, place), (8, 0), xycoords="axes fraction", textcoords="offset points", color=colour,
-            fontsize=9.5, va="center", **NOT_MATH,
-        )  # fmt: skip
+        style: dict[str, Any] = {"color": colour, "fontsize": 9.5, "va": "center", **NOT_MATH}
+        ax.annotate(text, (1, place), (8, 0), xycoords="axes fraction", textcoords="offset points", **style)
     return fig
 
 
 def entropies(census: Content, snapshot: int = -1, names: Sequence[str] = ()) -> Figure:
-    """The entropy of every head by layer: how broadly heads look (Clark et al. 2019, figure 4)."""
+    """The entropy of every head by layer: how broad attention is (Clark et al. 2019, figure 4)."""
     taken = census["snapshots"][snapshot]
     fig = Figure(figsize=(6.4, 3.4), facecolor="none")
     fig.set_label(f"Mean entropy of each head by layer, {taken['model']}")
@@ -137,9 +135,9 @@ def entropies(census: Content, snapshot: int = -1, names: Sequence[str] = ()) ->
 
 
 def head_plane(census: Content, names: Sequence[str] = ()) -> Figure:
-    """Heads in the plane, near to each other where they attend alike (Clark et al. 2019, figure 6).
+    """Heads in the plane, close to each other if they attend alike (Clark et al. 2019, figure 6).
 
-    Where there is no room for the numbers of all heads, those that follow a pattern or were guided come first.
+    If there is no room for all labels, heads that follow a pattern or were guided are labelled first.
     """
     positions = np.array(census["similarity"]["positions"])
     taken = census["snapshots"][-1]
@@ -166,12 +164,12 @@ def head_plane(census: Content, names: Sequence[str] = ()) -> Figure:
 
 
 def size(snapshot: Content) -> tuple[int, int]:
-    """Layers, and heads of a layer."""
+    """Number of layers, and of heads per layer."""
     return 1 + max(h["layer"] for h in snapshot["heads"]), 1 + max(h["head"] for h in snapshot["heads"])
 
 
 def strongest(head: Content) -> tuple[str | None, float]:
-    """The pattern that a head has most mass on, and that mass; the one it follows, if it follows any."""
+    """The pattern that a head follows, or else the one with the most mass; and its mass."""
     masses = {name: measured["mass"]["value"] for name, measured in head["patterns"].items()}
     known = {name: mass for name, mass in masses.items() if mass is not None and np.isfinite(mass)}
     if head["follows"]:
@@ -196,5 +194,5 @@ def _legend(fig: Figure, of_pattern: Mapping[str, str], y: float, left: float) -
 
 
 def step_name(snapshot: Content) -> str:
-    """Which of a run's checkpoints a snapshot is; nothing for a model that is none."""
+    """The step of a snapshot's checkpoint as text; empty for a model that is not a checkpoint."""
     return "" if snapshot["step"] is None else f"step {snapshot['step']:,}"

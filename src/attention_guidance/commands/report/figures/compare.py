@@ -22,14 +22,14 @@ ARMS = ("guided", "unguided")
 def mean_curve(compare: Mapping[str, Any], arm: str, key: str = "loss") -> list[tuple[int, float | None]]:
     """``(step, mean over seeds)`` of one arm; None at a step where any seed has no finite value.
 
-    Leaving out the seeds that diverged would draw the survivors' mean as if it were everyone's.
+    A mean over only the seeds that did not diverge would be biased.
     """
     values: dict[int, list[object]] = {}
     for seed in compare["seeds"]:
         for point in seed[arm]["curve"]:
             values.setdefault(int(point["step"]), []).append(point.get(key))
-    everyone = len(compare["seeds"])
-    return [(step, mean(seen) if len(seen) == everyone else None) for step, seen in sorted(values.items())]
+    n_seeds = len(compare["seeds"])
+    return [(step, mean(of_step) if len(of_step) == n_seeds else None) for step, of_step in sorted(values.items())]
 
 
 def final_loss(compare: Mapping[str, Any], arm: str) -> float | None:
@@ -45,16 +45,16 @@ def match_point(compare: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def unit(compare: Mapping[str, Any]) -> str:
-    """What the loss is measured in, for labels; nothing where it is a sum of several or an error of pixels."""
+    """The unit of the loss, for labels; empty if it is a sum of several losses or a pixel error."""
     return ", nats a token" if compare.get("gives_perplexity", True) else ""
 
 
 def loss_curves(compare: Mapping[str, Any], size: tuple[float, float] = (9.4, 4.3)) -> Figure:
-    """Validation loss over steps: each seed a thin line, their mean a strong one, both arms.
+    """Validation loss over steps for both arms: a thin line per seed, a thick line for the mean.
 
     Args:
-        compare: What ``attention-guidance compare`` measured.
-        size: Width and height in inches.
+        compare: the content of ``compare.json``.
+        size: width and height in inches.
 
     Returns:
         The figure. Dotted lines mark where guided first reaches unguided's final loss, if it does.
@@ -80,7 +80,7 @@ def loss_curves(compare: Mapping[str, Any], size: tuple[float, float] = (9.4, 4.
 
 
 def _draw_arm(ax: Any, compare: Mapping[str, Any], arm: str) -> tuple[float, float, str] | None:
-    """Draw one arm; returns ``(x, y, text)`` of its last finite point, None when it has none."""
+    """Draw one arm and return ``(x, y, text)`` of its last finite point, None if there is none."""
     colour = PALETTE[arm]
     several = len(compare["seeds"]) > 1
     for seed in compare["seeds"] if several else ():
@@ -97,18 +97,18 @@ def _draw_arm(ax: Any, compare: Mapping[str, Any], arm: str) -> tuple[float, flo
     lost = sum(finite(seed[arm].get("final_loss")) is None for seed in compare["seeds"])
     marker = {"marker": "X", "markersize": 8} if lost else {"marker": "o", "markersize": 6}
     ax.plot([step], [loss], color=colour, clip_on=False, **marker)
-    said = f"{end:.2f}" if end is not None else f"{lost} of {total} diverged" if several else "diverged"
-    return step, loss, f"{arm}\n{said}"
+    result = f"{end:.2f}" if end is not None else f"{lost} of {total} diverged" if several else "diverged"
+    return step, loss, f"{arm}\n{result}"
 
 
 def _line(ax: Any, points: Sequence[tuple[int, float | None]], **style: Any) -> None:
     steps = [step for step, _ in points]
-    losses = [math.nan if loss is None else loss for _, loss in points]  # nan breaks the line and is not drawn
+    losses = [math.nan if loss is None else loss for _, loss in points]  # NaN leaves a gap in the line
     ax.plot(steps, losses, solid_capstyle="round", solid_joinstyle="round", **style)
 
 
 def _label_ends(ax: Any, ends: Mapping[str, tuple[float, float, str]], height: float) -> None:
-    """Name each arm at the end of its line, pushed apart where the two would overlap."""
+    """Write the name of each arm at the end of its line, moved apart if they would overlap."""
     low, high = ax.get_ylim()
     gap = (high - low) * 0.46 / height  # two lines of text are 0.46 inches high
     order = sorted(ends, key=lambda arm: ends[arm][1])
@@ -119,12 +119,11 @@ def _label_ends(ax: Any, ends: Mapping[str, tuple[float, float, str]], height: f
     edge = ax.get_xlim()[1]
     for arm, place in zip(order, places, strict=True):
         step, loss, text = ends[arm]
-        early = step < edge * 0.9  # the seeds that went on are drawn right of this end: write above them
+        early = step < edge * 0.9  # seeds that did not diverge continue to the right: write above them
         at, offset = ((step, loss), (4, 8)) if early else ((edge, place), (9, 0))
-        ax.annotate(
-            text, at, offset, textcoords="offset points", va="bottom" if early else "center", color=PALETTE[arm],
-            fontsize=10.5, fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
+        style: dict[str, Any] = {"color": PALETTE[arm], "fontsize": 10.5, "fontweight": "bold"}
+        style |= {"va": "bottom" if early else "center", "annotation_clip": False}
+        ax.annotate(text, at, offset, textcoords="offset points", **style)
 
 
 def _mark_match(ax: Any, step: float, loss: float, roomy: bool) -> None:
@@ -137,18 +136,16 @@ def _mark_match(ax: Any, step: float, loss: float, roomy: bool) -> None:
     ax.plot([step], [loss], marker="o", markerfacecolor=PALETTE["surface"], zorder=5, **marker)
     early = step < edge * 0.55
     text = f"step {step:,.0f}" + f": guided is where\nunguided ends ({loss:.2f})" * roomy
-    # Under a falling curve the corner between the dotted line and the axis is free.
-    ax.annotate(
-        text, (step, bottom), (7 if early else -7, 7),
-        textcoords="offset points", ha="left" if early else "right", color=PALETTE["ink"], fontsize=9.5,
-        bbox={"facecolor": PALETTE["surface"], "edgecolor": "none", "alpha": 0.8, "pad": 1},
-    )  # fmt: skip
+    # Below a falling curve, the corner between the dotted line and the axis is free.
+    box = {"facecolor": PALETTE["surface"], "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    style: dict[str, Any] = {"color": PALETTE["ink"], "fontsize": 9.5, "ha": "left" if early else "right", "bbox": box}
+    ax.annotate(text, (step, bottom), (7 if early else -7, 7), textcoords="offset points", **style)
 
 
 def map_heads(maps: Mapping[str, Any]) -> list[tuple[int, int, str | None]]:
     """``(layer, head, pattern)`` of the heads in the snapshots, in their order.
 
-    A head is named by its guided arm's pattern, since the unguided model's heads follow none by design.
+    The pattern is that of the guided arm, since the unguided model has no assigned patterns.
     """
     found: dict[tuple[int, int], str | None] = {}
     for snapshot in maps["snapshots"]:
@@ -159,22 +156,22 @@ def map_heads(maps: Mapping[str, Any]) -> list[tuple[int, int, str | None]]:
 
 
 def attention_maps(maps: Mapping[str, Any], heads: Sequence[tuple[int, int]] | None = None) -> Figure:
-    """The paper's first figure: how the maps of some heads look early and late, guided and unguided.
+    """The paper's first figure: maps of some heads during training, guided and unguided.
 
     Args:
-        maps: Snapshots of both arms; ``weights`` are T x T with queries as rows.
-        heads: Which (layer, head) to draw; all of them by default. With a single head the two columns are named
-            by the arm alone, for a caller that titles the figure.
+        maps: snapshots of both arms; ``weights`` are T x T with queries as rows.
+        heads: the (layer, head) pairs to draw (default: all). For a single head, columns are titled with the arm only,
+            for a caller that titles the figure.
 
     Returns:
-        Rows are shares of training, columns heads, guided left of unguided.
+        Rows are fractions of training, columns are heads, with guided left of unguided.
 
     Raises:
-        ValueError: None of the heads is in the snapshots.
+        ValueError: none of the heads is in the snapshots.
     """
     chosen = [item for item in map_heads(maps) if heads is None or item[:2] in heads]
     if not chosen:
-        raise ValueError(f"no snapshot holds a head of {heads!r}")
+        raise ValueError(f"none of the heads {heads!r} is in the snapshots")
     shares = sorted({float(snapshot["share"]) for snapshot in maps["snapshots"]})
     single, cell, gap, between = len(chosen) == 1, 1.1, 0.1, 0.22
     left, top, bottom = 0.5 if single else 0.65, 0.3 if single else 0.75, 0.04 if single else 0.55
@@ -219,7 +216,7 @@ def _head_titles(
 
 
 def labelled_map(maps: Mapping[str, Any], arm: str, layer: int, head: int) -> Figure:
-    """One head's map at the end of training with its tokens: rows are queries, columns the keys they look at."""
+    """One head's map at the end of training with its tokens: rows are queries, columns are keys."""
     tokens = shown_tokens(maps["tokens"])
     margin, cell = 0.95, max(2.4, 0.148 * len(tokens))
     side = margin + cell + 0.05
@@ -243,7 +240,7 @@ def labelled_map(maps: Mapping[str, Any], arm: str, layer: int, head: int) -> Fi
 
 
 def _weights(maps: Mapping[str, Any], arm: str, share: float, layer: int, head: int) -> Any:
-    """The T x T array of one map, None when the snapshot does not hold it."""
+    """The T x T array of one map, None if the snapshot does not have it."""
     for snapshot in maps["snapshots"]:
         if snapshot["arm"] == arm and float(snapshot["share"]) == share:
             for item in snapshot["maps"]:
@@ -261,7 +258,7 @@ def _draw_map(ax: Any, weights: Any, arm: str) -> None:
         note(ax, "not recorded" if weights is None else "diverged")
         return
     red, green, blue, _ = matplotlib.colors.to_rgba(PALETTE[arm])
-    # Transparent at 0, so that the page's own background shows through in both themes. The square root keeps
-    # 1/T of an even spread visible beside a 1.
+    # Transparent at 0, so that the page's background shows through in both themes. With the square root, the 1/T of
+    # uniform attention is visible beside a 1.
     ink = LinearSegmentedColormap.from_list(arm, [(red, green, blue, 0.0), (red, green, blue, 1.0)])
     ax.imshow(weights, cmap=ink, norm=PowerNorm(0.5, 0, 1), interpolation="none", aspect="equal")

@@ -1,8 +1,8 @@
-"""What all figures share.
+"""Drawing helpers shared by all figures.
 
-Every function that draws returns a matplotlib ``Figure`` built without pyplot, so nothing global changes. Colours come
-from ``PALETTE`` in ``svg.py``; ``to_svg`` there makes each of them a CSS variable with that colour as its fallback, so
-one figure is right on paper, in a PNG, and on a page with a light and a dark theme.
+All drawing functions return a matplotlib ``Figure`` built without pyplot, so no global state changes. Colours come
+from ``PALETTE`` in ``svg.py``; ``to_svg`` there replaces each with a CSS variable that has the colour as its fallback,
+so the same figure works on paper, in a PNG, and on a page with a light and a dark theme.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter, StrMethodFormatter
 
 from attention_guidance.commands.report.figures.svg import PALETTE
 
-# Points (1/72 inch): the size of labels beside points, and half the width of a point.
+# In points (1/72 inch): the font size of labels, and half the width of a marker.
 _LABEL_SIZE = 7.5
 _MARK = 3.5
 
@@ -25,27 +25,27 @@ NOT_MATH: dict[str, Any] = {"parse_math": False}  # "$" in a corpus is a dollar 
 
 
 def finite(value: object) -> float | None:
-    """The number, or None for null, a string, nan and infinity (a run that diverged)."""
+    """The number as a float, or None for null, a string, NaN and infinity (a run that diverged)."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None
 
 
 def mean(values: Iterable[object]) -> float | None:
-    """Mean of the values, or None when there are none or any is not finite."""
+    """The mean of the values, or None if there are none or any is not finite."""
     numbers = [finite(value) for value in values]
     known = [number for number in numbers if number is not None]
     return sum(known) / len(known) if known and len(known) == len(numbers) else None
 
 
 def style_axes(ax: Any, x: str, y: str, ticks: Any = "auto") -> None:
-    """Axes as on all pages: a grid of horizontal lines, the names of both axes.
+    """Apply the common style: a grid of horizontal lines, and the labels of both axes.
 
     Args:
         ax: the axes.
-        x: the name of the horizontal axis.
-        y: that of the vertical one; written above, as it then reads without turning one's head.
-        ticks: how many at most along the horizontal axis.
+        x: label of the x-axis.
+        y: label of the y-axis; written horizontally above the axes.
+        ticks: maximum number of ticks on the x-axis.
     """
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
@@ -62,20 +62,20 @@ def style_axes(ax: Any, x: str, y: str, ticks: Any = "auto") -> None:
 
 
 def plain_numbers() -> ScalarFormatter:
-    """Ticks as numbers of as many digits as tell them apart, none of them put aside as an offset or a power of ten."""
+    """Format ticks as plain numbers with the digits needed, without an offset or a power of ten."""
     formatter = ScalarFormatter(useOffset=False)
     formatter.set_scientific(False)
     return formatter
 
 
 def label_points(ax: Any, positions: npt.NDArray[np.float64], labels: Sequence[str], order: Iterable[int]) -> None:
-    """Write labels beside points, each where it lies over no other label and no point; where there is no room, none.
+    """Write labels beside points without overlaps; a label for which there is no room is left out.
 
     Args:
-        ax: axes whose points are drawn and whose limits are final.
-        positions: of the points, [N, 2].
-        labels: a short one for each.
-        order: the numbers of the points, those that must have their label first.
+        ax: the axes, with all points drawn and final limits.
+        positions: positions of the points, [N, 2].
+        labels: a short label for each point.
+        order: indices of the points, with the most important labels first.
     """
     ax.apply_aspect()
     scale = 72 / ax.figure.dpi
@@ -86,20 +86,17 @@ def label_points(ax: Any, positions: npt.NDArray[np.float64], labels: Sequence[s
     for number in order:
         width, height = 0.62 * _LABEL_SIZE * len(labels[number]), 0.9 * _LABEL_SIZE
         away = _MARK + 1
-        for dx, dy in (
-            (away, -height / 2), (away, away / 2), (-away - width, -height / 2), (-width / 2, away),
-            (-width / 2, -away - height), (away, -away - height / 2), (-away - width, away / 2),
-            (-away - width, -away - height / 2),
-        ):  # fmt: skip
+        west, south = -away - width, -away - height / 2
+        near = [(away, -height / 2), (away, away / 2), (west, -height / 2), (-width / 2, away)]
+        further = [(-width / 2, -away - height), (away, south), (west, away / 2), (west, south)]
+        for dx, dy in near + further:
             left, bottom = points[number] + (dx, dy)
             box = (left, bottom, left + width, bottom + height)
             inside = low[0] <= left and low[1] <= bottom and box[2] <= high[0] and box[3] <= high[1]
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                ax.annotate(
-                    labels[number], positions[number], (dx, dy), textcoords="offset points", fontsize=_LABEL_SIZE,
-                    color=PALETTE["muted"], va="bottom",
-                )  # fmt: skip
+                style: dict[str, Any] = {"fontsize": _LABEL_SIZE, "color": PALETTE["muted"], "va": "bottom"}
+                ax.annotate(labels[number], positions[number], (dx, dy), textcoords="offset points", **style)
                 break
 
 
@@ -108,13 +105,19 @@ def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def note(ax: Any, text: str) -> None:
-    """Say in the middle of empty axes why they are empty."""
+    """Write a note in the middle of empty axes."""
     style = {"ha": "center", "va": "center", "fontsize": 9, "color": PALETTE["muted"]}
     ax.text(0.5, 0.5, text, transform=ax.transAxes, **style)
 
 
+def annotate_line(ax: Any, text: str, y: float) -> None:
+    """Write a small text above the left end of a horizontal line."""
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    ax.annotate(text, (0, y), (3, 3), **place, fontsize=8.5, color=PALETTE["muted"])
+
+
 def families() -> list[str]:
-    """The fonts for corpus text: DejaVu, then whatever is installed for scripts that it lacks."""
+    """Fonts for corpus text: DejaVu, then the installed fonts for scripts that it lacks."""
     from matplotlib.font_manager import fontManager
 
     wanted = ("Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans CJK JP")

@@ -1,4 +1,4 @@
-"""Figures of fine-tuning: which labels are taken for which, the score over steps of pre-training."""
+"""Figures of fine-tuning: confusion matrix, and score over pre-training steps."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 
-from attention_guidance.commands.report.figures.drawing import NOT_MATH, families, style_axes
+from attention_guidance.commands.report.figures.drawing import NOT_MATH, annotate_line, families, style_axes
 from attention_guidance.commands.report.figures.svg import PALETTE, series
 from attention_guidance.commands.report.figures.tokens import printable, shown_token
 
 
 def confusion_matrix(labels: Sequence[str], gold: Sequence[int], predicted: Sequence[int]) -> Figure:
-    """Rows are gold labels, columns predictions; each row is shares of its gold label, with counts.
+    """Confusion matrix with counts: rows are gold labels, columns predictions; colours are fractions of a row.
 
     Args:
-        labels: their names.
-        gold: numbers of labels.
-        predicted: the same.
+        labels: names of the labels.
+        gold: indices of the gold labels.
+        predicted: indices of the predicted labels.
     """
     n = len(labels)
     counts = np.zeros((n, n), int)
@@ -53,7 +53,7 @@ def confusion_matrix(labels: Sequence[str], gold: Sequence[int], predicted: Sequ
 
 
 def score_over_steps(downstream: Mapping[str, Any]) -> Figure:
-    """The downstream score of checkpoints over the steps they were pre-trained, with intervals over seeds.
+    """The downstream score of checkpoints over pre-training steps, with intervals over seeds.
 
     Args:
         downstream: the content of `downstream.json`.
@@ -77,7 +77,6 @@ def score_over_steps(downstream: Mapping[str, Any]) -> Figure:
     if baseline is not None:
         value = baseline[downstream["split"]][downstream["metric"]]
         ax.axhline(value, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
-        ax.annotate("without pre-training", (0, value), (3, 3), xycoords=("axes fraction", "data"),
-                    textcoords="offset points", fontsize=8.5, color=PALETTE["muted"])  # fmt: skip
+        annotate_line(ax, "without pre-training", value)
     ax.set_xlim(left=0)
     return fig

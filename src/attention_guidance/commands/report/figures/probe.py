@@ -1,4 +1,4 @@
-"""Figures of probes: accuracy of every head, and the best heads beside the best simple rules."""
+"""Figures of probes: accuracy of all heads, best heads beside best baselines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_LABELS = 30
 
 
 def all_figures(probe: Content) -> dict[str, Figure]:
-    """Every figure of a probe, by name."""
+    """All figures of a probe by name."""
     figures = {"accuracy": head_accuracy(probe)}
     if len(probe["labels"]) > 1:
         figures["labels"] = best_heads(probe)
@@ -27,7 +27,7 @@ def all_figures(probe: Content) -> dict[str, Figure]:
 
 
 def head_accuracy(probe: Content) -> Figure:
-    """Accuracy of every head on all questions, a grid of layers and heads for each direction."""
+    """Accuracy of every head on all questions: a grid of layers and heads for each direction."""
     directions = probe["directions"]
     n_layers, n_heads = probe["layers"], probe["heads"]
     cell = min(0.5, 7.5 / n_heads / len(directions))
@@ -46,7 +46,7 @@ def head_accuracy(probe: Content) -> Figure:
         ax.imshow(accuracy_LH, cmap=ink, vmin=0, vmax=1, aspect="auto", interpolation="none")
         for layer, head in np.ndindex(accuracy_LH.shape):
             value = accuracy_LH[layer, head]
-            # White on the darkest cells only reads on paper; the ink reads on all of them on both.
+            # White on dark cells is readable only on paper; ink is readable on all cells, in both themes.
             if value >= max(0.2, 0.5 * accuracy_LH.max()):
                 text = f"{value:.2f}".lstrip("0")
                 ax.text(head, layer, text, ha="center", va="center", fontsize=7.5, color=PALETTE["ink"])
@@ -57,14 +57,14 @@ def head_accuracy(probe: Content) -> Figure:
             spine.set(color=PALETTE["rule"])
         ax.set_xlabel("head", color=PALETTE["muted"], fontsize=9)
         ax.set_ylabel("layer" if number == 0 else "", color=PALETTE["muted"], fontsize=9)
-        what = {"forward": "the word looks at the right one", "backward": "the right one looks at the word"}
+        what = {"forward": "from the word to the right one", "backward": "from the right one to the word"}
         title = what[direction] if len(directions) > 1 else "accuracy"
         ax.set_title(title, loc="left", fontsize=9, color=PALETTE["muted"])
     return fig
 
 
 def best_heads(probe: Content) -> Figure:
-    """For each label the best head and the best simple rule, with their intervals."""
+    """The best head and the best baseline for each label, with their intervals."""
     labels = probe["labels"][: _MOST_LABELS + 1]
     height = 0.95 + 0.24 * len(labels)
     fig = Figure(figsize=(8, height), facecolor="none")

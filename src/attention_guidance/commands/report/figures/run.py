@@ -12,7 +12,7 @@ from attention_guidance.commands.report.figures.drawing import NOT_MATH, finite,
 from attention_guidance.commands.report.figures.svg import series
 from attention_guidance.commands.report.figures.tokens import printable
 
-#: What is drawn of a run: the key in its record, the title of the axis.
+#: The curves of a run: the key in its record, and the title of the axis.
 CURVES = {
     "validation": "validation loss, nats a token",
     "guidance": "guidance: mean distance to the pattern",
@@ -23,10 +23,10 @@ Narrow = (4.1, 3.5)
 
 
 def curves(runs: Sequence[Mapping[str, Any]], key: str, size: tuple[float, float] = Wide) -> Figure:
-    """One quantity of several runs over training steps.
+    """Plot one quantity of several runs over training steps.
 
     Args:
-        runs: with `name` and, under `key`, pairs of step and value.
+        runs: records with a `name` and, under `key`, pairs of step and value.
         key: one of `CURVES`.
         size: width and height in inches.
     """
@@ -42,7 +42,7 @@ def curves(runs: Sequence[Mapping[str, Any]], key: str, size: tuple[float, float
         points = [(step, finite(value)) for step, value in run[key]]
         if not any(value is not None for _, value in points):
             continue
-        drawn = [math.nan if value is None else value for _, value in points]  # nan breaks the line
+        drawn = [math.nan if value is None else value for _, value in points]  # NaN leaves a gap in the line
         ax.plot([step for step, _ in points], drawn, color=series(number), linewidth=2.2, solid_capstyle="round")
         ends.append(([value for value in drawn if math.isfinite(value)][-1], str(run["name"]), series(number)))
     ax.margins(x=0.0, y=0.07)
@@ -52,14 +52,13 @@ def curves(runs: Sequence[Mapping[str, Any]], key: str, size: tuple[float, float
 
 
 def _name_ends(ax: Any, ends: Sequence[tuple[float, str, str]], height: float) -> None:
-    """Name each line at its end, pushed apart where names would overlap."""
+    """Write the name of each line at its end, moved apart if names would overlap."""
     low, high = ax.get_ylim()
     gap = (high - low) * 0.34 / height  # two lines of text are 0.34 inches high
     place = -math.inf
     for value, name, colour in sorted(ends):
         place = max(value, place + gap)
         text = f"{printable(name) if len(name) <= 18 else printable(name[:17]) + '…'}\n{value:.3f}"
-        ax.annotate(
-            text, (ax.get_xlim()[1], place), (8, 0), textcoords="offset points", va="center", color=colour,
-            fontsize=9, fontweight="bold", annotation_clip=False, **NOT_MATH,
-        )  # fmt: skip
+        style: dict[str, Any] = {"color": colour, "fontsize": 9, "fontweight": "bold", "va": "center", **NOT_MATH}
+        edge = ax.get_xlim()[1]
+        ax.annotate(text, (edge, place), (8, 0), textcoords="offset points", annotation_clip=False, **style)

@@ -1,4 +1,4 @@
-"""The figure of `skill`: accuracy of heads against the loss of the model they are in."""
+"""The figure of `skill`: accuracy of heads against validation loss."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attention_guidance.commands.report.figures.drawing import NOT_MATH, plain_numbers, style_axes
+from attention_guidance.commands.report.figures.drawing import NOT_MATH, annotate_line, plain_numbers, style_axes
 from attention_guidance.commands.report.figures.svg import PALETTE, series
 from attention_guidance.commands.report.figures.tokens import printable
 
 
 def scatter(skill: Mapping[str, Any]) -> Figure:
-    """A point a checkpoint: validation loss (falling to the right) and accuracy of the best and of the mean head."""
+    """One point per checkpoint: validation loss (falling to the right) against best and mean accuracy of heads."""
     fig = Figure(figsize=(9, 3.9), facecolor="none")
     fig.set_label(f"Accuracy of heads against validation loss, {skill['task']}")
     for number, measure in enumerate(("max", "mean")):
@@ -33,8 +33,7 @@ def scatter(skill: Mapping[str, Any]) -> Figure:
             ax.plot([p[1] for p in points], [p[2] for p in points], "o", color=colour, markersize=5)
         chance = sum(p["chance"] for p in skill["points"]) / len(skill["points"])
         ax.axhline(chance, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
-        ax.annotate("chance", (0, chance), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                    fontsize=8.5, color=PALETTE["muted"])  # fmt: skip
+        annotate_line(ax, "chance", chance)
         ax.set_ylim(bottom=0)
         ax.invert_xaxis()
     x = 0.06

@@ -1,4 +1,4 @@
-"""Figures as SVG that follows a page's theme, and as PNG."""
+"""Convert figures to SVG in the page's theme, and to PNG."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-#: Colour of each role on a light page (blue and vermilion: apart in every common colour blindness). The keys
-#: are the CSS variables of the page; no two roles share a value, because to_svg tells them apart by it.
+#: Colour of each role on a light page (blue and vermilion: distinct in all common forms of colour blindness). The keys
+#: are the CSS variables of the page; values must be unique, because to_svg maps them back to roles.
 PALETTE = {
     "ink": "#1b1f24",
     "muted": "#5a626d",
@@ -20,7 +20,7 @@ PALETTE = {
     "surface": "#fefefe",
     "guided": "#0069a8",
     "unguided": "#c04f00",
-    # Patterns, in the order of their first appearance.
+    # Patterns, in order of first appearance.
     "series1": "#1f6fb5",
     "series2": "#b5520f",
     "series3": "#0b7a5e",
@@ -32,31 +32,31 @@ PALETTE = {
 
 
 def series(number: int) -> str:
-    """The colour of the n-th pattern; after the seventh they begin anew."""
+    """The colour of the n-th pattern; the seven colours repeat."""
     return PALETTE[f"series{number % 7 + 1}"]
 
 
 def to_svg(fig: Figure) -> str:
-    """The figure as an ``<svg>`` element to put into a page: text stays text, colours follow the page's theme.
+    """The figure as an ``<svg>`` element for a page: text stays text, colours follow the page's theme.
 
     The same figure gives the same string. The figure's label becomes the accessible name.
     """
     label = str(fig.get_label())
-    salt = f"{label} {fig.get_size_inches()}"  # ids of different figures on a page must differ
+    salt = f"{label} {fig.get_size_inches()}"  # ids must be unique among the figures on a page
     buffer = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "image.composite_image": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser uses its own fonts
         fig.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
     svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", "", buffer.getvalue(), flags=re.DOTALL)
-    # At less than its natural width text would be too small to read: the page scrolls instead.
+    # Below the natural width, text would be too small to read, so the page scrolls instead.
     width = f"--natural: {72 * fig.get_size_inches()[0]:.0f}px"
     name = f'<svg role="img" aria-label="{escape(label)}" style="stroke-linejoin: round; {width}" '
     return _themed(svg).replace("<svg ", name, 1)
 
 
 def _themed(svg: str) -> str:
-    """Palette colours as CSS variables, the page's font, no unused ids: in markup only, never in shown text."""
+    """Use CSS variables for palette colours and the page's font, and drop unused ids: in tags only, not in text."""
     fallback = {colour: f"var(--{role}, {colour})" for role, colour in PALETTE.items()}
     used = set(re.findall(r'(?:url\(#|href="#)([\w-]+)', svg))
 
@@ -78,5 +78,5 @@ def save_svg(fig: Figure, path: Path) -> None:
 def save_png(fig: Figure, path: Path) -> None:
     """Write the figure as a PNG on white, 160 dots an inch, without a date."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page and the SVG have it
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page and the SVG can show it
         fig.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Tokens, given as the text that they stand for, safe to print anywhere."""
+"""Format tokens for display: printable and short."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ _LONGEST_TOKEN = 12
 
 
 def shown_tokens(tokens: Sequence[str]) -> list[str]:
-    """Tokens as a figure has room for them."""
+    """Tokens shortened for figures."""
     return [shown_token(token) for token in tokens]
 
 
 def shown_token(token: str) -> str:
-    """One token, printable, at most 12 characters."""
+    """One token in printable form, at most 12 characters."""
     text = whole_token(token)
     return text if len(text) <= _LONGEST_TOKEN else text[: _LONGEST_TOKEN - 1] + "…"
 
 
 def whole_token(token: str) -> str:
-    """One token, printable, without the spaces around it."""
+    """One token in printable form, without surrounding spaces."""
     return printable(token.strip(" ") or "␣")
 
 
 def printable(text: str) -> str:
-    """Characters that XML forbids, or that would turn the text after them around, become their number."""
+    """Replace control and unassigned characters, and those that change the text direction, with their code point."""
     odd = [c for c in set(text) if unicodedata.category(c) in ("Cc", "Cs", "Cn") or ord(c) in _BIDI_CONTROLS]
     return text.translate({ord(c): "⏎" if c == "\n" else f"U+{ord(c):04X}" for c in odd})
