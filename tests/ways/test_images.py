@@ -71,9 +71,7 @@ def test_an_image_given_by_place_is_seen_too():
 def test_a_model_that_hides_patches_has_no_neighbours():
     model, inputs = encoders.make("ViTMAE")
     guide(model, "left:1")
-    with pytest.raises(
-        PatternError, match=r"'left' looks at the patches of an image, .* 4 x 4 patches and 5 positions"
-    ):
+    with pytest.raises(PatternError, match=r"'left' needs the patches of an image, .* 4 x 4 patches and 5 positions"):
         model(**inputs)
 
 

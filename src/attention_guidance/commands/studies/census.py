@@ -113,22 +113,22 @@ def census(
 
 def measured_census(model: str, text: Text, settings: CensusSettings, steps: Steps) -> dict[str, Any]:
     """Take the census and return the content of `census.json`; see `census`."""
-    looked_at = subjects(model, with_checkpoints=settings.with_checkpoints)
-    tokenizer = looked_at[-1].tokenizer()
+    analysed = subjects(model, with_checkpoints=settings.with_checkpoints)
+    tokenizer = analysed[-1].tokenizer()
     chosen = _patterns(settings.patterns, tokenizer, settings.token_classes)
-    longest = longest_sequence(looked_at[-1].load(), tokenizer)
+    longest = longest_sequence(analysed[-1].load(), tokenizer)
     if settings.block_size is not None and settings.block_size > longest:
         raise ConfigError(f"--block-size {settings.block_size}: this model takes at most {longest} tokens")
     size = settings.block_size or min(longest, _BLOCK_SIZE)
     steps.begin(f"sampling {settings.sequences:,} blocks of {size} tokens", None)
     blocks = sampled_blocks(text, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed)
     snapshots = [
-        _snapshot(subject, blocks, chosen, settings.threshold, settings.batch_size, steps) for subject in looked_at
+        _snapshot(subject, blocks, chosen, settings.threshold, settings.batch_size, steps) for subject in analysed
     ]
     similarity = None
     if settings.similarity_rows:
         steps.begin("comparing heads", None)
-        similarity = _similarity(looked_at[-1], blocks, settings)
+        similarity = _similarity(analysed[-1], blocks, settings)
     return {
         **results.header("census"),
         "model": model,

@@ -93,12 +93,12 @@ def report(
     folder = Output.of_study(output, REPORT_FILE, overwrite)
     console = Console(quiet=quiet, markup=False)
     included = list(_included(include))
-    looked_at = text or _own_text(runs[0])
-    shown = list(sentences) or _beginnings(looked_at)
+    census_text = text or _own_text(runs[0])
+    shown = list(sentences) or _beginnings(census_text)
     names = names_of(runs)
     with Steps(console, quiet) as steps:
         records = [
-            _run(run, name, looked_at, shown, sequences, seed, steps) for run, name in zip(runs, names, strict=True)
+            _run(run, name, census_text, shown, sequences, seed, steps) for run, name in zip(runs, names, strict=True)
         ]
     content: dict[str, Any] = {
         **results.header("report"),
@@ -117,7 +117,7 @@ def report(
     for name, rows in _tables(content):
         folder.csv(f"data/{name}.csv", rows)
     write_run_page(content, output / PAGE_FILE)
-    for line in _cut(records):
+    for line in _truncations(records):
         console.print(line, highlight=False, markup=False)
     console.print(f"open {output / PAGE_FILE}", highlight=False)
     return content
@@ -206,7 +206,7 @@ def _maps(model: Any, tokenizer: PreTrainedTokenizerBase, sentence: str, longest
     }
 
 
-def _cut(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _truncations(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a message for each sentence that is longer than the model's maximum length."""
     for record in records:
         for sentence in record["attention"]:
