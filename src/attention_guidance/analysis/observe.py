@@ -139,7 +139,7 @@ def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Obs
 
 def attention_map(call: AttentionCall) -> Tensor:
     """The map of every head, [B, H, Q, K], in float32 or better: rows sum to 1, or to 0 if a query sees no key."""
-    return probabilities(as_guided(call))
+    return probabilities(as_computed(call))
 
 
 def as_computed(call: AttentionCall) -> AttentionCall:

@@ -107,7 +107,7 @@ def census(
     for figure_name, figure in census_figures.all_figures(content).items():
         folder.figure(figure_name, figure)
     report(console, content)
-    console.print(f"every figure: {folder.path / CENSUS_FILE}, {CENSUS_TABLE}; pictures beside them", highlight=False)
+    console.print(f"results: {folder.path / CENSUS_FILE}, {CENSUS_TABLE}; figures are beside them", highlight=False)
     return content
 
 

@@ -220,7 +220,7 @@ def probe(
     for name, figure in probe_figures.all_figures(content).items():
         folder.figure(name, figure)
     report(console, content)
-    console.print(f"every figure: {folder.path / PROBE_FILE}, {PROBE_TABLE}; pictures beside them", highlight=False)
+    console.print(f"results: {folder.path / PROBE_FILE}, {PROBE_TABLE}; figures are beside them", highlight=False)
     return content
 
 

@@ -80,7 +80,7 @@ def skill(
     folder.csv(SKILL_TABLE, points)
     folder.figure("skill", skill_figures.scatter(content))
     report(console, content)
-    console.print(f"every figure: {folder.path / SKILL_FILE}, {SKILL_TABLE}; skill.svg beside them", highlight=False)
+    console.print(f"results: {folder.path / SKILL_FILE}, {SKILL_TABLE}; skill.svg is beside them", highlight=False)
     return content
 
 

@@ -119,7 +119,7 @@ def _evaluated(
     }
     folder.json(TOKENIZERS_FILE, content)
     report(console, content)
-    console.print(f"every figure: {folder.path / TOKENIZERS_FILE}", highlight=False)
+    console.print(f"results: {folder.path / TOKENIZERS_FILE}", highlight=False)
     return content
 
 
