@@ -191,6 +191,9 @@ class RunConfig:
     max_grad_norm: float = _training(
         1.0, "clip gradients to this norm; 0 does not clip", NOT_NEGATIVE, fills="max_grad_norm"
     )
+    max_skipped_steps: int = _training(
+        10, "stop as diverged once the loss or gradient of N steps in a row was not finite", POSITIVE, free=True
+    )
     precision: str = _training(
         "auto", "precision; auto: bf16 where the hardware has it, else fp32", choices=PRECISIONS, decides="bf16 fp16"
     )
