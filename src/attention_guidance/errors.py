@@ -41,7 +41,7 @@ class SaveError(FailedRunError):
 
 
 class DivergedError(FailedRunError):
-    """Training diverged: the weights are NaN or infinite."""
+    """Training that diverged: its loss, gradients or weights are not finite."""
 
 
 def reason_of(error: Exception) -> str:

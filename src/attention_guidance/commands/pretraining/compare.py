@@ -30,7 +30,7 @@ from attention_guidance.commands.pretraining.settings.config import RunConfig
 from attention_guidance.commands.report.compare_page import write_compare_page
 from attention_guidance.commands.tokenization.byte_level import token_texts
 from attention_guidance.commands.workspace import COMPARISON, State
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.errors import ConfigError, DivergedError, RunError
 
 COMPARE_FILE = COMPARISON.finished
 PAGE_FILE = "compare.html"
@@ -59,6 +59,7 @@ def compare(
 
     Raises:
         GuidanceError: bad input, before anything is written.
+        DivergedError: a run diverged; the other of its pair is kept.
         Stopped: a signal asked to stop.
     """
     if not config.heads:
@@ -131,6 +132,7 @@ class _Pair:
             stop: the callbacks' request to stop.
 
         Raises:
+            DivergedError: an arm diverged; the other has been trained and kept.
             Stopped: a stop was requested.
         """
         unfinished = [arm for arm in ARMS if self.folders[arm].finished is None]
@@ -139,12 +141,17 @@ class _Pair:
             if self.data.tokenizer is not None:
                 run.trainer.add_callback(self._snapshots(arm, run, self.data.tokenizer))
             run.trainer.add_callback(GiveTurn(_STRETCH))
-        ended = train_in_turn(list(runs.values()))
+        kept_apart = {arm: _KeptApart(run) for arm, run in runs.items()}
+        ended = train_in_turn(list(kept_apart.values()))
         if not all(ended):
             step = min(run.trainer.state.global_step for run in runs.values())
             raise Stopped(step, stop.signal or signal.SIGTERM)
-        for run in runs.values():
-            run.finish()
+        for each in kept_apart.values():
+            each.finish()
+        seed = self.configs["guided"].seed
+        diverged = [f"seed {seed}, {arm}: {each.diverged}" for arm, each in kept_apart.items() if each.diverged]
+        if diverged:
+            raise DivergedError("; ".join(diverged))
 
     def results(self) -> dict[str, dict[str, Any]]:
         """What the arms, both trained to the end, came to."""
@@ -178,6 +185,34 @@ class _Pair:
             "tokens": token_texts(self.data.tokenizer, ids_T.tolist()),
             "snapshots": snapshots,
         }
+
+
+class _KeptApart:
+    """A run whose divergence leaves the other run of its pair alone.
+
+    Attributes:
+        diverged: how it did, if it did.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.diverged: DivergedError | None = None
+
+    def train(self) -> bool:
+        """Train; whether the end was reached, be it that of divergence."""
+        try:
+            return self.run.train()
+        except DivergedError as error:
+            self.diverged = error
+            return True
+
+    def finish(self) -> None:
+        """Keep the model, if there is one worth it."""
+        if self.diverged is None:
+            try:
+                self.run.finish()
+            except DivergedError as error:
+                self.diverged = error
 
 
 def _memory(config: RunConfig, tokenizer: Path, console: Console) -> dict[str, float | None]:

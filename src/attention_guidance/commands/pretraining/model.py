@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attention_guidance.attach import guide
 from attention_guidance.commands.objectives.base import Objective
+from attention_guidance.commands.pretraining.distributed.sharding import weights_finite
 from attention_guidance.commands.pretraining.saving.aligned import aligned
 from attention_guidance.commands.pretraining.settings.architectures import new_config, trained
 from attention_guidance.commands.pretraining.settings.config import RunConfig
@@ -33,6 +34,10 @@ def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any])
     """
     if config.init_from is not None:
         model = trained(config.init_from, objective.trained_model)
+        if not weights_finite(model):
+            raise ConfigError(
+                f"init_from={config.init_from!r} has weights that are not finite; give a model without NaN"
+            )
         model = aligned(model, objective.new_model, _with_room(known, config.pad_vocab, model.config))
     else:
         known = _with_room(known, config.pad_vocab)

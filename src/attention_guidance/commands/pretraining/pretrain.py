@@ -57,6 +57,7 @@ def pretrain(
     Raises:
         GuidanceError: bad input, before anything is written.
         Stopped: a signal asked to stop.
+        DivergedError: loss, gradients or weights are not finite.
         SaveError: a checkpoint could not be written.
     """
     processes.start()
@@ -103,6 +104,8 @@ def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> Non
         table.add_row(f"{summary.get('predicts', 'masked tokens')} right", figure(summary["final_accuracy"], "{:.1%}"))
     for name, value in summary.get("final_means", {}).items():
         table.add_row(name.replace("_", " "), figure(value, "{:.3f}"))
+    if summary.get("skipped_steps"):
+        table.add_row("steps skipped (loss or gradient not finite)", f"{summary['skipped_steps']:,}")
     console.print(table)
     if summary["guidance"]:
         console.print(_guidance_table(summary["guidance"]))

@@ -78,6 +78,7 @@ class Run:
             validate=lambda model: self.validate(),
             scales_loss=bool(self.guidance) or normalizes_its_loss(self.model),
             callbacks=[NotesFirstStep(folder), *callbacks, *filter(None, [clock])],
+            max_skipped_steps=config.max_skipped_steps,
             clock=clock,
             warmup_share=config.warmup_share,
             in_shares=config.shard,
@@ -151,9 +152,11 @@ class Run:
             The results as written.
 
         Raises:
+            DivergedError: its weights or its validation loss are not finite.
             SaveError: it cannot be written, or is not the same when it is loaded again.
         """
         summary = self.summary()
+        self.trainer.check_finite(summary["final_loss"])
         model = self._whole_model() if self.config.shard else self.model
 
         def write(folder: Path) -> None:
@@ -202,6 +205,7 @@ class Run:
             },
             "steps": self.trainer.state.global_step,
             "tokens_per_step": self.config.batch_size * self.data.train.width,
+            "skipped_steps": len(self.trainer.skipped_steps),
             "resumed_from": self.resumed_from,
             "precision": "bf16" if self.arguments.bf16 else "fp16" if self.arguments.fp16 else "fp32",
             "final_loss": quality.loss,

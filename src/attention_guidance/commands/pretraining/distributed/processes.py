@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 # The first process reads and packs the text while the others wait.
 _PATIENCE = timedelta(hours=12)
@@ -80,6 +81,14 @@ def agreed(value: float) -> float:
     said = torch.tensor([value], dtype=torch.float64, device=_device())
     dist.all_reduce(said, dist.ReduceOp.MAX)
     return float(said.item())
+
+
+def any_of(flag: Tensor) -> bool:
+    """Whether a flag, on the device that is trained on, is set in one process or more; waits for the device once."""
+    if together():
+        flag = flag.int()
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def of_first(value: float) -> float:

@@ -34,6 +34,13 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def weights_finite(model: nn.Module) -> Tensor:
+    """Whether all weights are finite, as far as they lie in this process: a boolean on their device."""
+    weights = (parameter.detach() for parameter in model.parameters())
+    local = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+    return torch.stack([weight.isfinite().all() for weight in local]).all()
+
+
 def whole(state: Any) -> Any:
     """A state dictionary with whole tensors in main memory for those in shares; to be called by all processes."""
     if isinstance(state, DTensor):

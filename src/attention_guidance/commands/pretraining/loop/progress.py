@@ -11,9 +11,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from attention_guidance.commands.pretraining.loop.clock import Clock
 
-_SHOWN = {"loss": "loss {:.3f}", "guidance": "guidance {:.3f}", "eval_loss": "validation {:.3f}"}
+_SHOWN = {
+    "loss": "loss {:.3f}",
+    "guidance": "guidance {:.3f}",
+    "eval_loss": "validation {:.3f}",
+    "skipped_steps": "skipped {:.0f}",
+}
 # Beside a bar, so that all of it fits into 80 columns.
-_SHORT = {"loss": "loss {:.2f}", "guidance": "guidance {:.2f}", "eval_loss": "val {:.2f}"}
+_SHORT = {
+    "loss": "loss {:.2f}",
+    "guidance": "guidance {:.2f}",
+    "eval_loss": "val {:.2f}",
+    "skipped_steps": "skipped {:.0f}",
+}
 
 
 def progress_bars(console: Console, quiet: bool) -> Progress:

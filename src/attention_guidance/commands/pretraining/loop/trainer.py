@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
@@ -31,7 +33,7 @@ from attention_guidance.commands.pretraining.distributed import processes, shard
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.short_attention import short_attention
 from attention_guidance.commands.pretraining.saving import checkpoints
-from attention_guidance.errors import ConfigError, SaveError, reason_of
+from attention_guidance.errors import ConfigError, DivergedError, SaveError, reason_of
 
 
 @contextmanager
@@ -48,9 +50,13 @@ def saving(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        kept = checkpoints.checkpoints(folder)
-        left = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
-        raise SaveError(f"could not save {what}: {error}; {left}") from error
+        raise SaveError(f"could not save {what}: {error}; {_left(folder)}") from error
+
+
+def _left(folder: Path) -> str:
+    """Which checkpoint there is, for messages."""
+    kept = checkpoints.checkpoints(folder)
+    return f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
 
 
 def write_together(target: Path, write: Callable[[Path], None]) -> None:
@@ -117,6 +123,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         scales_loss: whether the model's loss is its share of an accumulated batch already, as a guided model's is.
         clock: what the learning rate goes by, if not by steps.
         warmup_share: share of the time in which it rises then.
+        max_skipped_steps: steps in a row that may be skipped, see `skipped_steps`.
         in_shares: lay the model and its optimizer out in shares over the processes, see `sharding`.
         **kwargs: everything else, as for `Trainer`.
     """
@@ -129,6 +136,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         *,
         validate: Callable[[nn.Module], Quality],
         scales_loss: bool,
+        max_skipped_steps: int,
         clock: Clock | None = None,
         warmup_share: float = 0.0,
         in_shares: bool = False,
@@ -140,6 +148,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         self._clock = clock
         self._warmup_share = warmup_share
         self._in_shares = in_shares
+        self._max_skipped_steps = max_skipped_steps
+        self._losses: Tensor | float = 0.0
         self.remove_callback(PrinterCallback)
         self.timer = StepTimer()
         # First of the callbacks, so that what the others do between steps is not on the clock.
@@ -200,6 +210,63 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
             loss = loss * share
         return (loss, outputs) if return_outputs else loss
 
+    @property
+    def skipped_steps(self) -> list[int]:
+        """The steps, counted from 1, without an update: their loss or gradient was not finite.
+
+        Read from the history, which comes back with a checkpoint.
+        """
+        return [entry["step"] + 1 for entry in self.state.log_history if "skipped_steps" in entry]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One pass, whose loss is noted."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._losses = self._losses + loss
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of all gradients; a step whose norm or loss is not finite loses them, and so its update."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        loss, self._losses = torch.as_tensor(self._losses), 0.0
+        if processes.any_of(~(whole.isfinite() & loss.isfinite())):
+            # No optimizer moves, decays or remembers a weight without a gradient.
+            model.zero_grad()
+            self._note_skipped()
+        return norm
+
+    def _note_skipped(self) -> None:
+        self.log({"skipped_steps": len(self.skipped_steps) + 1})
+        newest, limit = self.skipped_steps[-self._max_skipped_steps :], self._max_skipped_steps
+        if len(newest) == limit and newest[-1] - newest[0] == limit - 1:
+            raise self._diverged(newest[-1], f"loss or gradients were not finite in {limit} steps in a row")
+
+    def check_finite(self, loss: float = 0.0) -> None:
+        """Check that a model is worth keeping; to be called by all processes.
+
+        Args:
+            loss: its validation loss, where that is known.
+
+        Raises:
+            DivergedError: a weight or the loss is not finite.
+        """
+        if processes.any_of(~sharding.weights_finite(self.model)):
+            raise self._diverged(self.state.global_step, "weights are not finite")
+        if not math.isfinite(loss):
+            raise self._diverged(self.state.global_step, f"the validation loss is {loss}")
+
+    def _diverged(self, step: int, what: str) -> DivergedError:
+        return DivergedError(
+            f"training diverged at step {step}, learning rate {self._get_learning_rate():.3g}: {what}; try a smaller "
+            f"--learning-rate, more --warmup-share or --precision fp32; {_left(Path(self.args.output_dir))}"
+        )
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Trainer's; what it sums up losses in begins at 0 again after a loss that was not finite, too."""
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+        if self._globalstep_last_logged == self.state.global_step:
+            tr_loss.zero_()
+
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Validate, and log loss, accuracy and the seconds trained so far under `eval_`."""
         done = [entry for entry in self.state.log_history if "eval_loss" in entry]
@@ -254,6 +321,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         return str(self._checkpoint_folder or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.check_finite()
         target = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
 
         def write(folder: Path) -> None:

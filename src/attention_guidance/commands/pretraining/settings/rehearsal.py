@@ -60,18 +60,21 @@ def _step(config: RunConfig, arguments: TrainingArguments, folder: str) -> None:
     if own.optim_target_modules is not None:
         # The names are of the run's model.
         own.optim_target_modules = "all-linear"
-    PretrainingTrainer(
+    trainer = PretrainingTrainer(
         model=model,
         args=own,
         train_dataset=_Alike(config.total_steps * config.batch_size),
         data_collator=_collate,
         validate=lambda model: Quality(1.0, 0.5, 1),
         scales_loss=False,
+        max_skipped_steps=config.max_skipped_steps,
         clock=None if config.max_time is None else Clock(seconds_of(config.max_time)),
         warmup_share=config.warmup_share,
         in_shares=config.shard,
         callbacks=[_OneStep()],
-    ).train()
+    )
+    trainer.train()
+    trainer.check_finite()
 
 
 class _Alike(Dataset[Example]):
