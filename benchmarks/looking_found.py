@@ -60,7 +60,10 @@ def known_heads() -> Iterator[dict[str, Any]]:
             "sequences": taken["sample"]["sequences"], "block_size": taken["sample"]["block_size"],
         }  # fmt: skip
     # The same blocks again through eager attention, row by row.
-    model, tokenizer = AutoModel.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    model, tokenizer = (
+        AutoModel.from_pretrained(source, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(source, trust_remote_code=False),
+    )
     blocks = sampled_blocks(text, tokenizer, n_blocks=32, block_size=128, seed=1)
     offsets = {"next": 1, "previous": -1, "same": 0}
     census = take_census(model, batches(blocks, 8), [get_pattern(name) for name in offsets])

@@ -108,18 +108,27 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
 
 def _train(arguments: dict[str, Any], train: Any) -> int:
     """Turn the arguments into a configuration and train."""
+    from attention_guidance.commands.objectives.own import is_own
     from attention_guidance.commands.pretraining.pretrain import Stopped
-    from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
+    from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config, read_yaml
     from attention_guidance.commands.workspace import COMPARISON, RUN, State, Workspace, nothing_to_resume
 
     output, config_file = arguments.pop("output"), arguments.pop("config")
     how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
+    trusted = arguments.pop("trust_objective") or arguments["objective"] is not None
     given = config_file is not None or any(value is not None for value in arguments.values())
     states = {Workspace(output, kind).state for kind in (RUN, COMPARISON)}
     # Of a run that never made a step, or that others may replace, nothing is kept that is given anew.
     held = not how["overwrite"] and not states.isdisjoint((State.BEGUN, State.FINISHED))
     goes_on = how["resume"] and (output / CONFIG_FILE).exists() and (held or not given)
     config = make_config(arguments, config_file, output / CONFIG_FILE if goes_on else None)
+    if is_own(config.objective) and not trusted:
+        files = [*filter(None, [config_file]), output / CONFIG_FILE]
+        source = next(file for file in files if "objective" in read_yaml(file))
+        raise ConfigError(
+            f"objective={config.objective!r} in {source} would run code that this command does not name; look at the "
+            "file, then give it as --objective, or --trust-objective"
+        )
     if how["resume"] and not goes_on and not config.corpus and config.dataset is None:
         # Defaults would train on the Bible in a mistyped folder, or for a run that was stopped before it had one.
         raise nothing_to_resume(output, "run")
@@ -144,4 +153,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         f"what leaves its curve as it is may be given anew: workers, {free}",
     )
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add(
+        "--trust-objective",
+        action="store_true",
+        help="run the FILE.py:NAME that --config or the resumed run names, with your rights",
+    )
     add_settings(parser, RunConfig)

@@ -157,7 +157,7 @@ def from_config(auto_class: Any, config: PreTrainedConfig, what: str, hint: str)
         ConfigError: it has none of this kind.
     """
     try:
-        model: PreTrainedModel = auto_class.from_config(config)
+        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise ConfigError(f"{config.model_type!r} has no {what} in transformers; take {hint}") from error
     return model

@@ -71,5 +71,5 @@ class MaskedImages(Objective):
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`."""
-        model: PreTrainedModel = AutoModelForMaskedImageModeling.from_pretrained(name)
+        model: PreTrainedModel = AutoModelForMaskedImageModeling.from_pretrained(name, trust_remote_code=False)
         return model

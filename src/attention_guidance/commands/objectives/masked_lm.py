@@ -87,7 +87,7 @@ class MaskedTokens(Objective):
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`."""
-        return _only_at_labels(AutoModelForMaskedLM.from_pretrained(name))
+        return _only_at_labels(AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False))
 
 
 def named_tokens(batch: Example, logits: torch.Tensor) -> tuple[int, int]:

@@ -95,11 +95,11 @@ class ReplacedTokenDetection(MaskedTokens):
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`: what `save` has written."""
-        if (kind := AutoConfig.from_pretrained(name).model_type) != self.arch:
+        if (kind := AutoConfig.from_pretrained(name, trust_remote_code=False).model_type) != self.arch:
             raise ConfigError(f"the objective rtd goes on with ELECTRA's two encoders, not with {kind!r}")
-        discriminator = ElectraForPreTraining.from_pretrained(name)
+        discriminator = ElectraForPreTraining.from_pretrained(name, trust_remote_code=False)
         try:
-            generator = ElectraForMaskedLM.from_pretrained(name, subfolder=_GENERATOR)
+            generator = ElectraForMaskedLM.from_pretrained(name, subfolder=_GENERATOR, trust_remote_code=False)
         except OSError as error:
             raise ConfigError("no generator beside it, as a run of rtd has in its model's folder") from error
         model = ReplacedTokens(discriminator.config)

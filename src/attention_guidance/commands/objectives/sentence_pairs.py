@@ -124,7 +124,7 @@ class SentencePairs(MaskedTokens):
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`."""
-        return self._ready(AutoModelForPreTraining.from_pretrained(name))
+        return self._ready(AutoModelForPreTraining.from_pretrained(name, trust_remote_code=False))
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
         known = inspect.signature(model.forward).parameters

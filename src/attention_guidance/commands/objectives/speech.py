@@ -118,9 +118,9 @@ class SpeechUnits(Objective):
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`."""
-        if (kind := AutoConfig.from_pretrained(name).model_type) != self.arch:
+        if (kind := AutoConfig.from_pretrained(name, trust_remote_code=False).model_type) != self.arch:
             raise ConfigError(f"the objective speech goes on with wav2vec2, not {kind!r}")
-        return _by_the_mean(Wav2Vec2ForPreTraining.from_pretrained(name))
+        return _by_the_mean(Wav2Vec2ForPreTraining.from_pretrained(name, trust_remote_code=False))
 
 
 def _by_the_mean(model: PreTrainedModel) -> PreTrainedModel:

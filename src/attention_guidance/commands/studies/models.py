@@ -51,7 +51,7 @@ class Subject:
         import torch
 
         try:
-            model = _model_class(self.source).from_pretrained(self.source)
+            model = _model_class(self.source).from_pretrained(self.source, trust_remote_code=False)
         except Exception as error:  # transformers, safetensors and the hub raise all kinds
             raise ConfigError(
                 f"model {self.source!r}: cannot be loaded ({reason_of(error)}); give a folder written by "
@@ -156,7 +156,7 @@ def _model_class(source: str) -> Any:
     """The class to load a model with: AutoModel, or the encoder class that was saved (such as T5EncoderModel)."""
     import transformers
 
-    saved = transformers.AutoConfig.from_pretrained(source).architectures or ()
+    saved = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).architectures or ()
     encoders = [name for name in saved if name.endswith("EncoderModel") and hasattr(transformers, name)]
     return getattr(transformers, encoders[0]) if encoders else transformers.AutoModel
 

@@ -106,7 +106,7 @@ def load_tokenizer(
     if path.exists() and not path.is_dir():
         raise ConfigError(f"tokenizer {path_or_name!r}: a file; give the folder that holds it")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path_or_name)
+        tokenizer = AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
     except Exception as error:  # a damaged tokenizer.json raises a bare Exception
         raise ConfigError(
             f"tokenizer {path_or_name!r}: cannot be loaded ({reason_of(error)}); "

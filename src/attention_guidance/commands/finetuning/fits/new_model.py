@@ -41,7 +41,7 @@ def new_model(data: Data, source: str, settings: FitSettings, *, fresh: bool = T
         "regress": "regression",
     }
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         config.num_labels = n_labels
         if data.labels:
             config.id2label = dict(enumerate(data.labels))
@@ -56,13 +56,18 @@ def new_model(data: Data, source: str, settings: FitSettings, *, fresh: bool = T
         loader = AutoModelForTokenClassification if data.task.kind == "tokens" else AutoModelForSequenceClassification
         # Whatever it was stored in: in half precision small steps round away and scores may be no numbers.
         if not fresh:
-            return loader.from_pretrained(source, config=config, dtype=torch.float32)
+            return loader.from_pretrained(source, config=config, dtype=torch.float32, trust_remote_code=False)
         for name in OF_THE_TASK:
             if hasattr(config, name):
                 delattr(config, name)
-        drawn = loader.from_config(copy.deepcopy(config), dtype=torch.float32)
+        drawn = loader.from_config(copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False)
         model, found = loader.from_pretrained(
-            source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            source,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
         _take_head(model, drawn, found)
         return model
@@ -95,7 +100,7 @@ def head_of(source: str) -> str | None:
         ConfigError: it cannot be loaded.
     """
     try:
-        names = AutoConfig.from_pretrained(source).architectures or []
+        names = AutoConfig.from_pretrained(source, trust_remote_code=False).architectures or []
     except Exception as error:  # transformers and the hub raise all kinds
         raise ConfigError(f"model {source!r}: cannot be loaded ({reason_of(error)})") from error
     return next((name for name in names if name.endswith(_FINE_TUNED)), None)

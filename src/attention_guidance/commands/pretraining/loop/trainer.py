@@ -293,7 +293,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         """
         model = model or self.model
         assert isinstance(model, PreTrainedModel)
-        model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint).state_dict())
+        saved = type(model).from_pretrained(resume_from_checkpoint, trust_remote_code=False)
+        model.load_state_dict(saved.state_dict())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights, whole ones also of a model in shares."""

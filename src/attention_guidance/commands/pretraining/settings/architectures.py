@@ -104,7 +104,7 @@ def longest_stated(arch_config: str | None, init_from: str | None) -> int | None
     try:
         # Without weights; where positions begin is told by no configuration.
         with torch.device("meta"):
-            return longest_input(AutoModel.from_config(given))
+            return longest_input(AutoModel.from_config(given, trust_remote_code=False))
     except Exception:  # whatever a model of any kind raises: said when the run makes it
         return None
 
@@ -135,7 +135,7 @@ def _trained_config(name: str) -> PreTrainedConfig:
     if not path.exists() and (path.is_absolute() or len(path.parts) > 2 or name.startswith((".", "~"))):
         raise ConfigError(f"init_from={name!r}: no such folder; give that of a model or of a run, or a name on the hub")
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers and the hub raise all kinds
         raise _unreadable("init_from", name, error) from error
 
