@@ -108,7 +108,7 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
 
 def _train(arguments: dict[str, Any], train: Any) -> int:
     """Turn the arguments into a configuration and train."""
-    from attention_guidance.commands.objectives.own import is_own
+    from attention_guidance.commands.objectives import is_own
     from attention_guidance.commands.pretraining.pretrain import Stopped
     from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config, read_yaml
     from attention_guidance.commands.workspace import COMPARISON, RUN, State, Workspace, nothing_to_resume
