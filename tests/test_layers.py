@@ -29,6 +29,7 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
+    {"output_lock"},
     {"results", "setting", "text", "workspace"},
     {"annotations", "media", "tokenization", "report"},
     {"objectives", "probes"},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.workspace import (
     COMPARISON,
     DOWNSTREAM,
@@ -39,10 +40,11 @@ def there(folder: Path) -> dict[str, str]:
 
 
 def claim(folder: Path, kind: Kind, resume: bool, overwrite: bool, other: str | None = None) -> State | str:
-    """What becomes of it, or the error; nothing is written."""
+    """What becomes of it, or the error; nothing is written that stays."""
     before = there(folder)
     try:
-        return Workspace(folder, kind).claim(resume=resume, overwrite=overwrite, other=lambda: other)
+        with until_done():
+            return Workspace(folder, kind).claim(resume=resume, overwrite=overwrite, other=lambda: other)
     except RunError as error:
         return str(error)
     finally:

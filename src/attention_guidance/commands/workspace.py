@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from attention_guidance.commands.output_lock import LOCK_FILE, is_only_locked, lock, unlock
 from attention_guidance.errors import RunError
 
 
@@ -115,7 +116,8 @@ class Workspace:
             return State.OTHER
         # A command that died while it wrote its first file leaves only that file's beginning.
         begun = self._find("*.partial", "partial", *self.kind.first)
-        foreign = {path.name for path in self._find("*")} - {path.relative_to(self.path).parts[0] for path in begun}
+        there = {path.name for path in self._find("*") if not is_only_locked(path)}
+        foreign = there - {path.relative_to(self.path).parts[0] for path in begun}
         return State.FOREIGN if foreign else State.NOTHING
 
     def claim(
@@ -126,7 +128,9 @@ class Workspace:
         other: Callable[[], str | None] = lambda: None,
         uses: Iterable[str | Path | None] = (),
     ) -> State:
-        """Decide what becomes of what the folder holds. Writes nothing.
+        """Lock the folder and decide what becomes of what it holds. Writes nothing but the lock.
+
+        The lock is this process's, so that a command may claim folders again and in others; see `output_lock`.
 
         Args:
             resume: go on with what is there.
@@ -138,9 +142,21 @@ class Workspace:
             `BEGUN` or `FINISHED` if the command goes on with that; `NOTHING` if it begins.
 
         Raises:
-            RunError: it holds something that may not be replaced, or that cannot go on; or cannot be written to.
+            RunError: another process writes to it; it holds something that may not be replaced, or that cannot go on;
+                or cannot be written to.
         """
         _check_usable(self.path)
+        locked = lock(self.path)
+        try:
+            return self._decide(resume, overwrite, other, uses)
+        except BaseException:
+            if locked:
+                unlock(self.path)
+            raise
+
+    def _decide(
+        self, resume: bool, overwrite: bool, other: Callable[[], str | None], uses: Iterable[str | Path | None]
+    ) -> State:
         state, give = self.state, "give another folder"
         if state is State.OTHER:
             raise RunError(f"--output {self.path} holds {self._other}; {give}")
@@ -184,7 +200,7 @@ class Workspace:
         return bool(self._find(kind.sign) and self._find(*patterns))
 
     def _find(self, *patterns: str) -> list[Path]:
-        return [path for pattern in patterns for path in self.path.glob(pattern)]
+        return [path for pattern in patterns for path in self.path.glob(pattern) if path.name != LOCK_FILE]
 
 
 def nothing_to_resume(output: Path, what: str) -> RunError:

@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         _silence_libraries()
-        sys.exit(run(arguments))
+        from attention_guidance.commands.output_lock import until_done
+
+        with until_done():
+            sys.exit(run(arguments))
     except GuidanceError as error:
         sys.exit(fail(with_flags(str(error), flags, given), 2))
     except ImportError:
