@@ -41,12 +41,12 @@ class Output(Workspace):
         return self.path / name
 
     def csv(self, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
-        """Write a table, its columns those of the first row."""
+        """Write a table, its columns those of the first row; text that a spreadsheet takes for a formula is quoted."""
         rows = list(rows)
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _no_formula(cell) for name, cell in row.items()} for row in rows)
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(path, buffer.getvalue())
@@ -61,3 +61,7 @@ class Output(Workspace):
         # Not with_suffix: a name may have a dot of its own.
         save_svg(figure, path.with_name(f"{path.name}.svg"))
         save_png(figure, path.with_name(f"{path.name}.png"))
+
+
+def _no_formula(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
