@@ -161,7 +161,7 @@ def test_bytes_that_are_no_text(tmp_path, refusal, capsys):
 
 def test_validation_on_text_that_is_trained_on(tmp_path, refusal):
     (tmp_path / "same.txt").write_text("The same line, word for word.\n" * 200)
-    assert "stand in the training text word for word" in refusal(tmp_path / "same.txt", *TINY)
+    assert "are repeated in the training text" in refusal(tmp_path / "same.txt", *TINY)
 
 
 def test_a_vocabulary_larger_than_the_text_supports(corpus, refusal):

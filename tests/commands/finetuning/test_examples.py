@@ -231,7 +231,7 @@ def test_labels_of_tables_without_a_header(tmp_path, task, columns, rows, labels
     assert data.labels == labels
     assert sum(len(e) for e in data.splits.values()) == 2 * (3 - (task == "classify" or len(columns) == 3))
     files(tmp_path, train="\n".join(["\t".join(f"name {c}" for c in columns), *rows, ""]))
-    with pytest.raises(CorpusError, match=r"train\.tsv:1: has a label, 'name \d', that no other line has"):
+    with pytest.raises(CorpusError, match=r"train\.tsv:1: this line has a label that no other line has, 'name \d'"):
         read_examples(get_task(task), both, columns=columns)
 
 

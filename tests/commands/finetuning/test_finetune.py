@@ -140,9 +140,7 @@ def test_text_in_another_form_than_the_tokenizers_is_noted(tmp_path, cli, whole_
         assert cli("finetune", model, "--task", "classify", *files, "-o", out, *FAST, "--epochs", "1") == 0
         told = [note for note in read(out)["notes"] if "form" in note]
         assert len(told) == n_told
-    assert told[0].startswith(
-        "the text is not in the form that the tokenizer was trained on: in Unicode's NFC it takes"
-    )
+    assert told[0].startswith("the text is not in the Unicode form that the tokenizer was trained on: in NFC it has")
 
 
 def test_rates_at_an_end_are_told_where_they_alone_are_best():
@@ -286,7 +284,14 @@ def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
         "--learning-rates [0.001, 2.0]: must": [whole_run, "--task", "rte", *good, "--learning-rates", "1e-3", "2"],
         "--weight-decay nan: must be": [whole_run, "--task", "classify", *good, "--weight-decay", "nan"],
         "2: no label in column 'label'": [whole_run, "--task", "classify", *good[:2], "--dev", tmp_path / "blank.tsv"],
-        "2: half a character": [whole_run, "--task", "classify", *good[:2], "--dev", tmp_path / "half.jsonl"],
+        "2: a lone surrogate or invalid UTF-8": [
+            whole_run,
+            "--task",
+            "classify",
+            *good[:2],
+            "--dev",
+            tmp_path / "half.jsonl",
+        ],
         "--columns": [whole_run, "--task", "ner", *good, "--columns", "word", "tag"],
     }
     for message, arguments in cases.items():

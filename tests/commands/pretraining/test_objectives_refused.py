@@ -86,7 +86,7 @@ def test_going_on_with_a_model_of_another_kind(settings, tmp_path, kind, message
 
 
 def test_a_folder_without_images(settings, recordings):
-    with pytest.raises(CorpusError, match=r"no images in this folder; read are \.png"):
+    with pytest.raises(CorpusError, match=r"no images in this folder; expected files ending in \.png"):
         prepare_data(settings("mim", corpus=[str(recordings)]), lambda said: None)
 
 

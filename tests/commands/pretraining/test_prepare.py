@@ -241,7 +241,9 @@ def test_words_that_are_cut_are_told(tmp_path):
     said: list[str] = []
     prepare_data(config(corpus), said.append)
     (line,) = [line for line in said if "cut after every 128" in line]
-    assert re.match(r"\d words of more than 128 characters \(the longest of 4,0\d\d; the first begins 'ACGTACGT", line)
+    assert re.match(
+        r"\d words of more than 128 characters \(the longest of 4,0\d\d; the first starts with 'ACGTACGT", line
+    )
 
 
 class TestWhatIsTrainedOnIsNotValidatedOn:
@@ -270,5 +272,5 @@ class TestWhatIsTrainedOnIsNotValidatedOn:
 
     @pytest.mark.parametrize("name", ["-", "/dev/null"])
     def test_a_pipe_for_both_is_refused(self, name):
-        with pytest.raises(CorpusError, match=f"{name}: given twice, and can be read once"):
+        with pytest.raises(CorpusError, match=f"{name}: given twice, but a pipe can only be read once"):
             make_config({"corpus": [name], "validation": [name]})

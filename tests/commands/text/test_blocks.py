@@ -133,7 +133,7 @@ def test_layout_refusals(layout: object) -> None:
         layout(["a"], letters(ROBERTA), 2)
     lacking = {kind: token for kind, token in ROBERTA.items() if kind != "pad_token"}
     backend = letters(ROBERTA).backend_tokenizer
-    with pytest.raises(ConfigError, match="lacks one of the tokens"):
+    with pytest.raises(ConfigError, match="lacks a special token"):
         layout(["a"], PreTrainedTokenizerFast(tokenizer_object=backend, **lacking), 8)
 
 

@@ -222,7 +222,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
     assert "only .bin in this folder" in refusal(tmp_path / "bare")
     assert "no path given" in refusal()
     assert "an empty one" in refusal("")
-    assert "'a\\x00b': cannot be the name of a file" in refusal("a\0b")
+    assert "'a\\x00b': not a valid file name" in refusal("a\0b")
     good = write(tmp_path / "good.txt", "x")
     assert "void.txt: no document" in refusal(good, tmp_path / "void.txt")
 

@@ -61,8 +61,8 @@ def test_what_is_left_out_is_said_once(tmp_path, caplog):
         for _ in range(2):
             read(tmp_path, "train.txt", "test.txt", "README.md", ".hidden", "page.html")
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}: skipped files ending in .html; name them to read them",
-        f"{tmp_path}: left out .hidden, README.md, test.txt, as not of the text to train on; name them to read them",
+        f"{tmp_path}: skipped files ending in .html; give them by name to read them",
+        f"{tmp_path}: left out .hidden, README.md, test.txt (not training text); give them by name to read them",
     ]
     names = [document.text for document in read_documents([tmp_path / "test.txt", tmp_path / "README.md"])]
     assert names == ["test.txt", "README.md"]
@@ -79,5 +79,5 @@ def test_the_name_of_the_folder_itself_says_nothing(tmp_path):
 
 
 def test_nothing_but_files_about_data(tmp_path):
-    with pytest.raises(CorpusError, match=r"only files about data in this folder; read are \.txt"):
+    with pytest.raises(CorpusError, match=r"only files about data in this folder; expected files ending in \.txt"):
         read(tmp_path, "README.md", "LICENSE")

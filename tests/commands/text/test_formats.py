@@ -128,14 +128,14 @@ BINARY = {
     "a PDF document": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n",
     "an RTF document": rb"{\rtf1\ansi text}",
     "an office document": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100),
-    "an SQLite data base": data_base(),
+    "an SQLite database": data_base(),
     "an Arrow table": arrow(pa.ipc.new_file),
     "an Arrow table ": arrow(pa.ipc.new_stream),
     "a NumPy array": saved(lambda out: np.save(out, np.arange(9))),
     "a pickle": pickle.dumps({"text": "a"}),
     "an image": saved(lambda out: Image.new("RGB", (8, 8)).save(out, "PNG")),
     "an image ": saved(lambda out: Image.new("RGB", (8, 8)).save(out, "JPEG")),
-    "a recording": b"RIFF\x24\x08\x00\x00WAVEfmt ",
+    "an audio file": b"RIFF\x24\x08\x00\x00WAVEfmt ",
     "UTF-16 text": LINES.encode("utf-16"),
     "UTF-32 text": LINES.encode("utf-32"),
     "not UTF-8 text": bytes(range(128, 256)) * 9,
@@ -186,12 +186,12 @@ def test_tables_are_read_by_column(tmp_path, suffix):
     ("name", "content", "says"),
     [
         ("a.csv", "A sentence that is no header\nand another\n", "no column 'text'; there are 'A sentence that is no"),
-        ("a.csv", "id;text\n1;a\n", ":1: columns with semicolons between; expected commas in .csv"),
+        ("a.csv", "id;text\n1;a\n", ":1: columns separated by semicolons; expected commas in .csv"),
         ("a.csv", "id,text\n1,a,b\n", ":2: 3 columns; the header has 2"),
         ("a.csv", 'id,text\n1,"a\n', "not CSV"),
         ("a.tsv", "id\ttext\n1\n", ":2: 1 columns; the header has 2"),
         ("a.tsv", "id\ttext\n", "no document"),
-        ("a.tsv", "text\ttext\na\tb\n", ":1: two columns of one name"),
+        ("a.tsv", "text\ttext\na\tb\n", ":1: two columns with the same name"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, name, content, says):
@@ -216,7 +216,7 @@ SRT = "1\n00:00:01,000 --> 00:00:04,000\nA text.\n"
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.html", HTML, ".html is markup, and its tags would be learnt as text"),
+        ("a.html", HTML, ".html is markup, whose tags would be trained on as text"),
         ("a.HTM", HTML, ".htm is markup"),
         ("a.xml", XML, ".xml is markup"),
         ("a.xml.gz", XML, ".xml is markup"),
@@ -230,10 +230,10 @@ SRT = "1\n00:00:01,000 --> 00:00:04,000\nA text.\n"
         ("a.txt", SRT, "subtitles"),
         ("a.txt", "\ufeff1\n\n00:00:01.000 --> 00:00:04.000\nA text.\n", "subtitles"),
         ("a.txt", "WEBVTT\n\n00:01.000 --> 00:04.000\nA text.\n", "subtitles"),
-        ("a.txt", '[\n  {"text": "a"}\n]\n', "begins like JSON"),
-        ("a.txt", '{\n  "text": "a"\n}\n', "begins like JSON"),
-        ("a.docx", "text", "not a text format that is read"),
-        ("a.xlsx", "text", "not a text format that is read"),
+        ("a.txt", '[\n  {"text": "a"}\n]\n', "starts like JSON"),
+        ("a.txt", '{\n  "text": "a"\n}\n', "starts like JSON"),
+        ("a.docx", "text", "not a supported text format"),
+        ("a.xlsx", "text", "not a supported text format"),
     ],
 )
 def test_markup_is_refused(tmp_path, name, content, says):

@@ -58,7 +58,7 @@ def test_what_is_not_there(folder, name, split, field, error, said):
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"somebody/something.*cannot be loaded.*where the hub cannot be reached"):
+    with pytest.raises(ConfigError, match=r"somebody/something.*cannot be loaded.*if the hub cannot be reached"):
         HubDocuments("somebody/something", None, "train", "text")
 
 

@@ -93,21 +93,21 @@ def test_the_same_text_has_the_same_name_and_another_another(tmp_path, piped, mo
     assert make_config({"corpus": [piped(TEXT.encode() + b"!")]}).corpus != config.corpus
     monkeypatch.setattr(pipes, "_folder", None)  # another process
     again = make_config(yaml.safe_load((tmp_path / "run.yaml").read_text()))
-    with pytest.raises(CorpusError, match=r"^pipe:\w{16}: what came through this pipe is not kept; give the text"):
+    with pytest.raises(CorpusError, match=r"^pipe:\w{16}: the text of this pipe is no longer saved; give the text"):
         texts(again.corpus)
 
 
 def test_refusals(tmp_path, piped, monkeypatch):
-    with pytest.raises(CorpusError, match=r"^/dev/null: nothing came through"):
+    with pytest.raises(CorpusError, match=r"^/dev/null: the pipe is empty"):
         texts(["/dev/null"])
-    with pytest.raises(CorpusError, match=r"^/dev/fd/.*: nothing came through"):
+    with pytest.raises(CorpusError, match=r"^/dev/fd/.*: the pipe is empty"):
         texts([piped(b"")])
     typed(monkeypatch, b"x")
-    with pytest.raises(CorpusError, match=r"^-: given twice, and can be read once"):
+    with pytest.raises(CorpusError, match=r"^-: given twice, but a pipe can only be read once"):
         texts(["-", "-"])
     with pytest.raises(CorpusError, match="given twice"):
         texts([piped(b"a"), piped(b"a")])
-    with pytest.raises(CorpusError, match="no document, the file empty or blank"):
+    with pytest.raises(CorpusError, match="no document, the file is empty or blank"):
         texts([piped(b" \n")])
     with pytest.raises(CorpusError, match=r"pipe-\w+: a PDF document"):
         texts([piped(b"%PDF-1.7")])
@@ -115,7 +115,7 @@ def test_refusals(tmp_path, piped, monkeypatch):
     with pytest.raises(CorpusError, match=r"^-: there is no standard input"):
         texts(["-"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CorpusError, match="a pipe can be read by one process; save the text to a file"):
+    with pytest.raises(CorpusError, match="only one process can read a pipe; save the text to a file"):
         make_config({"corpus": [piped(TEXT.encode())]})
     (tmp_path / "-").write_text("a file")  # is ./-
     monkeypatch.chdir(tmp_path)

@@ -32,7 +32,7 @@ def test_columns_by_name(tmp_path):
     rows = read_table(tmp_path / "a.tsv")
     assert find_columns(rows, (("text", "sentence"), ("label",)), None) == ["sentence", "Label"]
     assert find_columns(rows, (("text",), ("label",)), ["idx", "Label"]) == ["idx", "Label"]
-    with pytest.raises(CorpusError, match=r"a\.tsv: none of the columns idx, sentence, Label is called headline"):
+    with pytest.raises(CorpusError, match=r"a\.tsv: none of the columns idx, sentence, Label is named headline"):
         find_columns(rows, (("headline",), ("label",)), None)
     with pytest.raises(CorpusError, match="no column other; there are idx"):
         find_columns(rows, (("text",), ("label",)), ["other", "Label"])
@@ -55,7 +55,7 @@ def test_text_and_json_are_read_by_what_is_in_them(tmp_path):
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert [row.values for row in read_table(tmp_path / name)] == ROWS, name
     (tmp_path / "a.json").write_text(listed[:-2])
-    with pytest.raises(CorpusError, match=r"a\.json: not JSON .*; expected a list of objects, or an object a line"):
+    with pytest.raises(CorpusError, match=r"a\.json: not JSON .*; expected a list of objects or JSON lines"):
         read_table(tmp_path / "a.json")
 
 
@@ -88,9 +88,13 @@ def test_columns_are_counted_where_no_line_names_them(tmp_path, mark):
 @pytest.mark.parametrize(
     ("header", "columns", "message"),
     [
-        ("sentence\tlabel", ["1", "2"], r"a\.tsv:1: names columns \(sentence, label\), and --columns 1 2 counts"),
-        ("Mine\tClass ", ["1", "2"], r"a\.tsv:1: names columns \(Mine, Class\)"),
-        ("Mine\tjudgment", ["1", "2"], r"a\.tsv:1: has a label, 'judgment', that no other line has"),
+        (
+            "sentence\tlabel",
+            ["1", "2"],
+            r"a\.tsv:1: this line has column names \(sentence, label\), but --columns 1 2 expects",
+        ),
+        ("Mine\tClass ", ["1", "2"], r"a\.tsv:1: this line has column names \(Mine, Class\)"),
+        ("Mine\tjudgment", ["1", "2"], r"a\.tsv:1: this line has a label that no other line has, 'judgment'"),
     ],
 )
 def test_a_header_is_no_example_where_columns_are_counted(tmp_path, header, columns, message):
@@ -155,13 +159,13 @@ def test_a_quote_that_takes_other_rows_is_never_left_out(tmp_path, bad):
         ("a.tsv", "text\tlabel\n", r"a\.tsv: no example"),
         ("a.tsv", "text\na\n", r"a\.tsv: one column \(text\)"),
         ("a.tsv", "text\tlabel\na\tx\tz\n", r"a\.tsv:2: 3 columns; the header has 2"),
-        ("a.tsv", "text\ttext\na\tx\n", r"a\.tsv:1: two columns of one name"),
-        ("a.csv", "text;label\na, b;x\n", r"a\.csv:1: columns with semicolons between; expected commas in \.csv"),
-        ("a.tsv", "text,label\na,x\n", r"a\.tsv:1: columns with commas between; .* tabs in \.tsv"),
+        ("a.tsv", "text\ttext\na\tx\n", r"a\.tsv:1: two columns with the same name"),
+        ("a.csv", "text;label\na, b;x\n", r"a\.csv:1: columns separated by semicolons; expected commas in \.csv"),
+        ("a.tsv", "text,label\na,x\n", r"a\.tsv:1: columns separated by commas; .* tabs in \.tsv"),
         (
             "a.csv",
             'text,label\na,x\nb,"y\nc,z\n',
-            r"a\.csv:3: not CSV \(unexpected end of data\); in the row that begins here a quote",
+            r"a\.csv:3: not CSV \(unexpected end of data\); check the quotes of the row that starts here",
         ),
         ("a.tsv", b"\x1f\x8b\x08\0", r"a\.tsv: gzip; unpack or convert it to plain text"),
         ("a.csv", b"PK\x03\x04\x14\0", r"a\.csv: a zip archive .*; unpack"),

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from attention_guidance.commands.tokenization.coverage import misfits, named, tokenizer_facts
+from attention_guidance.commands.tokenization.coverage import describe_characters, misfits, tokenizer_facts
 from attention_guidance.commands.tokenization.kinds import KINDS, train_kind
 
 PERSIAN = "می\u200cخواهم کتاب\u200cها را"
@@ -67,7 +67,7 @@ def test_other_forms_of_the_same_are_not_lost():
 
 
 def test_names_of_lost_characters():
-    assert named({"\u200c": 1, "a": 2000, "\x00": 3, "b": 1}) == (
+    assert describe_characters({"\u200c": 1, "a": 2000, "\x00": 3, "b": 1}) == (
         "U+0061 LATIN SMALL LETTER A (2,000 times), U+0000 without a name (3 times), U+200C ZERO WIDTH NON-JOINER "
         "(1 times), and others"
     )
@@ -89,9 +89,9 @@ def test_text_in_another_form_than_the_tokenizers(word, known, given):
     lost, form = misfits(tokenizer, [text])  # the word is unknown
     assert lost.startswith("the tokenizer loses 100.0% of the characters of the text: U+")
     assert form == (
-        f"the text is not in the form that the tokenizer was trained on: in Unicode's {known} it takes "
-        f"{len(trained_on)} tokens and loses 0 characters, as it is 1 and {len(unicodedata.normalize('NFC', word))}; "
-        f"convert it to {known}, or train a tokenizer, which composes all"
+        f"the text is not in the Unicode form that the tokenizer was trained on: in {known} it has {len(trained_on)} "
+        f"tokens and loses 0 characters, unchanged 1 and {len(unicodedata.normalize('NFC', word))}; convert it to "
+        f"{known}, or train a tokenizer, which normalizes to NFC"
     )
     assert misfits(tokenizer, [trained_on]) == []
 
@@ -100,9 +100,9 @@ def test_text_that_is_spelled_out_for_its_form():
     composed, decomposed = (unicodedata.normalize(form, "Yorùbá ẹ̀kọ́" * 10) for form in ("NFC", "NFD"))
     n_composed, n_decomposed = len(composed.encode()), len(decomposed.encode())
     assert misfits(plain_bytes(), [decomposed]) == [
-        f"the text is not in the form that the tokenizer was trained on: in Unicode's NFC it takes {n_composed} tokens "
-        f"and loses 0 characters, as it is {n_decomposed} and 0; convert it to NFC, or train a tokenizer, which "
-        "composes all"
+        f"the text is not in the Unicode form that the tokenizer was trained on: in NFC it has {n_composed} tokens "
+        f"and loses 0 characters, unchanged {n_decomposed} and 0; convert it to NFC, or train a tokenizer, which "
+        "normalizes to NFC"
     ]
     assert misfits(plain_bytes(), [composed]) == []
     assert misfits(plain_bytes(), []) == []

@@ -14,7 +14,7 @@ from torch import Tensor
 from attention_guidance.commands.text.blocks import Blocks, pack
 from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents
 from attention_guidance.commands.text.embedded import embedded_documents
-from attention_guidance.commands.text.pipes import kept
+from attention_guidance.commands.text.pipes import save_pipes
 from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Text:
     errors: str = "strict"
 
     def __post_init__(self) -> None:
-        # The text may be read several times.
-        object.__setattr__(self, "files", kept(self.files))
+        # It may be read several times.
+        object.__setattr__(self, "files", save_pipes(self.files))
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.sample import Text
 from attention_guidance.commands.text.holding_out import split_validation
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer, suggest_vocab_size
-from attention_guidance.commands.tokenization.coverage import named, tokenizer_facts
+from attention_guidance.commands.tokenization.coverage import describe_characters, tokenizer_facts
 from attention_guidance.commands.tokenization.kinds import train_kind
 from attention_guidance.errors import ConfigError
 
@@ -139,4 +139,4 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
     for row in content["tokenizers"]:
         say(f"{row['name']}: longest {' '.join(row['longest'][:5])}")
         if row["lost_characters"]:
-            say(f"{row['name']}: loses {named(row['lost_characters'])}")
+            say(f"{row['name']}: loses {describe_characters(row['lost_characters'])}")

@@ -1,1 +1,1 @@
-"""The way from files to blocks of token ids: corpora, the embedded corpus, tokenizers and packing."""
+"""Corpora: read text files, split off validation data, pack tokens into blocks."""

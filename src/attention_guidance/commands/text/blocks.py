@@ -1,4 +1,4 @@
-"""Lay the tokens of documents out in blocks of equal length."""
+"""Tokenize documents and pack them into blocks of equal length."""
 
 import functools
 from array import array
@@ -16,10 +16,10 @@ from attention_guidance.errors import ConfigError, CorpusError
 
 _BATCH_TEXTS = 1024
 _BATCH_CHARS = 1 << 20
-_WRITTEN_BYTES = 1 << 24
-_ROWS_AT_ONCE = 1024
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
+_FLUSH_BYTES = 1 << 24
+_ROWS_PER_BUFFER = 1024
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Blocks:
     """Token ids in rows of equal length.
 
     Attributes:
-        ids: [N, block_size], uint16 where every id fits, else int32; padded on the right.
-        lengths: [N], int32, tokens of each row that are not padding, special ones included.
-        truncated: Number of texts that were cut to fit a row.
+        ids: [N, block_size], uint16 if every id fits, else int32; padded on the right.
+        lengths: [N], int32, number of tokens in each row, including special tokens but not padding.
+        truncated: Number of texts that were truncated to fit a row.
     """
 
     ids: npt.NDArray[np.integer]
@@ -41,17 +41,17 @@ class Blocks:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.integer], int]:
-        """Return the ids of a block [block_size] and how many are not padding."""
+        """Return the ids of a block [block_size] and the number of them that are not padding."""
         return self.ids[index], int(self.lengths[index])
 
     @property
     def arrays(self) -> tuple[npt.NDArray[np.integer], ...]:
-        """All that distinguishes these blocks from others."""
+        """The arrays that determine the blocks; their digest identifies the data set."""
         return self.ids, self.lengths
 
     @property
     def width(self) -> int:
-        """Positions of a block."""
+        """Number of positions in a block."""
         return int(self.ids.shape[1])
 
     @property
@@ -66,46 +66,45 @@ def pack(
     block_size: int,
     *,
     file: Path | None = None,
-    only_with: npt.NDArray[np.bool_] | None = None,
+    required: npt.NDArray[np.bool_] | None = None,
 ) -> Blocks:
-    """Fill blocks without padding: RoBERTa's FULL-SENTENCES (Liu et al. 2019, section 4.2).
+    """Pack texts into blocks without padding, as RoBERTa's FULL-SENTENCES (Liu et al. 2019, section 4.2).
 
-    A block is `<s> ... </s>` (`[CLS] ... [SEP]`); the texts inside follow each other with one `</s>` between two,
-    and go on in the next block where one is full. A text that begins with its block has no `</s>` before it. What
-    does not fill the last block is dropped, unless it is the only one, which is padded. Special tokens' names
-    inside a text are encoded as ordinary text.
+    A block is `<s> ... </s>` (`[CLS] ... [SEP]`). The texts in it are separated by one `</s>`; a text that does not
+    fit continues in the next block. No separator precedes a text that starts its block. An incomplete last block is
+    dropped, unless it is the only one, which is padded. Names of special tokens in a text are ordinary text.
 
     Args:
-        texts: One string a document.
+        texts: One string per document.
         tokenizer: A fast tokenizer with pad, sep or eos, and cls or bos tokens.
-        block_size: Tokens of a block, special ones included.
-        file: Where the ids are written to, to be read from there as they are needed; else they stay in memory.
-        only_with: For each id whether a block needs one such; blocks without are left out.
+        block_size: Tokens per block, including special tokens.
+        file: File to write the ids to; they are then memory-mapped (default: keep them in memory).
+        required: [vocabulary], keep only blocks with at least one of the ids for which this is true (default: all).
 
     Raises:
         ConfigError: `block_size` is under 3.
     """
-    marks = _Marks.of(tokenizer, block_size)
-    rows = _Rows(marks, block_size, file, only_with)
-    room = block_size - 2
-    # What stands inside of many blocks, one after the other: a row at a time costs a tenth of the tokenizer's time.
-    inner = np.empty(_ROWS_AT_ONCE * room, marks.dtype)
+    special = _SpecialIds.of(tokenizer, block_size)
+    rows = _Rows(special, block_size, file, required)
+    capacity = block_size - 2
+    # Contents of many blocks in a row: adding one block at a time would cost a tenth of the tokenizer's time.
+    tokens = np.empty(_ROWS_PER_BUFFER * capacity, special.dtype)
     used = 0
-    for ids in filter(len, _encode(texts, tokenizer, marks)):  # texts of no token are left out
-        pieces = [ids] if used % room == 0 else [np.array([marks.end], marks.dtype), ids]
+    for ids in filter(len, _encode(texts, tokenizer, special)):  # texts without tokens are skipped
+        pieces = [ids] if used % capacity == 0 else [np.array([special.end], special.dtype), ids]
         for piece in pieces:
             start = 0
             while start < len(piece):
-                n = min(len(inner) - used, len(piece) - start)
-                inner[used : used + n] = piece[start : start + n]
+                n = min(len(tokens) - used, len(piece) - start)
+                tokens[used : used + n] = piece[start : start + n]
                 used, start = used + n, start + n
-                if used == len(inner):
-                    rows.add_full(inner)
+                if used == len(tokens):
+                    rows.add_full(tokens)
                     used = 0
-    whole = used - used % room
-    rows.add_full(inner[:whole])
-    if not rows.given and used:
-        rows.add(inner[:used])
+    whole = used - used % capacity
+    rows.add_full(tokens[:whole])
+    if not rows.n_seen and used:
+        rows.add(tokens[:used])
     return rows.blocks()
 
 
@@ -115,43 +114,43 @@ def one_per_line(
     block_size: int,
     *,
     file: Path | None = None,
-    only_with: npt.NDArray[np.bool_] | None = None,
+    required: npt.NDArray[np.bool_] | None = None,
 ) -> Blocks:
-    """Give each text a block of its own, `<s> text </s>`, cut to fit (counted in `truncated`) and padded.
+    """Put each text in its own block, `<s> text </s>`, truncated (counted in `truncated`) or padded.
 
-    A text of no token, such as one of control characters that BERT's tokenizer removes, gets no block.
+    A text without tokens, such as control characters that BERT's tokenizer removes, gets no block.
 
     Args:
-        texts: One string a block.
+        texts: One string per block.
         tokenizer: As for `pack`.
-        block_size: Tokens of a block, special ones included.
+        block_size: Tokens per block, including special tokens.
         file: As for `pack`.
-        only_with: As for `pack`.
+        required: As for `pack`.
 
     Raises:
         ConfigError: `block_size` is under 3.
     """
-    marks = _Marks.of(tokenizer, block_size)
-    rows = _Rows(marks, block_size, file, only_with)
+    special = _SpecialIds.of(tokenizer, block_size)
+    rows = _Rows(special, block_size, file, required)
     truncated = 0
-    for ids in filter(len, _encode(texts, tokenizer, marks)):  # texts of no token are left out
+    for ids in filter(len, _encode(texts, tokenizer, special)):  # texts without tokens are skipped
         truncated += len(ids) > block_size - 2
         rows.add(ids[: block_size - 2])
     return rows.blocks(truncated)
 
 
 def token_counts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """How many tokens each text has, without special ones."""
-    return [len(ids) for ids in _encode(texts, tokenizer, _Marks.of(tokenizer, 3))]
+    """Number of tokens in each text, without special tokens."""
+    return [len(ids) for ids in _encode(texts, tokenizer, _SpecialIds.of(tokenizer, 3))]
 
 
 def require_batch(blocks: Blocks, batch_size: int, what: str) -> None:
-    """Check that there are blocks for one batch.
+    """Check that there are enough blocks for one batch.
 
     Args:
-        blocks: What there is.
-        batch_size: Blocks of a batch.
-        what: What the blocks are for, such as `training`, for the message.
+        blocks: The blocks available.
+        batch_size: Blocks per batch.
+        what: The use of the blocks, such as `training`, for the error message.
 
     Raises:
         CorpusError: There are fewer blocks than `batch_size`.
@@ -166,8 +165,8 @@ def require_batch(blocks: Blocks, batch_size: int, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Marks:
-    """The ids that frame a block, whether each id is special [vocabulary], and the type that holds every id."""
+class _SpecialIds:
+    """Ids of the special tokens that blocks use, a mask of all special ids [vocabulary], and the dtype for ids."""
 
     start: int
     end: int
@@ -177,14 +176,14 @@ class _Marks:
     dtype: np.dtype[np.integer]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, block_size: int) -> "_Marks":
+    def of(cls, tokenizer: PreTrainedTokenizerBase, block_size: int) -> "_SpecialIds":
         if block_size < 3:
-            raise ConfigError(f"block size {block_size}: must be at least 3, a token between two special ones")
+            raise ConfigError(f"block size {block_size}: must be at least 3, for one token between two special tokens")
         start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
         end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         pad, unknown = tokenizer.pad_token_id, tokenizer.unk_token_id
         if None in (start, end, pad):
-            raise ConfigError("the tokenizer lacks one of the tokens blocks need: cls or bos, sep or eos, pad")
+            raise ConfigError("the tokenizer lacks a special token that blocks need: cls or bos, sep or eos, pad")
         # Not len(tokenizer): a vocabulary may have gaps.
         n_ids = 1 + max(tokenizer.get_vocab().values())
         dtype: np.dtype[np.integer] = np.dtype(np.uint16 if n_ids <= 1 << 16 else np.int32)
@@ -194,64 +193,64 @@ class _Marks:
 
 
 class _Rows:
-    """Rows written one after the other into memory or a file, without a Python object per row or token."""
+    """Append rows to a buffer in memory or to a file, without a Python object per row or token."""
 
     def __init__(
         self,
-        marks: _Marks,
+        special: _SpecialIds,
         block_size: int,
         file: Path | None = None,
-        only_with: npt.NDArray[np.bool_] | None = None,
+        required: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        self.marks = marks
-        self.row = np.empty(block_size, marks.dtype)
+        self.special = special
+        self.row = np.empty(block_size, special.dtype)
         self.data = bytearray()
         self.lengths = array("i")
-        self.given = 0
-        self.only_with = only_with
+        self.n_seen = 0
+        self.required = required
         self.path = file
         self.file = None if file is None else file.open("wb")
 
-    def add(self, inner: npt.NDArray[np.integer]) -> None:
-        self.given += 1
-        if self.only_with is not None and not self.only_with[inner].any():
+    def add(self, tokens: npt.NDArray[np.integer]) -> None:
+        self.n_seen += 1
+        if self.required is not None and not self.required[tokens].any():
             return
-        n = len(inner)
-        self.row[0], self.row[1 : n + 1], self.row[n + 1] = self.marks.start, inner, self.marks.end
-        self.row[n + 2 :] = self.marks.pad
+        n = len(tokens)
+        self.row[0], self.row[1 : n + 1], self.row[n + 1] = self.special.start, tokens, self.special.end
+        self.row[n + 2 :] = self.special.pad
         self.data += self.row.tobytes()
         self.lengths.append(n + 2)
-        self._write_what_is_long()
+        self._flush_if_large()
 
-    def add_full(self, inner: npt.NDArray[np.integer]) -> None:
-        """Add rows without padding, given what stands inside of them, one after the other."""
-        inner = inner.reshape(-1, len(self.row) - 2)
-        self.given += len(inner)
-        if self.only_with is not None:
-            inner = inner[self.only_with[inner].any(1)]
-        rows = np.empty((len(inner), len(self.row)), self.marks.dtype)
-        rows[:, 0], rows[:, 1:-1], rows[:, -1] = self.marks.start, inner, self.marks.end
+    def add_full(self, tokens: npt.NDArray[np.integer]) -> None:
+        """Add rows that need no padding, given their concatenated contents without special tokens."""
+        tokens = tokens.reshape(-1, len(self.row) - 2)
+        self.n_seen += len(tokens)
+        if self.required is not None:
+            tokens = tokens[self.required[tokens].any(1)]
+        rows = np.empty((len(tokens), len(self.row)), self.special.dtype)
+        rows[:, 0], rows[:, 1:-1], rows[:, -1] = self.special.start, tokens, self.special.end
         self.data += rows.tobytes()
         self.lengths.extend([len(self.row)] * len(rows))
-        self._write_what_is_long()
+        self._flush_if_large()
 
-    def _write_what_is_long(self) -> None:
-        if self.file is not None and len(self.data) >= _WRITTEN_BYTES:
+    def _flush_if_large(self) -> None:
+        if self.file is not None and len(self.data) >= _FLUSH_BYTES:
             self.file.write(self.data)
             self.data.clear()
 
     def blocks(self, truncated: int = 0) -> Blocks:
         lengths = np.array(self.lengths, np.int32)
         if self.file is None or self.path is None:
-            ids = np.frombuffer(self.data, self.marks.dtype).reshape(-1, len(self.row))
+            ids = np.frombuffer(self.data, self.special.dtype).reshape(-1, len(self.row))
             return Blocks(ids, lengths, truncated)
         with self.file:
             self.file.write(self.data)
-        return Blocks(read_ids(self.path, self.marks.dtype, len(self.row)), lengths, truncated)
+        return Blocks(read_ids(self.path, self.special.dtype, len(self.row)), lengths, truncated)
 
 
 def read_ids(file: Path, dtype: npt.DTypeLike, block_size: int) -> npt.NDArray[np.integer]:
-    """The ids that `pack` has written, read as they are needed."""
+    """Memory-map the ids that `pack` wrote to a file."""
     if not file.stat().st_size:
         return np.empty((0, block_size), dtype)
     ids: npt.NDArray[np.integer] = np.memmap(file, dtype, "r").reshape(-1, block_size)
@@ -272,10 +271,10 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _encode(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, marks: _Marks
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, special: _SpecialIds
 ) -> Iterator[npt.NDArray[np.integer]]:
     """Yield the ids of each text, without special tokens."""
-    # The tokenizer itself, as transformers' way around it takes half as long again.
+    # The backend tokenizer: the wrapper of transformers takes 1.5 times as long.
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -283,34 +282,34 @@ def _encode(
 
     encode = functools.partial(backend.encode_batch_fast, add_special_tokens=False)
     try:
-        # Their names in a text are text.
+        # Names of special tokens in a text are ordinary text.
         backend.encode_special_tokens = True
-        # A batch is encoded, outside of Python, while the one before is laid out.
-        for encodings in _one_ahead(encode, _batches(texts)):
+        # The next batch is encoded, in native code, while this one is packed.
+        for encodings in _prefetch(encode, _batches(texts)):
             for encoding in encodings:
-                yield _without_special(np.array(encoding.ids, marks.dtype), marks)
+                yield _replace_special(np.array(encoding.ids, special.dtype), special)
     finally:
         backend.encode_special_tokens = literal
 
 
-def _one_ahead(function: Callable[[_Given], _Made], items: Iterable[_Given]) -> Iterator[_Made]:
-    """What a function makes of each item, the next being made, on a thread, while one is used."""
-    with ThreadPoolExecutor(1) as beside:
-        before: Future[_Made] | None = None
+def _prefetch(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Map a function over items, computing the next result on a thread while the current one is used."""
+    with ThreadPoolExecutor(1) as executor:
+        previous: Future[_Result] | None = None
         for item in items:
-            now = beside.submit(function, item)
-            if before is not None:
-                yield before.result()
-            before = now
-        if before is not None:
-            yield before.result()
+            current = executor.submit(function, item)
+            if previous is not None:
+                yield previous.result()
+            previous = current
+        if previous is not None:
+            yield previous.result()
 
 
-def _without_special(ids: npt.NDArray[np.integer], marks: _Marks) -> npt.NDArray[np.integer]:
-    """Put unk where the model itself spells a special token, as a Unigram vocabulary that lists `<mask>` does."""
-    is_special = marks.is_special[ids]
+def _replace_special(ids: npt.NDArray[np.integer], special: _SpecialIds) -> npt.NDArray[np.integer]:
+    """Replace special ids that come from text by unk, as a Unigram vocabulary that lists `<mask>` produces them."""
+    is_special = special.is_special[ids]
     if not is_special.any():
         return ids
-    if marks.unknown is None:
-        raise ConfigError("the tokenizer reads a special token's name in a text as that token and has no unk token")
-    return np.where(is_special, np.array(marks.unknown, marks.dtype), ids)
+    if special.unknown is None:
+        raise ConfigError("the tokenizer encodes names of special tokens as those tokens, and has no unk token")
+    return np.where(is_special, np.array(special.unknown, special.dtype), ids)

@@ -1,4 +1,4 @@
-"""Read documents from text, tables, JSON lines and Parquet, and say exactly where one cannot be read."""
+"""Stream documents from text, CSV, TSV, JSON lines and Parquet files."""
 
 import codecs
 import io
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attention_guidance.commands.text.folders import list_files, unreadable
-from attention_guidance.commands.text.formats import check_unpacked, format_of, is_json_lines, opened
+from attention_guidance.commands.text.formats import check_unpacked, format_of, is_json_lines, open_decompressed
 from attention_guidance.commands.text.pipes import is_piped
 from attention_guidance.commands.text.tables import Row, csv_rows, tsv_rows
 from attention_guidance.errors import ConfigError, CorpusError, reason_of
@@ -22,7 +22,7 @@ ERRORS = ("strict", "replace")
 _CHUNK_BYTES = 1 << 20
 _PREFIX_CHARS = 1 << 20
 _TEXT_FIELD = "text"
-# With --errors replace, text of which more than this share is no text is none.
+# With --errors replace, a larger share of characters that are not text is an error, given enough characters.
 _MOST_REPLACED, _LEAST_CHARS = 0.3, 100
 _NUL_OR_SURROGATE = re.compile("[\0\ud800-\udfff]")
 _NO_TEXT = re.compile("[\ufffd\x01-\x08\x0e-\x1f\x7f]")
@@ -30,7 +30,7 @@ _NO_TEXT = re.compile("[\ufffd\x01-\x08\x0e-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Document:
-    """A text, stripped and never empty, and where it came from, such as `news.txt:12`, for messages."""
+    """A stripped, non-empty text and its source, such as `news.txt:12`, for error messages."""
 
     text: str
     source: str
@@ -41,28 +41,28 @@ def read_documents(
 ) -> Iterator[Document]:
     r"""Stream the documents of files and folders.
 
-    The name decides the format: `.jsonl`, `.json.l` and `.ndjson` hold one JSON object a line, `.csv` and `.tsv` a
-    table under a line of names, `.parquet` is Parquet, anything else is plain text; all but Parquet may end in `.gz`,
-    `.bz2`, `.xz`, `.zst` or `.lz4`. Where a file begins like another format, that is what it is read or refused as.
-    A folder is searched through in sorted order, for its files to train on: see `data/folders.py`.
-    Text is UTF-8 with any line ending; a byte order mark at the start is dropped. Documents are stripped and empty
-    ones dropped. Options and the existence of the paths are checked by the call, contents while iterating.
+    The suffix decides the format: `.jsonl`, `.json.l` and `.ndjson` have one JSON object per line, `.csv` and `.tsv`
+    a table with a header, `.parquet` is Parquet, anything else is plain text; all but Parquet may be compressed
+    (`.gz`, `.bz2`, `.xz`, `.zst`, `.lz4`). A file whose first bytes are those of another format is read, or refused,
+    as that format. A folder is searched in sorted order for its training files, see `text/folders.py`.
+    Text is UTF-8 with any line ending; a byte order mark at the start is dropped. Documents are stripped, and empty
+    ones skipped. The call checks options and paths; contents are checked while iterating.
 
     Args:
         paths: Files and folders; `-` is standard input.
-        text_field: The field or column that holds the text in JSON lines and tables; a record is a document.
-        split: What is a document in plain text: `line`, a line; `blank`, the lines between blank lines, joined by
-            `\n`; `file`, all of a file; `auto`, `blank` for a file in whose first 2**20 characters a blank line
-            lies between lines that are not, else `line`. Memory holds a document and, for `auto`, those characters.
-        errors: `strict` refuses invalid UTF-8, lone surrogates and NUL; `replace` puts U+FFFD in their place.
+        text_field: The field or column that holds the text in JSON lines and tables; each record is a document.
+        split: How plain text is split into documents: `line`, at each line; `blank`, at blank lines (the lines of a
+            document are joined by `\n`); `file`, not at all; `auto`, as `blank` if a blank line lies between others in
+            the first 2**20 characters, else as `line`. Memory holds one document, and for `auto` these characters.
+        errors: `strict` refuses invalid UTF-8, lone surrogates and NUL; `replace` replaces them by U+FFFD.
 
     Returns:
         An iterator over the documents.
 
     Raises:
-        ConfigError: `split` or `errors` is not one of those named.
-        CorpusError: A path is missing, unreadable, given twice or without any document, or a file is damaged; the
-            message names the file and the line, row or byte offset (counted from 0, after decompression).
+        ConfigError: `split` or `errors` is not one of these.
+        CorpusError: A path is missing, unreadable, given twice or has no document, or a file is damaged. The message
+            gives the file and the line, row or byte offset (from 0, after decompression).
     """
     for name, value, valid in (("split", split, SPLITS), ("errors", errors, ERRORS)):
         if value not in valid:
@@ -72,8 +72,8 @@ def read_documents(
         files = [file for of_path in files_by_path.values() for file in of_path]
         if not any(_has_fields(file, errors) for file in files):
             raise CorpusError(
-                f"{files[0]}: plain text, which has no field {text_field!r}; name a table .csv, .tsv or .jsonl (a pipe "
-                "is read as plain text or JSON lines), or leave --text-field out"
+                f"{files[0]}: plain text, which has no field {text_field!r}; rename a table to .csv, .tsv or .jsonl (a "
+                "pipe is read as plain text or JSON lines), or omit --text-field"
             )
     return _read_all(files_by_path, text_field, split, errors)
 
@@ -97,12 +97,12 @@ def _read_all(files_by_path: dict[Path, list[Path]], text_field: str, split: str
                     empty = False
                     yield Document(text, f"{file.name}{place}")
         if empty:
-            what = f"all {len(files)} text files in the folder" if given.is_dir() else "the file"
-            raise CorpusError(f"{given}: no document, {what} empty or blank; give a file with text in it")
+            what = f"all {len(files)} text files in the folder are" if given.is_dir() else "the file is"
+            raise CorpusError(f"{given}: no document, {what} empty or blank; give a file that contains text")
 
 
 def _read_file(path: Path, text_field: str, split: str, errors: str) -> Iterator[tuple[str, str]]:
-    """Yield (place in the file, text not yet stripped)."""
+    """Yield pairs of a place in the file and a text that is not yet stripped."""
     try:
         form = format_of(path)
     except OSError as error:
@@ -135,7 +135,7 @@ def _has_fields(path: Path, errors: str) -> bool:
 
 
 def _beginning(lines: Iterator[str]) -> list[str]:
-    """The lines up to the second that is not blank."""
+    """Read lines up to the second one that is not blank."""
     beginning: list[str] = []
     n_filled = 0
     while n_filled < 2 and (line := next(lines, None)) is not None:
@@ -148,7 +148,7 @@ def _chunks(path: Path, compression: str | None) -> Iterator[bytes]:
     n_bytes = 0
     try:
         with path.open("rb") as file:
-            stream = opened(file, compression)
+            stream = open_decompressed(file, compression)
             while chunk := stream.read(_CHUNK_BYTES):
                 if compression and not n_bytes:
                     check_unpacked(path, chunk, compression)
@@ -158,12 +158,12 @@ def _chunks(path: Path, compression: str | None) -> Iterator[bytes]:
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(path, error) from error
         raise CorpusError(
-            f"{path}: broken {compression} file after {n_bytes} bytes of text ({error}); fetch or pack it again"
+            f"{path}: broken {compression} file after {n_bytes} bytes of text ({error}); download or compress it again"
         ) from error
 
 
 def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
-    r"""Decode UTF-8 with line endings made `\n`; a sequence cut by a chunk's end waits in the decoder."""
+    r"""Decode UTF-8, also across chunks, and convert line endings to `\n`."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     n_bytes, started = 0, False
@@ -180,7 +180,7 @@ def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
         if len(text) >= _LEAST_CHARS and (n := len(_NO_TEXT.findall(text))) > _MOST_REPLACED * len(text):
             raise CorpusError(
                 f"{path}: not UTF-8 text, {n / len(text):.0%} of the characters from byte offset {n_bytes} on are "
-                "none; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
+                "not text; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
             )
         n_bytes += len(chunk)
         if text and not started:
@@ -189,7 +189,7 @@ def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    r"""Cut at `\n` alone: `str.splitlines` would cut at U+2028 and others too."""
+    r"""Split at `\n` only: `str.splitlines` also splits at U+2028 and others."""
     parts: list[str] = []
     for text in texts:
         head, *rest = text.split("\n")
@@ -230,7 +230,7 @@ def _read_jsonl(lines: Iterator[str], path: Path, field: str, errors: str) -> It
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            hint = "expected one JSON object a line"
+            hint = "expected one JSON object per line"
             raise CorpusError(f"{path}:{number}: not JSON ({error}); {hint}") from error
         if not isinstance(record, dict):
             raise CorpusError(f"{path}:{number}: a JSON {type(record).__name__}, expected an object with {field!r}")
@@ -239,7 +239,7 @@ def _read_jsonl(lines: Iterator[str], path: Path, field: str, errors: str) -> It
         if not isinstance(text := record[field], str):
             kind = "null" if text is None else type(text).__name__
             raise CorpusError(f"{path}:{number}: field {field!r} is {kind}, expected a string (--text-field)")
-        # Raw control characters are no JSON: only an escape can bring in what UTF-8 text cannot hold.
+        # Only an escape can bring in NUL or a surrogate: JSON has no raw control characters, UTF-8 no surrogates.
         yield f":{number}", _clean(text, path, f"line {number}", errors) if "\\u" in line else text
 
 
@@ -269,19 +269,19 @@ def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, s
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 values = batch.column(0)
                 values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
-                # As bytes, since a value that is not UTF-8 would fail with its whole batch.
+                # As bytes: one value that is not UTF-8 would fail its whole batch.
                 for value in values.cast(pa.large_binary()).to_pylist():
                     row += 1
                     yield f":{row}", _parquet_text(value, path, row, errors)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(path, error) from error
-        raise CorpusError(f"{path}: broken Parquet file ({reason_of(error)}); fetch or write it again") from error
+        raise CorpusError(f"{path}: broken Parquet file ({reason_of(error)}); download or write it again") from error
 
 
 def _parquet_text(value: bytes | None, path: Path, row: int, errors: str) -> str:
     if value is None:
-        raise CorpusError(f"{path}:{row}: null in place of a text; drop such rows")
+        raise CorpusError(f"{path}:{row}: null instead of a text; remove such rows")
     try:
         return _clean(value.decode("utf-8", errors), path, f"row {row}", errors)
     except UnicodeDecodeError as error:

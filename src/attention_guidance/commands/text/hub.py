@@ -1,4 +1,4 @@
-"""Documents of data sets on the Hugging Face hub, or of any folder that the library `datasets` reads."""
+"""Documents of data sets on the Hugging Face Hub, or of any folder that `datasets` loads."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from attention_guidance.commands.text.corpora import Document
 from attention_guidance.errors import ConfigError, CorpusError
 
-_BROKEN = "given as the corpus, its files are read with the file and line of what is wrong"
-_LOCAL = "where the hub cannot be reached, fetch its files elsewhere and give their folder as the corpus"
+_BROKEN = "give its files as the corpus instead to see the file and line of the error"
+_LOCAL = "if the hub cannot be reached, download its files elsewhere and give their folder as the corpus"
 
 
 class HubDocuments:
-    """The documents of a split of a data set, as often as they are gone through; read from disk, not held in memory.
+    """The documents of one split of a data set, read from disk at each iteration and not held in memory.
 
     Args:
-        name: of the data set on the hub, or a folder of its files; it is downloaded once, into the library's own cache.
-        config: which of its configurations, where it has several.
-        split: which of its splits.
-        field: the column that holds the text.
+        name: Name of the data set on the hub, or a folder with its files; downloaded once, to the cache of `datasets`.
+        config: Configuration of the data set, if it has several.
+        split: Split of the data set.
+        field: Column that holds the text.
 
     Raises:
-        ConfigError: the library is not installed, or there is no such data set, configuration or split.
-        CorpusError: there is no such column, or it holds no text.
+        ConfigError: `datasets` is not installed, or there is no such data set, configuration or split.
+        CorpusError: There is no such column, or it does not hold text.
     """
 
     def __init__(self, name: str, config: str | None, split: str, field: str) -> None:
@@ -51,13 +51,13 @@ def _load(name: str, config: str | None, split: str) -> Any:
     try:
         from datasets import disable_progress_bars, load_dataset
     except ImportError as error:
-        raise ConfigError("data sets of the hub need datasets: pip install 'attention-guidance[hub]'") from error
+        raise ConfigError("data sets on the hub need datasets: pip install 'attention-guidance[hub]'") from error
     disable_progress_bars()
     try:
         return load_dataset(name, config, split=split)
-    except Exception as error:  # the library and the hub raise all kinds
-        # What went wrong with a file is said by the cause.
-        told = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-        reason = " ".join((str(told).strip() or type(told).__name__).split())
-        hint = _BROKEN if told is not error else _LOCAL
+    except Exception as error:  # datasets and the hub raise many types
+        # The cause names the error in a file.
+        source = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+        reason = " ".join((str(source).strip() or type(source).__name__).split())
+        hint = _BROKEN if source is not error else _LOCAL
         raise ConfigError(f"dataset={name!r} cannot be loaded ({reason[:300]}); {hint}") from error

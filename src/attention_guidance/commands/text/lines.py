@@ -1,4 +1,4 @@
-"""Reading an annotated file line by line, with errors that name the line."""
+"""Read annotated files line by line, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from attention_guidance.commands.text.formats import HEAD_BYTES, name_of
+from attention_guidance.commands.text.formats import HEAD_BYTES, detect_format
 from attention_guidance.errors import CorpusError
 
-# With --errors skip, a file of which more than this share is malformed is refused: it is something else.
+# With --errors skip, a file with a larger malformed share is refused: it is in another format.
 _MOST_SKIPPED = 0.1
 ERRORS = ("strict", "skip")
 _Item = TypeVar("_Item")
-_Read = TypeVar("_Read")
+_Result = TypeVar("_Result")
 
 
 @dataclass
 class Malformed:
-    """What is malformed in a file: an error at the first, or left out and counted.
+    """Handle malformed items of a file: raise at the first, or skip and count them.
 
     Attributes:
-        path: the file.
-        skip: whether it is left out.
-        errors: what was left out, each with its place.
+        path: The file.
+        skip: Whether to skip malformed items.
+        errors: The errors of skipped items, each with its place.
     """
 
     path: Path
@@ -33,22 +33,22 @@ class Malformed:
     errors: list[CorpusError] = field(default_factory=list)
 
     def refuse(self, error: CorpusError) -> None:
-        """Leave out what this error is about.
+        """Skip the item that this error is about.
 
         Raises:
-            CorpusError: this one, unless what is malformed is left out.
+            CorpusError: This error, unless malformed items are skipped.
         """
         if not self.skip:
             raise error
         self.errors.append(error)
 
-    def each(self, items: Iterable[_Item], read: Callable[[_Item], _Read | None]) -> list[_Read | None]:
-        """What is read of each item; None of what is left out.
+    def each(self, items: Iterable[_Item], read: Callable[[_Item], _Result | None]) -> list[_Result | None]:
+        """Apply `read` to each item; skipped items give None.
 
         Raises:
-            CorpusError: the first that `read` raises, unless what is malformed is left out.
+            CorpusError: The first error that `read` raises, unless malformed items are skipped.
         """
-        found: list[_Read | None] = []
+        found: list[_Result | None] = []
         for item in items:
             try:
                 found.append(read(item))
@@ -58,40 +58,40 @@ class Malformed:
         return found
 
     def note(self, what: str, n_kept: int) -> str:
-        """How many were left out, and the first of them.
+        """Describe how many items were skipped, and the error of the first.
 
         Args:
-            what: they are, such as `rows`.
-            n_kept: how many were not left out.
+            what: The kind of items, such as `rows`.
+            n_kept: Number of items that were not skipped.
 
         Raises:
-            CorpusError: too many were left out for the rest to be what the file holds.
+            CorpusError: So many items were skipped that the file must be in another format.
         """
-        n, said = len(self.errors), str(self.errors[0])
+        n, first = len(self.errors), str(self.errors[0])
         if n > _MOST_SKIPPED * (n + n_kept):
-            raise CorpusError(f"{said}; {n:,} of {n + n_kept:,} {what} are malformed, too many for --errors skip")
-        return f"{n:,} of {n + n_kept:,} {what} of {self.path.name} are malformed and left out; the first: {said}"
+            raise CorpusError(f"{first}; {n:,} of {n + n_kept:,} {what} are malformed, too many for --errors skip")
+        return f"{n:,} of {n + n_kept:,} {what} of {self.path.name} are malformed and left out; the first: {first}"
 
 
 def is_damaged(text: str) -> bool:
-    """Whether there is half a character in it: a lone surrogate, or what was no UTF-8 and is left out for that."""
+    """Whether a text has a lone surrogate, which also stands for bytes that were not UTF-8."""
     return not text.isascii() and re.search("[\ud800-\udfff]", text) is not None
 
 
 def numbered_lines(path: Path, malformed: Malformed | None = None) -> Iterator[tuple[int, str]]:
-    r"""The lines of a UTF-8 file with their numbers from 1, without line ends or a byte order mark.
+    r"""Yield the lines of a UTF-8 file with their numbers from 1, without line ends or a byte order mark.
 
     Args:
-        path: the file.
-        malformed: where lines that are not UTF-8 may be left out: they come as lone surrogates, see `is_damaged`.
+        path: The file.
+        malformed: If it skips, bytes that are not UTF-8 are decoded to lone surrogates, see `is_damaged`.
 
     Raises:
-        CorpusError: the file is missing, cannot be read, is no plain text, or not UTF-8; the message names the line.
+        CorpusError: The file is missing, unreadable, not plain text, or not UTF-8; the message names the line.
     """
     errors = "surrogateescape" if malformed is not None and malformed.skip else "strict"
     try:
         with path.open("rb") as file:
-            if (what := name_of(file.peek(HEAD_BYTES))) is not None:
+            if (what := detect_format(file.peek(HEAD_BYTES))) is not None:
                 raise CorpusError(f"{path}: {what}; unpack or convert it to plain text in UTF-8")
             for number, line in enumerate(file, 1):
                 if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):

@@ -1,4 +1,4 @@
-"""Tables of examples: TSV, CSV, JSON and Parquet, with columns that are named, or counted where no line names them."""
+"""Read tables of examples (TSV, CSV, JSON, Parquet), with columns by name or, without a header, by number."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from attention_guidance.commands.text.lines import Malformed, is_damaged, number
 from attention_guidance.errors import CorpusError, reason_of
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
-# What may be a table, or text: told by what is in it.
+# These may be tables or text, depending on their contents.
 LOOSE_FORMATS = (".json", ".ndjson", ".txt")
-# What fits a C long everywhere.
-_MOST_CHARS = 2**31 - 1
-_MARKS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+# The largest C long on all platforms.
+_MAX_CELL_CHARS = 2**31 - 1
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Row:
     """A row of a table.
 
     Attributes:
-        values: by column.
-        place: file and line (row of Parquet), for messages.
+        values: The cells by column.
+        place: File and line (Parquet: row), for error messages.
     """
 
     values: dict[str, Any]
@@ -36,18 +36,18 @@ class Row:
 
 
 def read_table(path: Path, *, columns: Sequence[str] | None = None, malformed: Malformed | None = None) -> list[Row]:
-    """Read a table; the first line of TSV and CSV names the columns. Quotes mean nothing in TSV.
+    """Read a table. The first line of TSV and CSV is the header; quotes have no meaning in TSV.
 
     Args:
-        path: the file; .txt is read as TSV or CSV, .json as JSON lines or a list of objects, by what is in it.
-        columns: those that are asked for. Where all are numbers, and the first line of TSV or CSV does not have them,
-            it is no header: columns are called 1, 2, ...
-        malformed: leaves out, or refuses, rows of other columns than the first, and lines that are no JSON; without,
-            they are refused.
+        path: The file; .txt is read as TSV or CSV, .json as JSON lines or a list of objects, depending on its contents.
+        columns: The requested columns. If all are numbers that are not in the first line of TSV or CSV, the file has
+            no header and its columns are named 1, 2, ...
+        malformed: Handles rows whose number of columns differs from the header, and lines that are not JSON (default:
+            refuse them).
 
     Raises:
-        CorpusError: a missing file, an unknown format, no row, a malformed one, or a single column; the message names
-            file and line.
+        CorpusError: The file is missing, has an unknown format, no rows, a malformed row, or only one column; the
+            message gives the file and line.
     """
     if (suffix := path.suffix.lower()) not in (*FORMATS, *LOOSE_FORMATS):
         known = ", ".join((*FORMATS, *LOOSE_FORMATS))
@@ -55,7 +55,7 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None, malformed: M
     malformed = malformed or Malformed(path)
     rows = list(_read_parquet(path) if suffix == ".parquet" else _read_lines(path, suffix, columns, malformed))
     if not rows:
-        raise CorpusError(f"{path}: no example; expected a header and a row for each")
+        raise CorpusError(f"{path}: no examples; expected a header and a row for each example")
     if len(rows[0].values) < 2:
         raise CorpusError(f"{path}: one column ({', '.join(rows[0].values)}); expected at least a text and a label")
     return rows
@@ -73,17 +73,17 @@ def _read_lines(path: Path, suffix: str, columns: Sequence[str] | None, malforme
 
 
 def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Sequence[str] | None) -> list[str]:
-    """The columns of a task, by their names.
+    """Find the columns of a task in a table.
 
     Args:
-        rows: the table.
-        wanted: for each column the names it may have, first choice first.
-        given: the names of these columns, where the user has named them.
+        rows: The table.
+        wanted: For each column its possible names, in order of preference.
+        given: The names of these columns if the user gave them.
 
     Raises:
-        CorpusError: a column that is not there, or columns that are counted in a table that names them.
+        CorpusError: A column is missing, or columns are given by number for a table with a header.
     """
-    # A row may lack what others have.
+    # JSON rows may lack columns of others.
     there, file = list(dict.fromkeys(name for row in rows for name in row.values)), rows[0].place.rpartition(":")[0]
     if given is not None:
         if len(given) != len(wanted):
@@ -93,7 +93,7 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
         missing = [name for name in given if name not in there]
         if missing:
             raise CorpusError(f"{file}: no column {', '.join(missing)}; there are {', '.join(there)}")
-        if are_counted(given) and there == [str(place) for place in range(1, len(there) + 1)]:
+        if are_numbers(given) and there == [str(place) for place in range(1, len(there) + 1)]:
             _require_no_header(rows, given, wanted)
         return list(given)
     lowered = {name.lower(): name for name in there}
@@ -102,8 +102,8 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
         name = next((lowered[name] for name in names if name in lowered and lowered[name] not in found), None)
         if name is None:
             raise CorpusError(
-                f"{file}: none of the columns {', '.join(there)} is called {' or '.join(names[:4])}; rename them, or "
-                "name them with --columns, texts first, label last"
+                f"{file}: none of the columns {', '.join(there)} is named {' or '.join(names[:4])}; rename them, or "
+                "give them with --columns, texts first, label last"
             )
         found.append(name)
     return found
@@ -115,16 +115,16 @@ def tsv_rows(
     columns: Sequence[str] | None = None,
     malformed: Malformed | None = None,
 ) -> Iterator[Row]:
-    """The rows of a table with tabs between its columns, whose names are in the first line; quotes mean nothing.
+    """Yield the rows of a tab-separated table with a header; quotes have no meaning.
 
     Args:
-        lines: the file's, with their numbers and without line ends.
-        path: for messages.
-        columns: see `read_table`.
-        malformed: see `read_table`.
+        lines: The numbered lines of the file, without line ends.
+        path: The file, for error messages.
+        columns: See `read_table`.
+        malformed: See `read_table`.
 
     Raises:
-        CorpusError: see `read_table`.
+        CorpusError: See `read_table`.
     """
     cells = ((number, line.split("\t")) for number, line in lines if line.strip())
     return _rows(cells, path, columns, malformed or Malformed(path))
@@ -136,89 +136,87 @@ def csv_rows(
     columns: Sequence[str] | None = None,
     malformed: Malformed | None = None,
 ) -> Iterator[Row]:
-    """The rows of a table with commas between its columns; arguments and errors as for `tsv_rows`."""
+    """Yield the rows of a comma-separated table with a header; arguments and errors as for `tsv_rows`."""
     malformed = malformed or Malformed(path)
     return _rows(_csv_cells(lines, path, malformed), path, columns, malformed)
 
 
 def _csv_cells(lines: Iterable[tuple[int, str]], path: Path, malformed: Malformed) -> Iterator[tuple[int, list[str]]]:
-    # A cell may hold a book; Python's own limit is for all readers of a process.
-    csv.field_size_limit(_MOST_CHARS)
+    # A cell may hold a book. The limit applies to all readers of the process.
+    csv.field_size_limit(_MAX_CELL_CHARS)
     reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
-    ended = 0
+    n_read = 0
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            wrong = CorpusError(
-                f"{path}:{ended + 1}: not CSV ({error}); in the row that begins here a quote may be too many or too few"
-            )
-            # What began before this line has taken rows with it that cannot be counted.
-            if reader.line_num != ended + 1 or "unexpected end" in str(error):
+            wrong = CorpusError(f"{path}:{n_read + 1}: not CSV ({error}); check the quotes of the row that starts here")
+            # A row that started earlier may have swallowed others, which cannot be counted.
+            if reader.line_num != n_read + 1 or "unexpected end" in str(error):
                 raise wrong from error
             malformed.refuse(wrong)
             cells = []
         if cells is None:
             return
-        ended = reader.line_num
+        n_read = reader.line_num
         if cells:
-            yield ended, cells
+            yield n_read, cells
 
 
 def _rows(
     lines: Iterable[tuple[int, list[str]]], path: Path, columns: Sequence[str] | None, malformed: Malformed
 ) -> Iterator[Row]:
     header: list[str] = []
-    counted = False
+    by_number = False
     for number, cells in lines:
         if not header:
             header = _header(cells, path, number)
-            counted = are_counted(columns) and not {*columns} <= {*header}
-            if not counted:
-                _require_apart(header, path, number)
+            by_number = are_numbers(columns) and not {*columns} <= {*header}
+            if not by_number:
+                _require_distinct(header, path, number)
                 continue
             header = [str(place) for place in range(1, len(cells) + 1)]
         values, place = dict(zip(header, cells, strict=False)), f"{path}:{number}"
         if len(cells) != len(header):
-            named = "first line has" if counted else "header has"
+            named = "first line has" if by_number else "header has"
             wrong = CorpusError(f"{place}: {len(cells)} columns; the {named} {len(header)} ({', '.join(header)})")
-            if any("\n" in cell for cell in cells):  # a quote may have taken other rows with it
+            if any("\n" in cell for cell in cells):  # a quote may have swallowed other rows
                 raise wrong
             malformed.refuse(wrong)
-        elif not _refused(values, place, malformed):
+        elif not _is_skipped(values, place, malformed):
             yield Row(values, place)
 
 
-def _refused(values: dict[str, Any], place: str, malformed: Malformed) -> bool:
-    """Whether a row is left out for half a character in it."""
+def _is_skipped(values: dict[str, Any], place: str, malformed: Malformed) -> bool:
+    """Whether a row is skipped because of invalid characters in it."""
     damaged = [name for name, value in values.items() if isinstance(value, str) and is_damaged(value)]
     for name in damaged[:1]:
-        said = f"half a character (a lone surrogate), or none of UTF-8, in {name!r}; mend or remove it"
-        malformed.refuse(CorpusError(f"{place}: {said}"))
+        message = f"a lone surrogate or invalid UTF-8 in column {name!r}; correct or remove it"
+        malformed.refuse(CorpusError(f"{place}: {message}"))
     return bool(damaged)
 
 
-def are_counted(columns: Sequence[str] | None) -> TypeGuard[Sequence[str]]:
-    """Whether columns are given by their numbers, from 1."""
+def are_numbers(columns: Sequence[str] | None) -> TypeGuard[Sequence[str]]:
+    """Whether all columns are given by number, from 1."""
     return columns is not None and all(column.isdecimal() and int(column) > 0 for column in columns)
 
 
 def _require_no_header(rows: Sequence[Row], given: Sequence[str], wanted: Sequence[Sequence[str]]) -> None:
-    """Make sure that the first line of a table whose columns are counted is an example.
+    """Check that the first line of a table with numbered columns is an example and not a header.
 
     Raises:
-        CorpusError: it names columns, or its label is in no other line.
+        CorpusError: It has column names, or its label is in no other line.
     """
     first, *others = ([cell.strip() for cell in map(str, (row.values.get(name) for name in given))] for row in rows)
     names = [cell for cell, known in zip(first, wanted, strict=True) if cell.lower() in known]
     labels = _labels_in(first[-1])
     seen = any(labels & _labels_in(other[-1]) for other in others)
-    # A first example may have no label.
+    # The first example may have no label, or a number.
     if names or not (seen or re.fullmatch(r"[-+\d.eE]*", first[-1])):
-        what = f"names columns ({', '.join(first)})" if names else f"has a label, {first[-1]!r}, that no other line has"
+        what = f"column names ({', '.join(first)})" if names else f"a label that no other line has, {first[-1]!r}"
         raise CorpusError(
-            f"{rows[0].place}: {what}, and --columns {' '.join(given)} counts those of a table without a header: give "
-            "names for numbers, or the table a first line that names its columns"
+            f"{rows[0].place}: this line has {what}, but --columns {' '.join(given)} expects a table without a header: "
+            "give --columns by name, or add a header to the table"
         )
 
 
@@ -228,20 +226,20 @@ def _labels_in(cell: str) -> set[str]:
 
 def _header(cells: list[str], path: Path, number: int) -> list[str]:
     cells = [cell.strip() for cell in cells]
-    if len(cells) == 1 and (other := next((mark for mark in _MARKS if mark in cells[0]), None)):
+    if len(cells) == 1 and (other := next((mark for mark in _SEPARATORS if mark in cells[0]), None)):
         raise CorpusError(
-            f"{path}:{number}: columns with {_MARKS[other]} between; expected commas in .csv, tabs in .tsv"
+            f"{path}:{number}: columns separated by {_SEPARATORS[other]}; expected commas in .csv, tabs in .tsv"
         )
     return cells
 
 
-def _require_apart(header: list[str], path: Path, number: int) -> None:
+def _require_distinct(header: list[str], path: Path, number: int) -> None:
     if len(set(header)) < len(header):
-        raise CorpusError(f"{path}:{number}: two columns of one name in the header ({', '.join(header)})")
+        raise CorpusError(f"{path}:{number}: two columns with the same name in the header ({', '.join(header)})")
 
 
 def _json_rows(lines: Iterable[tuple[int, str]], path: Path, malformed: Malformed) -> Iterator[Row]:
-    """Of an object a line, or of one list of objects."""
+    """Yield rows from JSON lines, or from one list of objects."""
     filled = ((number, line) for number, line in lines if line.strip())
     if (first := next(filled, None)) is None:
         return
@@ -251,7 +249,7 @@ def _json_rows(lines: Iterable[tuple[int, str]], path: Path, malformed: Malforme
         try:
             records = enumerate(json.loads("\n".join([first[1], *(line for _, line in filled)])), 1)
         except ValueError as error:
-            raise CorpusError(f"{path}: not JSON ({error}); expected a list of objects, or an object a line") from error
+            raise CorpusError(f"{path}: not JSON ({error}); expected a list of objects or JSON lines") from error
     else:
         records = _json_lines(itertools.chain([first], filled), path, malformed)
     for number, record in records:
@@ -260,7 +258,7 @@ def _json_rows(lines: Iterable[tuple[int, str]], path: Path, malformed: Malforme
             malformed.refuse(CorpusError(f"{place}: a JSON {type(record).__name__}, expected an object"))
             continue
         values = {name.strip(): value for name, value in record.items()}
-        if not _refused(values, place, malformed):
+        if not _is_skipped(values, place, malformed):
             yield Row(values, place)
 
 
@@ -269,7 +267,7 @@ def _json_lines(lines: Iterable[tuple[int, str]], path: Path, malformed: Malform
         try:
             yield number, json.loads(line)
         except ValueError as error:
-            malformed.refuse(CorpusError(f"{path}:{number}: not JSON ({error}); expected one object a line"))
+            malformed.refuse(CorpusError(f"{path}:{number}: not JSON ({error}); expected one object per line"))
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

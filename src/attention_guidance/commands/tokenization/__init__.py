@@ -1,1 +1,1 @@
-"""Tokenizers: train them in several kinds, load any, and measure how well they fit a text."""
+"""Tokenizers: train byte-level BPE, WordPiece and Unigram, load any, measure their fit."""

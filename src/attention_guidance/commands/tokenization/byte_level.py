@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer as RoBERTa's, or load any that can serve for masked language modelling."""
+"""Train a byte-level BPE tokenizer like RoBERTa's, or load any tokenizer for masked language modelling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """Special tokens of a trained tokenizer; the index is the id."""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
-"""The bytes and the special tokens."""
+"""The 256 bytes and the special tokens."""
 
 _SIZES = (
     (30_000, 512),
@@ -28,7 +28,7 @@ _SIZES = (
 
 
 def suggest_vocab_size(n_bytes: int) -> int:
-    """Suggest a vocabulary size for a corpus of `n_bytes` bytes of UTF-8: from 512 tokens to 50,048."""
+    """Suggest a vocabulary size, from 512 to 50,048 tokens, for a corpus of `n_bytes` bytes of UTF-8."""
     return next((size for limit, size in _SIZES if n_bytes < limit), 50_048)
 
 
@@ -40,24 +40,24 @@ def train_tokenizer(
     at_most: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Train byte-level BPE: nothing is lost and no space added, so that decoding gives back every text in NFC.
+    """Train a lossless byte-level BPE tokenizer: decoding returns every text unchanged, in NFC.
 
     Training is deterministic: the same texts give the same vocabulary, in any process. The special tokens are
-    `<s> <pad> </s> <unk> <mask>`, ids 0 to 4; `<mask>` takes the spaces before it, as RoBERTa's. In ordinary
-    encoding their names in a text are read as those tokens; pass `split_special_tokens=True` to read them as text.
+    `<s> <pad> </s> <unk> <mask>`, with ids 0 to 4; `<mask>` strips the spaces before it, as in RoBERTa. By default
+    their names in a text are encoded as these tokens; pass `split_special_tokens=True` to encode them as text.
 
     Args:
-        texts: The corpus, gone through once.
-        vocab_size: Number of tokens, special ones and the 256 bytes included.
-        max_length: Longest sequence in tokens the model can take, special ones included.
-        at_most: Be content with fewer tokens where the texts do not support `vocab_size`.
-        say: Gets a line where words are longer than 128 characters, and cut there; a warning is logged without.
+        texts: The corpus, read once.
+        vocab_size: Number of tokens, including special tokens and the 256 bytes.
+        max_length: Maximum sequence length of the model in tokens, including special tokens.
+        at_most: Accept fewer tokens if the texts do not support `vocab_size`.
+        say: Called with a message if words longer than 128 characters were cut (default: log a warning).
 
     Returns:
-        A fast tokenizer, which `AutoTokenizer` loads wherever transformers is installed.
+        A fast tokenizer that `AutoTokenizer` can load.
 
     Raises:
-        ConfigError: `vocab_size` is below 261, or above what the texts support (pairs seen twice or more).
+        ConfigError: `vocab_size` is below 261, or above what the texts support (merges need pairs seen twice).
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(f"vocabulary size {vocab_size}: at least {MIN_VOCAB_SIZE} (256 bytes and 5 special tokens)")
@@ -76,7 +76,7 @@ def train_tokenizer(
         sep_token=end,
         pad_token=pad,
         unk_token=unknown,
-        # Given as a string the mask would lose its lstrip.
+        # A string would lose the lstrip of the mask.
         mask_token=_special(mask),
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
@@ -89,55 +89,54 @@ def load_tokenizer(
     """Load a tokenizer from a folder, or by name from the Hugging Face cache or hub.
 
     Args:
-        path_or_name: The folder, or the name.
-        needed: The special tokens that it must have; all that masked language modelling and packing need without.
+        path_or_name: The folder or the name.
+        needed: The required special tokens (default: those for masked language modelling and packing).
 
     Raises:
-        ConfigError: There is none, it holds no vocabulary, it is not a fast tokenizer, or it lacks a token that is
-            needed.
+        ConfigError: There is no such tokenizer, it has no vocabulary, is not fast, or lacks a required token.
     """
-    from transformers import AutoTokenizer  # brings in torch, which training a tokenizer does without
+    from transformers import AutoTokenizer  # imports torch, which training a tokenizer does not need
 
     path = Path(path_or_name)
-    # "runs/x" with a folder "runs" here is a mistyped path: asking the hub for it would wait a minute.
+    # "runs/x" with a folder "runs" here is a mistyped path: looking it up on the hub would take a minute.
     is_local = path.exists() or path.is_absolute() or len(path.parts) > 2 or path_or_name.startswith((".", "~"))
     if not path.exists() and (is_local or (len(path.parts) == 2 and path.parent.is_dir())):
-        raise ConfigError(f"tokenizer {path_or_name!r}: no such folder; give one that save_pretrained has written")
+        raise ConfigError(f"tokenizer {path_or_name!r}: no such folder; give a folder written by save_pretrained")
     if path.exists() and not path.is_dir():
         raise ConfigError(f"tokenizer {path_or_name!r}: a file; give the folder that holds it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
     except Exception as error:  # a damaged tokenizer.json raises a bare Exception
         raise ConfigError(
-            f"tokenizer {path_or_name!r}: cannot be loaded ({reason_of(error)}); "
-            "give a folder with tokenizer.json and tokenizer_config.json, or a name on the Hugging Face hub"
+            f"tokenizer {path_or_name!r}: cannot be loaded ({reason_of(error)}); give a folder with tokenizer.json and "
+            "tokenizer_config.json, or a name on the Hugging Face hub"
         ) from error
     _require_usable(tokenizer, path_or_name, needed)
     return tokenizer
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
-    r"""What each token stands for in a text, by the tokenizer's own decoder.
+    r"""Decode each token on its own to readable text.
 
-    A leading space is a space, whatever marks it in the vocabulary; `##` of WordPiece stays, which says that a word
-    goes on. A token that is a part of a character shows its bytes, as `\xe4`.
+    A leading space is shown as a space, however the vocabulary marks it; WordPiece's `##` prefix is kept. A token that
+    is a part of a character is shown as bytes, such as `\xe4`.
 
     Args:
-        tokenizer: a fast one.
-        ids: of the tokens.
+        tokenizer: A fast tokenizer.
+        ids: Ids of the tokens.
     """
     decoder, added = tokenizer.backend_tokenizer.decoder, tokenizer.added_tokens_decoder
     texts = []
     for number in ids:
         token = tokenizer.convert_ids_to_tokens(int(number))
-        # Added tokens are written as they are, never in a byte-level alphabet.
+        # Added tokens are plain text, never in the byte-level alphabet.
         text = token if decoder is None or number in added else decoder.decode([token])
         texts.append(_from_bytes(token) if "\ufffd" in text and "\ufffd" not in token else text)
     return texts
 
 
 def _from_bytes(token: str) -> str:
-    """Undo GPT-2's printable stand-ins for bytes, where a token is no whole character."""
+    """Undo GPT-2's mapping of bytes to printable characters, for a token that is not whole characters."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]
     table = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
@@ -145,7 +144,7 @@ def _from_bytes(token: str) -> str:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Rows that a model's table of embeddings needs: one more than the highest id, since a vocabulary may have gaps."""
+    """Number of embeddings that a model needs: the highest id plus one, since a vocabulary may have gaps."""
     return 1 + int(max(tokenizer.get_vocab().values()))
 
 
@@ -154,8 +153,8 @@ def _special(token: str) -> AddedToken:
 
 
 def _train_bpe(texts: Iterable[str], vocab_size: int, say: Callable[[str], None] | None) -> Tokenizer:
-    """Byte-level BPE with RoBERTa's special tokens around a text."""
-    # Words never hold letters and brackets, so that no merge can spell "</s>" or "<mask>".
+    """Train byte-level BPE whose template adds RoBERTa's special tokens around a text."""
+    # A word never contains both letters and brackets, so no merge can produce "</s>" or "<mask>".
     backend = Tokenizer(models.BPE())
     backend.normalizer, backend.pre_tokenizer = normalizer(), byte_level_words()
     backend.decoder = decoders.ByteLevel()
@@ -174,8 +173,8 @@ def _train_bpe(texts: Iterable[str], vocab_size: int, say: Callable[[str], None]
 
 def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str, needed: Iterable[str]) -> None:
     if not tokenizer.is_fast:
-        raise ConfigError(f"tokenizer {name!r}: a slow {type(tokenizer).__name__}; one with tokenizer.json is needed")
-    # A model's folder without tokenizer files loads without complaint, as special tokens alone.
+        raise ConfigError(f"tokenizer {name!r}: a slow {type(tokenizer).__name__}; give one with tokenizer.json")
+    # A model folder without tokenizer files loads without error, with special tokens only.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ConfigError(f"tokenizer {name!r}: it has no vocabulary; give a folder with tokenizer.json")
     there = {

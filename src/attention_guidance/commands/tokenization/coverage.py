@@ -1,4 +1,4 @@
-"""How well a tokenizer fits a text, and what of the text it loses."""
+"""Measure how well a tokenizer fits a text: fertility, coverage, lost characters."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 _BATCH = 256
-# What is worth a warning: a share of the characters, and of the tokens.
-_LOST, _MORE = 0.001, 1.02
+# Warn above this share of lost characters, and this ratio of tokens.
+_MAX_LOST, _MAX_RATIO = 0.001, 1.02
 _SAMPLE_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """How well a tokenizer fits a text; special tokens around texts are not counted.
+    """Statistics of a tokenizer on a text; special tokens around texts are not counted.
 
     Attributes:
-        vocabulary: its tokens.
-        tokens, words, bytes: of the text; words stand between white space.
-        fertility: tokens a word; 1 is best, and a model sees the farther the less it is.
-        bytes_per_token: of the text.
-        unknown: share of the tokens that stand for something unknown.
-        lost: share of the characters that encoding and decoding does not give back, white space aside: unknown, dropped
-            (zero-width joiners by BERT's) or made another (case). Forms that are the same to Unicode are the same here.
-        lost_characters: those that are lost most, and how often each.
-        whole_words: share of the words (as often as they occur) that are one token.
-        characters: share of the letters (as often as they occur) that are known as a token of their own: the script's
-            coverage. Byte-level tokenizers spell the others out.
-        unused: share of the vocabulary that the text does not use.
-        longest: the longest tokens that the text uses.
+        vocabulary: Number of tokens in the vocabulary.
+        tokens, words, bytes: Size of the text; words are separated by white space.
+        fertility: Tokens per word; 1 is best, and the lower it is, the more text fits into a sequence.
+        bytes_per_token: Bytes of the text per token.
+        unknown: Share of the tokens that are unk.
+        lost: Share of the characters, except white space, that decoding does not return: unknown, dropped (zero-width
+            joiners by BERT's tokenizer) or changed (case). Canonically equivalent Unicode forms count as equal.
+        lost_characters: The characters lost most often, with their counts.
+        whole_words: Share of the words (weighted by frequency) that are one token.
+        characters: Share of the letters (weighted by frequency) that are in the vocabulary as single tokens: coverage
+            of the script. Byte-level tokenizers encode the others as bytes.
+        unused: Share of the vocabulary that does not occur in the text.
+        longest: The longest tokens that occur in the text.
     """
 
     vocabulary: int
@@ -54,14 +54,14 @@ class TokenizerFacts:
 
 
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> TokenizerFacts:
-    """Look at a tokenizer over a text.
+    """Measure a tokenizer on a text.
 
     Args:
-        tokenizer: any fast one.
-        texts: documents, gone through once.
+        tokenizer: Any fast tokenizer.
+        texts: Documents, read once.
 
     Raises:
-        ValueError: there is no word in the text.
+        ValueError: The text has no words.
     """
     used: Counter[int] = Counter()
     words: Counter[str] = Counter()
@@ -88,14 +88,14 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) ->
             count()
     count()
     if not words:
-        raise ValueError("no word in the text")
+        raise ValueError("the text has no words")
     n_tokens, unknown = used.total(), tokenizer.unk_token_id
-    # A word as it stands in a text, behind a space.
-    whole = [len(ids) == 1 and ids[0] != unknown for ids in _ids(tokenizer, [f" {word}" for word in words])]
+    # Words as they occur in a text, after a space.
+    is_whole = [len(ids) == 1 and ids[0] != unknown for ids in _ids(tokenizer, [f" {word}" for word in words])]
     ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
-    spelled = {number: tokenizer.decode([number]).strip().removeprefix("##") for number in ordinary}
-    own = set(spelled.values())
-    longest = sorted({spelled[number] for number in used.keys() & ordinary}, key=lambda token: (-len(token), token))
+    texts_by_id = {number: tokenizer.decode([number]).strip().removeprefix("##") for number in ordinary}
+    single_tokens = set(texts_by_id.values())
+    longest = sorted({texts_by_id[number] for number in used.keys() & ordinary}, key=lambda token: (-len(token), token))
     return TokenizerFacts(
         vocabulary=len(tokenizer),
         tokens=n_tokens,
@@ -106,19 +106,19 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) ->
         unknown=(used[unknown] if unknown is not None else 0) / max(n_tokens, 1),
         lost=lost.total() / max(n_characters, 1),
         lost_characters=dict(lost.most_common(_SHOWN)),
-        whole_words=_share(whole, words),
-        characters=_share([letter in own for letter in letters], letters),
+        whole_words=_share(is_whole, words),
+        characters=_share([letter in single_tokens for letter in letters], letters),
         unused=len(ordinary - used.keys()) / max(len(ordinary), 1),
         longest=tuple(longest[:_SHOWN]),
     )
 
 
 def misfits(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[str]:
-    """What a tokenizer that was trained on another text does to this one and should not, a line each.
+    """Warnings about a tokenizer that was trained on a different kind of text, one line each.
 
     Args:
-        tokenizer: any fast one.
-        texts: documents, of which the first 262,144 characters are looked at.
+        tokenizer: Any fast tokenizer.
+        texts: Documents, of which the first 262,144 characters are checked.
     """
     sample, n_characters = [], 0
     for text in texts:
@@ -127,31 +127,31 @@ def misfits(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[st
         if n_characters >= _SAMPLE_CHARACTERS:
             break
     n_tokens, lost = _cost(tokenizer, sample)
-    said = []
-    if (share := lost.total() / max(sum(_characters(text).total() for text in sample), 1)) > _LOST:
-        said.append(f"the tokenizer loses {share:.1%} of the characters of the text: {named(lost)}")
+    warnings = []
+    if (share := lost.total() / max(sum(_characters(text).total() for text in sample), 1)) > _MAX_LOST:
+        warnings.append(f"the tokenizer loses {share:.1%} of the characters of the text: {describe_characters(lost)}")
     forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
     for form in forms:
         n_other, lost_other = _cost(tokenizer, [unicodedata.normalize(form, text) for text in sample])
         n_lost, n_lost_other = lost.total(), lost_other.total()
-        if n_lost_other < n_lost or (n_lost_other == n_lost and n_tokens > _MORE * n_other):
-            said.append(
-                f"the text is not in the form that the tokenizer was trained on: in Unicode's {form} it takes "
-                f"{n_other:,} tokens and loses {n_lost_other:,} characters, as it is {n_tokens:,} and {n_lost:,}; "
-                f"convert it to {form}, or train a tokenizer, which composes all"
+        if n_lost_other < n_lost or (n_lost_other == n_lost and n_tokens > _MAX_RATIO * n_other):
+            warnings.append(
+                f"the text is not in the Unicode form that the tokenizer was trained on: in {form} it has {n_other:,} "
+                f"tokens and loses {n_lost_other:,} characters, unchanged {n_tokens:,} and {n_lost:,}; convert it to "
+                f"{form}, or train a tokenizer, which normalizes to NFC"
             )
-    return said
+    return warnings
 
 
-def named(characters: Mapping[str, int], most: int = 3) -> str:
-    """Characters that are lost, those that are lost most, with their names, as often as they are."""
+def describe_characters(characters: Mapping[str, int], most: int = 3) -> str:
+    """List the most frequent characters with their Unicode names and counts."""
     shown = sorted(characters.items(), key=lambda item: -item[1])[:most]
     listed = [f"U+{ord(c):04X} {unicodedata.name(c, 'without a name')} ({n:,} times)" for c, n in shown]
     return ", ".join([*listed, *(["and others"] if len(characters) > most else [])])
 
 
 def _cost(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, Counter[str]]:
-    """How many tokens texts take, and what they lose of them."""
+    """The number of tokens of texts, and the characters that are lost."""
     encoded = _ids(tokenizer, texts)
     return sum(map(len, encoded)), _lost(tokenizer, texts, encoded)
 
@@ -161,10 +161,10 @@ def _characters(text: str) -> Counter[str]:
 
 
 def _lost(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Counter[str]:
-    """Characters of texts that are not in what their tokens are decoded to, and how many of each."""
+    """Count the characters of texts that are missing after decoding their tokens."""
     lost: Counter[str] = Counter()
-    for text, of_text in zip(texts, ids, strict=True):
-        decoded = tokenizer.decode(of_text, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    for text, text_ids in zip(texts, ids, strict=True):
+        decoded = tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         lost += _characters(text) - _characters(decoded)
     return lost
 
@@ -172,12 +172,12 @@ def _lost(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequenc
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False,
-                        return_token_type_ids=False, verbose=False)  # fmt: skip
+    ids_only = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **ids_only)
     ids: list[list[int]] = encoded["input_ids"]
     return ids
 
 
-def _share(is_so: list[bool], counts: Counter[str]) -> float:
-    """The share of what is so, as often as it occurs."""
-    return sum(n for yes, n in zip(is_so, counts.values(), strict=True) if yes) / max(counts.total(), 1)
+def _share(mask: list[bool], counts: Counter[str]) -> float:
+    """Share of the counts for which the mask is true."""
+    return sum(n for selected, n in zip(mask, counts.values(), strict=True) if selected) / max(counts.total(), 1)

@@ -1,4 +1,4 @@
-"""Tokenizers of other kinds than byte-level BPE: WordPiece as BERT's, Unigram as XLM-RoBERTa's."""
+"""Train a tokenizer of any kind: byte-level BPE, WordPiece like BERT's, Unigram like XLM-RoBERTa's."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def train_kind(
     at_most: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedTokenizerBase:
-    """Train a tokenizer of a kind.
+    """Train a tokenizer.
 
     Args:
-        kind: `bpe` (bytes, no unknown character), `wordpiece` or `unigram` (characters; those that the text lacks are
-            unknown, they alone). Accents, case, joiners are kept by all: they tell words apart in many languages. All
-            write text in Unicode's composed form (NFC).
-        texts: the corpus, gone through once.
-        vocab_size: number of tokens, special ones included.
-        max_length: longest sequence in tokens, special ones included.
-        at_most: be content with fewer tokens where the texts do not support so many.
-        say: gets a line where words are longer than 128 characters, and cut there; a warning is logged without.
+        kind: `bpe` (bytes, no unknown characters), `wordpiece` or `unigram` (characters; only those that are not in the
+            text are unknown). All keep accents, case and joiners, which distinguish words in many languages, and
+            normalize text to NFC.
+        texts: The corpus, read once.
+        vocab_size: Number of tokens, including special tokens.
+        max_length: Maximum sequence length in tokens, including special tokens.
+        at_most: Accept fewer tokens if the texts do not support `vocab_size`.
+        say: Called with a message if words longer than 128 characters were cut (default: log a warning).
 
     Raises:
-        ConfigError: an unknown kind, a size that the texts do not support.
+        ConfigError: The kind is unknown, or the texts do not support the size.
     """
     if kind not in KINDS:
-        raise ConfigError(f"unknown kind of tokenizer {kind!r}; expected one of {', '.join(KINDS)}")
+        raise ConfigError(f"unknown tokenizer kind {kind!r}; expected one of {', '.join(KINDS)}")
     tokenizer = KINDS[kind](texts, vocab_size, max_length, at_most, say)
     if len(tokenizer) < vocab_size and not at_most:
         raise ConfigError(
@@ -63,12 +63,12 @@ def _wordpiece(
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False
-    )  # fmt: skip
+    )
     train(backend, texts, trainer, say)
     tokens = backend.get_vocab().keys() - set(special)
     inner = {token.removeprefix("##") for token in tokens if len(token) == 3 and token.startswith("##")}
     backend.pre_tokenizer = bert_words(filter(lambda token: len(token) == 1, tokens), inner)
-    return _finished(backend, _BERT["cls"], _BERT["sep"], max_length, **{f"{k}_token": v for k, v in _BERT.items()})
+    return _wrap(backend, _BERT["cls"], _BERT["sep"], max_length, **{f"{k}_token": v for k, v in _BERT.items()})
 
 
 def _unigram(
@@ -80,22 +80,21 @@ def _unigram(
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), unk_token=unknown, show_progress=False
-    )  # fmt: skip
+    )
     train(backend, texts, trainer, say)
-    return _finished(
-        backend, start, end, max_length, bos_token=start, eos_token=end, cls_token=start, sep_token=end,
-        pad_token=pad, unk_token=unknown, mask_token=AddedToken(mask, special=True, normalized=False, lstrip=True),
-    )  # fmt: skip
+    mask_token = AddedToken(mask, special=True, normalized=False, lstrip=True)
+    tokens = {"bos_token": start, "eos_token": end, "cls_token": start, "sep_token": end, "pad_token": pad}
+    return _wrap(backend, start, end, max_length, **tokens, unk_token=unknown, mask_token=mask_token)
 
 
-def _finished(
+def _wrap(
     backend: Tokenizer, start: str, end: str, max_length: int, **tokens: str | AddedToken
 ) -> PreTrainedTokenizerBase:
-    """As transformers has it, with the special tokens around one text or two."""
-    numbers = [(token, backend.token_to_id(token)) for token in (start, end)]
+    """Wrap a trained tokenizer for transformers; it adds special tokens around one text or a pair."""
+    special = [(token, backend.token_to_id(token)) for token in (start, end)]
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1", special_tokens=numbers
-    )  # fmt: skip
+        single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1", special_tokens=special
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, model_max_length=max_length, clean_up_tokenization_spaces=False, **tokens
     )

@@ -1,12 +1,12 @@
-r"""What all trained tokenizers share: the text's form, what one word is in every script, how long it may be, training.
+r"""Normalization, pre-tokenization and training that all trained tokenizers share.
 
-Words follow Unicode's rules (UAX #29, WB4 to WB7c) where GPT-2's and BERT's splitting cut them:
+Words follow Unicode's rules (UAX #29, WB4 to WB7c) where the pre-tokenizers of GPT-2 and BERT would split them:
 
-- Marks and joiners belong to what they follow: tone marks, vowel signs, the zero-width joiner and non-joiner, variation
-  selectors. Without them every vowel sign of Hindi and every joiner of Persian would end a word, and no merge could
-  cross it. The zero-width space of Khmer, Lao and Burmese is none of them: it stands between words.
-- An apostrophe, or what serves as one, between letters joins them: `ta'til`, `п’ять`, `צה״ל`, `col·legi`. But for
-  GPT-2's endings of English, which are words of their own where they end one: `don't` is `don` and `'t`.
+- Marks and joiners belong to the character before them: tone marks, vowel signs, the zero-width joiner and non-joiner,
+  variation selectors. Otherwise every vowel sign of Hindi and every joiner of Persian would end a word, and no merge
+  could cross it. The zero-width space of Khmer, Lao and Burmese is different: it separates words.
+- An apostrophe, or a character used like one, joins the letters around it: `ta'til`, `п’ять`, `צה״ל`, `col·legi`.
+  GPT-2's English contractions are the exception, and are split off at the end of a word: `don't` is `don` and `'t`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from attention_guidance.errors import ConfigError, reason_of
 
 LONGEST_WORD = 128
-"""Characters of the longest word; what is longer (DNA, base64, a page of Thai without a space) is cut there.
+"""Maximum word length in characters; longer words (DNA, base64, a page of Thai without a space) are cut.
 
-Training takes a time that grows with the square of a word's length, and so does WordPiece's encoding.
+The time of training, and of WordPiece's encoding, grows with the square of the word length.
 """
 
 _THREAD = "training a tokenizer"
 _LOG = logging.getLogger(__name__)
 _MARKS = r"\p{M}[\p{Cf}&&[^\x{200B}]]"
-# Between letters: apostrophes, Armenian's and Hebrew's, Catalan's dot, Mongolian's narrow space before endings.
-_INNER = r"(?:['\u2018\u2019\uff07\u055a\u05f3\u05f4\u00b7\u2027\u202f]|(?<=\p{Hebrew})\"(?=\p{Hebrew}))"
+# Between letters: apostrophes, also Armenian and Hebrew, the Catalan dot, the Mongolian narrow space before suffixes.
+_JOINERS = r"(?:['\u2018\u2019\uff07\u055a\u05f3\u05f4\u00b7\u2027\u202f]|(?<=\p{Hebrew})\"(?=\p{Hebrew}))"
 _SPACE = r"\s\x{200B}"
 
 
 def normalizer() -> normalizers.Normalizer:
-    """Unicode's composed form (NFC), so that `Yorùbá` is the same however it was typed."""
+    """Normalize to NFC, so that `Yorùbá` has the same tokens in any Unicode form."""
     return normalizers.NFC()
 
 
 def byte_level_words() -> pre_tokenizers.PreTokenizer:
-    """As GPT-2 splits, but for words: a space goes with what follows; digits, letters, the rest stand apart."""
+    """Split as GPT-2 does, into whole words: a leading space is kept; letters, digits and the rest are separate."""
     endings, word = _word(r"\p{L}")
     parts = (
         endings,
@@ -54,15 +54,15 @@ def byte_level_words() -> pre_tokenizers.PreTokenizer:
 
 
 def bert_words(alphabet: Iterable[str] = (), inner: Iterable[str] = ()) -> pre_tokenizers.PreTokenizer:
-    """As BERT splits, but for words: without white space; Han characters, and symbols with their marks, alone.
+    """Split as BERT does, into whole words: white space is dropped; Han characters and symbols are single words.
 
     Args:
-        alphabet: the characters that a token can begin with; others stand alone, so that a word with one of them is
-            not unknown as a whole. All without.
-        inner: the characters that a token can go on with; others begin a word.
+        alphabet: Characters that a token can start with. Others become single words, so that they do not make their
+            whole word unknown (default: all characters).
+        inner: Characters that can continue a token; others start a new word.
     """
     endings, word = _word(r"\p{L}\p{N}&&[^\p{Han}]")
-    # An extended grapheme cluster: an emoji with all that joins it.
+    # An extended grapheme cluster, such as an emoji with its joiners.
     words = pre_tokenizers.Split(Regex(rf"{endings}|{word}|(?!\s)\X"), "removed", invert=True)
     if not (alphabet := set(alphabet)):
         return _capped(words)
@@ -71,43 +71,43 @@ def bert_words(alphabet: Iterable[str] = (), inner: Iterable[str] = ()) -> pre_t
 
 
 def metaspace_words(special: Iterable[str]) -> pre_tokenizers.PreTokenizer:
-    """As SentencePiece splits: before each space; names of special tokens behind their first character too.
+    """Split as SentencePiece does, before each space, and also after the first character of special tokens' names.
 
-    A text that holds such a name would be given that token: to Unigram it is a piece like others.
+    Otherwise Unigram, for which special tokens are ordinary pieces, would produce them from their names in a text.
     """
     names = "|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in special)
     return _capped(pre_tokenizers.Metaspace(), _split(names))
 
 
 def train(backend: Tokenizer, texts: Iterable[str], trainer: Any, say: Callable[[str], None] | None = None) -> None:
-    """Train a tokenizer; Ctrl-C is answered at once, though the trainers do not listen.
+    """Train a tokenizer on a thread, so that Ctrl-C takes effect at once: the trainers do not handle it.
 
     Args:
-        backend: what is trained.
-        texts: the corpus, gone through once, in another thread.
-        trainer: of the library `tokenizers`.
-        say: gets a line where words were cut; a warning is logged without.
+        backend: The tokenizer to train.
+        texts: The corpus, read once, on the thread.
+        trainer: A trainer of the `tokenizers` library.
+        say: Called with a message if words were cut (default: log a warning).
 
     Raises:
-        ConfigError: the library cannot, as for Unigram with fewer tokens than the text has characters.
-        KeyboardInterrupt: on Ctrl-C; the library's work goes on in the background, and is thrown away.
+        ConfigError: Training failed, for example Unigram with fewer tokens than the text has characters.
+        KeyboardInterrupt: On Ctrl-C; the thread continues in the background and its result is discarded.
     """
-    cut = _Cut(backend)
-    failed: list[BaseException] = []
+    long_words = _LongWords(backend)
+    errors: list[BaseException] = []
     stopped = threading.Event()
 
     def read() -> Iterator[str]:
         for text in texts:
             if stopped.is_set():
                 raise InterruptedError
-            cut.count(text)
+            long_words.count(text)
             yield text
 
     def work() -> None:
         try:
             backend.train_from_iterator(read(), trainer)
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=work, name=_THREAD, daemon=True)
     thread.start()
@@ -115,54 +115,54 @@ def train(backend: Tokenizer, texts: Iterable[str], trainer: Any, say: Callable[
         thread.join()
     finally:
         stopped.set()
-    if failed:
-        if type(failed[0]) is Exception:  # the library's own
-            reason = reason_of(failed[0])
-            raise ConfigError(f"no tokenizer can be trained ({reason}); ask for more tokens, or give another text")
-        raise failed[0]
-    if cut.words:
-        (say or _LOG.warning)(cut.told())
+    if errors:
+        if type(errors[0]) is Exception:  # raised by the library
+            reason = reason_of(errors[0])
+            raise ConfigError(f"training the tokenizer failed ({reason}); ask for more tokens, or give another text")
+        raise errors[0]
+    if long_words.words:
+        (say or _LOG.warning)(long_words.message())
 
 
 def is_training() -> bool:
-    """Whether a tokenizer is being trained, or was abandoned by Ctrl-C and still is."""
+    """Whether a training thread is running, also after Ctrl-C."""
     return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
-class _Cut:
-    """Counts the words of a text that are longer than a word may be."""
+class _LongWords:
+    """Count the words of a text that are longer than LONGEST_WORD."""
 
     _long = re.compile(rf"[^ ]{{{LONGEST_WORD},}}")
 
     def __init__(self, backend: Tokenizer) -> None:
-        self.normalizer, self.whole = backend.normalizer, backend.pre_tokenizer[0]
+        self.normalizer, self.words_only = backend.normalizer, backend.pre_tokenizer[0]
         self.words = self.longest = 0
         self.first = ""
 
     def count(self, text: str) -> None:
         for stretch in self._long.findall(text):
-            for word, _ in self.whole.pre_tokenize_str(self.normalizer.normalize_str(stretch)):
+            for word, _ in self.words_only.pre_tokenize_str(self.normalizer.normalize_str(stretch)):
                 if len(word) > LONGEST_WORD and not word.strip("\u2581").isspace():
                     self.words += 1
                     self.longest = max(self.longest, len(word))
                     self.first = self.first or word[:20]
 
-    def told(self) -> str:
+    def message(self) -> str:
         return (
             f"{self.words:,} {'words' if self.words > 1 else 'word'} of more than {LONGEST_WORD} characters (the "
-            f"longest of {self.longest:,}; the first begins {self.first!r}): cut after every {LONGEST_WORD} to train "
-            "the tokenizer, and to encode text"
+            f"longest of {self.longest:,}; the first starts with {self.first!r}) cut after every {LONGEST_WORD}, in "
+            "training the tokenizer and in encoding text"
         )
 
 
 def _word(letters: str) -> tuple[str, str]:
-    """Patterns of English endings and of words, of such characters and the marks on them."""
+    """Patterns of English contractions, and of words of these letters with their marks."""
     letters = rf"[{letters}]"
     inside = rf"[{letters}{_MARKS}]"
     # Narrower than GPT-2's: not "so'm" and "o't" of Uzbek.
     endings = rf"['\u2019](?:s|d|re|ve|ll|(?<=[nN].)t|(?<=[iI].)m)(?!{inside})"
-    # Not any number: the library's patterns fail after millions of tries.
-    return endings, rf"{inside}+(?:(?!{endings}){_INNER}{inside}+){{0,{LONGEST_WORD}}}"
+    # Bounded, since the regex engine fails after millions of attempts.
+    return endings, rf"{inside}+(?:(?!{endings}){_JOINERS}{inside}+){{0,{LONGEST_WORD}}}"
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
@@ -170,12 +170,12 @@ def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _capped(words: pre_tokenizers.PreTokenizer, *then: pre_tokenizers.PreTokenizer) -> pre_tokenizers.PreTokenizer:
-    """Words, the long ones in pieces, no letter without its marks."""
+    """Cut long words into pieces, never between a letter and its marks."""
     return pre_tokenizers.Sequence([words, _split(rf"(?m:.){{{LONGEST_WORD}}}[{_MARKS}]{{0,8}}"), *then])
 
 
 def _none_of(characters: Iterable[str]) -> str:
-    """A pattern of any character but these, neighbours as ranges."""
+    """A pattern for any character except these, with ranges for neighbours."""
     ranges: list[list[int]] = []
     for code in sorted(map(ord, characters)):
         if ranges and ranges[-1][1] == code - 1:

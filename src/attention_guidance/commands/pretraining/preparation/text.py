@@ -259,7 +259,7 @@ def _lay_out(
 ) -> Blocks:
     """The blocks of some texts, without those in which no token can be predicted."""
     lay_out = one_per_line if config.line_by_line else pack
-    return lay_out(texts, tokenizer, config.block_size, file=file, only_with=_ordinary(tokenizer))
+    return lay_out(texts, tokenizer, config.block_size, file=file, required=_ordinary(tokenizer))
 
 
 def _ordinary(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:

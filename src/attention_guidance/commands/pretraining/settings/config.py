@@ -22,7 +22,7 @@ from attention_guidance.commands.pretraining.settings.idle import check_read
 from attention_guidance.commands.pretraining.settings.presets import beside_preset, get_preset
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
 from attention_guidance.commands.setting import check_needs, coerced, settings_of
-from attention_guidance.commands.text.pipes import is_piped, kept
+from attention_guidance.commands.text.pipes import is_piped, save_pipes
 from attention_guidance.errors import ConfigError
 
 __all__ = ["CONFIG_FILE", "RunConfig", "make_config", "read_yaml", "write_yaml"]
@@ -83,7 +83,7 @@ def make_config(
     if "arguments" in given:
         check_read(config.arguments)
     # A pipe is read once here, and a run is known by what came through it.
-    texts, n = kept([*config.corpus, *config.validation]), len(config.corpus)
+    texts, n = save_pipes([*config.corpus, *config.validation]), len(config.corpus)
     return dataclasses.replace(config, corpus=texts[:n], validation=texts[n:])
 
 
