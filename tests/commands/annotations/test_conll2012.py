@@ -300,8 +300,8 @@ FORM = "#begin document (NAME); part 000"
                 ("(\u0663)", "(\u0663)"), ("-|(1)", "-"), ("(-1)", "(-1)"),
             ]
         ),
-        ([f"{WORD} -"], 1, f"a word outside of a document; expected {FORM}"),
-        ([BEGIN, "#end document", f"{WORD} -"], 3, f"a word outside of a document; expected {FORM}"),
+        ([f"{WORD} -"], 1, f"a word outside a document; expected {FORM}"),
+        ([BEGIN, "#end document", f"{WORD} -"], 3, f"a word outside a document; expected {FORM}"),
         (["", "#end document"], 2, f"#end without #begin; expected {FORM} before it"),
         ([BEGIN, f"{WORD} -", BEGIN], 3, "#begin within the document of PATH:1; expected #end document first"),
         (["#begin document nw/a"], 1, f"'#begin document nw/a', expected {FORM}"),

@@ -33,7 +33,7 @@ def test_a_line_is_read_and_written(tmp_path):
     ("line", "message"),
     [
         ("the king saw himself", r"s\.txt:2: 1 fields separated by tabs; expected three"),
-        ("the king saw himself\t4\t0", r"s\.txt:2: index '4' of the reflexive; the 4 words count from 0 to 3"),
+        ("the king saw himself\t4\t0", r"s\.txt:2: index '4' of the reflexive; the 4 words have indices 0 to 3"),
         ("the king saw himself\t3\t0 9", r"s\.txt:2: index '9' of the antecedent"),
         ("the king saw himself\tx\t0", r"s\.txt:2: index 'x' of the reflexive"),
         ("the king saw himself\t-1\t0", r"s\.txt:2: index '-1' of the reflexive"),

@@ -65,7 +65,7 @@ def test_parts_of_speech_of_conllu(tmp_path):
 
 def test_a_label_that_continues_nothing_is_named_or_repaired(tmp_path):
     path = write(tmp_path, "B-PER O", "O I-DATE I-DATE B-LOC I-DATE")
-    with pytest.raises(CorpusError, match=r"a\.txt:5: I-DATE continues nothing \(before it O\).*--repair"):
+    with pytest.raises(CorpusError, match=r"a\.txt:5: I-DATE continues no entity \(it follows O\).*--repair"):
         read_tagged(path)
     text = read_tagged(path, repair=True)
     assert text.repaired == 2
@@ -77,9 +77,9 @@ def test_a_label_that_continues_nothing_is_named_or_repaired(tmp_path):
     [
         ("", r"a\.txt: no sentence"),
         ("w\n", r"a\.txt:1: 1 column; expected a word and its label"),
-        ("w B-PER\nv X-PER\n", r"a\.txt:2: label 'X-PER' among entities"),
-        ("w B-PER\nv NOUN\n", r"a\.txt:2: label 'NOUN' among entities"),
-        ("w B-PER\nNew York B-LOC\n", r"a\.txt:2: 3 columns where others have 2; expected one word a line"),
+        ("w B-PER\nv X-PER\n", r"a\.txt:2: label 'X-PER' among entity labels"),
+        ("w B-PER\nv NOUN\n", r"a\.txt:2: label 'NOUN' among entity labels"),
+        ("w B-PER\nNew York B-LOC\n", r"a\.txt:2: 3 columns, but other lines have 2; expected one word per line"),
         ("w\tB-PER\n\tB-LOC\n", r"a\.txt:2: an empty column"),
     ],
 )
@@ -150,7 +150,7 @@ def test_words_that_begin_like_comments_are_words(tmp_path):
         [("#", "B-X")],
     ]
     assert sentences_of(tmp_path, "# SYM\n1 NUM\n")[0][0] == ("#", "SYM")
-    with pytest.raises(CorpusError, match=r"odd\.txt:1: 3 columns where others have 2"):
+    with pytest.raises(CorpusError, match=r"odd\.txt:1: 3 columns, but other lines have 2"):
         sentences_of(tmp_path, "#New York B-X\nis O\n")
 
 
@@ -168,14 +168,15 @@ def test_malformed_lines_take_their_sentence_with_them(tmp_path):
     bad = [b"New York B-X\nand O\n\n", b"w B-X\nw\n\n", b"w O\nM\xfcller B-X\n\n"]
     path = tmp_path / "odd.txt"
     path.write_bytes(good.encode() + b"".join(bad) + b"last B-X\n")
-    with pytest.raises(CorpusError, match=r"odd\.txt:121: 3 columns where others have 2|invalid UTF-8"):
+    with pytest.raises(CorpusError, match=r"odd\.txt:121: 3 columns, but other lines have 2|invalid UTF-8"):
         read_tagged(path)
     malformed = Malformed(path, skip=True)
     text = read_tagged(path, malformed=malformed)
     assert len(text.sentences) == 41
     assert text.sentences[-1].words == ("last",)
     assert malformed.note("sentences", 41).startswith(
-        f"3 of 44 sentences of odd.txt are malformed and left out; the first: {path}:121: 3 columns where others have 2"
+        f"3 of 44 sentences of odd.txt are malformed and left out; the first: {path}:121: 3 columns, but "
+        "other lines have 2"
     )
     with pytest.raises(CorpusError, match=r"odd\.txt:121: .*; 3 of 10 sentences are malformed, too many"):
         malformed.note("sentences", 7)

@@ -40,7 +40,7 @@ def test_the_space_after_a_range_is_the_ranges(tmp_path):
         line(4, "but", 1, "obl"),
     )  # fmt: skip
     (tree,) = read_trees(path)
-    assert tree.glued == (False, False, True, False)
+    assert tree.no_space_after == (False, False, True, False)
 
 
 def test_a_folder_is_read_in_order(tmp_path):
@@ -55,7 +55,7 @@ def test_a_folder_is_read_in_order(tmp_path):
     [
         (["1\tGo\t0"], r"a\.conllu:1: 3 columns; CoNLL-U has 10"),
         ([line(1, "Go", 0, "root"), line("x", "on", 1, "advmod")], r"a\.conllu:2: not CoNLL-U .*'x' is not a valid ID"),
-        ([line(1, "Go", 0, "root"), line(3, "on", 1, "advmod")], r":2: word 3 where 2 is due"),
+        ([line(1, "Go", 0, "root"), line(3, "on", 1, "advmod")], r":2: word 3, expected 2"),
         ([line(1, "Go", 7, "root")], r":1: head 7 of word 1; expected 0 for the root, or another of .* 1 words"),
         ([line(1, "Go", 1, "root")], r":1: head 1 of word 1"),
         ([line(1, "Go", "_", "root")], r":1: head _ of word 1"),

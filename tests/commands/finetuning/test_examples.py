@@ -270,7 +270,7 @@ def test_a_few_malformed_labels_are_not_another_scheme(tmp_path):
     """Alone, this dev could be IOB1; training begins entities with B-."""
     train, dev = "Ann B-PER\nhere O\nNew B-LOC\nYork I-LOC\n", "saw O\nJohn I-PER\nNew I-LOC\nYork I-LOC\n"
     both = files(tmp_path, "txt", train=train, dev=dev)
-    with pytest.raises(CorpusError, match=r"dev\.txt:2: I-PER continues nothing"):
+    with pytest.raises(CorpusError, match=r"dev\.txt:2: I-PER continues no entity"):
         read_examples(get_task("ner"), both)
     data = read_examples(get_task("ner"), both, repair=True)
     assert "2 entities of dev.txt began without B- and were repaired" in data.notes

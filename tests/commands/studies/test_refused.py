@@ -38,7 +38,7 @@ def test_what_is_refused(tmp_path, refusal, whole_run, many_checkpoints, corpus,
         "given twice": ["skill", whole_run, whole_run, *out, "--data", sentences, *reflexive],
         "2 checkpoints with a known validation loss": ["skill", whole_run, *out, "--data", sentences, *reflexive],
         "holds no result of probe, skill or finetune": ["report", whole_run, *out, "--include", corpus.parent],
-        "the grammar makes": ["reflexives", *out, "--sentences", 10**9],
+        "the grammar can generate": ["reflexives", *out, "--sentences", 10**9],
     }
     for message, arguments in cases.items():
         assert message in refusal(*arguments), message

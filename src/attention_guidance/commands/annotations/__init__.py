@@ -1,1 +1,1 @@
-"""Annotated data: coreference, treebanks, reflexives, words with labels."""
+"""Annotated data: coreference, treebanks, reflexives, labelled words."""

@@ -1,4 +1,4 @@
-"""The names of labels that a Parquet file of the library datasets keeps beside their numbers."""
+"""Read the label names that the `datasets` library stores in Parquet metadata."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 
 def class_names(path: Path) -> dict[str, list[str]]:
-    """Of each column of labels the names, in the order of the numbers in the file; empty for other files."""
+    """Map each label column to its names, in the order of their numbers; empty for files without such metadata."""
     if path.suffix.lower() != ".parquet":
         return {}
     import pyarrow.parquet as pq
 
-    kept = (pq.read_schema(path).metadata or {}).get(b"huggingface")
-    if kept is None:
+    metadata = (pq.read_schema(path).metadata or {}).get(b"huggingface")
+    if metadata is None:
         return {}
-    features = json.loads(kept).get("info", {}).get("features", {})
+    features = json.loads(metadata).get("info", {}).get("features", {})
     return {column: names for column, feature in features.items() if (names := _names(feature)) is not None}
 
 
 def _names(feature: Any) -> list[str] | None:
-    """Of a ClassLabel, or of a list of them."""
+    """The names of a ClassLabel or of a list of them."""
     if isinstance(feature, list):
         return _names(feature[0]) if len(feature) == 1 else None
     if not isinstance(feature, Mapping):

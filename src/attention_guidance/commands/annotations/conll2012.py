@@ -1,4 +1,4 @@
-"""Read coreference files in the format of CoNLL-2012, the one OntoNotes 5 is used in."""
+"""Read coreference annotation in CoNLL-2012 format, such as OntoNotes 5."""
 
 import codecs
 import itertools
@@ -15,7 +15,7 @@ from attention_guidance.errors import CorpusError
 SUFFIXES = ("_conll", ".conll")
 
 _MIN_COLUMNS = 12
-_NONE = ("-", "_")
+_EMPTY = ("-", "_")
 _BEGIN = re.compile(r"#begin document \((.+)\); part (\S+)")
 _BEGIN_FORM = "#begin document (NAME); part 000"
 _COREFERENCE = re.compile(r"(\()?([0-9]+)(\))?")
@@ -28,8 +28,8 @@ _PRONOUNS = ("PRP", "PRP$", "WP", "WP$", "WDT", "EX", "DT")
 _KIND_BY_POS = dict.fromkeys(("NNP", "NNPS"), "proper") | dict.fromkeys(_PRONOUNS, "pronominal")
 _NOUNS = ("NN", "NNS", "NNP", "NNPS")
 _NEVER_HEADS = ("POS", ",", ".", ":", "``", "''", "-LRB-", "-RRB-")
-_ENDS_HEAD_PART = ("IN", "TO", ",", "WDT", "WP", "WP$", "WRB")  # what follows modifies the head
-# (labels, step): the first child with such a label, from the left (1) or from the right (-1).
+_ENDS_HEAD_PART = ("IN", "TO", ",", "WDT", "WP", "WP$", "WRB")  # the words from here on modify the head
+# (labels, step): take the first child with one of the labels, from the left (1) or from the right (-1).
 _NOUN_PHRASE_RULES = (
     ((*_NOUNS, "NX", "NML", "JJR"), -1),
     (("NP",), 1),
@@ -41,14 +41,14 @@ _NOUN_PHRASE_RULES = (
 
 @dataclass(frozen=True)
 class CorefWord:
-    """A word and what its columns say of it; None where they say nothing."""
+    """A word with its annotation; None for empty columns."""
 
-    text: str  # with the escapes of the file
+    text: str  # with escapes, as in the file
     pos: str
-    parse: str  # its bit of the bracketed parse, such as `(NP*)`; the star stands for the word
-    speaker: str  # `-` where unknown
+    parse: str  # its part of the bracketed parse, such as `(NP*)`; the star stands for the word
+    speaker: str  # `-` if unknown
     entity: str | None  # type of the innermost named entity it belongs to, such as `PERSON`
-    lemma: str | None  # of predicates, as is the PropBank frameset
+    lemma: str | None  # only for predicates, like the PropBank frameset
     frameset: str | None
     sense: str | None
 
@@ -60,10 +60,10 @@ class CorefWord:
 
 @dataclass(frozen=True, order=True)
 class Mention:
-    """The words `start` to `end` (exclusive) of a document part, its `head` word, and its `kind`.
+    """The words `start` to `end` (exclusive) of a document part, with the `head` word and the `kind` of mention.
 
-    The kind is told by the head's part of speech: `proper` for NNP and NNPS; `pronominal` for PRP, PRP$, WP, WP$,
-    WDT, EX and DT (a determiner is a head only where it stands for a noun, as in `those who left`); else `nominal`.
+    The head's part of speech determines the kind: `proper` for NNP and NNPS; `pronominal` for PRP, PRP$, WP, WP$, WDT,
+    EX and DT (a determiner is a head only if it replaces a noun, as in `those who left`); else `nominal`.
     """
 
     start: int
@@ -74,14 +74,14 @@ class Mention:
 
 @dataclass(frozen=True)
 class CorefDocument:
-    """One part of a document, its words counted through; the end of a sentence or mention is exclusive."""
+    """One part of a document. Word indices run through all of its sentences; ends are exclusive."""
 
     name: str
     part: str
     words: tuple[CorefWord, ...]
     sentences: tuple[tuple[int, int], ...]
     chains: tuple[tuple[Mention, ...], ...]  # mentions sorted by (start, end), chains by their first mention
-    source: str  # file and line of its #begin, such as `cctv_0000.v4_gold_conll:1`, for messages
+    source: str  # file and line of its #begin, such as `cctv_0000.v4_gold_conll:1`
 
 
 class _Row(NamedTuple):
@@ -91,7 +91,7 @@ class _Row(NamedTuple):
 
 @dataclass
 class _Node:
-    """A constituent over the words `start` to `end` (exclusive) of its sentence; a word has no children."""
+    """A constituent over the words `start` to `end` (exclusive) of a sentence; a word has no children."""
 
     label: str
     start: int
@@ -100,53 +100,53 @@ class _Node:
 
 
 def read_conll2012(
-    path: str | Path, repeated: Callable[[CorefDocument], None] | None = None
+    path: str | Path, on_repeated: Callable[[CorefDocument], None] | None = None
 ) -> Iterator[CorefDocument]:
-    """Stream the document parts of a file, or of all files below a folder that end in `_conll` or `.conll`, sorted.
+    """Stream the document parts of a file, or of all `_conll` and `.conll` files below a folder, sorted.
 
-    A part comes once, though a tree holds it several times, as OntoNotes' `v4_gold_conll` and `v4_auto_conll` stand
-    side by side: gold before files of neither kind, these before auto. Parts of the same document and number whose
-    words differ are different ones: OntoNotes has Chinese documents of the same names as its English ones.
+    Each part is read once, even if a folder has several versions of it, such as OntoNotes' `v4_gold_conll` and
+    `v4_auto_conll`: gold is preferred, and auto comes last. Parts with the same document name and number but different
+    words are different parts: OntoNotes has Chinese documents with the names of English ones.
 
     Columns are split at ASCII white space: document, part, word number, word, part of speech, parse bit, predicate
-    lemma, frameset, word sense, speaker, named entities, predicate arguments (any number, not kept), coreference.
-    Other lines that begin with `#` are comments. The existence of the path is checked by the call, contents while
-    iterating. Memory holds one part, and a number for each that was read.
+    lemma, frameset, word sense, speaker, named entities, predicate arguments (any number, ignored), coreference.
+    Other lines that start with `#` are comments. The call checks that the path exists; contents are checked while
+    iterating. Memory holds one part, and a hash of each that was read.
 
-    A mention's head is that of the smallest constituent around it, cut to the mention, by the noun phrase rules of
-    Collins (1999), Head-Driven Statistical Models for Natural Language Parsing, appendix A, whatever the phrase,
-    with three changes: a possessive `'s` is no head, so `Mary 's` has the head `Mary`; NML (of OntoNotes) counts as
-    NX; a head after a conjunction moves to the conjunct before it in base noun phrases too, so `Mary and John` has
-    the head `Mary` however it is bracketed. Where a sentence's parse is missing or broken, the head is the last noun
-    before the first preposition, comma or wh-word, else the last word before it, else the mention's last word.
-    Heads and kinds presume English tags.
+    The head of a mention is the head of the smallest constituent around it, restricted to the mention, by the noun
+    phrase rules of Collins (1999), Head-Driven Statistical Models for Natural Language Parsing, appendix A, for all
+    phrases, with three changes: a possessive `'s` is never a head, so the head of `Mary 's` is `Mary`; NML (in
+    OntoNotes) is treated as NX; a head after a conjunction is replaced by the conjunct before it also in base noun
+    phrases, so the head of `Mary and John` is `Mary` however it is bracketed. If a sentence has no valid parse, the
+    head is the last noun before the first preposition, comma or wh-word, else the last word before it, else the last
+    word of the mention. Heads and kinds assume English tags.
 
     Args:
-        path: A file of any name, in UTF-8, or a folder.
-        repeated: Called with each part that is left out because it was read before.
+        path: A UTF-8 file of any name, or a folder.
+        on_repeated: Called with each part that is skipped because it was already read.
 
     Returns:
-        An iterator over the document parts, in the order of the files: gold ones first, auto ones last.
+        An iterator over the document parts, in the order of the files: gold first, auto last.
 
     Raises:
-        CorpusError: A path is missing or unreadable, a folder has no such file, a file has no document or breaks
-            the format; the message names the file and the line.
+        CorpusError: A path is missing or unreadable, a folder has no such file, a file has no document or is malformed;
+            the message gives the file and line.
     """
-    return _once(itertools.chain.from_iterable(map(_read_file, _list_files(Path(path)))), repeated)
+    return _skip_repeated(itertools.chain.from_iterable(map(_read_file, _list_files(Path(path)))), on_repeated)
 
 
-def _once(
-    documents: Iterator[CorefDocument], repeated: Callable[[CorefDocument], None] | None
+def _skip_repeated(
+    documents: Iterator[CorefDocument], on_repeated: Callable[[CorefDocument], None] | None
 ) -> Iterator[CorefDocument]:
     seen: set[tuple[str, str, int]] = set()
     for document in documents:
-        # Without spaces: what is cut into other words by an automatic annotation is the same text.
+        # Without spaces, since automatic annotation may tokenize the same text differently.
         key = document.name, document.part, hash("".join(word.plain for word in document.words))
         if key not in seen:
             seen.add(key)
             yield document
-        elif repeated is not None:
-            repeated(document)
+        elif on_repeated is not None:
+            on_repeated(document)
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -162,12 +162,12 @@ def _list_files(path: Path) -> list[Path]:
     walk = os.walk(path, onerror=refuse)
     found = [Path(parent, name) for parent, _, names in walk for name in names if name.endswith(SUFFIXES)]
     if not found:
-        raise CorpusError(f"{path}: no file in this folder ends in {' or '.join(SUFFIXES)}; name a file itself")
+        raise CorpusError(f"{path}: no file in this folder ends in {' or '.join(SUFFIXES)}; give a file by name")
     return sorted(found, key=lambda file: (_preference(file.relative_to(path)), file))
 
 
 def _preference(file: Path) -> int:
-    """0 for gold annotation, 2 for automatic, by the words in the names of the file and its folders."""
+    """0 for gold annotation, 2 for automatic, 1 otherwise, by the names of the file and its folders."""
     names = re.split("[^a-z]+", str(file).lower())
     return 0 if "gold" in names else 2 if "auto" in names else 1
 
@@ -191,7 +191,7 @@ def _read_file(path: Path) -> Iterator[CorefDocument]:
             begin, found = None, True
         elif columns and not line.startswith("#"):
             if not begin:
-                raise CorpusError(f"{place}: a word outside of a document; expected {_BEGIN_FORM}")
+                raise CorpusError(f"{place}: a word outside a document; expected {_BEGIN_FORM}")
             sentences[-1].append(_row(place, columns, len(sentences[-1])))
         elif not columns and begin and sentences[-1]:
             sentences.append([])
@@ -202,7 +202,7 @@ def _read_file(path: Path) -> Iterator[CorefDocument]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, columns); as bytes, since `str` would cut lines and words at U+0085 or U+00A0 too."""
+    """Yield (line number, columns), split as bytes, since `str` would also split at U+0085 and U+00A0."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -249,7 +249,7 @@ def _words(rows: Sequence[_Row]) -> list[CorefWord]:
     open_entities: list[str] = []
     for _, columns in rows:
         text, pos, parse = columns[3:6]
-        lemma, frameset, sense = (None if column in _NONE else column for column in columns[6:9])
+        lemma, frameset, sense = (None if column in _EMPTY else column for column in columns[6:9])
         entity = open_entities[-1] if open_entities else None
         for mark in _ENTITY_MARK.finditer(columns[10]):
             if mark[1]:
@@ -261,28 +261,28 @@ def _words(rows: Sequence[_Row]) -> list[CorefWord]:
 
 
 def _spans(rows: Sequence[_Row]) -> Iterator[tuple[str, int, int]]:
-    """Yield (chain, start, end) of a sentence's mentions, in the order in which they close."""
-    opened: defaultdict[str, list[int]] = defaultdict(list)  # a stack a chain: its mentions may be nested
+    """Yield (chain, start, end) of the mentions of a sentence, in the order of their ends."""
+    starts_by_chain: defaultdict[str, list[int]] = defaultdict(list)  # a stack per chain: its mentions may be nested
     for index, (place, columns) in enumerate(rows):
-        for piece in () if columns[-1] in _NONE else columns[-1].split("|"):
+        for piece in () if columns[-1] in _EMPTY else columns[-1].split("|"):
             match = _COREFERENCE.fullmatch(piece)
             if not match or piece.isdigit():
                 raise CorpusError(f"{place}: coreference {piece!r}, expected (N, N) or (N) joined by |, or -")
             opens, chain, closes = match.groups()
             if opens:
-                opened[chain].append(index)
+                starts_by_chain[chain].append(index)
             if closes:
-                if not opened[chain]:
+                if not starts_by_chain[chain]:
                     raise CorpusError(f"{place}: {piece!r} closes no mention; expected ({chain} before in its sentence")
-                yield chain, opened[chain].pop(), index + 1
-    for chain, starts in opened.items():
+                yield chain, starts_by_chain[chain].pop(), index + 1
+    for chain, starts in starts_by_chain.items():
         if starts:
             where = f"by the end of its sentence ({rows[-1].place.rpartition(':')[2]})"
             raise CorpusError(f"{rows[starts[-1]].place}: '({chain}' is never closed; expected {chain}) {where}")
 
 
 def _tree(words: Sequence[CorefWord]) -> _Node | None:
-    """Read the parse bits of a sentence; None where the parse is missing or its brackets do not match."""
+    """Build the parse tree of a sentence; None if the parse is missing or its brackets do not match."""
     root = _Node("", 0, len(words))
     path = [root]
     for index, word in enumerate(words):
@@ -301,10 +301,10 @@ def _tree(words: Sequence[CorefWord]) -> _Node | None:
 
 
 def _head_in_tree(node: _Node, start: int, end: int) -> int:
-    """Descend to the head; as long as a single child meets the mention, to the smallest constituent around it."""
+    """Descend to the head: through the smallest constituent around the mention, then by head rules within it."""
     while node.children:
-        met = [child for child in node.children if child.start < end and child.end > start]
-        node = _head_child([child for child in met if child.label not in _NEVER_HEADS] or met)
+        overlapping = [child for child in node.children if child.start < end and child.end > start]
+        node = _head_child([child for child in overlapping if child.label not in _NEVER_HEADS] or overlapping)
     return node.start
 
 

@@ -1,4 +1,4 @@
-"""GAP: ambiguous pronouns and two names that each may refer to (Webster et al. 2018)."""
+"""Read the GAP data set: ambiguous pronouns with two candidate names (Webster et al. 2018)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from attention_guidance.commands.text.lines import numbered_lines
 from attention_guidance.errors import CorpusError
 
-_COLUMNS = (
-    "ID", "Text", "Pronoun", "Pronoun-offset", "A", "A-offset", "A-coref", "B", "B-offset", "B-coref",
-)  # fmt: skip
+_COLUMNS = ("ID", "Text", "Pronoun", "Pronoun-offset", "A", "A-offset", "A-coref", "B", "B-offset", "B-coref")
 
 Span = tuple[int, int]
 
@@ -21,11 +19,11 @@ class GapExample:
     """A text, a pronoun in it, and two names.
 
     Attributes:
-        text: the text.
-        pronoun: where the pronoun begins and ends in it.
-        names: the same for A and B.
-        refers: whether the pronoun refers to each; it may refer to neither.
-        source: the file and the line.
+        text: The text.
+        pronoun: Start and end of the pronoun in the text.
+        names: Start and end of the names A and B.
+        refers: Whether the pronoun refers to A and to B; it may refer to neither.
+        source: File and line.
     """
 
     text: str
@@ -36,11 +34,11 @@ class GapExample:
 
 
 def read_gap(path: Path) -> Iterator[GapExample]:
-    """Stream the examples of a GAP file: tab-separated with a header, quotes mean nothing.
+    """Stream the examples of a GAP file: tab-separated with a header; quotes have no meaning.
 
     Raises:
-        CorpusError: the file is missing or has no example; a column is missing; an offset is not where its text is, or
-            a label is neither TRUE nor FALSE. The message names file and line.
+        CorpusError: The file is missing or has no examples, a column is missing, a text is not at its offset, or a
+            label is neither TRUE nor FALSE. The message gives the file and line.
     """
     header: list[str] = []
     empty = True
@@ -56,7 +54,7 @@ def read_gap(path: Path) -> Iterator[GapExample]:
             empty = False
             yield _example(dict(zip(header, cells, strict=True)), f"{path}:{number}", f"{path.name}:{number}")
     if empty:
-        raise CorpusError(f"{path}: no example; expected GAP, tab-separated with a header")
+        raise CorpusError(f"{path}: no examples; expected GAP, tab-separated with a header")
 
 
 def _example(row: dict[str, str], place: str, source: str) -> GapExample:

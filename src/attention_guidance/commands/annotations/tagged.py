@@ -1,8 +1,8 @@
-"""Sentences with a label for each word: CoNLL columns (2003, MasakhaNER) and the parts of speech of CoNLL-U.
+"""Read and write sentences with a label for each word: CoNLL columns and CoNLL-U parts of speech.
 
-Entities come as BIO (each entity begins with B-), IOB1 (B- only where two of a kind touch) or IOBES; all are read as
-BIO. Lines of `#` before a sentence (MultiCoNER's) are no words, nor are those of -DOCSTART-; where every word begins
-with the code of its language (`en:`, as WikiANN's), it is taken off.
+Entities may be BIO (each entity starts with B-), IOB1 (B- only between adjacent entities of the same type) or IOBES;
+all are converted to BIO. `#` comments before a sentence (MultiCoNER) and -DOCSTART- lines are skipped. If every word
+starts with a language code (`en:`, as in WikiANN), the code is removed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from attention_guidance.errors import CorpusError
 
 _OUTSIDE = "O"
 _DOCUMENT = "-DOCSTART-"
-_ONE_WORD = "expected one word a line (tabs between the columns where words hold spaces)"
-# What begins a line that is no word: `# id 5 domain=en`, `# text = ...`, `#begin document (...)`, `# newdoc`.
+_ONE_WORD = "expected one word per line (columns separated by tabs if words contain spaces)"
+# Lines that are not words: `# id 5 domain=en`, `# text = ...`, `#begin document (...)`, `# newdoc`.
 _COMMENT = re.compile(r"# ?(id [\w-]{8,}|[\w.:-]+ *=|(begin|end) document|new(doc|par)\b)")
-# WikiANN's languages: en:, zh-min-nan:, simple:.
+# Language codes of WikiANN: en:, zh-min-nan:, simple:.
 _LANGUAGE = re.compile(r"([a-z]{2,3}(-[a-z]+)*|simple):.", re.DOTALL)
 _TO_BIO = {"S": "B", "E": "I", "U": "B", "L": "I"}
 
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """A sentence, word by word.
+    """A sentence with labels.
 
     Attributes:
-        words: its words.
-        tags: the label of each.
-        first_line: the number of the line of its first word.
+        words: The words.
+        tags: The label of each word.
+        first_line: Line number of the first word.
     """
 
     words: tuple[str, ...]
@@ -43,13 +43,13 @@ class TaggedSentence:
 
 @dataclass(frozen=True)
 class TaggedText:
-    """The sentences of a file.
+    """The labelled sentences of a file.
 
     Attributes:
-        path: the file.
-        sentences: its sentences; entities as BIO.
-        scheme: `BIO`, `IOB1` or `IOBES` as found; None for labels that are no entities (parts of speech).
-        repaired: how many entities began without B- and were made to begin with it.
+        path: The file.
+        sentences: Its sentences, with entities as BIO.
+        scheme: `BIO`, `IOB1` or `IOBES` in the file; None for labels other than entities (parts of speech).
+        repaired: Number of entities that started with I- and were repaired to B-.
     """
 
     path: Path
@@ -66,33 +66,33 @@ def read_tagged(
     scheme: str | None = None,
     malformed: Malformed | None = None,
 ) -> TaggedText:
-    """Read a file: a word a line, columns by tabs or else by spaces, a blank line between sentences.
+    """Read a file with one word per line, columns separated by tabs or else spaces, and blank lines between sentences.
 
     Args:
-        path: the file; its name ends in `.conllu` for CoNLL-U.
-        columns: which hold word and label, from 1; the first and the last, in CoNLL-U the second and the fourth (UPOS).
-        repair: let an I- that continues nothing begin an entity, as conlleval does, instead of refusing it.
-        scheme: of its entities, where another file has told; told by the labels without.
-        malformed: leaves out, or refuses, sentences with a line without the columns or with more than others have;
-            without, they are refused.
+        path: The file; CoNLL-U if its name ends in `.conllu`.
+        columns: Columns of word and label, from 1 (default: first and last; in CoNLL-U the second and fourth, UPOS).
+        repair: Let an I- without a preceding entity start one, as conlleval does, instead of refusing it.
+        scheme: Entity scheme, if known from another file (default: detect it from the labels).
+        malformed: Handles sentences that have a line with too few columns, or a number unlike the others (default:
+            refuse them).
 
     Raises:
-        CorpusError: a missing or empty file, a line without the columns or with more than others have, a label that is
-            malformed or continues nothing; the message names file and line.
+        CorpusError: The file is missing or empty, a line has a wrong number of columns, or a label is malformed or has
+            no entity to continue; the message gives the file and line.
     """
-    sentences = _bare(list(_sentences(path, columns, malformed or Malformed(path))))
+    sentences = _strip_words(list(_sentences(path, columns, malformed or Malformed(path))))
     if not sentences:
-        raise CorpusError(f"{path}: no sentence; expected a word and its label a line, a blank line between sentences")
+        raise CorpusError(f"{path}: no sentences; expected one word and its label per line, blank lines between")
     if columns is None:
         _require_words(sentences, path)
-    told = _scheme(sentences, path)
-    if told is None:
+    detected = _scheme(sentences, path)
+    if detected is None:
         return TaggedText(path, tuple(sentences), None)
-    scheme = scheme or told
+    scheme = scheme or detected
     repaired = 0
     result = []
     for sentence in sentences:
-        tags, n_repaired = _as_bio(sentence, scheme, path, repair)
+        tags, n_repaired = _to_bio(sentence, scheme, path, repair)
         repaired += n_repaired
         result.append(replace(sentence, tags=tags))
     return TaggedText(path, tuple(result), scheme, repaired)
@@ -102,12 +102,12 @@ def _sentences(path: Path, columns: tuple[int, int] | None, malformed: Malformed
     conllu = path.suffix.lower() == ".conllu"
     word_at, tag_at = columns or ((2, 4) if conllu else (1, 0))
     lines = [(number, line, _cells(line)) for number, line in numbered_lines(path, malformed)]
-    widths = Counter(len(cells) for _, line, cells in lines if not (line.startswith("#") or _divides(line, cells)))
+    widths = Counter(len(cells) for _, line, cells in lines if not (line.startswith("#") or _is_break(line, cells)))
     width = widths.most_common(1)[0][0] if widths else 0
     rows: list[tuple[int, str, str]] = []
     broken = False
     for number, line, cells in [*lines, (0, "", [])]:
-        if _divides(line, cells):
+        if _is_break(line, cells):
             if rows and not broken:
                 yield TaggedSentence(tuple(word for _, word, _ in rows), tuple(tag for *_, tag in rows), rows[0][0])
             rows, broken = [], False
@@ -115,8 +115,8 @@ def _sentences(path: Path, columns: tuple[int, int] | None, malformed: Malformed
             continue  # comments, multiword ranges, empty nodes
         elif broken or (not rows and _is_comment(line, cells, width)):
             continue
-        elif wrong := _wrong(line, cells, columns, max(2, word_at, tag_at), width or len(cells)):
-            malformed.refuse(CorpusError(f"{path}:{number}: {wrong}"))
+        elif error := _column_error(line, cells, columns, max(2, word_at, tag_at), width or len(cells)):
+            malformed.refuse(CorpusError(f"{path}:{number}: {error}"))
             broken = True
         elif not (cells[word_at - 1] and cells[tag_at - 1].strip()):
             malformed.refuse(CorpusError(f"{path}:{number}: an empty column; {_ONE_WORD}"))
@@ -125,42 +125,42 @@ def _sentences(path: Path, columns: tuple[int, int] | None, malformed: Malformed
             rows.append((number, cells[word_at - 1], cells[tag_at - 1].strip()))
 
 
-def _wrong(line: str, cells: list[str], columns: tuple[int, int] | None, needed: int, width: int) -> str | None:
-    """What is wrong with the columns of a line."""
+def _column_error(line: str, cells: list[str], columns: tuple[int, int] | None, needed: int, width: int) -> str | None:
+    """Describe what is wrong with the columns of a line, if anything."""
     if is_damaged(line):
         return "invalid UTF-8; convert the file to UTF-8"
     if len(cells) < needed:
         where = " in columns {} and {}".format(*columns) if columns else ""
         return f"{len(cells)} column{'s' * (len(cells) != 1)}; expected a word and its label{where}"
-    return f"{len(cells)} columns where others have {width}; {_ONE_WORD}" if len(cells) != width else None
+    return f"{len(cells)} columns, but other lines have {width}; {_ONE_WORD}" if len(cells) != width else None
 
 
-def _divides(line: str, cells: list[str]) -> bool:
-    """Whether a line stands between sentences."""
+def _is_break(line: str, cells: list[str]) -> bool:
+    """Whether a line separates sentences."""
     return not line.strip() or _DOCUMENT in cells or line.startswith(_DOCUMENT)
 
 
 def _is_comment(line: str, cells: list[str], width: int) -> bool:
-    """Whether a line that begins with # before a sentence is no word: "# O" and "#tag O" are words."""
+    """Whether a # line before a sentence is a comment; "# O" and "#tag O" are words."""
     return _COMMENT.match(line) is not None or (line.startswith("# ") and width > 0 and len(cells) != width)
 
 
 def _cells(line: str) -> list[str]:
-    """The columns of a line: between tabs where there are some, else between spaces; no other kind of space divides."""
-    divider = "\t" if "\t" in line else " "
-    cells = line.rstrip("\t \r").split("\t") if divider == "\t" else filter(None, line.strip(" \r").split(" "))
+    """Split a line into columns at its tabs, else at spaces, never at other white space."""
+    separator = "\t" if "\t" in line else " "
+    cells = line.rstrip("\t \r").split("\t") if separator == "\t" else filter(None, line.strip(" \r").split(" "))
     return [cell.strip(" ") for cell in cells]
 
 
-def _bare(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
-    """Words without the language, if each of them begins with one, and without spaces around, unless these are all."""
+def _strip_words(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
+    """Strip language codes, if all words start with one, and surrounding spaces, unless a word is only spaces."""
     prefixed = all(_LANGUAGE.match(word) for sentence in sentences for word in sentence.words)
 
-    def bare(word: str) -> str:
-        own = word.partition(":")[2] if prefixed else word
-        return own.strip() or own
+    def strip(word: str) -> str:
+        rest = word.partition(":")[2] if prefixed else word
+        return rest.strip() or rest
 
-    return [replace(sentence, words=tuple(map(bare, sentence.words))) for sentence in sentences]
+    return [replace(sentence, words=tuple(map(strip, sentence.words))) for sentence in sentences]
 
 
 def _require_words(sentences: Sequence[TaggedSentence], path: Path) -> None:
@@ -179,70 +179,70 @@ def _require_words(sentences: Sequence[TaggedSentence], path: Path) -> None:
 
 
 def _scheme(sentences: Iterable[TaggedSentence], path: Path) -> str | None:
-    """What kind of labels these are, told by all of them."""
+    """Detect the entity scheme from all labels; None if they are not entities."""
     prefixes: set[str] = set()
-    touching = continued = 0
-    plain: tuple[str, int] | None = None
+    adjacent = continued = 0
+    other: tuple[str, int] | None = None
     for sentence in sentences:
-        before = _OUTSIDE
+        previous = _OUTSIDE
         for place, tag in enumerate(sentence.tags):
             prefix, dash, kind = tag.partition("-")
             if tag == _OUTSIDE:
-                before = tag
+                previous = tag
                 continue
             if not (dash and kind and prefix in {"B", "I", *_TO_BIO}):
-                plain = plain or (tag, sentence.first_line + place)
+                other = other or (tag, sentence.first_line + place)
                 continue
             prefixes.add(prefix)
-            same = before.partition("-")[2] == kind
-            touching += prefix == "B" and same
+            same = previous.partition("-")[2] == kind
+            adjacent += prefix == "B" and same
             continued += prefix == "I" and not same
-            before = tag
-    if plain is not None:
+            previous = tag
+    if other is not None:
         if prefixes:
             raise CorpusError(
-                f"{path}:{plain[1]}: label {plain[0]!r} among entities; expected O, or B-, I- (E-, S-) and a kind"
+                f"{path}:{other[1]}: label {other[0]!r} among entity labels; expected O, or B-, I- (E-, S-) and a type"
             )
         return None
     if prefixes & _TO_BIO.keys():
         return "IOBES"
-    # IOB1 writes B- only between two of a kind; where every B- is one of these and I- begins, it is IOB1.
-    n_begun = sum(tag.startswith("B-") for sentence in sentences for tag in sentence.tags)
-    return "IOB1" if continued and n_begun == touching else "BIO"
+    # In IOB1 every B- follows an entity of the same type, and I- starts the others.
+    n_starts = sum(tag.startswith("B-") for sentence in sentences for tag in sentence.tags)
+    return "IOB1" if continued and n_starts == adjacent else "BIO"
 
 
-def _as_bio(sentence: TaggedSentence, scheme: str, path: Path, repair: bool) -> tuple[tuple[str, ...], int]:
+def _to_bio(sentence: TaggedSentence, scheme: str, path: Path, repair: bool) -> tuple[tuple[str, ...], int]:
     tags: list[str] = []
     repaired = 0
-    before = _OUTSIDE
+    previous = _OUTSIDE
     for place, tag in enumerate(sentence.tags):
         prefix, _, kind = tag.partition("-")
         prefix = _TO_BIO.get(prefix, prefix)
-        if prefix == "I" and before.partition("-")[2] != kind:
+        if prefix == "I" and previous.partition("-")[2] != kind:
             if scheme != "IOB1":
                 if not repair:
                     raise CorpusError(
-                        f"{path}:{sentence.first_line + place}: {tag} continues nothing (before it {before}); expected "
-                        f"B-{kind}, or repair such labels as conlleval does with --repair"
+                        f"{path}:{sentence.first_line + place}: {tag} continues no entity (it follows {previous}); "
+                        f"expected B-{kind}, or use --repair to repair such labels as conlleval does"
                     )
                 repaired += 1
             prefix = "B"
         tags.append(tag if tag == _OUTSIDE else f"{prefix}-{kind}")
-        # After the end of an IOBES entity nothing continues it.
-        before = _OUTSIDE if tag[:2] in ("E-", "S-", "U-", "L-") else tags[-1]
+        # The end of an IOBES entity closes it.
+        previous = _OUTSIDE if tag[:2] in ("E-", "S-", "U-", "L-") else tags[-1]
     return tuple(tags), repaired
 
 
 def write_tagged(path: Path, sentences: Iterable[tuple[Sequence[str], Sequence[str], Sequence[str]]]) -> None:
-    """Write words, gold labels and predicted labels, as conlleval reads them; with tabs where labels hold spaces.
+    """Write words, gold labels and predicted labels for conlleval; separated by tabs if labels contain spaces.
 
-    White space in words, whatever its kind, is written as `_`: three columns a line for every reader.
+    White space in words is replaced by `_`, so that every reader finds three columns.
     """
     rows = [[*zip(*sentence, strict=True)] for sentence in sentences]
     spaced = any(c.isspace() for sentence in rows for _, *labels in sentence for label in labels for c in label)
-    mark = "\t" if spaced else " "
+    separator = "\t" if spaced else " "
     blocks = (
-        "".join(mark.join([re.sub(r"\s", "_", word), *labels]) + "\n" for word, *labels in sentence)
+        "".join(separator.join([re.sub(r"\s", "_", word), *labels]) + "\n" for word, *labels in sentence)
         for sentence in rows
     )
     path.write_text("\n".join(blocks), encoding="utf-8")

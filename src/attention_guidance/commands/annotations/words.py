@@ -1,4 +1,4 @@
-"""Texts that are annotated word by word: putting words together, and finding them again in tokens."""
+"""Join annotated words into a text, and align its tokens with the words."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 import numpy.typing as npt
 
 
-def joined(words: Sequence[str], glued: Sequence[bool] = ()) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A text of words, and where each of them is in it.
+def joined(words: Sequence[str], no_space_after: Sequence[bool] = ()) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Join words into a text; return it with the start and end of each word.
 
     Args:
-        words: the words.
-        glued: whether each word is followed by the next without a space; never by default.
+        words: The words.
+        no_space_after: Whether the next word follows without a space, for each word (default: never).
     """
     text, spans = "", []
     for number, word in enumerate(words):
         spans.append((len(text), len(text) + len(word)))
-        text += word if number < len(glued) and glued[number] else word + " "
+        text += word if number < len(no_space_after) and no_space_after[number] else word + " "
     return text.rstrip(" "), tuple(spans)
 
 
 def words_of_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-    """The word of each token: the one that its last character is in, as a token may begin with a space; -1 for none.
+    """Find the word of each token, the one of its last character, as a token may start with a space; -1 for none.
 
     Args:
-        offsets: where each token begins and ends in the text, as a fast tokenizer tells.
-        words: the same of the words; in order, without overlap.
+        offsets: Start and end of each token in the text, from a fast tokenizer.
+        words: Start and end of each word, in order and without overlap.
     """
     starts = np.array([start for start, _ in words])
     ends = np.array([end for _, end in words])

@@ -46,7 +46,7 @@ def reflexive_texts(
 def dependency_texts(trees: Iterable[Tree]) -> Iterator[QuestionedText]:
     """Which word does a word depend on (Clark et al. 2019, section 4.2)? Forward, the dependent looks at its head."""
     for tree in trees:
-        text, words = joined(tree.words, tree.glued)
+        text, words = joined(tree.words, tree.no_space_after)
         questions = tuple(
             Question(word, frozenset([head]), label=relation)
             for word, (head, relation) in enumerate(zip(tree.heads, tree.relations, strict=True))
