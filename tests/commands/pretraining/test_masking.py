@@ -273,5 +273,5 @@ def test_where_words_begin(tokens, begin):
 
 
 def test_a_tokenizer_that_knows_no_words():
-    with pytest.raises(ConfigError, match="take the objective mlm"):
+    with pytest.raises(ConfigError, match="use the objective mlm"):
         Masking.for_tokenizer(Vocabulary("a", "b"), unit="word")

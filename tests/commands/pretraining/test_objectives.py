@@ -232,7 +232,7 @@ class TestSentencePairs:
         run = run_of(objective, heads="")
         draws = Draws(run.data.train, run.objective, 400, 1)
         start, end = (run.data.tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>"))
-        true = [run.objective._halves(*run.data.train[n]) for n in range(len(run.data.train))]
+        true = [run.objective._split(*run.data.train[n]) for n in range(len(run.data.train))]
         pairs = {(tuple(a), tuple(b)) for a, b in true}
         asked = 0
         for n in range(400):

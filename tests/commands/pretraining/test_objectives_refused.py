@@ -31,7 +31,7 @@ def test_a_tokenizer_without_a_mask(settings):
 
 def test_an_image_that_is_none(settings, images, tmp_path):
     (tmp_path / "1.png").write_bytes((images / "1.png").read_bytes()[:100])
-    with pytest.raises(CorpusError, match=r"1\.png: not an image that can be read"):
+    with pytest.raises(CorpusError, match=r"1\.png: cannot be read as an image"):
         prepare_data(settings("mim", corpus=[str(tmp_path)]), lambda said: None)
 
 
@@ -45,7 +45,7 @@ def test_an_image_broken_in_the_middle(settings, images, tmp_path):
 
     broken = chunk(b"IDAT", data[:50]) + chunk(b"\1\2\3\4", b"") + chunk(b"IDAT", data[50:])
     (tmp_path / "1.png").write_bytes(content[:place] + broken)
-    with pytest.raises(CorpusError, match=r"1\.png: not an image that can be read"):
+    with pytest.raises(CorpusError, match=r"1\.png: cannot be read as an image"):
         prepare_data(settings("mim", corpus=[str(tmp_path)]), lambda said: None)
 
 
@@ -75,7 +75,10 @@ def test_what_does_not_go_together_is_seen_before_anything_is_written(settings, 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("speech", "speech goes on with wav2vec2, not 'roberta'"), ("rtd", "two encoders, not with 'roberta'")],
+    [
+        ("speech", "speech continues from a wav2vec2 model, not 'roberta'"),
+        ("rtd", "rtd continues from an ELECTRA model, not 'roberta'"),
+    ],
 )
 def test_going_on_with_a_model_of_another_kind(settings, tmp_path, kind, message):
     RobertaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=2, num_attention_heads=2).save_pretrained(tmp_path)
@@ -92,7 +95,7 @@ def test_a_folder_without_images(settings, recordings):
 
 def test_a_recording_that_is_none(settings, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    with pytest.raises(CorpusError, match=r"a\.wav: not a recording that can be read"):
+    with pytest.raises(CorpusError, match=r"a\.wav: cannot be read as audio"):
         prepare_data(settings("speech", corpus=[str(tmp_path)]), lambda said: None)
 
 

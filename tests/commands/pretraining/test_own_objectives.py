@@ -87,13 +87,13 @@ def with_function(settings, tmp_path):
     ("name", "said"),
     [
         ("wrong_shape", r"shape \(3,\)"),
-        ("no_labels", "gave no label"),
+        ("no_labels", "returned no label"),
         ("no_pair", "NoneType"),
         ("failing", r"fails at .*own.py:\d+: ZeroDivisionError: division by zero"),
         ("deep", r"fails at .*own.py:\d+: ValueError: cannot reshape"),
         ("leaving", r"fails at .*own.py:\d+: SystemExit: 0"),
-        ("unknown_ids", r"gave ids from 1\d\d\d to 1\d\d\d; those of the vocabulary go from 0 to 279"),
-        ("unknown_labels", r"gave labels from -\d+ to -\d+; those of the vocabulary go from 0 to 279"),
+        ("unknown_ids", r"returned ids from 1\d\d\d to 1\d\d\d; the vocabulary has ids 0 to 279"),
+        ("unknown_labels", r"returned labels from -\d+ to -\d+; the vocabulary has ids 0 to 279"),
         ("too_few", r"fails: TypeError: too_few\(\) takes 1 positional argument but 4 were given"),
     ],
 )
@@ -123,7 +123,7 @@ def test_files_of_ones_own(tmp_path, settings):
     leaving.write_text("raise SystemExit(0)\n")
     data = prepare_data(settings("mlm"), lambda text: None)
     for objective, said in (
-        (f"{tmp_path}/none.py:f", "there is no file"),
+        (f"{tmp_path}/none.py:f", "no such file"),
         (f"{broken}:f", "fails: ModuleNotFoundError"),
         (f"{leaving}:f", "fails: SystemExit: 0"),
         (f"{Path(__file__)}:nothing", "has no function 'nothing'"),

@@ -1,1 +1,1 @@
-"""Images and recordings to train on."""
+"""Image and audio data for pre-training."""

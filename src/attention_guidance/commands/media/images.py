@@ -1,4 +1,4 @@
-"""Read folders of images into one array, and say exactly which file cannot be read."""
+"""Read images from files and folders into one array."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Images:
-    """Square images of one size, cut into square patches.
+    """Square images of equal size, divided into square patches.
 
     Attributes:
         pixels: [N, 3, size, size], uint8.
-        patch: pixels of a patch's side.
+        patch: Side of a patch in pixels.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -38,32 +38,32 @@ class Images:
 
     @property
     def arrays(self) -> tuple[npt.NDArray[np.uint8], ...]:
-        """All that distinguishes these images from others."""
+        """The arrays that determine the images; their digest identifies the data set."""
         return (self.pixels,)
 
     @property
     def width(self) -> int:
-        """Positions of an image: its patches and the class token."""
+        """Number of positions per image: its patches and the class token."""
         return int(self.pixels.shape[-1] // self.patch) ** 2 + 1
 
     @property
     def n_tokens(self) -> int:
-        """Positions of all images."""
+        """Number of positions of all images."""
         return len(self) * self.width
 
 
 def read_images(paths: Sequence[str | Path], size: int) -> npt.NDArray[np.uint8]:
-    """Read images, cut to squares about their middle and scaled.
+    """Read images, cropped to centered squares and resized.
 
     Args:
-        paths: files and folders; folders are searched through in sorted order.
-        size: side of the squares in pixels.
+        paths: Files and folders; folders are searched in sorted order.
+        size: Side of the squares in pixels.
 
     Returns:
         [N, 3, size, size], uint8.
 
     Raises:
-        CorpusError: a path is missing, without images, or a file is no image that can be read.
+        CorpusError: A path is missing or has no images, or a file cannot be read as an image.
     """
     return np.stack([*_read(found_files(paths, SUFFIXES, "images"), size)])
 
@@ -75,7 +75,7 @@ def _read(files: Sequence[Path], size: int) -> Iterator[npt.NDArray[np.uint8]]:
         try:
             with Image.open(file) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size))
-        except Exception as error:  # each format has errors of its own
-            said = reason_of(error)
-            raise CorpusError(f"{file}: not an image that can be read ({said}); repair or remove it") from error
+        except Exception as error:  # each format raises its own errors
+            reason = reason_of(error)
+            raise CorpusError(f"{file}: cannot be read as an image ({reason}); repair or remove it") from error
         yield np.asarray(square).transpose(2, 0, 1)

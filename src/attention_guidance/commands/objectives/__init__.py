@@ -1,12 +1,12 @@
-"""Pre-training objectives: what is hidden from the model and what it must say.
+"""Pre-training objectives: masked tokens, words, spans, patches and frames, replaced tokens, sentence pairs.
 
-`base` says what an objective is; every other file is one of them, or a part that several use: `masking`, `masked_head`.
+`base` defines the interface. The other modules are objectives, or parts that several share: `masking`, `masked_head`.
 """
 
 OBJECTIVES = ("mlm", "whole-word", "span", "rtd", "mlm+nsp", "mlm+sop", "mim", "speech")
-# Those that learn from something else than text, and what they learn from.
+# Objectives whose data are not text.
 OTHER_THAN_TEXT = {"mim": "images", "speech": "recordings"}
-# Of rtd, which trains two encoders.
+# The encoders of rtd that can be guided.
 GUIDED_PARTS = ("discriminator", "generator", "both")
 
 

@@ -1,4 +1,4 @@
-"""What every objective is: how examples are made, which model learns from them, and how well it does.
+"""The interface of pre-training objectives: examples, batches, models, validation.
 
 Shape suffixes: B batch, T positions.
 """
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 Example = dict[str, Tensor]
-# Keeps the draws of validation apart from those of training under the same seed.
+# Makes the random numbers of validation independent of those of training.
 _VALIDATION_STREAM = 0x7A11D
 
 
 class Items(Protocol):
-    """What is trained on: blocks of tokens, images, stretches of sound."""
+    """Training data: blocks of tokens, images or audio segments."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of items."""
 
     def __getitem__(self, index: int) -> Any:
-        """One of them, as the objective takes it."""
+        """Return an item in the form that the objective expects."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean of one batch.
+    """A mean over a batch.
 
     Attributes:
-        value: the mean.
-        n: how many it is over; of several batches the means weigh by it.
+        value: The mean.
+        n: Number of values; the weight of this batch in the mean over several.
     """
 
     value: float
@@ -55,13 +55,13 @@ class Mean:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model did with one batch.
+    """The results of a model on one batch.
 
     Attributes:
-        losses: the means whose sum is the loss, each over items of its own (tokens, pairs).
-        n_items: predictions made.
-        n_right: how many of them are right; None where there is no right or wrong.
-        means: further means, by name.
+        losses: Means whose sum is the loss, each over its own items (tokens, pairs).
+        n_items: Number of predictions.
+        n_right: Number of correct predictions; None if predictions are not right or wrong.
+        means: Further metrics, by name.
     """
 
     losses: Sequence[Mean]
@@ -72,13 +72,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a model does on some text, images or sound.
+    """The results of a model on validation data.
 
     Attributes:
-        loss: the objective's, without guidance; in nats where it is a cross-entropy.
-        accuracy: share of the predictions that are right; None where there is no right or wrong.
-        n_items: predictions made.
-        means: further figures of the objective, by name.
+        loss: Loss of the objective, without guidance; in nats if it is a cross-entropy.
+        accuracy: Share of correct predictions; None if predictions are not right or wrong.
+        n_items: Number of predictions.
+        means: Further metrics of the objective, by name.
     """
 
     loss: float
@@ -93,12 +93,12 @@ class Quality:
 
 
 class Objective(ABC):
-    """A way of self-supervised training.
+    """A self-supervised training objective.
 
     Attributes:
-        arch: the kind of model, as transformers calls it, where a run does not say.
-        predicts: what `Quality.accuracy` is a share of, for people.
-        gives_perplexity: whether the loss is the mean cross-entropy of tokens, so that exp(loss) means something.
+        arch: Default model type, as named by transformers.
+        predicts: The items that `Quality.accuracy` is a share of, for display.
+        gives_perplexity: Whether the loss is the mean cross-entropy of tokens, so that exp(loss) is a perplexity.
     """
 
     arch: str = "roberta"
@@ -107,75 +107,75 @@ class Objective(ABC):
 
     @abstractmethod
     def example(self, items: Any, index: int, generator: np.random.Generator, progress: float) -> Example:
-        """Make a training example of one item.
+        """Make a training example from one item.
 
         Args:
-            items: all of them.
-            index: the one.
-            generator: source of chance; nothing else may be one.
-            progress: share of the run that is done, from 0 to 1.
+            items: All items.
+            index: Index of the item.
+            generator: Random generator; the example must not depend on any other.
+            progress: Training progress, from 0 to 1.
         """
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Example:
-        """Make a batch of examples, as the model takes it."""
+        """Combine examples into a batch of model inputs."""
 
     @abstractmethod
     def score(self, batch: Example, output: Any) -> Score:
-        """Say what the model's output for a batch is worth."""
+        """Compute the loss and metrics of a model's output for a batch."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the objective decides of the model's configuration."""
+        """Fields of the model's configuration that the objective sets."""
         return {}
 
     @abstractmethod
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
-        """A model with random weights.
+        """Create a model with random weights.
 
         Raises:
-            ConfigError: the objective has none of this kind.
+            ConfigError: The objective does not support this model type.
         """
 
     @abstractmethod
     def trained_model(self, name: str) -> PreTrainedModel:
-        """A model with its weights, from a folder or the hub; raises what transformers raises."""
+        """Load a pre-trained model from a folder or the hub; raises the errors of transformers."""
 
     def guided_parts(self, model: PreTrainedModel) -> dict[str, PreTrainedModel]:
-        """The encoders to guide, by name; an objective with a single one has no name for it."""
+        """The encoders to guide, by name; the name of a single encoder is empty."""
         return {"": model}
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the trained model, so that it loads with plain transformers."""
+        """Save the trained model in a form that plain transformers can load."""
         model.save_pretrained(folder)
 
 
 def from_config(auto_class: Any, config: PreTrainedConfig, what: str, hint: str) -> PreTrainedModel:
-    """A model with random weights of one of transformers' auto classes.
+    """Create a model with random weights by one of transformers' auto classes.
 
     Raises:
-        ConfigError: it has none of this kind.
+        ConfigError: The class does not support this model type.
     """
     try:
         model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=False)
     except ValueError as error:
-        raise ConfigError(f"{config.model_type!r} has no {what} in transformers; take {hint}") from error
+        raise ConfigError(f"{config.model_type!r} has no {what} in transformers; use {hint}") from error
     return model
 
 
 class Draws(Dataset[Example]):
-    """A run's training examples, all of them, as one sequence of draws.
+    """All training examples of a run, as one sequence of draws.
 
-    Draw n is a function of the seed and n alone: epoch n // len(items) has its own permutation, and each draw its own
-    chance. A run that resumes at any step, also in the middle of an epoch, therefore sees what it would have seen.
+    Draw n depends only on the seed and n: epoch n // len(items) has its own permutation, and each draw its own random
+    generator. A run resumed at any step, also within an epoch, therefore sees the same examples.
 
     Args:
-        items: what to draw from.
-        objective: what is made of them.
-        n_draws: examples in the whole run, i.e. steps x batch size.
-        seed: of order and chance.
-        progress: the share of the run that is done, a scalar; the share of the draws without. Workers that load data
-            see it change where it lies in shared memory.
+        items: The data to draw from.
+        objective: Makes examples from the items.
+        n_draws: Number of examples in the whole run, i.e. steps x batch size.
+        seed: Random seed of order and examples.
+        progress: Training progress, a scalar, in shared memory if data loader workers should see it change (default:
+            the share of the draws).
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Draws(Dataset[Example]):
 
 
 def validation_batches(items: Items, objective: Objective, batch_size: int) -> Iterator[Example]:
-    """The validation items in order, with the same chance every time and for every run."""
+    """Yield batches of the validation items in order, with the same random numbers every time and for every run."""
     for start in range(0, len(items), batch_size):
         indices = range(start, min(start + batch_size, len(items)))
         generators = (np.random.default_rng([_VALIDATION_STREAM, index]) for index in indices)
@@ -223,12 +223,12 @@ def validate(
     batches: Iterator[Example],
     autocast: AbstractContextManager[Any] | None = None,
 ) -> Quality:
-    """Score a model on some batches; it comes back in the mode it was in, and so does torch's chance.
+    """Evaluate a model on batches; its mode and torch's random state are restored.
 
-    How the items are divided into batches changes the figures by rounding alone.
+    The batch size affects the results only by rounding.
     """
     scores: list[Score] = []
-    # All that `manual_seed` seeds, the devices that the model is not on too.
+    # `manual_seed` seeds all devices, also those that the model is not on.
     cuda = range(torch.cuda.device_count())
     with evaluating(model), autocast or nullcontext(), torch.random.fork_rng(cuda):
         torch.manual_seed(_VALIDATION_STREAM)
@@ -237,12 +237,12 @@ def validate(
             scores.append(objective.score(batch, model(**batch)))
     n_items = sum(score.n_items for score in scores)
     counted = [score.n_right for score in scores if score.n_right is not None]
-    losses = [_overall(parts) for parts in zip(*(score.losses for score in scores), strict=True)]
-    means = {name: _overall([score.means[name] for score in scores]) for name in scores[0].means}
+    losses = [_weighted_mean(parts) for parts in zip(*(score.losses for score in scores), strict=True)]
+    means = {name: _weighted_mean([score.means[name] for score in scores]) for name in scores[0].means}
     return Quality(sum(losses), sum(counted) / n_items if counted else None, n_items, means)
 
 
-def _overall(means: Sequence[Mean]) -> float:
-    """The mean over all items of several batches; a batch without any counts for nothing, whatever its mean."""
+def _weighted_mean(means: Sequence[Mean]) -> float:
+    """The mean over all items of several batches; batches without items are ignored, whatever their mean."""
     n = sum(mean.n for mean in means)
     return sum(mean.value * mean.n for mean in means if mean.n) / n if n else 0.0

@@ -1,8 +1,8 @@
-"""The vocabulary projection and its loss at the masked positions only.
+"""Compute the vocabulary projection and its loss at the masked positions only.
 
-85 % of the positions of a masked language model carry no label, yet the projection to the vocabulary, the dearest
-part of a small model, is made for them too and thrown away. Two hooks leave them out: one hands the model only the
-labels that count, the other hands its head only the hidden states at those places. The loss is the same mean.
+85 % of the positions of a masked language model have no label, yet it also projects them to the vocabulary, the most
+expensive part of a small model, and discards the result. Two hooks skip them: one passes only the labels that count to
+the model, the other only the hidden states at these positions to its head. The loss is the same mean.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
-# Where the families whose loss flattens logits and labels keep their prediction head.
+# Names of the prediction head in model families whose loss flattens logits and labels.
 _HEADS = ("lm_head", "cls", "predictions")
 
 
 class MaskedHead:
-    """Makes a masked language model predict where the labels are and nowhere else.
+    """Make a masked language model predict at the labelled positions only.
 
-    The model then returns logits [number of labels, vocabulary] whenever it is called with labels. A model whose head
-    is not where BERT's and RoBERTa's is stays as it was.
+    When called with labels, the model returns logits [number of labels, vocabulary]. Models without a head like BERT's
+    or RoBERTa's are left unchanged.
 
     Args:
-        model: a masked language model of transformers.
+        model: A masked language model of transformers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -42,7 +42,7 @@ class MaskedHead:
             ]
 
     def remove(self) -> None:
-        """Let the model predict everywhere again."""
+        """Remove the hooks, so that the model predicts at all positions again."""
         for hook in self._hooks:
             hook.remove()
 

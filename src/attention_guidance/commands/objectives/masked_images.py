@@ -1,4 +1,4 @@
-"""Masked image modelling (SimMIM): some patches of an image are hidden, and the model is to paint them.
+"""Masked image modelling (SimMIM): some patches are masked, and the model predicts their pixels.
 
 Shape suffixes: B batch, P patches, C channels, X, Y pixels.
 """
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class MaskedImages(Objective):
-    """Paint hidden patches; the loss is the mean absolute error of their pixels, which go from -1 to 1.
+    """Predict masked patches; the loss is the mean absolute error of their pixels, scaled to -1 to 1.
 
     Args:
-        image_size: side of the images in pixels.
-        patch_size: side of the patches in pixels.
-        rate: share of the patches to hide; SimMIM's is 0.6 (Xie et al. 2022, section 3.2).
+        image_size: Side of the images in pixels.
+        patch_size: Side of the patches in pixels.
+        rate: Share of the patches to mask; 0.6 in SimMIM (Xie et al. 2022, section 3.2).
     """
 
     arch = "vit"
-    predicts = "hidden patches"
+    predicts = "masked patches"
 
     def __init__(self, image_size: int, patch_size: int, rate: float = 0.6) -> None:
         self.image_size = image_size
@@ -49,21 +49,21 @@ class MaskedImages(Objective):
         }
 
     def example(self, items: Images, index: int, generator: np.random.Generator, progress: float) -> Example:
-        """See `Objective`: `pixel_values` [C, X, Y] and which patches are hidden, bool [P]."""
+        """See `Objective`: `pixel_values` [C, X, Y] and the mask of patches, bool [P]."""
         n_patches = (self.image_size // self.patch_size) ** 2
-        hidden_P = np.zeros(n_patches, bool)
-        hidden_P[generator.choice(n_patches, max(1, round(self.rate * n_patches)), replace=False)] = True
+        masked_P = np.zeros(n_patches, bool)
+        masked_P[generator.choice(n_patches, max(1, round(self.rate * n_patches)), replace=False)] = True
         pixels_CXY = torch.from_numpy(items[index].astype(np.float32) / 127.5 - 1)
-        return {"pixel_values": pixels_CXY, "bool_masked_pos": torch.from_numpy(hidden_P)}
+        return {"pixel_values": pixels_CXY, "bool_masked_pos": torch.from_numpy(masked_P)}
 
     def collate(self, examples: Sequence[Example]) -> Example:
         """See `Objective`."""
         return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
     def score(self, batch: Example, output: Any) -> Score:
-        """See `Objective`; counted are the hidden patches."""
-        n_hidden = int(batch["bool_masked_pos"].sum())
-        return Score([Mean(output.loss.item(), n_hidden)], n_hidden, None)
+        """See `Objective`; the items are the masked patches."""
+        n_masked = int(batch["bool_masked_pos"].sum())
+        return Score([Mean(output.loss.item(), n_masked)], n_masked, None)
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""

@@ -1,4 +1,4 @@
-"""Masked language modelling: some tokens are hidden, and the model is to name them.
+"""Masked language modelling: some tokens are masked, and the model predicts them.
 
 Shape suffixes: B batch, T positions, N labels of a batch, V vocabulary.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from attention_guidance.commands.text.blocks import Blocks
 
-# Ids [T], how many are not padding, a source of chance, share of the tokens -> what the model sees [T], labels [T].
+# Ids [T], length without padding, random generator, masking rate -> input ids [T], labels [T].
 Corruption = Callable[
     ["NDArray[np.integer[Any]]", int, np.random.Generator, float | None],
     "tuple[NDArray[np.int64], NDArray[np.int64]]",
@@ -30,12 +30,12 @@ Corruption = Callable[
 
 
 class MaskedTokens(Objective):
-    """Name the tokens that were hidden or changed (BERT's masked language model).
+    """Predict masked or replaced tokens (BERT's masked language model).
 
     Args:
-        corrupt: hides or changes tokens and says which ones the model predicts; see `masking`.
-        rate: share of the tokens, at the beginning of the run; the corruption's own without.
-        final_rate: what it goes to, linearly over the run; it stays the same without.
+        corrupt: Masks or replaces tokens and returns the labels; see `masking`.
+        rate: Share of tokens to mask at the start of the run (default: the corruption's own rate).
+        final_rate: Share at the end of the run, reached linearly (default: the same as at the start).
     """
 
     gives_perplexity = True
@@ -46,14 +46,14 @@ class MaskedTokens(Objective):
         self.final_rate = rate if final_rate is None else final_rate
 
     def example(self, items: Blocks, index: int, generator: np.random.Generator, progress: float) -> Example:
-        """See `Objective`: `input_ids` and `labels` [T], and `attention_mask` [T] where some are padding."""
+        """See `Objective`: `input_ids` and `labels` [T], and `attention_mask` [T] if there is padding."""
         ids_T, length = items[index]
-        return self.masked(ids_T, length, generator, progress)
+        return self.masked_example(ids_T, length, generator, progress)
 
-    def masked(
+    def masked_example(
         self, ids_T: NDArray[np.integer[Any]], length: int, generator: np.random.Generator, progress: float
     ) -> Example:
-        """An example of one sequence, the first `length` of it not padding."""
+        """Make an example from one sequence, of which the first `length` tokens are not padding."""
         rate = None
         if self.rate is not None and self.final_rate is not None:
             rate = self.rate + (self.final_rate - self.rate) * progress
@@ -64,9 +64,9 @@ class MaskedTokens(Objective):
         return example
 
     def collate(self, examples: Sequence[Example]) -> Example:
-        """Stack examples [T] to a batch [B, T].
+        """Stack examples [T] into a batch [B, T].
 
-        A batch of full blocks has no attention mask, so that attention runs without one.
+        A batch of full blocks has no attention mask, so that attention is computed without one.
         """
         names = [name for name in examples[0] if name != "attention_mask"]
         batch = {name: torch.stack([example[name] for example in examples]) for name in names}
@@ -76,27 +76,27 @@ class MaskedTokens(Objective):
         return batch
 
     def score(self, batch: Example, output: Any) -> Score:
-        """See `Objective`; counted are the tokens to be named."""
-        n_named, n_right = named_tokens(batch, output.logits)
-        return Score([Mean(output.loss.item(), n_named)], n_named, n_right)
+        """See `Objective`; the items are the tokens to predict."""
+        n_labels, n_right = count_correct(batch, output.logits)
+        return Score([Mean(output.loss.item(), n_labels)], n_labels, n_right)
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""
         hint = "roberta, bert, modernbert, ..."
-        return _only_at_labels(from_config(AutoModelForMaskedLM, config, "masked language model", hint))
+        return _with_masked_head(from_config(AutoModelForMaskedLM, config, "masked language model", hint))
 
     def trained_model(self, name: str) -> PreTrainedModel:
         """See `Objective`."""
-        return _only_at_labels(AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False))
+        return _with_masked_head(AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False))
 
 
-def named_tokens(batch: Example, logits: torch.Tensor) -> tuple[int, int]:
-    """How many labels there are, and how many have the highest logit [B, T, V], or [N, V] from a `MaskedHead`."""
+def count_correct(batch: Example, logits: torch.Tensor) -> tuple[int, int]:
+    """Count labels and correct predictions, by logits [B, T, V], or [N, V] from a `MaskedHead`."""
     labels_N = batch["labels"][batch["labels"] != IGNORED]
     logits_NV = logits if logits.dim() == 2 else logits[batch["labels"] != IGNORED]
     return len(labels_N), int((logits_NV.argmax(-1) == labels_N).sum())
 
 
-def _only_at_labels(model: PreTrainedModel) -> PreTrainedModel:
+def _with_masked_head(model: PreTrainedModel) -> PreTrainedModel:
     MaskedHead(model)
     return model

@@ -1,6 +1,6 @@
-"""Dynamic masking for masked language modelling, as a pure function of a seed and the number of the draw.
+"""Dynamic masking of tokens, words and spans for masked language modelling.
 
-Because nothing is remembered between draws, a run that stops and resumes anywhere sees the same masks.
+It keeps no state between draws, so a run that is resumed at any step sees the same masks.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-_SPAN_P, _LONGEST_SPAN = 0.2, 10
+_SPAN_PROBABILITY, _LONGEST_SPAN = 0.2, 10
 
 
 @dataclass(frozen=True)
 class Masking:
-    """What a model is to predict in a sequence, and what it sees there instead.
+    """Choose the tokens of a sequence that a model predicts, and mask or replace them in its input.
 
-    Tokens are chosen one by one (BERT), in whole words, or in spans of words (SpanBERT; Joshi et al. 2020, section
-    3.1). Of the chosen 80 % become the mask, 10 % a random token, 10 % stay as they are; a span is treated alike
-    throughout.
+    Tokens are chosen one by one (BERT), as whole words, or as spans of words (SpanBERT; Joshi et al. 2020, section
+    3.1). 80 % of them are replaced by the mask, 10 % by a random token, and 10 % are unchanged; all tokens of a span
+    are treated the same.
 
-    The number of chosen tokens is a fixed share of the sequence's length (BERT's own way), so that every batch of full
-    blocks holds the same number of labels and gradient accumulation weighs its parts alike. Words and spans are taken
-    as long as they fit into it.
+    The number of chosen tokens is a fixed share of the sequence length, as in BERT's own code, so that every batch of
+    full blocks has the same number of labels, and gradient accumulation weights its parts equally. Words and spans are
+    added as long as they fit.
 
     Attributes:
-        rate: share of the tokens to predict.
-        mask_id: id of the mask token.
-        special_ids: ids that are never chosen and never drawn as random tokens.
-        vocabulary: size of the vocabulary.
+        rate: Share of the tokens to predict.
+        mask_id: Id of the mask token.
+        special_ids: Ids that are never chosen and never used as random tokens.
+        vocabulary: Size of the vocabulary.
         unit: `token`, `word` or `span`.
-        begins: for `word` and `span`, whether a token begins a word, by its id [V].
+        begins: For `word` and `span`, whether each token of the vocabulary starts a word, [V].
     """
 
     rate: float
@@ -52,10 +52,10 @@ class Masking:
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, rate: float = 0.15, unit: str = "token") -> Masking:
-        """Masking with a tokenizer's mask and special tokens.
+        """Create masking for a tokenizer.
 
         Raises:
-            ConfigError: whole words are asked for, and the tokenizer does not tell where they begin.
+            ConfigError: The unit is not `token`, and the tokenizer does not mark where words start.
         """
         begins = None if unit == "token" else word_beginnings(tokenizer)
         special, size = frozenset(tokenizer.all_special_ids), vocabulary_size(tokenizer)
@@ -67,13 +67,13 @@ class Masking:
         """Mask one sequence.
 
         Args:
-            ids_T: its token ids, padding included.
-            length: how many of them are not padding.
-            generator: source of chance.
-            rate: another share of the tokens than `rate`.
+            ids_T: Token ids, including padding.
+            length: Number of tokens that are not padding.
+            generator: Random generator.
+            rate: Share of the tokens to predict (default: `self.rate`).
 
         Returns:
-            What the model sees [T], and the labels [T]: the true id where something is to be predicted, else -100.
+            Input ids [T], and labels [T]: the true id at positions to predict, else -100.
         """
         inputs_T = ids_T.astype(np.int64)
         labels_T = np.full_like(inputs_T, IGNORED)
@@ -85,25 +85,25 @@ class Masking:
         else:
             groups = self._groups(inputs_T, candidates, n_chosen, generator)
             chosen = np.concatenate([*groups, np.empty(0, np.int64)]).astype(np.int64)
-            together = self.unit == "span"
+            same_for_all = self.unit == "span"
             fate = np.concatenate(
-                [np.full(len(g), generator.random()) if together else generator.random(len(g)) for g in groups]
+                [np.full(len(g), generator.random()) if same_for_all else generator.random(len(g)) for g in groups]
                 or [np.empty(0)]
             )
         labels_T[chosen] = inputs_T[chosen]
         inputs_T[chosen[fate < 0.8]] = self.mask_id
-        swapped = chosen[(fate >= 0.8) & (fate < 0.9)]
-        inputs_T[swapped] = generator.choice(self._ordinary_ids, len(swapped))
+        randomized = chosen[(fate >= 0.8) & (fate < 0.9)]
+        inputs_T[randomized] = generator.choice(self._ordinary_ids, len(randomized))
         return inputs_T, labels_T
 
     def _groups(
         self, ids_T: NDArray[np.int64], candidates: NDArray[np.int64], wanted: int, generator: np.random.Generator
     ) -> list[NDArray[np.int64]]:
-        """Positions of whole words or spans, as many as are wanted or as fit."""
+        """Choose positions of whole words or spans, up to the wanted number of tokens."""
         assert self.begins is not None
         if not len(candidates):
             return []
-        # A word ends where another begins, and at special tokens.
+        # A word ends where the next one starts, and at special tokens.
         breaks = self.begins[ids_T[candidates]] | (np.diff(candidates, prepend=candidates[0] - 2) > 1)
         words = np.split(candidates, np.flatnonzero(breaks)[1:])
         free = np.ones(len(words), bool)
@@ -117,20 +117,20 @@ class Masking:
                 free[span] = False
                 chosen.append(np.concatenate([words[n] for n in span]))
                 wanted -= len(chosen[-1])
-        if not chosen:  # every word is longer than what is wanted: a part of one is better than nothing to learn
+        if not chosen:  # every word is longer than wanted: use a part of one, to have a label
             chosen.append(words[int(generator.integers(len(words)))][:wanted])
         return chosen
 
     @staticmethod
-    def _run(words: list[NDArray[np.int64]], free: NDArray[np.bool_], first: int, size: int, room: int) -> list[int]:
-        """Words from `first` on that stand side by side, are free and fit."""
+    def _run(words: list[NDArray[np.int64]], free: NDArray[np.bool_], first: int, size: int, n_left: int) -> list[int]:
+        """Indices of consecutive words from `first` on that are free and fit."""
         span: list[int] = []
         for number in range(first, min(first + size, len(words))):
-            apart = bool(span) and words[number][0] != words[number - 1][-1] + 1
-            if not free[number] or apart or len(words[number]) > room:
+            is_gap = bool(span) and words[number][0] != words[number - 1][-1] + 1
+            if not free[number] or is_gap or len(words[number]) > n_left:
                 break
             span.append(number)
-            room -= len(words[number])
+            n_left -= len(words[number])
         return span
 
     @cached_property
@@ -139,30 +139,30 @@ class Masking:
 
 
 def _span_length(generator: np.random.Generator) -> int:
-    """Words of a span: geometric with p = 0.2 up to 10, mean 3.8 (SpanBERT)."""
+    """Number of words in a span: geometric with p = 0.2, at most 10, mean 3.8 (SpanBERT)."""
     lengths = np.arange(1, _LONGEST_SPAN + 1)
-    chances = _SPAN_P * (1 - _SPAN_P) ** (lengths - 1)
-    return int(generator.choice(lengths, p=chances / chances.sum()))
+    probabilities = _SPAN_PROBABILITY * (1 - _SPAN_PROBABILITY) ** (lengths - 1)
+    return int(generator.choice(lengths, p=probabilities / probabilities.sum()))
 
 
 def word_beginnings(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
-    """Whether a token begins a word, by its id [V]: with a space before it, or, in WordPiece, without ##.
+    """Whether each token starts a word, [V]: it begins with a space, or, in WordPiece, not with ##.
 
     Raises:
-        ConfigError: no token tells.
+        ConfigError: The vocabulary does not mark where words start.
     """
     begins = np.zeros(vocabulary_size(tokenizer), bool)
     vocabulary = tokenizer.get_vocab()
     if any(token.startswith("##") for token in vocabulary):
         begins[[number for token, number in vocabulary.items() if not token.startswith("##")]] = True
         return begins
-    # The space of byte-level tokens and of SentencePiece; line break and zero-width space of the former.
+    # Byte-level space and line break, SentencePiece space, byte-level zero-width space.
     known = ("\u0120", "\u010a", "\u2581", "\u00e2\u0122\u012d")
     marks = tuple(mark for mark in known if any(token.startswith(mark) for token in vocabulary))
     if not marks:
         raise ConfigError(
-            "the tokenizer does not tell where words begin (no token with a space before it, none with ##); take the "
-            "objective mlm, or another tokenizer"
+            "the tokenizer does not mark where words start (no token begins with a space or ##); use the objective "
+            "mlm, or another tokenizer"
         )
     begins[[number for token, number in vocabulary.items() if token.startswith(marks)]] = True
     return begins

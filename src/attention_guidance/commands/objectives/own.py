@@ -1,4 +1,4 @@
-"""An objective of the user's own: a function that hides or changes tokens and says what is to be named.
+"""Custom objectives: a user's function that masks or replaces tokens and returns the labels.
 
 Shape suffixes: T positions, N candidates.
 """
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-# Ids [T], positions that may be changed [N], the tokenizer, a source of chance -> ids [T] and labels [T].
+# Ids [T], positions that may be changed [N], the tokenizer, a random generator -> ids [T] and labels [T].
 OwnFunction = Callable[["NDArray[np.int64]", "NDArray[np.intp]", "PreTrainedTokenizerBase", np.random.Generator], Any]
 
 
 def load_own(objective: str) -> OwnFunction:
-    """The function that `objective.py:function` names.
+    """Load the function `objective.py:function`.
 
     Raises:
-        ConfigError: there is none, or its file cannot be run.
+        ConfigError: There is no such function, or its file fails to run.
     """
     file, _, name = objective.rpartition(":")
     if not Path(file).is_file():
-        raise ConfigError(f"objective={objective!r}: there is no file {file}")
-    # What lies beside the file can be imported, as from a script.
-    beside = str(Path(file).resolve().parent)
-    if beside not in sys.path:
-        sys.path.insert(0, beside)
+        raise ConfigError(f"objective={objective!r}: no such file {file}")
+    # The file can import modules in its folder, as a script can.
+    folder = str(Path(file).resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         function = runpy.run_path(file).get(name)
     except (Exception, SystemExit) as error:  # whatever the user's code raises
@@ -49,13 +49,13 @@ def load_own(objective: str) -> OwnFunction:
 
 
 class OwnCorruption:
-    """A user's function as a `Corruption`: asked for each sequence, and its answer looked at.
+    """A user's function as a `Corruption`: called for each sequence, with its result checked.
 
     Args:
-        name: what it is called, for messages.
-        function: takes ids [T], the positions that may be changed [N], the tokenizer and a source of chance; gives ids
-            [T] and labels [T], -100 where nothing is to be predicted.
-        tokenizer: the run's.
+        name: Name of the objective, for error messages.
+        function: Takes ids [T], the positions that may be changed [N], the tokenizer and a random generator; returns
+            ids [T] and labels [T], -100 where nothing is predicted.
+        tokenizer: The tokenizer of the run.
     """
 
     def __init__(self, name: str, function: OwnFunction, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -66,8 +66,8 @@ class OwnCorruption:
         self._n_ids = vocabulary_size(tokenizer)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Processes that load data load the function anew: what a file has been run for is in no module.
-        return _loaded, (self.name, self.tokenizer)
+        # Data loader workers load the function again: it is in no module, so it cannot be pickled.
+        return _load_corruption, (self.name, self.tokenizer)
 
     def __call__(
         self,
@@ -76,40 +76,40 @@ class OwnCorruption:
         generator: np.random.Generator,
         rate: float | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ask for one sequence.
+        """Call the function for one sequence.
 
         Raises:
-            ConfigError: the function fails, or the answer is not two rows of as many whole numbers of the vocabulary,
-                or has nothing to predict.
+            ConfigError: The function fails, or does not return two arrays of ids of the vocabulary, as long as the
+                sequence, with at least one label.
         """
         candidates_N = np.flatnonzero(~np.isin(ids_T[:length], self._special))
         try:
-            answer = self.function(ids_T.astype(np.int64), candidates_N, self.tokenizer, generator)
+            result = self.function(ids_T.astype(np.int64), candidates_N, self.tokenizer, generator)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
             frames = traceback.extract_tb(error.__traceback__)
             inside = [frame for frame in frames if frame.filename == self.name.rpartition(":")[0]]
             where = f" at {inside[-1].filename}:{inside[-1].lineno}" if inside else ""
             raise ConfigError(f"objective={self.name!r} fails{where}: {type(error).__name__}: {error}") from error
         try:
-            inputs_T, labels_T = (np.asarray(row) for row in answer)
+            inputs_T, labels_T = (np.asarray(row) for row in result)
         except (TypeError, ValueError) as error:
-            raise self._wrong(f"gave {type(answer).__name__}") from error
+            raise self._invalid(f"returned {type(result).__name__}") from error
         for row in (inputs_T, labels_T):
             if row.shape != ids_T.shape or not np.issubdtype(row.dtype, np.integer):
-                raise self._wrong(f"gave {row.dtype} of shape {row.shape}")
+                raise self._invalid(f"returned {row.dtype} of shape {row.shape}")
         for what, row in (("ids", inputs_T), ("labels", labels_T[labels_T != IGNORED])):
             if len(row) and not 0 <= row.min() <= row.max() < self._n_ids:
                 raise ConfigError(
-                    f"objective={self.name!r} gave {what} from {row.min()} to {row.max()}; those of the vocabulary go "
-                    f"from 0 to {self._n_ids - 1}"
+                    f"objective={self.name!r} returned {what} from {row.min()} to {row.max()}; the vocabulary has ids "
+                    f"0 to {self._n_ids - 1}"
                 )
         if len(candidates_N) and (labels_T == IGNORED).all():
-            raise self._wrong("gave no label, so that there is nothing to learn")
+            raise self._invalid("returned no label, so there is nothing to predict")
         return inputs_T.astype(np.int64), labels_T.astype(np.int64)
 
-    def _wrong(self, what: str) -> ConfigError:
-        return ConfigError(f"objective={self.name!r} {what}; it must give ids and labels, whole numbers of shape (T,)")
+    def _invalid(self, what: str) -> ConfigError:
+        return ConfigError(f"objective={self.name!r} {what}; it must return ids and labels, integers of shape (T,)")
 
 
-def _loaded(name: str, tokenizer: PreTrainedTokenizerBase) -> OwnCorruption:
+def _load_corruption(name: str, tokenizer: PreTrainedTokenizerBase) -> OwnCorruption:
     return OwnCorruption(name, load_own(name), tokenizer)

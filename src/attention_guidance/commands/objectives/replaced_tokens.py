@@ -1,4 +1,4 @@
-"""Replaced token detection (ELECTRA): a generator fills masks, the model tells which tokens it replaced.
+"""Replaced token detection (ELECTRA): detect the tokens that a generator has replaced.
 
 Shape suffixes: B batch, T positions, N labels of a batch, V vocabulary.
 """
@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 from attention_guidance.commands.objectives.base import Example, Mean, Score
-from attention_guidance.commands.objectives.masked_lm import Corruption, MaskedTokens, named_tokens
+from attention_guidance.commands.objectives.masked_lm import Corruption, MaskedTokens, count_correct
 from attention_guidance.errors import ConfigError
 from attention_guidance.models.replaced_tokens import ReplacedTokens
 
@@ -26,16 +26,16 @@ _GENERATOR = "generator"
 
 
 class ReplacedTokenDetection(MaskedTokens):
-    """Tell for every token whether the generator has replaced it (Clark et al. 2020).
+    """Predict for every token whether the generator has replaced it (Clark et al. 2020).
 
-    The loss is the generator's masked language model plus `discriminator_weight` times the discriminator's
-    cross-entropy. What is kept as the model is the discriminator; the generator lies in its folder `generator`.
+    The loss is the masked language modelling loss of the generator plus `discriminator_weight` times the cross-entropy
+    of the discriminator. The saved model is the discriminator; the generator is in its subfolder `generator`.
 
     Args:
-        corrupt, rate, final_rate: as for `MaskedTokens`.
-        generator_share: width of the generator as a share of the discriminator's.
-        discriminator_weight: factor on the discriminator's loss; the paper's is 50.
-        guided: which encoder is guided: `discriminator`, `generator` or `both`.
+        corrupt, rate, final_rate: As for `MaskedTokens`.
+        generator_share: Width of the generator as a share of the discriminator's.
+        discriminator_weight: Weight of the discriminator's loss; 50 in the paper.
+        guided: The encoder to guide: `discriminator`, `generator` or `both`.
     """
 
     arch = "electra"
@@ -62,46 +62,46 @@ class ReplacedTokenDetection(MaskedTokens):
         return {"generator_share": self.generator_share, "discriminator_weight": self.discriminator_weight}
 
     def example(self, items: Blocks, index: int, generator: np.random.Generator, progress: float) -> Example:
-        """See `Objective`: as for `MaskedTokens`, with the `chance` by which the generator chooses [T]."""
+        """See `Objective`: as for `MaskedTokens`, with the `chance` [T] by which the generator samples."""
         example = super().example(items, index, generator, progress)
         example["chance"] = torch.from_numpy(generator.random(len(example["input_ids"]), np.float32))
         return example
 
     def score(self, batch: Example, output: Any) -> Score:
-        """See `Objective`; counted are all tokens but padding. `detected` is the share of replaced tokens found."""
-        counted_BT = batch.get("attention_mask", batch["input_ids"].new_ones(())).bool().expand_as(output.replaced)
-        said_BT = output.logits > 0
-        n_counted, n_replaced = int(counted_BT.sum()), int(output.replaced.sum())
-        n_named, n_named_right = named_tokens(batch, output.generator_logits)
-        n_right = int(((said_BT == output.replaced) & counted_BT).sum())
-        named, told = output.generator_loss.item(), output.discriminator_loss.item()
+        """See `Objective`; the items are all tokens but padding. `detected` is the recall of replaced tokens."""
+        valid_BT = batch.get("attention_mask", batch["input_ids"].new_ones(())).bool().expand_as(output.replaced)
+        predicted_BT = output.logits > 0
+        n_valid, n_replaced = int(valid_BT.sum()), int(output.replaced.sum())
+        n_labels, n_labels_right = count_correct(batch, output.generator_logits)
+        n_right = int(((predicted_BT == output.replaced) & valid_BT).sum())
+        generator_loss, discriminator_loss = output.generator_loss.item(), output.discriminator_loss.item()
         means = {
-            "generator_loss": Mean(named, n_named),
-            "generator_accuracy": Mean(n_named_right / max(1, n_named), n_named),
-            "discriminator_loss": Mean(told, n_counted),
-            "replaced": Mean(n_replaced / n_counted, n_counted),
-            "detected": Mean(int((said_BT & output.replaced).sum()) / max(1, n_replaced), n_replaced),
+            "generator_loss": Mean(generator_loss, n_labels),
+            "generator_accuracy": Mean(n_labels_right / max(1, n_labels), n_labels),
+            "discriminator_loss": Mean(discriminator_loss, n_valid),
+            "replaced": Mean(n_replaced / n_valid, n_valid),
+            "detected": Mean(int((predicted_BT & output.replaced).sum()) / max(1, n_replaced), n_replaced),
         }
-        losses = [Mean(named, n_named), Mean(output.loss.item() - named, n_counted)]
-        return Score(losses, n_counted, n_right, means)
+        losses = [Mean(generator_loss, n_labels), Mean(output.loss.item() - generator_loss, n_valid)]
+        return Score(losses, n_valid, n_right, means)
 
     def new_model(self, config: PreTrainedConfig) -> PreTrainedModel:
         """See `Objective`."""
         if config.model_type != self.arch:
-            raise ConfigError(f"the objective rtd trains ELECTRA's two encoders, not {config.model_type!r}: no `arch`")
-        # As wide as the discriminator, for both.
+            raise ConfigError(f"the objective rtd trains ELECTRA, not {config.model_type!r}; leave out `arch`")
+        # Both encoders have embeddings as wide as the discriminator.
         config.embedding_size = config.hidden_size
         return ReplacedTokens(config)
 
     def trained_model(self, name: str) -> PreTrainedModel:
-        """See `Objective`: what `save` has written."""
+        """See `Objective`: load a model written by `save`."""
         if (kind := AutoConfig.from_pretrained(name, trust_remote_code=False).model_type) != self.arch:
-            raise ConfigError(f"the objective rtd goes on with ELECTRA's two encoders, not with {kind!r}")
+            raise ConfigError(f"the objective rtd continues from an ELECTRA model, not {kind!r}")
         discriminator = ElectraForPreTraining.from_pretrained(name, trust_remote_code=False)
         try:
             generator = ElectraForMaskedLM.from_pretrained(name, subfolder=_GENERATOR, trust_remote_code=False)
         except OSError as error:
-            raise ConfigError("no generator beside it, as a run of rtd has in its model's folder") from error
+            raise ConfigError(f"no subfolder {_GENERATOR!r}; give a model trained by the objective rtd") from error
         model = ReplacedTokens(discriminator.config)
         model.generator.load_state_dict(generator.state_dict())
         model.load_state_dict(discriminator.state_dict(), strict=False)

@@ -11,7 +11,7 @@ from transformers import Wav2Vec2FeatureExtractor
 from transformers.models.vit.image_processing_vit import ViTImageProcessor
 
 from attention_guidance.commands.media.images import Images, read_images
-from attention_guidance.commands.media.sound import SAMPLES_PER_SECOND, Stretches, read_sound
+from attention_guidance.commands.media.sound import SAMPLES_PER_SECOND, AudioSegments, read_sound
 from attention_guidance.commands.pretraining.preparation.prepared import HeldItems, PreparedData
 from attention_guidance.commands.pretraining.settings.config import RunConfig
 from attention_guidance.commands.text.corpora import corpus_name
@@ -38,7 +38,7 @@ def prepare_images(config: RunConfig, say: Callable[[str], None]) -> PreparedDat
 def prepare_sound(config: RunConfig, say: Callable[[str], None]) -> PreparedData:
     """Read recordings; raises as `prepare_data`."""
 
-    def read(paths: list[str]) -> Stretches:
+    def read(paths: list[str]) -> AudioSegments:
         say(f"reading recordings of {corpus_name(paths)}")
         sound = read_sound(paths, config.block_size)
         if sound.truncated:
@@ -47,7 +47,7 @@ def prepare_sound(config: RunConfig, say: Callable[[str], None]) -> PreparedData
 
     train, validation = _split(config, read, lambda sound: sound.samples)
     processor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLES_PER_SECOND, do_normalize=True)
-    return _prepared(config, say, processor, Stretches(train), Stretches(validation))
+    return _prepared(config, say, processor, AudioSegments(train), AudioSegments(validation))
 
 
 def _split(config: RunConfig, read: Callable[[list[str]], Any], rows_of: Callable[[Any], Any]) -> tuple[Any, Any]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attention_guidance.commands.media.images import Images
-from attention_guidance.commands.media.sound import Stretches, samples_of
-from attention_guidance.commands.objectives import is_own
+from attention_guidance.commands.media.sound import AudioSegments, samples_per_segment
 from attention_guidance.commands.objectives.base import Items, Objective
 from attention_guidance.commands.objectives.masked_images import MaskedImages
 from attention_guidance.commands.objectives.masked_lm import MaskedTokens
@@ -67,8 +66,8 @@ def random_items(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None, n
         pixels = generator.integers(256, size=(n_items, 3, config.image_size, config.image_size), dtype=np.uint8)
         return Images(pixels, config.patch_size)
     if config.objective == "speech":
-        size = n_items, samples_of(config.block_size)
-        return Stretches(generator.integers(-999, 999, size=size, dtype=np.int16))
+        size = n_items, samples_per_segment(config.block_size)
+        return AudioSegments(generator.integers(-999, 999, size=size, dtype=np.int16))
     assert tokenizer is not None
     ids = generator.integers(5, vocabulary_size(tokenizer), (n_items, config.block_size)).astype(np.int32)
     return Blocks(ids, np.full(n_items, config.block_size, np.int32))
