@@ -112,13 +112,13 @@ def overlaps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def in_text(folder: Path) -> list[tuple[tuple[str, ...], bool]]:
     """Of each sentence of the test file its words, as they are compared, and whether it stands in the text."""
     from attention_guidance.commands.annotations.tagged import read_tagged
-    from attention_guidance.commands.recipe.clean import HeldOut, normal
+    from attention_guidance.commands.recipe.clean import HeldOut, normalized_words
 
     sentences = [" ".join(s.words) for s in read_tagged(folder / "ner" / "test.txt", repair=True).sentences]
     held_out = HeldOut(sentences)
     lines = (folder / "train.txt").read_text(encoding="utf-8").splitlines()
     found = {sentence for line in lines for sentence, _ in held_out.within([line])}
-    return [(normal(sentence), normal(sentence) in found) for sentence in sentences]
+    return [(normalized_words(sentence), normalized_words(sentence) in found) for sentence in sentences]
 
 
 def on_unseen(output: Path, names: Sequence[str], folder: Path, seeds: Iterable[int]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_observers_see_every_call_or_refuse_the_second():
 @pytest.mark.parametrize(
     ("cut", "first", "message"),
     [
-        (2, 2, "layer 0 attends from 2 to 2 positions where the texts have 5 tokens"),
+        (2, 2, "layer 0 attends from 2 to 2 positions, but the texts have 5 tokens"),
         (5, 0, "layer 0 is called more than once in a forward pass"),
     ],
 )

@@ -105,7 +105,7 @@ def test_what_is_no_batch_is_named(bert, tokenizer):
         attention_maps(bert, TEXT)
     with observing(bert, lambda layer, call: None) as watched, pytest.raises(ConfigError, match="is a text"):
         watched(TEXT)
-    with pytest.raises(ConfigError, match="a text to ask about is a str; give a QuestionedText"):
+    with pytest.raises(ConfigError, match="a text is a str; give a QuestionedText"):
         answer(bert, tokenizer, [TEXT])
     for wrong, message in (
         ("nxt", "unknown pattern 'nxt'"),

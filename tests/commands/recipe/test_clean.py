@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from attention_guidance.commands.recipe.clean import HeldOut, clean, languages, normal, scripts
+from attention_guidance.commands.recipe.clean import HeldOut, clean, languages, normalized_words, scripts
 from attention_guidance.commands.text.corpora import Document
 
 
@@ -20,8 +20,8 @@ def texts(found):
 
 
 def test_words_are_compared_without_case_punctuation_and_form():
-    assert normal("Ma'aikata,  «ẸKỌ́»!") == normal("ma aikata e\u0323ko\u0323\u0301")
-    assert normal("ﬁne") == ("fine",)
+    assert normalized_words("Ma'aikata,  «ẸKỌ́»!") == normalized_words("ma aikata e\u0323ko\u0323\u0301")
+    assert normalized_words("ﬁne") == ("fine",)
 
 
 def test_repeated_documents_are_left_out_but_the_first():
@@ -44,7 +44,7 @@ def test_lines_that_hold_a_sentence_of_the_test_are_left_out():
     assert texts(kept) == ["Another line.", "A short one here is no match", "the king saw him there"]
     assert (facts.held_out, facts.held_out_found, facts.held_out_lines) == (3, 2, 2)
     assert facts.documents == 3
-    assert "2 of 3 sentences of dev and test stood in the text; their 2 lines" in facts.warnings[0]
+    assert "2 of 3 sentences of dev and test were in the text; their 2 lines" in facts.warnings[0]
 
 
 def test_sentences_with_the_same_beginning_are_all_looked_for():
@@ -77,9 +77,9 @@ def test_a_sentence_may_go_on_in_the_next_document_of_a_file():
 
 
 def test_vowel_signs_belong_to_their_letters():
-    assert normal("उसका घर") != normal("उसकी घर")
-    assert normal("नाम राम है") == ("नाम", "राम", "है")
-    assert normal("fẹ́ràn") == (unicodedata.normalize("NFKC", "fẹ́ràn"),)
+    assert normalized_words("उसका घर") != normalized_words("उसकी घर")
+    assert normalized_words("नाम राम है") == ("नाम", "राम", "है")
+    assert normalized_words("fẹ́ràn") == (unicodedata.normalize("NFKC", "fẹ́ràn"),)
 
 
 def test_scripts_without_spaces():
@@ -127,7 +127,7 @@ def test_what_its_owner_is_told():
         facts, scripts={"Latin": 0.9, "Arabic": 0.06, "Greek": 0.04}, languages={"ha": 0.8, "en": 0.2}, repeated=1
     )
     assert mixed.warnings == [
-        "50% of the documents repeat another one word for word and were left out",
-        "several scripts: Latin 90%, Arabic 6%; is that as it should be?",
-        "several languages: ha 80%, en 20%; is that as it should be?",
+        "50% of the documents are duplicates and were removed",
+        "several scripts: Latin 90%, Arabic 6%; is this intended?",
+        "several languages: ha 80%, en 20%; is this intended?",
     ]

@@ -86,7 +86,7 @@ def test_the_page_tells_it(done):
         mean = 100 * task["scores"][task["metric"]]["mean"]
         assert f"<td>{mean:.1f}</td>" in page
     assert "3 of 27 sentences" not in page  # counted, not copied from elsewhere
-    assert f"3 of {content['text']['held_out']} sentences of dev and test stood in the text" in page
+    assert f"3 of {content['text']['held_out']} sentences of dev and test were in the text" in page
     assert page.count("<svg") == 4  # two of the curves, a confusion for each task
     assert "<?xml" not in page
     assert not re.search(r"(src|href)=\"http", page)

@@ -45,4 +45,4 @@ def test_choices_are_settings_of_a_run_and_say_why():
     config = make_config({choice.name: choice.value for choice in choices})
     assert config.heads
     assert all(choice.why for choice in choices)
-    assert "40 passes over the text" in next(c.why for c in choices if c.name == "max_steps")
+    assert "40 epochs" in next(c.why for c in choices if c.name == "max_steps")

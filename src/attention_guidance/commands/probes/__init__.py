@@ -1,5 +1,5 @@
-"""Probes: does a head, untrained for it, look from a word to the word that a linguist would point at?
+"""Zero-shot probes of attention heads: reflexives, coreference, GAP, dependencies.
 
-`questions` says what is asked of a text, `tasks` asks it of annotated data, `answers` lets every head of a model answer
-by where it looks, and `scores` says how good the answers are.
+`questions` defines questions about the words of a text, `tasks` makes them from annotated data, `answers` derives the
+answers of all heads from their attention, and `scores` evaluates them.
 """

@@ -1,4 +1,4 @@
-"""What a probe asks: from this word, which of those words should a head look at?"""
+"""Questions of probes: which word should a head attend to from a given word?"""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Question:
-    """A word, and the words that are right.
+    """A word and the correct answers, all as word indices.
 
     Attributes:
-        word: the word that looks (or is looked at, in the other direction).
-        right: the words that are right; any of them will do.
-        among: the words to choose from; None for all others.
-        label: the kind of question, such as a dependency relation; scores are told for each.
-        guesses: what simple rules would answer, by the rule's name; a word, or None for no answer.
+        word: The word whose attention answers (backward: the word that is attended to).
+        right: The correct words; any of them is right.
+        among: The candidate words (default: all other words).
+        label: The kind of question, such as a dependency relation; each is scored separately.
+        guesses: Answers of simple rules, as pairs of the rule's name and a word, or None for no answer.
     """
 
     word: int
@@ -26,13 +26,13 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionedText:
-    """A text, its words, and what is asked of them.
+    """A text with its words and questions about them.
 
     Attributes:
-        text: what the model reads.
-        words: where each word begins and ends in the text; in order, without overlap. What lies between is no word.
-        questions: what is asked.
-        source: where the text came from, such as `dev.conllu:12`, for messages.
+        text: The model's input.
+        words: Start and end of each word in the text, in order and without overlap.
+        questions: The questions.
+        source: Source of the text, such as `dev.conllu:12`, for error messages.
     """
 
     text: str

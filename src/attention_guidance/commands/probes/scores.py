@@ -1,8 +1,8 @@
-"""How good the answers of heads are: accuracy with intervals, the best of many heads without flattering it, baselines.
+"""Score the answers of heads: accuracies with intervals, unbiased choice of the best head, baselines.
 
-The best of a hundred heads looks good by chance alone. So the head is chosen on one half of the texts and its accuracy
-told from the other; the same goes for the best simple rule that it is held against, such as a fixed offset. Intervals
-are percentiles of a bootstrap over texts, whose questions are not independent; from fewer than ten texts there is none.
+The best of a hundred heads looks good by chance alone. The best head is therefore chosen on one half of the texts and
+scored on the other, and so is the best baseline, a simple rule such as a fixed offset. Intervals are percentiles of a
+bootstrap over texts, since questions about one text are not independent; fewer than ten texts give no interval.
 
 Shape suffixes: N questions, G texts of a sample, P predictors, R resamples, L layers, H heads, D directions.
 """
@@ -20,40 +20,40 @@ from attention_guidance.commands.probes.answers import Answers
 
 Array = npt.NDArray[np.float64]
 
-# Percentiles of resamples of so few texts are much too narrow.
-_FEW = 10
+# With fewer texts, bootstrap percentiles are much too narrow.
+_MIN_TEXTS = 10
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of right answers with its 95 % interval; NaN where there is no question."""
+    """A share of correct answers with its 95 % interval; NaN if there are no questions."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """As `0.71 (0.68 to 0.74)`."""
+        """Format as `0.710 (0.680 to 0.740)`."""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """What is told of the questions of one label.
+    """Scores on the questions with one label.
 
     Attributes:
-        label: their label; `all` for all questions.
-        n: how many there are, and `n_scored` in the half that the chosen are scored on.
-        heads: accuracy of every head on all questions, [L, H, D, 3]: value and both ends of the interval.
-        max, mean: of the best head and direction, and over all of them, on all questions (the paper's figures). The
-            first is flattered by the choice.
-        best: layer, head and direction of what was best on one half.
-        best_accuracy: its accuracy on the other half.
-        baseline: the fixed offset (`offset:-2`), or rule of the task, that was best on the first half.
-        baseline_accuracy: its accuracy on the other.
+        label: The label; `all` for all questions.
+        n: Number of questions; `n_scored` of them are in the half used for scoring.
+        heads: Accuracy of every head on all questions, [L, H, D, 3]: value and both ends of the interval.
+        max, mean: Accuracy of the best head and direction, and the mean over all, on all questions (the paper's
+            figures). The maximum is biased by the choice.
+        best: Layer, head and direction of the best on the first half.
+        best_accuracy: Its accuracy on the second half.
+        baseline: The fixed offset (`offset:-2`), or rule of the task, that is best on the first half.
+        baseline_accuracy: Its accuracy on the second half.
         gain: best_accuracy - baseline_accuracy, resampled together.
-        rules: accuracy of each rule on all questions.
-        chance: expected accuracy of a head that looks at all words alike.
+        rules: Accuracy of each rule on all questions.
+        chance: Expected accuracy of a head with uniform attention.
     """
 
     label: str
@@ -72,7 +72,7 @@ class LabelScores:
 
     @property
     def apart(self) -> bool:
-        """Whether the best head beats the best baseline with intervals that do not overlap."""
+        """Whether the best head beats the best baseline, with intervals that do not overlap."""
         return self.best_accuracy.low > self.baseline_accuracy.high
 
 
@@ -80,100 +80,101 @@ def score(answers: Answers, *, seed: int = 1, resamples: int = 1000, at_least: i
     """Score all questions together, then those of each label, most frequent first.
 
     Args:
-        answers: of all heads.
-        seed: of the halves and of the bootstrap.
-        resamples: of the bootstrap.
-        at_least: labels of fewer questions are not told apart.
+        answers: Answers of all heads.
+        seed: Random seed of the halves and the bootstrap.
+        resamples: Number of bootstrap resamples.
+        at_least: Labels with fewer questions are not scored separately.
     """
     labels = np.array(answers.labels)
     names, counts = np.unique(labels, return_counts=True)
     frequent = sorted((-int(n), str(name)) for name, n in zip(names, counts, strict=True) if n >= at_least)
-    result = [_scored("all", answers, np.ones(len(labels), bool), seed, resamples)]
+    result = [_score("all", answers, np.ones(len(labels), bool), seed, resamples)]
     if len(names) > 1:
-        result += [_scored(name, answers, labels == name, seed, resamples) for _, name in frequent]
+        result += [_score(name, answers, labels == name, seed, resamples) for _, name in frequent]
     return result
 
 
-def _scored(label: str, answers: Answers, asked: npt.NDArray[np.bool_], seed: int, resamples: int) -> LabelScores:
+def _score(label: str, answers: Answers, mask: npt.NDArray[np.bool_], seed: int, resamples: int) -> LabelScores:
     _, layers, heads, directions = answers.right.shape
-    texts = np.unique(answers.texts[asked], return_inverse=True)[1]
+    texts = np.unique(answers.texts[mask], return_inverse=True)[1]
     n_heads = layers * heads * directions
     rules = list(answers.right_by_rule)
     baselines = [*(f"offset:{k:+d}" for k in answers.offsets), *rules]
     predictors_NP = np.concatenate(
         [
-            answers.right[asked].reshape(len(texts), n_heads),
-            answers.right_by_offset[asked],
-            *(answers.right_by_rule[rule][asked, None] for rule in rules),
+            answers.right[mask].reshape(len(texts), n_heads),
+            answers.right_by_offset[mask],
+            *(answers.right_by_rule[rule][mask, None] for rule in rules),
         ],
         1,
     )
     sums_GP, counts_G = _sums_by_text(predictors_NP, texts)
     all_GP = _resampled(sums_GP, counts_G, np.random.default_rng(seed), resamples)
-    # A generator of its own, so that the halves are the same however many resamples are drawn.
+    # A separate generator, so that the halves do not depend on the number of resamples.
     second_G = np.random.default_rng(seed + 1).permutation(len(counts_G)) % 2 == 1
     first = sums_GP[~second_G]
     chosen = int(first[:, :n_heads].sum(0).argmax())
     chosen_baseline = int(first[:, n_heads:].sum(0).argmax())
     pair = [chosen, n_heads + chosen_baseline]
-    # A single text has no second half, and says nothing of what was chosen on it.
-    half = _resampled(sums_GP[second_G][:, pair], counts_G[second_G], np.random.default_rng(seed + 2), resamples)
+    # A single text has no second half, so its choice cannot be scored.
+    second_half = _resampled(sums_GP[second_G][:, pair], counts_G[second_G], np.random.default_rng(seed + 2), resamples)
     n_second = int(second_G.sum())
-    best, baseline = _accuracy(half[:, 0], n_second), _accuracy(half[:, 1], n_second)
+    best, baseline = _accuracy(second_half[:, 0], n_second), _accuracy(second_half[:, 1], n_second)
     layer, head, direction = np.unravel_index(chosen, (layers, heads, directions))
     ends = np.percentile(all_GP[1:, :n_heads], [2.5, 97.5], axis=0)
-    of_heads = np.stack([all_GP[0, :n_heads], *(ends if len(counts_G) >= _FEW else np.full_like(ends, np.nan))], -1)
+    ends = ends if len(counts_G) >= _MIN_TEXTS else np.full_like(ends, np.nan)
+    accuracies = np.stack([all_GP[0, :n_heads], *ends], -1)
     return LabelScores(
         label=label,
         n=len(texts),
         n_scored=int(counts_G[second_G].sum()),
-        heads=of_heads.reshape(layers, heads, directions, 3),
+        heads=accuracies.reshape(layers, heads, directions, 3),
         max=float(all_GP[0, :n_heads].max()),
         mean=float(all_GP[0, :n_heads].mean()),
         best=(int(layer), int(head), answers.directions[int(direction)]),
         best_accuracy=best,
         baseline=baselines[chosen_baseline],
         baseline_accuracy=baseline,
-        gain=_accuracy(half[:, 0] - half[:, 1], n_second),
+        gain=_accuracy(second_half[:, 0] - second_half[:, 1], n_second),
         rules={
             rule: _accuracy(all_GP[:, n_heads + len(answers.offsets) + r], len(counts_G))
             for r, rule in enumerate(rules)
         },
-        chance=float(answers.right_by_chance[asked].mean()),
+        chance=float(answers.right_by_chance[mask].mean()),
     )
 
 
 def _sums_by_text(predictors_NP: npt.NDArray[np.float32], texts: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-    """How often each predictor was right in each text, [G, P], and the questions of each text, [G]."""
+    """Correct answers of each predictor in each text, [G, P], and the number of questions of each text, [G]."""
     n_texts = int(texts.max()) + 1
     sums_GP = np.zeros((n_texts, predictors_NP.shape[1]))
     np.add.at(sums_GP, texts, predictors_NP)
     return sums_GP, np.bincount(texts, minlength=n_texts).astype(np.float64)
 
 
-def _resampled(sums_GP: Array, counts_G: Array, chance: np.random.Generator, resamples: int) -> Array:
+def _resampled(sums_GP: Array, counts_G: Array, rng: np.random.Generator, resamples: int) -> Array:
     """Accuracy of each predictor on the sample itself (row 0) and on resamples of its texts, [1 + R, P]."""
     n_texts = len(counts_G)
     if not n_texts:
         return np.full((1 + resamples, sums_GP.shape[1]), np.nan)
-    drawn_RG = chance.multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=resamples)
+    drawn_RG = rng.multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=resamples)
     times_RG = np.concatenate([np.ones((1, n_texts)), drawn_RG])
     result: Array = (times_RG @ sums_GP) / (times_RG @ counts_G)[:, None]
     return result
 
 
 def _accuracy(values_R: Array, n_texts: int) -> Accuracy:
-    """A value and the percentiles of its resamples, where there are texts enough for them."""
-    if n_texts < _FEW:
+    """The value with percentiles of its resamples, or NaN if there are too few texts."""
+    if n_texts < _MIN_TEXTS:
         return Accuracy(float(values_R[0]), float("nan"), float("nan"))
     low, high = np.percentile(values_R[1:], [2.5, 97.5])
     return Accuracy(float(values_R[0]), float(low), float(high))
 
 
 def as_json(scores: Sequence[LabelScores], with_heads: bool = True) -> list[dict[str, Any]]:
-    """Scores as JSON: see docs/looking.md for the keys."""
+    """Convert scores to JSON; docs/looking.md describes the keys."""
 
-    def told(accuracy: Accuracy) -> dict[str, float]:
+    def to_json(accuracy: Accuracy) -> dict[str, float]:
         return {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high}
 
     return [
@@ -183,11 +184,11 @@ def as_json(scores: Sequence[LabelScores], with_heads: bool = True) -> list[dict
             "questions_scored": s.n_scored,
             "max": s.max,
             "mean": s.mean,
-            "best": {"layer": s.best[0], "head": s.best[1], "direction": s.best[2], **told(s.best_accuracy)},
-            "baseline": {"name": s.baseline, **told(s.baseline_accuracy)},
-            "gain": told(s.gain),
+            "best": {"layer": s.best[0], "head": s.best[1], "direction": s.best[2], **to_json(s.best_accuracy)},
+            "baseline": {"name": s.baseline, **to_json(s.baseline_accuracy)},
+            "gain": to_json(s.gain),
             "intervals_apart": s.apart,
-            "rules": {rule: told(accuracy) for rule, accuracy in s.rules.items()},
+            "rules": {rule: to_json(accuracy) for rule, accuracy in s.rules.items()},
             "chance": s.chance,
         }
         | ({"heads": np.round(s.heads, 5).tolist()} if with_heads else {})

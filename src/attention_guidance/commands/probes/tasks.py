@@ -1,4 +1,4 @@
-"""The probes: annotated data turned into questions about words."""
+"""Make the questions of each probe from annotated data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attention_guidance.commands.annotations.words import joined
 from attention_guidance.commands.probes.questions import Question, QuestionedText
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-# GAP itself has he and she; data of its form has others.
+# GAP itself has only he and she; other data in its format may have more.
 _PRONOUNS = {
     "feminine": ("she", "her", "hers", "herself"),
     "masculine": ("he", "him", "his", "himself"),
@@ -27,24 +27,24 @@ _KIND_OF_PRONOUN = {pronoun: kind for kind, pronouns in _PRONOUNS.items() for pr
 def reflexive_texts(
     sentences: Iterable[ReflexiveSentence], *, distractors: Sequence[str] = (), seed: int = 1
 ) -> Iterator[QuestionedText]:
-    """Which words does a reflexive refer to (paper section 5.3)?
+    """Ask which words a reflexive refers to (paper section 5.3).
 
     Args:
-        sentences: with a reflexive and its antecedent.
-        distractors: sentences of which one, drawn at random, is put in front of each.
-        seed: of the draw.
+        sentences: Sentences with a reflexive and its antecedent.
+        distractors: Sentences, one of which is drawn at random and prepended to each.
+        seed: Random seed of the draw.
     """
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for sentence in sentences:
         if distractors:
-            sentence = with_distractor(sentence, chance.choice(distractors))
+            sentence = with_distractor(sentence, rng.choice(distractors))
         text, words = joined(sentence.words)
         question = Question(sentence.reflexive, frozenset(sentence.antecedent))
         yield QuestionedText(text, words, (question,), sentence.source)
 
 
 def dependency_texts(trees: Iterable[Tree]) -> Iterator[QuestionedText]:
-    """Which word does a word depend on (Clark et al. 2019, section 4.2)? Forward, the dependent looks at its head."""
+    """Ask for the syntactic head of each word (Clark et al. 2019, 4.2); forward is from the dependent to its head."""
     for tree in trees:
         text, words = joined(tree.words, tree.no_space_after)
         questions = tuple(
@@ -56,10 +56,10 @@ def dependency_texts(trees: Iterable[Tree]) -> Iterator[QuestionedText]:
 
 
 def gap_texts(examples: Iterable[GapExample]) -> Iterator[QuestionedText]:
-    """Which of two names does a pronoun refer to? Each name is a word here; those that refer to neither are left out.
+    """Ask which of two names a pronoun refers to. Each name is one word; pronouns that refer to neither are skipped.
 
-    Labels: `feminine`, `masculine`, `neuter`, `they`, by the pronoun, and `other` for any that is none of these. Rules:
-    the name that is nearest to the pronoun, and the one that comes first.
+    Labels: `feminine`, `masculine`, `neuter`, `they`, by the pronoun, or `other`. Rules: the name nearest to the
+    pronoun, and the first name.
     """
     for example in examples:
         names = sorted(zip(example.names, example.refers, strict=True))
@@ -75,7 +75,7 @@ def gap_texts(examples: Iterable[GapExample]) -> Iterator[QuestionedText]:
 
 
 def _other_words(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Words and punctuation of a text outside of some spans."""
+    """Words and punctuation of a text outside the given spans."""
     ends = [0, *(end for _, end in spans)]
     for start, end in zip(ends, [*(start for start, _ in spans), len(text)], strict=True):
         for word in _WORD.finditer(text, start, end):
@@ -85,38 +85,38 @@ def _other_words(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[
 def coreference_texts(
     documents: Iterable[CorefDocument], n_tokens: Callable[[str], int], longest: int
 ) -> Iterator[QuestionedText]:
-    """Which earlier mention does a mention refer to (Clark et al. 2019, section 4.3)?
+    """Ask which earlier mention a mention refers to (Clark et al. 2019, section 4.3).
 
-    The head word of a mention is asked for the head of any earlier mention of its chain, among the heads of all earlier
-    mentions. Rules: the nearest earlier mention; the nearest whose head is the same word, else the nearest.
+    The question is from the head word of a mention to the head of any earlier mention in its chain; candidates are the
+    heads of all earlier mentions. Rules: the nearest earlier mention; the nearest with the same head, else the nearest.
 
     Args:
-        documents: with their chains.
-        n_tokens: the length of a text in tokens.
-        longest: documents are cut, between sentences, into texts of at most so many tokens; a mention whose chain
-            begins in an earlier text is not asked for.
+        documents: Documents with coreference chains.
+        n_tokens: Returns the length of a text in tokens.
+        longest: Documents are split between sentences into texts of at most this many tokens; mentions whose chain has
+            no earlier mention in the same text are skipped.
     """
     for document in documents:
-        for start, end in _stretches(document, n_tokens, longest):
+        for start, end in _windows(document, n_tokens, longest):
             text, words = joined([word.plain for word in document.words[start:end]])
             yield QuestionedText(text, words, tuple(_coreference_questions(document, start, end)), document.source)
 
 
-def _stretches(document: CorefDocument, n_tokens: Callable[[str], int], longest: int) -> Iterator[tuple[int, int]]:
-    """Sentences in a row that fit into a text: first and last word (exclusive)."""
-    begun: tuple[int, int] | None = None
+def _windows(document: CorefDocument, n_tokens: Callable[[str], int], longest: int) -> Iterator[tuple[int, int]]:
+    """Spans of consecutive sentences that fit into a text, as first and last word (exclusive)."""
+    span: tuple[int, int] | None = None
     for start, end in document.sentences:
-        longer = (start if begun is None else begun[0], end)
-        if begun is not None and n_tokens(joined([word.plain for word in document.words[slice(*longer)]])[0]) > longest:
-            yield begun
+        longer = (start if span is None else span[0], end)
+        if span is not None and n_tokens(joined([word.plain for word in document.words[slice(*longer)]])[0]) > longest:
+            yield span
             longer = (start, end)
-        begun = longer
-    if begun is not None:
-        yield begun
+        span = longer
+    if span is not None:
+        yield span
 
 
 def _coreference_questions(document: CorefDocument, start: int, end: int) -> Iterator[Question]:
-    inside: list[tuple[Mention, int]] = sorted(
+    mentions: list[tuple[Mention, int]] = sorted(
         (
             (mention, number)
             for number, chain in enumerate(document.chains)
@@ -125,11 +125,11 @@ def _coreference_questions(document: CorefDocument, start: int, end: int) -> Ite
         ),
         key=lambda pair: (pair[0].start, -pair[0].end),
     )
-    for place, (mention, chain) in enumerate(inside):
-        # A mention that holds this one, or shares its head, is no antecedent to look at.
+    for index, (mention, chain) in enumerate(mentions):
+        # A mention that contains this one, or shares its head, is not a candidate.
         earlier = [
             (other, number)
-            for other, number in inside[:place]
+            for other, number in mentions[:index]
             if other.end <= mention.start and other.head != mention.head
         ]
         right = frozenset(other.head - start for other, number in earlier if number == chain)
@@ -137,7 +137,7 @@ def _coreference_questions(document: CorefDocument, start: int, end: int) -> Ite
             continue
         heads = [other.head for other, _ in earlier]
         word = document.words[mention.head].plain.lower()
-        alike = [head for head in heads if document.words[head].plain.lower() == word]
-        rules = (("nearest mention", heads[-1] - start), ("head match", (alike or heads)[-1] - start))
+        same_word = [head for head in heads if document.words[head].plain.lower() == word]
+        rules = (("nearest mention", heads[-1] - start), ("head match", (same_word or heads)[-1] - start))
         among = tuple(dict.fromkeys(head - start for head in heads))
         yield Question(mention.head - start, right, among, mention.kind, rules)

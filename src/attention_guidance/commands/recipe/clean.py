@@ -1,4 +1,4 @@
-"""What a text is, and the text without what should not be pre-trained on: repetitions, sentences of test data."""
+"""Clean a pre-training text: remove duplicates and dev or test sentences, and describe the rest."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from dataclasses import dataclass
 
 from attention_guidance.commands.text.corpora import Document
 
-# Scripts that put no space between words: Thai to Myanmar, Tai, Khmer, kana, Han.
+# Scripts without spaces between words: Thai to Myanmar, Tai, Khmer, kana, Han.
 _SPACELESS = (
     "\u0e00-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf"
     "\U00020000-\U0003ffff"
 )
-# A sentence of fewer words is looked for as a whole line alone: "thank you very much" may stand anywhere.
+# A shorter sentence is only matched as a whole line: "thank you very much" may occur anywhere.
 _SHORT = 5
-# Where a document begins in its file.
-_LINE = re.compile(r":\d+$")
+# The line number in a source.
+_LINE_NUMBER = re.compile(r":\d+$")
 _SAMPLE = 1000
-_LETTERS = 20
+_MIN_LETTERS = 20
 _SHOWN_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What a text is, after cleaning.
+    """Statistics of a cleaned text.
 
     Attributes:
-        documents, words, bytes: its size; of scripts without spaces two letters count as a word.
-        repeated: documents left out because one before says the same.
-        held_out_lines: lines left out because a sentence of dev or test stands in them.
-        held_out_found: how many of the sentences of dev and test were found.
-        held_out: how many were looked for.
-        scripts: share of the letters, largest first, by Unicode's names; those of at least 1 %.
-        languages: share of a sample of documents, largest first, by ISO 639 code, as py3langid guesses; at least 1 %.
+        documents, words, bytes: Size of the text; in scripts without spaces two letters count as a word.
+        repeated: Number of documents removed as duplicates of an earlier one.
+        held_out_lines: Number of lines removed because they contain a dev or test sentence.
+        held_out_found: Number of dev and test sentences found in the text.
+        held_out: Number of dev and test sentences.
+        scripts: Share of letters by script, as in Unicode names, largest first; at least 1 %.
+        languages: Share of a sample of documents by ISO 639 code, predicted by py3langid, largest first; at least 1 %.
     """
 
     documents: int
@@ -53,39 +53,39 @@ class TextFacts:
 
     @property
     def warnings(self) -> list[str]:
-        """What its owner should look at."""
-        said = []
+        """Warnings about the text, for the user."""
+        warnings = []
         if self.held_out_found:
-            said.append(
-                f"{self.held_out_found:,} of {self.held_out:,} sentences of dev and test stood in the text; their "
-                f"{self.held_out_lines:,} lines were left out, or the scores would flatter"
+            warnings.append(
+                f"{self.held_out_found:,} of {self.held_out:,} sentences of dev and test were in the text; their "
+                f"{self.held_out_lines:,} lines were removed, since they would inflate the scores"
             )
         if self.repeated > 0.1 * (self.documents + self.repeated):
             share = self.repeated / (self.documents + self.repeated)
-            said.append(f"{share:.0%} of the documents repeat another one word for word and were left out")
+            warnings.append(f"{share:.0%} of the documents are duplicates and were removed")
         for what, shares in (("scripts", self.scripts), ("languages", self.languages)):
             first, *others = [*shares.items()] or [("", 0.0)]
             mixed = [f"{name} {share:.0%}" for name, share in others if share >= 0.05]
             if mixed:
-                said.append(f"several {what}: {first[0]} {first[1]:.0%}, {', '.join(mixed)}; is that as it should be?")
-        return said
+                warnings.append(f"several {what}: {first[0]} {first[1]:.0%}, {', '.join(mixed)}; is this intended?")
+        return warnings
 
 
-def normal(text: str) -> tuple[str, ...]:
-    """Its words, without what two copies of a text often differ in: case, punctuation, white space."""
-    return tuple(_word().findall(unicodedata.normalize("NFKC", text).casefold()))
+def normalized_words(text: str) -> tuple[str, ...]:
+    """The words of a text, normalized for matching: without case, punctuation and white space."""
+    return tuple(_word_pattern().findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 @functools.cache
-def _word() -> re.Pattern[str]:
-    """What a word is: letters, digits and the marks on them; of scripts without spaces, each letter with its marks."""
+def _word_pattern() -> re.Pattern[str]:
+    """A pattern for words: letters, digits and their marks; in scripts without spaces, each letter with its marks."""
     marks = "".join(letter for code in range(sys.maxunicode + 1) if _is_mark(letter := chr(code)))
     letters = rf"[^\W{_SPACELESS}]"
     return re.compile(rf"{letters}+(?:[{marks}]+{letters}*)*|(?=\w)[{_SPACELESS}][{marks}]*")
 
 
 def _is_mark(letter: str) -> bool:
-    """Tone marks and vowel signs; Python counts them as no letters."""
+    """Whether this is a tone mark or vowel sign, which Python does not count as letters."""
     return unicodedata.category(letter).startswith("M")
 
 
@@ -94,35 +94,35 @@ def _is_short(words: Sequence[str]) -> bool:
 
 
 def _n_words(words: Sequence[str]) -> float:
-    """Two letters of a script without spaces count as a word."""
+    """Number of words; two letters of a script without spaces count as one."""
     return sum(0.5 if re.match(f"[{_SPACELESS}]", word) else 1 for word in words)
 
 
 class HeldOut:
-    """Sentences that must not be trained on.
+    """Find dev and test sentences in a text.
 
     Args:
-        sentences: of dev and test.
+        sentences: The dev and test sentences.
     """
 
     def __init__(self, sentences: Iterable[str]) -> None:
         self._short: set[tuple[str, ...]] = set()
-        self._by_beginning: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
-        for words in {normal(sentence) for sentence in sentences} - {()}:
+        self._by_prefix: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+        for words in {normalized_words(sentence) for sentence in sentences} - {()}:
             if _is_short(words):
                 self._short.add(words)
             else:
-                self._by_beginning[words[:_SHORT]].add(words)
-        self.total = len(self._short) + sum(map(len, self._by_beginning.values()))
+                self._by_prefix[words[:_SHORT]].add(words)
+        self.total = len(self._short) + sum(map(len, self._by_prefix.values()))
 
     def within(self, lines: Sequence[str]) -> list[tuple[tuple[str, ...], range]]:
-        """Those that stand in a text, and in which of its lines each; a sentence may go on in the next line."""
-        of_lines = [normal(line) for line in lines]
-        found = [(words, range(n, n + 1)) for n, words in enumerate(of_lines) if words in self._short]
-        words = tuple(word for of_line in of_lines for word in of_line)
-        line_of = [n for n, of_line in enumerate(of_lines) for _ in of_line]
+        """Find sentences in a text, each with the range of its lines; a sentence may continue on the next line."""
+        words_by_line = [normalized_words(line) for line in lines]
+        found = [(words, range(n, n + 1)) for n, words in enumerate(words_by_line) if words in self._short]
+        words = tuple(word for line_words in words_by_line for word in line_words)
+        line_of = [n for n, line_words in enumerate(words_by_line) for _ in line_words]
         for place in range(len(words) - _SHORT + 1):
-            for sentence in self._by_beginning.get(words[place : place + _SHORT], ()):
+            for sentence in self._by_prefix.get(words[place : place + _SHORT], ()):
                 end = place + len(sentence)
                 if words[place:end] == sentence:
                     found.append((sentence, range(line_of[place], line_of[end - 1] + 1)))
@@ -130,71 +130,70 @@ class HeldOut:
 
 
 def clean(documents: Iterable[Document], held_out: Sequence[str] = ()) -> tuple[list[Document], TextFacts]:
-    """The text without lines that hold a sentence of dev or test, and without documents that say the same as another.
+    """Remove lines that contain a dev or test sentence, and duplicate documents.
 
     Args:
-        documents: the text.
-        held_out: sentences of dev and test.
+        documents: The text.
+        held_out: The dev and test sentences.
     """
-    forbidden = HeldOut(held_out)
+    excluded = HeldOut(held_out)
     seen: set[tuple[str, ...]] = set()
-    kept: list[Document] = []
+    cleaned: list[Document] = []
     found: set[tuple[str, ...]] = set()
     n_words = 0.0
     n_lines = repeated = 0
-    for document, text, sentences, n_left_out in _allowed(documents, forbidden):
+    for document, text, sentences, n_removed in _remove_held_out(documents, excluded):
         found |= sentences
-        n_lines += n_left_out
+        n_lines += n_removed
         if not text:
             continue
-        words = normal(text)
+        words = normalized_words(text)
         if words in seen:
             repeated += 1
             continue
         seen.add(words)
         n_words += _n_words(words)
-        kept.append(Document(text, document.source))
-    texts = [document.text for document in kept]
-    return kept, TextFacts(
-        documents=len(kept),
+        cleaned.append(Document(text, document.source))
+    texts = [document.text for document in cleaned]
+    return cleaned, TextFacts(
+        documents=len(cleaned),
         words=round(n_words),
         bytes=sum(len(text.encode()) for text in texts),
         repeated=repeated,
         held_out_lines=n_lines,
         held_out_found=len(found),
-        held_out=forbidden.total,
+        held_out=excluded.total,
         scripts=scripts(texts),
         languages=languages(texts),
     )
 
 
-def _allowed(
-    documents: Iterable[Document], forbidden: HeldOut
+def _remove_held_out(
+    documents: Iterable[Document], excluded: HeldOut
 ) -> Iterator[tuple[Document, str, set[tuple[str, ...]], int]]:
-    """Each document, what may be kept of it, forbidden sentences that begin in it, and how many lines are left out.
+    """Yield each document with its remaining text, the held-out sentences that start in it, and the removed lines.
 
-    Documents of one file are looked at as they follow each other: where each line is one, a sentence may go on in the
-    next.
+    The documents of a file are searched together: if each line is a document, a sentence may continue in the next.
     """
-    for _, group in itertools.groupby(documents, key=lambda document: _LINE.sub("", document.source)):
-        together = list(group)
-        lines_of = [document.text.splitlines() for document in together]
-        here = forbidden.within([line for lines in lines_of for line in lines]) if forbidden.total else []
-        left_out = {number for _, numbers in here for number in numbers}
+    for _, group in itertools.groupby(documents, key=lambda document: _LINE_NUMBER.sub("", document.source)):
+        in_file = list(group)
+        lines_of = [document.text.splitlines() for document in in_file]
+        found = excluded.within([line for lines in lines_of for line in lines]) if excluded.total else []
+        removed = {number for _, numbers in found for number in numbers}
         begins = defaultdict(set)
-        for sentence, numbers in here:
+        for sentence, numbers in found:
             begins[numbers.start].add(sentence)
         first = 0
-        for document, lines in zip(together, lines_of, strict=True):
+        for document, lines in zip(in_file, lines_of, strict=True):
             own = range(first, first + len(lines))
-            text = "\n".join(line for number, line in zip(own, lines, strict=True) if number not in left_out)
+            text = "\n".join(line for number, line in zip(own, lines, strict=True) if number not in removed)
             sentences = {sentence for number in own for sentence in begins.get(number, ())}
-            yield document, text.strip(), sentences, len(left_out.intersection(own))
+            yield document, text.strip(), sentences, len(removed.intersection(own))
             first += len(lines)
 
 
 def scripts(texts: Sequence[str]) -> dict[str, float]:
-    """The share of each script in the letters."""
+    """Share of each script among the letters."""
     letters = Counter(letter for text in texts for letter in text if letter.isalpha())
     counts: Counter[str] = Counter()
     for letter, count in letters.items():
@@ -203,8 +202,8 @@ def scripts(texts: Sequence[str]) -> dict[str, float]:
 
 
 def languages(texts: Sequence[str], sample: int = _SAMPLE) -> dict[str, float]:
-    """The share of each language in a sample from all over the text; of documents with letters enough to tell."""
-    long = [text for text in texts if sum(map(str.isalpha, text[:200])) >= _LETTERS]
+    """Share of each language in an evenly spaced sample of the documents that have enough letters to identify it."""
+    long = [text for text in texts if sum(map(str.isalpha, text[:200])) >= _MIN_LETTERS]
     step = max(1, len(long) // sample)
     guess = _identifier()
     return _shares(Counter(guess(text[:1000]) for text in long[::step][:sample]))
@@ -217,7 +216,7 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
 
 @functools.cache
 def _script(letter: str) -> str:
-    """The first word of its name in Unicode, which is its script: LATIN, ARABIC, CJK."""
+    """The script of a letter, the first word of its Unicode name: Latin, Arabic, Cjk."""
     return unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0].capitalize()
 
 

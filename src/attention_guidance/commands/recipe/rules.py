@@ -1,4 +1,4 @@
-"""The rules by which settings are chosen for a text. docs/low-resource.md has what they rest on."""
+"""Choose pre-training settings for a text by rules; docs/low-resource.md has the measurements behind them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from attention_guidance.commands.pretraining.settings.presets import get_preset
 from attention_guidance.commands.recipe.clean import TextFacts
 from attention_guidance.commands.tokenization.byte_level import suggest_vocab_size
 
-# Bytes of text from which on the next size of model is taken.
-_SMALL_FROM = 50_000_000
-# How often the text is gone through, within these bounds of steps.
-_PASSES = 40
+# Texts of at least this size (bytes) get the next larger model.
+_SMALL_MIN_BYTES = 50_000_000
+# Target number of epochs, within these bounds of steps.
+_EPOCHS = 40
 _STEPS = (1500, 6000)
-# A token of a vocabulary that is trained on the text itself.
-_BYTES_A_TOKEN = 4
+# Bytes per token, with a vocabulary trained on the text.
+_BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting and why it is so.
+    """A chosen setting.
 
     Attributes:
-        name: as a field of `RunConfig`.
-        value: of it.
-        why: one sentence.
+        name: Name of the field of `RunConfig`.
+        value: Its value.
+        why: The reason, one sentence.
     """
 
     name: str
@@ -35,28 +35,26 @@ class Choice:
 
 
 def choose(facts: TextFacts, preset: str | None = None) -> list[Choice]:
-    """The settings for a text, and for a size of model where that is given.
+    """Choose the settings for a text, with the preset of the model if given.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: There is no such preset.
     """
     size = facts.bytes
     megabytes = f"{size / 1e6:.1f} MB"
-    preset = preset or ("mini" if size < _SMALL_FROM else "small")
+    preset = preset or ("mini" if size < _SMALL_MIN_BYTES else "small")
     model = get_preset(preset)
-    tokens_a_step = model.block_size * model.batch_size
-    wanted = round(_PASSES * size / _BYTES_A_TOKEN / tokens_a_step, -2)
+    tokens_per_step = model.block_size * model.batch_size
+    wanted = round(_EPOCHS * size / _BYTES_PER_TOKEN / tokens_per_step, -2)
     steps = int(min(max(wanted, _STEPS[0]), _STEPS[1]))
-    passes = steps * tokens_a_step * _BYTES_A_TOKEN / size
+    epochs = steps * tokens_per_step * _BYTES_PER_TOKEN / size
     bound = "" if steps == wanted else f", within {_STEPS[0]:,} to {_STEPS[1]:,}"
     defaults = RunConfig()
     return [
-        Choice("preset", preset, f"the text has {megabytes}: mini up to 50, small above; tiny was worse at 0.25"),
-        Choice("vocab_size", suggest_vocab_size(size), "at most; half and twice as many did worse on a small text"),
-        Choice(
-            "max_steps", steps, f"{_PASSES} passes over the text{bound}: this is about {passes:.0f}, masked anew each"
-        ),
-        Choice("masking_rate", defaults.masking_rate, "BERT's share; 40 % was worse on a small text"),
-        Choice("heads", defaults.heads, "a head of each layer to the next and to the previous token, a quarter first"),
-        Choice("weight", defaults.weight, "light, and gone at the end of the run; 0.03 and 0.3 showed no difference"),
+        Choice("preset", preset, f"{megabytes} of text: mini below 50 MB, small above; tiny was worse at 0.25 MB"),
+        Choice("vocab_size", suggest_vocab_size(size), "at most; half and twice as many were worse on a small text"),
+        Choice("max_steps", steps, f"{_EPOCHS} epochs{bound}: about {epochs:.0f}, each with new masks"),
+        Choice("masking_rate", defaults.masking_rate, "as in BERT; 40 % was worse on a small text"),
+        Choice("heads", defaults.heads, "per layer a head to the next and previous token; a quarter to the first"),
+        Choice("weight", defaults.weight, "low, decayed to 0 at the end of the run; 0.03 and 0.3 made no difference"),
     ]
