@@ -1,4 +1,4 @@
-"""Read the GAP data set: ambiguous pronouns with two candidate names (Webster et al. 2018)."""
+"""Read GAP: ambiguous pronouns with two names (Webster et al. 2018)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read and write sentences with a label for each word: CoNLL columns and CoNLL-U parts of speech.
+"""Read and write sentences with word labels: CoNLL columns and CoNLL-U.
 
 Entities may be BIO (each entity starts with B-), IOB1 (B- only between adjacent entities of the same type) or IOBES;
 all are converted to BIO. `#` comments before a sentence (MultiCoNER) and -DOCSTART- lines are skipped. If every word

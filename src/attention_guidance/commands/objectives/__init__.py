@@ -1,4 +1,4 @@
-"""Pre-training objectives: masked tokens, words, spans, patches and frames, replaced tokens, sentence pairs.
+"""Pre-training objectives for text, images and speech.
 
 `base` defines the interface. The other modules are objectives, or parts that several share: `masking`, `masked_head`.
 """

@@ -1,4 +1,4 @@
-"""The interface of pre-training objectives: examples, batches, models, validation.
+"""The interface of pre-training objectives, with examples and validation.
 
 Shape suffixes: B batch, T positions.
 """

@@ -1,4 +1,4 @@
-"""Masked image modelling (SimMIM): some patches are masked, and the model predicts their pixels.
+"""Masked image modelling (SimMIM): predict the pixels of masked patches.
 
 Shape suffixes: B batch, P patches, C channels, X, Y pixels.
 """

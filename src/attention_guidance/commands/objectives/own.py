@@ -1,4 +1,4 @@
-"""Custom objectives: a user's function that masks or replaces tokens and returns the labels.
+"""Custom objectives: a user's function masks tokens and returns the labels.
 
 Shape suffixes: T positions, N candidates.
 """

@@ -1,4 +1,4 @@
-"""Replaced token detection (ELECTRA): detect the tokens that a generator has replaced.
+"""Replaced token detection (ELECTRA): detect tokens replaced by a generator.
 
 Shape suffixes: B batch, T positions, N labels of a batch, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Masked tokens with next sentence prediction (BERT) or sentence order prediction (ALBERT).
+"""Masked tokens with next sentence (BERT) or sentence order (ALBERT) prediction.
 
 Shape suffixes: B batch, T positions, L positions of a segment.
 """

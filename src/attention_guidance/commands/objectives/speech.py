@@ -1,4 +1,4 @@
-"""Wav2Vec2: spans of speech are masked, and the model identifies their quantized units among distractors.
+"""Contrastive prediction of masked speech frames (Wav2Vec2).
 
 Shape suffixes: B batch, S samples, T frames, K negatives of a frame, C channels.
 """

@@ -1,4 +1,4 @@
-"""Answers of attention heads to the questions of a probe: the word with the most attention.
+"""Answer the questions of a probe by the word with the most attention.
 
 Attention between words (Clark et al. 2019, section 4.1): attention to a word is summed over its tokens, attention from
 a word is averaged over its tokens. Special tokens are not words, and a word is no candidate for itself.

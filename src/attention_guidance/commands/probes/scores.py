@@ -1,4 +1,4 @@
-"""Score the answers of heads: accuracies with intervals, unbiased choice of the best head, baselines.
+"""Score the answers of heads: accuracies with intervals, best head, baselines.
 
 The best of a hundred heads looks good by chance alone. The best head is therefore chosen on one half of the texts and
 scored on the other, and so is the best baseline, a simple rule such as a fixed offset. Intervals are percentiles of a

@@ -1,4 +1,4 @@
-"""Clean a pre-training text: remove duplicates and dev or test sentences, and describe the rest."""
+"""Clean a pre-training text: remove duplicates and dev or test sentences."""
 
 from __future__ import annotations
 

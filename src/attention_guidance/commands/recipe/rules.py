@@ -1,4 +1,4 @@
-"""Choose pre-training settings for a text by rules; docs/low-resource.md has the measurements behind them."""
+"""Choose pre-training settings for a text by the rules of docs/low-resource.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the training text in files and folders, by the rules of the `datasets` library."""
+"""Find training text in files and folders, by the rules of `datasets`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def list_files(paths: Sequence[str | Path]) -> dict[Path, list[Path]]:
 
     A pipe, and `-` for standard input, is saved to a temporary file.
 
-    In a folder, hidden files, files about the data (README, LICENSE, metadata), files without a suffix of text, and
+    In a folder, hidden files, files about the data (README, LICENSE, metadata), files whose suffix is not of text, and
     validation and test splits are skipped, with a logged warning.
 
     Raises:

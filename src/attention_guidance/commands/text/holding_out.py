@@ -1,7 +1,7 @@
-"""Hold out a share of a text for validation: documents, or passages of long ones, chosen by hash.
+"""Hold out a share of a text for validation, chosen by hash.
 
-One document may be half of the text, so a share of the documents is not a share of the text: long documents are cut
-into passages, and the held-out share is measured in characters.
+Since one document may be half of the text, long documents are cut into passages, and the share is measured in
+characters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Documents of data sets on the Hugging Face Hub, or of any folder that `datasets` loads."""
+"""Read documents from the Hugging Face Hub or any folder that `datasets` loads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Save text from pipes and standard input to temporary files, since a corpus is read several times.
+"""Save text from pipes and standard input to temporary files.
 
-A saved text is named by its digest: the same text gets the same name when a run is resumed through another pipe, and
-different texts get different names.
+A corpus is read several times, a pipe only once. A saved text is named by its digest, so a run that is resumed with
+the same text through another pipe finds the same name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read tables of examples (TSV, CSV, JSON, Parquet), with columns by name or, without a header, by number."""
+"""Read tables of examples from TSV, CSV, JSON and Parquet."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tokenizers: train byte-level BPE, WordPiece and Unigram, load any, measure their fit."""
+"""Train, load and evaluate tokenizers: byte-level BPE, WordPiece, Unigram."""

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer like RoBERTa's, or load any tokenizer for masked language modelling."""
+"""Train a byte-level BPE tokenizer like RoBERTa's, or load any tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a tokenizer of any kind: byte-level BPE, WordPiece like BERT's, Unigram like XLM-RoBERTa's."""
+"""Train a byte-level BPE, WordPiece (BERT) or Unigram (XLM-RoBERTa) tokenizer."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from attention_guidance.commands.media.images import Images
 from attention_guidance.commands.media.sound import AudioSegments, samples_per_segment
+from attention_guidance.commands.objectives import is_own
 from attention_guidance.commands.objectives.base import Items, Objective
 from attention_guidance.commands.objectives.masked_images import MaskedImages
 from attention_guidance.commands.objectives.masked_lm import MaskedTokens
