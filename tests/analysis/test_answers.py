@@ -8,14 +8,14 @@ import torch
 from planted import Planted, uniform
 from word_tokenizer import WHOLE
 
-from attention_guidance.commands.annotations.words import joined, words_of_tokens
+from attention_guidance.commands.annotations.words import join_words, words_of_tokens
 from attention_guidance.commands.probes.answers import _batches, answer
 from attention_guidance.commands.probes.questions import Question, QuestionedText
 from attention_guidance.errors import ConfigError, CorpusError
 
 
 def text(words, *questions, source=""):
-    return QuestionedText(*joined(words), questions, source)
+    return QuestionedText(*join_words(words), questions, source)
 
 
 def looking(pairs, length=12):
@@ -93,7 +93,7 @@ def test_special_tokens_and_the_word_itself_are_no_answer(model, tokenizer):
 
 
 def test_only_the_words_among_are_candidates(model, tokenizer):
-    asked = text(["the", "king", "saw", "him"], Question(3, frozenset([0]), among=(0, 2)))
+    asked = text(["the", "king", "saw", "him"], Question(3, frozenset([0]), candidates=(0, 2)))
     with Planted(model, 0, 0, looking([(4, 2)])):
         answers = answer(model, tokenizer, [asked], directions=["forward"])
     # `king` is not among them; the two that are share what is left.

@@ -10,7 +10,7 @@ from attention_guidance.commands.annotations.conll2012 import read_conll2012
 from attention_guidance.commands.annotations.gap import GapExample, read_gap
 from attention_guidance.commands.annotations.reflexives import DISTRACTORS, ReflexiveSentence
 from attention_guidance.commands.annotations.treebanks import Tree
-from attention_guidance.commands.annotations.words import joined
+from attention_guidance.commands.annotations.words import join_words
 from attention_guidance.commands.probes.tasks import (
     coreference_texts,
     dependency_texts,
@@ -26,7 +26,7 @@ def shown(text, word):
 
 
 def test_words_are_where_they_say():
-    text, spans = joined(["Do", "n't", "go", "."], [True, False, True, False])
+    text, spans = join_words(["Do", "n't", "go", "."], [True, False, True, False])
     assert text == "Don't go."
     assert [text[slice(*span)] for span in spans] == ["Do", "n't", "go", "."]
 
@@ -35,7 +35,7 @@ def test_reflexives():
     (text,) = reflexive_texts([SENTENCE])
     (question,) = text.questions
     assert (text.text, text.source) == ("the king hurt himself", "x.txt:1")
-    assert (question.word, question.right, question.among) == (3, {0, 1}, None)
+    assert (question.word, question.right, question.candidates) == (3, {0, 1}, None)
 
 
 def test_distractors_stand_in_front_and_are_drawn_by_the_seed():
@@ -66,7 +66,7 @@ def test_gap_names_are_words_of_their_own():
     (asked,) = gap_texts([example])
     (question,) = asked.questions
     assert shown(asked, question.word) == "she"
-    assert [shown(asked, word) for word in question.among] == ["Mary Ann Smith", "Zoë"]
+    assert [shown(asked, word) for word in question.candidates] == ["Mary Ann Smith", "Zoë"]
     assert [shown(asked, word) for word in question.right] == ["Mary Ann Smith"]
     assert {rule: shown(asked, word) for rule, word in question.guesses} == {
         "nearest name": "Zoë", "first name": "Mary Ann Smith",
@@ -145,7 +145,7 @@ def test_coreference_by_hand(documents):
     assert text.text == "Mary saw the dog She fed the dog It liked her"
     found = {
         (shown(text, q.word), q.word): (
-            sorted(q.right), sorted(q.among), q.label, dict(q.guesses)
+            sorted(q.right), sorted(q.candidates), q.label, dict(q.guesses)
         )
         for q in text.questions
     }  # fmt: skip
@@ -171,4 +171,4 @@ def test_gap_as_it_is(shared_data):
     examples = list(read_gap(shared_data / "gap" / "development.tsv"))
     asked = [text for text in gap_texts(examples) if text.questions]
     assert (len(examples), len(asked)) == (2000, 1799)
-    assert all(len(q.among) == 2 and len(q.right) == 1 for text in asked for q in text.questions)
+    assert all(len(q.candidates) == 2 and len(q.right) == 1 for text in asked for q in text.questions)

@@ -265,9 +265,9 @@ class Vocabulary:
     ],
 )
 def test_where_words_begin(tokens, begin):
-    from attention_guidance.commands.objectives.masking import word_beginnings
+    from attention_guidance.commands.objectives.masking import word_starts
 
-    found = word_beginnings(Vocabulary(*tokens))
+    found = word_starts(Vocabulary(*tokens))
     named = [token for token, begins in zip(Vocabulary(*tokens).tokens, found, strict=True) if begins]
     assert [token for token in named if token != "<mask>"] == begin.split()
 

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from transformers import AutoTokenizer
 
-from attention_guidance.commands.annotations.words import joined, words_of_tokens
+from attention_guidance.commands.annotations.words import join_words, words_of_tokens
 from attention_guidance.commands.tokenization.coverage import tokenizer_facts
 from attention_guidance.commands.tokenization.kinds import KINDS, train_kind
 from attention_guidance.commands.tokenization.training import LONGEST_WORD
@@ -132,7 +132,7 @@ def test_a_word_typed_in_pieces_is_one_token(kind, word):
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_tokens_are_found_in_the_text_as_it_was_typed(tokenizers, kind, form):
     words = [unicodedata.normalize(form, w) for text in TEXTS for w in text.split() if "\u202f" not in text]
-    text, spans = joined(words)
+    text, spans = join_words(words)
     tokenizer = tokenizers[kind]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
     ids, word_of = encoded["input_ids"], words_of_tokens(encoded["offset_mapping"], spans)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def joined(words: Sequence[str], no_space_after: Sequence[bool] = ()) -> tuple[str, tuple[tuple[int, int], ...]]:
+def join_words(words: Sequence[str], no_space_after: Sequence[bool] = ()) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Join words into a text; return it with the start and end of each word.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from attention_guidance.commands.text.files import found_files
+from attention_guidance.commands.text.files import find_files
 from attention_guidance.errors import CorpusError, reason_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -65,7 +65,7 @@ def read_images(paths: Sequence[str | Path], size: int) -> npt.NDArray[np.uint8]
     Raises:
         CorpusError: A path is missing or has no images, or a file cannot be read as an image.
     """
-    return np.stack([*_read(found_files(paths, SUFFIXES, "images"), size)])
+    return np.stack([*_read(find_files(paths, SUFFIXES, "images"), size)])
 
 
 def _read(files: Sequence[Path], size: int) -> Iterator[npt.NDArray[np.uint8]]:

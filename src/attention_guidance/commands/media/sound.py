@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from attention_guidance.commands.text.files import found_files
+from attention_guidance.commands.text.files import find_files
 from attention_guidance.errors import ConfigError, CorpusError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
@@ -73,7 +73,7 @@ def read_sound(paths: Sequence[str | Path], frames: int) -> AudioSegments:
     """
     width = samples_per_segment(frames)
     segments, n_short = [], 0
-    for samples in _read(found_files(paths, SUFFIXES, "recordings")):
+    for samples in _read(find_files(paths, SUFFIXES, "recordings")):
         n_segments = len(samples) // width
         n_short += not n_segments
         segments.append(samples[: n_segments * width].reshape(-1, width))

@@ -40,7 +40,7 @@ class Masking:
         special_ids: Ids that are never chosen and never used as random tokens.
         vocabulary: Size of the vocabulary.
         unit: `token`, `word` or `span`.
-        begins: For `word` and `span`, whether each token of the vocabulary starts a word, [V].
+        starts_word: For `word` and `span`, whether each token of the vocabulary starts a word, [V].
     """
 
     rate: float
@@ -48,7 +48,7 @@ class Masking:
     special_ids: frozenset[int]
     vocabulary: int
     unit: str = "token"
-    begins: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    starts_word: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, rate: float = 0.15, unit: str = "token") -> Masking:
@@ -57,9 +57,9 @@ class Masking:
         Raises:
             ConfigError: The unit is not `token`, and the tokenizer does not mark where words start.
         """
-        begins = None if unit == "token" else word_beginnings(tokenizer)
+        starts_word = None if unit == "token" else word_starts(tokenizer)
         special, size = frozenset(tokenizer.all_special_ids), vocabulary_size(tokenizer)
-        return cls(rate, tokenizer.mask_token_id, special, size, unit, begins)
+        return cls(rate, tokenizer.mask_token_id, special, size, unit, starts_word)
 
     def __call__(
         self, ids_T: NDArray[np.integer], length: int, generator: np.random.Generator, rate: float | None = None
@@ -100,11 +100,11 @@ class Masking:
         self, ids_T: NDArray[np.int64], candidates: NDArray[np.int64], wanted: int, generator: np.random.Generator
     ) -> list[NDArray[np.int64]]:
         """Choose positions of whole words or spans, up to the wanted number of tokens."""
-        assert self.begins is not None
+        assert self.starts_word is not None
         if not len(candidates):
             return []
         # A word ends where the next one starts, and at special tokens.
-        breaks = self.begins[ids_T[candidates]] | (np.diff(candidates, prepend=candidates[0] - 2) > 1)
+        breaks = self.starts_word[ids_T[candidates]] | (np.diff(candidates, prepend=candidates[0] - 2) > 1)
         words = np.split(candidates, np.flatnonzero(breaks)[1:])
         free = np.ones(len(words), bool)
         chosen: list[NDArray[np.int64]] = []
@@ -145,17 +145,17 @@ def _span_length(generator: np.random.Generator) -> int:
     return int(generator.choice(lengths, p=probabilities / probabilities.sum()))
 
 
-def word_beginnings(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
+def word_starts(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
     """Whether each token starts a word, [V]: it begins with a space, or, in WordPiece, not with ##.
 
     Raises:
         ConfigError: The vocabulary does not mark where words start.
     """
-    begins = np.zeros(vocabulary_size(tokenizer), bool)
+    starts_word = np.zeros(vocabulary_size(tokenizer), bool)
     vocabulary = tokenizer.get_vocab()
     if any(token.startswith("##") for token in vocabulary):
-        begins[[number for token, number in vocabulary.items() if not token.startswith("##")]] = True
-        return begins
+        starts_word[[number for token, number in vocabulary.items() if not token.startswith("##")]] = True
+        return starts_word
     # Byte-level space and line break, SentencePiece space, byte-level zero-width space.
     known = ("\u0120", "\u010a", "\u2581", "\u00e2\u0122\u012d")
     marks = tuple(mark for mark in known if any(token.startswith(mark) for token in vocabulary))
@@ -164,5 +164,5 @@ def word_beginnings(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
             "the tokenizer does not mark where words start (no token begins with a space or ##); use the objective "
             "mlm, or another tokenizer"
         )
-    begins[[number for token, number in vocabulary.items() if token.startswith(marks)]] = True
-    return begins
+    starts_word[[number for token, number in vocabulary.items() if token.startswith(marks)]] = True
+    return starts_word

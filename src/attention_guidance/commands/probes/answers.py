@@ -231,7 +231,7 @@ class _Batch:
     """The questions of a batch as tensors.
 
     Attributes:
-        among_NW, right_NW: Bool masks of the candidate words and of the correct ones.
+        candidates_NW, right_NW: Bool masks of the candidate words and of the correct ones.
     """
 
     def __init__(self, texts: Sequence[_TokenizedText], protocol: str, device: torch.device) -> None:
@@ -247,11 +247,11 @@ class _Batch:
         pairs = [(b, question) for b, text in enumerate(texts) for question in text.questions]
         self.text_N = torch.tensor([b for b, _ in pairs], device=device)
         self.word_N = torch.tensor([question.word for _, question in pairs], device=device)
-        among, right = torch.zeros(2, len(pairs), n_words, dtype=torch.bool)
+        candidates, right = torch.zeros(2, len(pairs), n_words, dtype=torch.bool)
         for n, (b, question) in enumerate(pairs):
-            among[n, _candidates(question, texts[b].n_words, include_self=self.first_of_ties)] = True
+            candidates[n, _candidates(question, texts[b].n_words, include_self=self.first_of_ties)] = True
             right[n, list(question.right)] = True
-        self.among_NW, self.right_NW = among.to(device), (among & right).to(device)
+        self.candidates_NW, self.right_NW = candidates.to(device), (candidates & right).to(device)
 
     def inputs(self, pad: int) -> dict[str, Any]:
         """Inputs of the model."""
@@ -269,12 +269,12 @@ class _Batch:
         for direction in directions:
             attention_BHWW = words_BHWW if direction == "forward" else words_BHWW.mT
             attention_NHW = attention_BHWW[self.text_N, :, self.word_N]
-            attention_NHW = attention_NHW.masked_fill(~self.among_NW[:, None], -1.0)
+            attention_NHW = attention_NHW.masked_fill(~self.candidates_NW[:, None], -1.0)
             if self.first_of_ties:
                 best_NH = attention_NHW.argmax(-1)
                 results.append(self.right_NW.gather(1, best_NH).float())
             else:
-                best_NHW = (attention_NHW == attention_NHW.amax(-1, keepdim=True)) & self.among_NW[:, None]
+                best_NHW = (attention_NHW == attention_NHW.amax(-1, keepdim=True)) & self.candidates_NW[:, None]
                 right_NH = (best_NHW & self.right_NW[:, None]).sum(-1)
                 results.append(right_NH / best_NHW.sum(-1).clamp(min=1))
         return torch.stack(results, -1)
@@ -282,8 +282,8 @@ class _Batch:
 
 def _candidates(question: Question, n_words: int, include_self: bool = False) -> list[int]:
     """The candidate words of a question."""
-    among = range(n_words) if question.among is None else question.among
-    return [word for word in among if include_self or word != question.word]
+    candidates = range(n_words) if question.candidates is None else question.candidates
+    return [word for word in candidates if include_self or word != question.word]
 
 
 def _with_baselines(

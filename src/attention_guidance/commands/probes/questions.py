@@ -12,14 +12,14 @@ class Question:
     Attributes:
         word: The word whose attention answers (backward: the word that is attended to).
         right: The correct words; any of them is right.
-        among: The candidate words (default: all other words).
+        candidates: The candidate words (default: all other words).
         label: The kind of question, such as a dependency relation; each is scored separately.
         guesses: Answers of simple rules, as pairs of the rule's name and a word, or None for no answer.
     """
 
     word: int
     right: frozenset[int]
-    among: tuple[int, ...] | None = None
+    candidates: tuple[int, ...] | None = None
     label: str = "all"
     guesses: tuple[tuple[str, int | None], ...] = ()
 

@@ -10,7 +10,7 @@ from attention_guidance.commands.annotations.conll2012 import CorefDocument, Men
 from attention_guidance.commands.annotations.gap import GapExample
 from attention_guidance.commands.annotations.reflexives import ReflexiveSentence, with_distractor
 from attention_guidance.commands.annotations.treebanks import Tree
-from attention_guidance.commands.annotations.words import joined
+from attention_guidance.commands.annotations.words import join_words
 from attention_guidance.commands.probes.questions import Question, QuestionedText
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -38,7 +38,7 @@ def reflexive_texts(
     for sentence in sentences:
         if distractors:
             sentence = with_distractor(sentence, rng.choice(distractors))
-        text, words = joined(sentence.words)
+        text, words = join_words(sentence.words)
         question = Question(sentence.reflexive, frozenset(sentence.antecedent))
         yield QuestionedText(text, words, (question,), sentence.source)
 
@@ -46,7 +46,7 @@ def reflexive_texts(
 def dependency_texts(trees: Iterable[Tree]) -> Iterator[QuestionedText]:
     """Ask for the syntactic head of each word (Clark et al. 2019, 4.2); forward is from the dependent to its head."""
     for tree in trees:
-        text, words = joined(tree.words, tree.no_space_after)
+        text, words = join_words(tree.words, tree.no_space_after)
         questions = tuple(
             Question(word, frozenset([head]), label=relation)
             for word, (head, relation) in enumerate(zip(tree.heads, tree.relations, strict=True))
@@ -66,11 +66,11 @@ def gap_texts(examples: Iterable[GapExample]) -> Iterator[QuestionedText]:
         spans = sorted([example.pronoun, *example.names])
         words = sorted([*spans, *_other_words(example.text, spans)])
         pronoun = words.index(example.pronoun)
-        among = tuple(words.index(name) for name, _ in names)
+        candidates = tuple(words.index(name) for name, _ in names)
         right = frozenset(words.index(name) for name, refers in names if refers)
-        rules = (("nearest name", min(among, key=lambda word: abs(word - pronoun))), ("first name", among[0]))
+        rules = (("nearest name", min(candidates, key=lambda word: abs(word - pronoun))), ("first name", candidates[0]))
         kind = _KIND_OF_PRONOUN.get(example.text[slice(*example.pronoun)].lower(), "other")
-        questions = (Question(pronoun, right, among, kind, rules),) if right else ()
+        questions = (Question(pronoun, right, candidates, kind, rules),) if right else ()
         yield QuestionedText(example.text, tuple(words), questions, example.source)
 
 
@@ -98,7 +98,7 @@ def coreference_texts(
     """
     for document in documents:
         for start, end in _windows(document, n_tokens, longest):
-            text, words = joined([word.plain for word in document.words[start:end]])
+            text, words = join_words([word.plain for word in document.words[start:end]])
             yield QuestionedText(text, words, tuple(_coreference_questions(document, start, end)), document.source)
 
 
@@ -107,7 +107,8 @@ def _windows(document: CorefDocument, n_tokens: Callable[[str], int], longest: i
     span: tuple[int, int] | None = None
     for start, end in document.sentences:
         longer = (start if span is None else span[0], end)
-        if span is not None and n_tokens(joined([word.plain for word in document.words[slice(*longer)]])[0]) > longest:
+        words = [word.plain for word in document.words[slice(*longer)]]
+        if span is not None and n_tokens(join_words(words)[0]) > longest:
             yield span
             longer = (start, end)
         span = longer
@@ -139,5 +140,5 @@ def _coreference_questions(document: CorefDocument, start: int, end: int) -> Ite
         word = document.words[mention.head].plain.lower()
         same_word = [head for head in heads if document.words[head].plain.lower() == word]
         rules = (("nearest mention", heads[-1] - start), ("head match", (same_word or heads)[-1] - start))
-        among = tuple(dict.fromkeys(head - start for head in heads))
-        yield Question(mention.head - start, right, among, mention.kind, rules)
+        candidates = tuple(dict.fromkeys(head - start for head in heads))
+        yield Question(mention.head - start, right, candidates, mention.kind, rules)

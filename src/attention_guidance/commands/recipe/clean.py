@@ -180,14 +180,14 @@ def _remove_held_out(
         lines_of = [document.text.splitlines() for document in in_file]
         found = excluded.within([line for lines in lines_of for line in lines]) if excluded.total else []
         removed = {number for _, numbers in found for number in numbers}
-        begins = defaultdict(set)
+        starting = defaultdict(set)
         for sentence, numbers in found:
-            begins[numbers.start].add(sentence)
+            starting[numbers.start].add(sentence)
         first = 0
         for document, lines in zip(in_file, lines_of, strict=True):
             own = range(first, first + len(lines))
             text = "\n".join(line for number, line in zip(own, lines, strict=True) if number not in removed)
-            sentences = {sentence for number in own for sentence in begins.get(number, ())}
+            sentences = {sentence for number in own for sentence in starting.get(number, ())}
             yield document, text.strip(), sentences, len(removed.intersection(own))
             first += len(lines)
 

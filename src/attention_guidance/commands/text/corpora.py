@@ -300,8 +300,8 @@ def _bad_character(path: Path, place: str, what: str) -> CorpusError:
     return CorpusError(f"{path}: {what} at {place}; convert the file to UTF-8 or pass --errors replace")
 
 
-def _no_field(place: str | Path, kind: str, field: str, there: Sequence[str]) -> CorpusError:
-    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in there[:12]]
-    shown = ", ".join(map(repr, names)) + (", ..." if len(there) > 12 else "")
-    number = "no" if field not in there else "more than one"
+def _no_field(place: str | Path, kind: str, field: str, available: Sequence[str]) -> CorpusError:
+    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in available[:12]]
+    shown = ", ".join(map(repr, names)) + (", ..." if len(available) > 12 else "")
+    number = "no" if field not in available else "more than one"
     return CorpusError(f"{place}: {number} {kind} {field!r}; there are {shown or 'none'} (choose with --text-field)")

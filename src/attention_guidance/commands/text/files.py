@@ -8,7 +8,7 @@ from pathlib import Path
 from attention_guidance.errors import CorpusError
 
 
-def found_files(paths: Sequence[str | Path], suffixes: Sequence[str], what: str) -> list[Path]:
+def find_files(paths: Sequence[str | Path], suffixes: Sequence[str], what: str) -> list[Path]:
     """List the given files, and the files with one of the suffixes in the given folders, in sorted order.
 
     Args:

@@ -34,14 +34,14 @@ class Passage:
     Attributes:
         document: Index of the document in the text.
         number: Index of the passage in the document.
-        of: Number of passages of the document.
+        n_passages: Number of passages of the document.
         text: The stripped text.
         source: Source of the document.
     """
 
     document: int
     number: int
-    of: int
+    n_passages: int
     text: str
     source: str
 
@@ -68,7 +68,7 @@ class HeldOutText:
     def n_whole(self) -> int:
         """Number of documents that are held out completely."""
         held = Counter(passage.document for passage in self.passages)
-        return len({passage.document for passage in self.passages if held[passage.document] == passage.of})
+        return len({passage.document for passage in self.passages if held[passage.document] == passage.n_passages})
 
     def only(self, passages: Iterable[Passage]) -> HeldOutText:
         """Return a copy with only these passages."""

@@ -84,25 +84,25 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
         CorpusError: A column is missing, or columns are given by number for a table with a header.
     """
     # JSON rows may lack columns of others.
-    there, file = list(dict.fromkeys(name for row in rows for name in row.values)), rows[0].place.rpartition(":")[0]
+    known, file = list(dict.fromkeys(name for row in rows for name in row.values)), rows[0].place.rpartition(":")[0]
     if given is not None:
         if len(given) != len(wanted):
             raise CorpusError(f"--columns: {len(given)} given; this task has {len(wanted)}, texts first, label last")
         if len(set(given)) < len(given):
             raise CorpusError(f"--columns {' '.join(given)}: a column is named twice; texts first, label last")
-        missing = [name for name in given if name not in there]
+        missing = [name for name in given if name not in known]
         if missing:
-            raise CorpusError(f"{file}: no column {', '.join(missing)}; there are {', '.join(there)}")
-        if are_numbers(given) and there == [str(place) for place in range(1, len(there) + 1)]:
+            raise CorpusError(f"{file}: no column {', '.join(missing)}; there are {', '.join(known)}")
+        if are_numbers(given) and known == [str(place) for place in range(1, len(known) + 1)]:
             _require_no_header(rows, given, wanted)
         return list(given)
-    lowered = {name.lower(): name for name in there}
+    lowered = {name.lower(): name for name in known}
     found = []
     for names in wanted:
         name = next((lowered[name] for name in names if name in lowered and lowered[name] not in found), None)
         if name is None:
             raise CorpusError(
-                f"{file}: none of the columns {', '.join(there)} is named {' or '.join(names[:4])}; rename them, or "
+                f"{file}: none of the columns {', '.join(known)} is named {' or '.join(names[:4])}; rename them, or "
                 "give them with --columns, texts first, label last"
             )
         found.append(name)
@@ -150,11 +150,11 @@ def _csv_cells(lines: Iterable[tuple[int, str]], path: Path, malformed: Malforme
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            wrong = CorpusError(f"{path}:{n_read + 1}: not CSV ({error}); check the quotes of the row that starts here")
+            fault = CorpusError(f"{path}:{n_read + 1}: not CSV ({error}); check the quotes of the row that starts here")
             # A row that started earlier may have swallowed others, which cannot be counted.
             if reader.line_num != n_read + 1 or "unexpected end" in str(error):
-                raise wrong from error
-            malformed.refuse(wrong)
+                raise fault from error
+            malformed.refuse(fault)
             cells = []
         if cells is None:
             return
@@ -179,10 +179,10 @@ def _rows(
         values, place = dict(zip(header, cells, strict=False)), f"{path}:{number}"
         if len(cells) != len(header):
             named = "first line has" if by_number else "header has"
-            wrong = CorpusError(f"{place}: {len(cells)} columns; the {named} {len(header)} ({', '.join(header)})")
+            fault = CorpusError(f"{place}: {len(cells)} columns; the {named} {len(header)} ({', '.join(header)})")
             if any("\n" in cell for cell in cells):  # a quote may have swallowed other rows
-                raise wrong
-            malformed.refuse(wrong)
+                raise fault
+            malformed.refuse(fault)
         elif not _is_skipped(values, place, malformed):
             yield Row(values, place)
 

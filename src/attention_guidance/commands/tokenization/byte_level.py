@@ -177,13 +177,13 @@ def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str, needed: Itera
     # A model folder without tokenizer files loads without error, with special tokens only.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ConfigError(f"tokenizer {name!r}: it has no vocabulary; give a folder with tokenizer.json")
-    there = {
+    available = {
         "mask": (tokenizer.mask_token,),
         "pad": (tokenizer.pad_token,),
         "sep or eos": (tokenizer.sep_token, tokenizer.eos_token),
         "cls or bos": (tokenizer.cls_token, tokenizer.bos_token),
     }
-    if lacking := [kind for kind in needed if not any(there[kind])]:
+    if lacking := [kind for kind in needed if not any(available[kind])]:
         what = "a masked language model" if "mask" in lacking else "the model"
         raise ConfigError(
             f"tokenizer {name!r}: no {' and no '.join(lacking)} token; give the tokenizer of {what}, or train one"

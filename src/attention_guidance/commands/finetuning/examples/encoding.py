@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attention_guidance.commands.annotations.words import joined, words_of_tokens
+from attention_guidance.commands.annotations.words import join_words, words_of_tokens
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.errors import ConfigError
 
@@ -136,7 +136,7 @@ def _encode_words(
     places: list[list[Place]] = []
     n_windowed = n_lost = 0
     for number, example in enumerate(examples):
-        text, words = joined(example.texts)
+        text, words = join_words(example.texts)
         encoded = tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
             split_special_tokens=True, verbose=False,
