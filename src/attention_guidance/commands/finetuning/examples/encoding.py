@@ -127,7 +127,7 @@ def _labels_of_tokens(
 def _encode_words(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, overlap: bool, continued: list[int]
 ) -> Encoded:
-    before, inner, after = _frame(tokenizer, (joined(example.texts)[0] for example in examples))
+    before, inner, after = _frame(tokenizer, (join_words(example.texts)[0] for example in examples))
     n_before, room = len(before["input_ids"]), longest - len(before["input_ids"]) - len(after["input_ids"])
     if room < 2:
         raise ConfigError(f"--max-length: {longest} tokens leave no room for words between the special ones")
