@@ -63,9 +63,18 @@ RUN = Kind(
     traces=("data.json",),
     sign="run.yaml",
     first=("run.yaml", "tokenizer/seal.json"),
-    owned=("results.json", "model", "checkpoints", "stepped", "attention", "logs", "tokenizer", "data.json",
-           "run.yaml"),
-)  # fmt: skip
+    owned=(
+        "results.json",
+        "model",
+        "checkpoints",
+        "stepped",
+        "attention",
+        "logs",
+        "tokenizer",
+        "data.json",
+        "run.yaml",
+    ),
+)
 _ARM = "seed-*/*"
 COMPARISON = Kind(
     "a comparison",
@@ -76,17 +85,21 @@ COMPARISON = Kind(
     first=(*RUN.first, "seed-*"),
     owned=("compare.json", "compare.html", "attention_maps.json", *within(_ARM, RUN.owned), "tokenizer", "run.yaml"),
 )
-FINE_TUNING = Kind(
-    "a fine-tuning", finished="finetune.json", begun=("fits/" + "[0-9a-f]" * 32,), owned=("model",)
-)  # fmt: skip
+FINE_TUNING = Kind("a fine-tuning", finished="finetune.json", begun=("fits/" + "[0-9a-f]" * 32,), owned=("model",))
 DOWNSTREAM = Kind("fine-tunings compared", finished="downstream.json")
 RECIPE = Kind(
     "a recipe",
     finished="recipe.json",
     begun=("text.jsonl",),
-    owned=("recipe.json", "recipe.html", *within("guided", RUN.owned), *within("unguided", RUN.owned),
-           *(f"classify-{split}.jsonl" for split in ("train", "dev", "test")), "text.jsonl"),
-)  # fmt: skip
+    owned=(
+        "recipe.json",
+        "recipe.html",
+        *within("guided", RUN.owned),
+        *within("unguided", RUN.owned),
+        *(f"classify-{split}.jsonl" for split in ("train", "dev", "test")),
+        "text.jsonl",
+    ),
+)
 # What hours went into, which no other command writes beside. A text.jsonl alone may be anyone's.
 _TRAINED = (RUN, COMPARISON, FINE_TUNING, DOWNSTREAM, dataclasses.replace(RECIPE, begun=()))
 

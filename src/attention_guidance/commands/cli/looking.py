@@ -77,11 +77,21 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
     add("--checkpoints", dest="with_checkpoints", action="store_true", help="every checkpoint of a run, not its end")
-    add("--patterns", nargs="+", default=(), metavar="NAME",
+    add(
+        "--patterns",
+        nargs="+",
+        default=(),
+        metavar="NAME",
         help="what heads are measured against (next previous same first delimiter period, as far as the tokenizer has "
-        "them); offset:K, a --token-class, unions a|b")  # fmt: skip
-    add("--token-class", dest="token_classes", action=Assign, metavar="NAME=TOKENS",
-        help="a class of tokens for --patterns, its tokens separated by spaces; may be repeated")  # fmt: skip
+        "them); offset:K, a --token-class, unions a|b",
+    )
+    add(
+        "--token-class",
+        dest="token_classes",
+        action=Assign,
+        metavar="NAME=TOKENS",
+        help="a class of tokens for --patterns, its tokens separated by spaces; may be repeated",
+    )
     add("--sequences", type=positive, default=256, metavar="N", help="blocks of text to look at, at most (256)")
     add("--block-size", type=positive, metavar="N", help="tokens of a block (128)")
     add("--batch-size", type=positive, default=8, metavar="N", help="blocks in a forward pass (8)")
@@ -93,11 +103,21 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--task", required=True, help="reflexive, coreference, gap or dependency")
-    add("--protocol", default="words",
+    add(
+        "--protocol",
+        default="words",
         help="words: attention to a word is the sum over its tokens, from it their mean; authors: as the paper's "
-        "script for reflexives, only sentences whose words are one token each (words)")  # fmt: skip
-    add("--distractors", nargs="?", const=True, default=False, type=Path, metavar="FILE",
-        help="put a sentence in front of each reflexive sentence, of FILE or built in")  # fmt: skip
+        "script for reflexives, only sentences whose words are one token each (words)",
+    )
+    add(
+        "--distractors",
+        nargs="?",
+        const=True,
+        default=False,
+        type=Path,
+        metavar="FILE",
+        help="put a sentence in front of each reflexive sentence, of FILE or built in",
+    )
     add("--seed", type=seed, default=1, metavar="N", help="of halves, bootstrap and distractors (1)")
     add("--batch-size", type=positive, default=16, metavar="N", help="texts in a forward pass (16)")
 
@@ -121,13 +141,31 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs or models, or names on the hub")
     add_output(parser)
     add = parser.add_argument
-    add("--text", dest="files", nargs="+", default=(), metavar="FILE",
-        help="look at the heads on this text (the first run's own, else the World English Bible)")  # fmt: skip
-    add("--include", nargs="+", default=(), type=Path, metavar="PATH",
-        help="results of probe, skill and finetune to show: their folders or files")  # fmt: skip
-    add("--sentence", dest="sentences", action="append", default=[], metavar="TEXT",
+    add(
+        "--text",
+        dest="files",
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="look at the heads on this text (the first run's own, else the World English Bible)",
+    )
+    add(
+        "--include",
+        nargs="+",
+        default=(),
+        type=Path,
+        metavar="PATH",
+        help="results of probe, skill and finetune to show: their folders or files",
+    )
+    add(
+        "--sentence",
+        dest="sentences",
+        action="append",
+        default=[],
+        metavar="TEXT",
         help="look through heads on this sentence, all of it up to 512 tokens; may be repeated (how the first three "
-        "documents begin, 160 characters each)")  # fmt: skip
+        "documents begin, 160 characters each)",
+    )
     add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
     add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
     add_reading(parser)

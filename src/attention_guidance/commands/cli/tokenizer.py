@@ -24,9 +24,11 @@ the text does not use; the longest tokens, the characters that are lost most.
 def add_commands(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
-        "tokenizer", help="train tokenizers, see how they fit a language", description=_TOKENIZER,
+        "tokenizer",
+        help="train tokenizers, see how they fit a language",
+        description=_TOKENIZER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = add_command(actions, "train", "of every kind and size, compared on text held out", _TOKENIZER, _train)
     add = train.add_argument

@@ -110,9 +110,16 @@ def finetune(
             note(said)
         baseline = _baseline(data, steps, note) if settings.baseline else None
     found = outcome.finetune_json(
-        subject.name, data, encoded, settings.fit, fitted, longest=longest,
-        request=request_of(subject.source, settings), notes=notes, baseline=baseline,
-    )  # fmt: skip
+        subject.name,
+        data,
+        encoded,
+        settings.fit,
+        fitted,
+        longest=longest,
+        request=request_of(subject.source, settings),
+        notes=notes,
+        baseline=baseline,
+    )
     found = outcome.write(folder, found, data, fitted, tokenizer, baseline)
     kept.forget()
     outcome.report(console, found)
@@ -150,9 +157,13 @@ def _read(
     there = scores_there(output, subject.source, settings, resume=resume, overwrite=overwrite)
     tokenizer = subject.tokenizer("pad")  # for batches; all else a task needs of it, the model was trained with
     data = read_examples(
-        get_task(settings.task), settings.files, columns=settings.columns, repair=settings.repair,
-        positive=settings.positive_label, errors=settings.errors,
-    )  # fmt: skip
+        get_task(settings.task),
+        settings.files,
+        columns=settings.columns,
+        repair=settings.repair,
+        positive=settings.positive_label,
+        errors=settings.errors,
+    )
     return subject, tokenizer, data, there
 
 

@@ -40,9 +40,14 @@ _STRETCH = 10
 
 
 def compare(
-    config: RunConfig, output: Path, *, seeds: Sequence[int] | None, resume: bool = False, overwrite: bool = False,
+    config: RunConfig,
+    output: Path,
+    *,
+    seeds: Sequence[int] | None,
+    resume: bool = False,
+    overwrite: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Train guided and unguided on the same data, order and initial weights, and compare.
 
     Args:

@@ -177,9 +177,13 @@ class Run:
         # Trainer has put the precision into the forward pass of the model under training.
         with self.trainer.accelerator.autocast():
             check_reloaded(
-                self.objective, folder, self.arguments.device, self._validation_batches(), loss,
+                self.objective,
+                folder,
+                self.arguments.device,
+                self._validation_batches(),
+                loss,
                 half_precision=half_precision,
-            )  # fmt: skip
+            )
 
     def _whole_model(self) -> PreTrainedModel:
         """The model with its weights in one place, of one in shares; to be called by all processes."""

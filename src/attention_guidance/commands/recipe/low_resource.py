@@ -135,11 +135,9 @@ def low_resource(
         "text": dataclasses.asdict(facts),
         "warnings": facts.warnings,
         "choices": [dataclasses.asdict(choice) for choice in choices],
-        "runs": {
-            arm: {name: run[name] for name in _OF_RUN} for arm, run in runs.items()
-        },
+        "runs": {arm: {name: run[name] for name in _OF_RUN} for arm, run in runs.items()},
         "tasks": found,
-    }  # fmt: skip
+    }
     folder.json(RECIPE_FILE, content)
     write_recipe_page(content, output / PAGE_FILE)
     console.print(f"read {output / PAGE_FILE}; the model: {output / 'guided' / 'model'}", highlight=False)

@@ -138,9 +138,13 @@ def _encode_words(
     for number, example in enumerate(examples):
         text, words = join_words(example.texts)
         encoded = tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
-            split_special_tokens=True, verbose=False,
-        )  # fmt: skip
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            split_special_tokens=True,
+            verbose=False,
+        )
         ids = encoded["input_ids"]
         word_of = words_of_tokens(encoded["offset_mapping"], words).tolist() if ids else []
         firsts = {word: token for token, word in reversed(list(enumerate(word_of))) if word >= 0}

@@ -99,8 +99,10 @@ def _of_one_name(
     found: dict[str, list[Any]] = {split: list(answers) for split, answers in gold.items()}
     if task.kind == "classify":
         none = no_labels(task, _all(gold["train"]))
-        found = {split: [answer if none.isdisjoint(answer or ()) else None for answer in rows]
-                 for split, rows in found.items()}  # fmt: skip
+        found = {
+            split: [answer if none.isdisjoint(answer or ()) else None for answer in rows]
+            for split, rows in found.items()
+        }
     for split, answers in found.items():
         renamed = {} if classes[split] else by_number(_all(answers), names)
         found[split] = [answer and [renamed.get(label, label) for label in answer] for answer in answers]

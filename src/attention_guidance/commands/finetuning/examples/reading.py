@@ -144,11 +144,16 @@ def _one_scheme(
         return dict(texts)
     return {
         split: read_tagged(
-            text.path, columns=columns, repair=repair, scheme="BIO",
+            text.path,
+            columns=columns,
+            repair=repair,
+            scheme="BIO",
             malformed=Malformed(text.path, malformed[split].skip),
-        ) if text.scheme == "IOB1" else text
+        )
+        if text.scheme == "IOB1"
+        else text
         for split, text in texts.items()
-    }  # fmt: skip
+    }
 
 
 def _token_labels(train: TaggedText) -> tuple[str, ...]:

@@ -127,9 +127,15 @@ class Runner:
             self.steps.at(self.settings.epochs)
             return there
         found, model = fit(
-            self.data, self.encoded, self.source, self.tokenizer, learning_rate=rate, seed=seed,
-            settings=self.settings, progress=self.steps.at,
-        )  # fmt: skip
+            self.data,
+            self.encoded,
+            self.source,
+            self.tokenizer,
+            learning_rate=rate,
+            seed=seed,
+            settings=self.settings,
+            progress=self.steps.at,
+        )
         self.kept.put(name, found, model)
         return found
 

@@ -75,8 +75,11 @@ def finetune_json(
         "split": split_told,
         "data": {
             split: {
-                "file": data.files[split], "examples": len(data.splits[split]), "cut": item.n_cut,
-                "windowed": item.n_windowed, "words_without_tokens": item.n_lost,
+                "file": data.files[split],
+                "examples": len(data.splits[split]),
+                "cut": item.n_cut,
+                "windowed": item.n_windowed,
+                "words_without_tokens": item.n_lost,
             }
             for split, item in encoded.items()
         },
@@ -90,8 +93,12 @@ def finetune_json(
         "learning_rates": {f"{rate:g}": score for rate, score in fitted.on_dev.items()},
         "seeds": [
             {
-                "seed": seed, "epoch": found.epoch, "dev_by_epoch": found.dev, "seconds": found.seconds,
-                "tokens_per_second": found.tokens_per_second, "threshold": found.threshold,
+                "seed": seed,
+                "epoch": found.epoch,
+                "dev_by_epoch": found.dev,
+                "seconds": found.seconds,
+                "tokens_per_second": found.tokens_per_second,
+                "threshold": found.threshold,
                 **{split: of_split["metrics"] for split, of_split in scored[seed].items()},
             }
             for seed, found in fitted.fits.items()
@@ -101,7 +108,7 @@ def finetune_json(
         "baseline": None if baseline is None else baseline.facts,
         "best_seed": fitted.best_seed,
         "per_class": scored[fitted.best_seed][split_told]["per_class"],
-    }  # fmt: skip
+    }
 
 
 def write(
@@ -204,15 +211,19 @@ def report(console: Console, found: Mapping[str, Any]) -> None:
     table = Table(title=f"{title}, learning rate {found['learning_rate']:g}")
     for heading in ("metric", "mean", "std", "95 % interval of the mean"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    shown = {name + (f" (of {found['positive_label']})" if name == "f1" and found["positive_label"] else ""): score
-             for name, score in found["scores"].items()}  # fmt: skip
+    shown = {
+        name + (f" (of {found['positive_label']})" if name == "f1" and found["positive_label"] else ""): score
+        for name, score in found["scores"].items()
+    }
     shown |= {f"{name}, mismatched": score for name, score in found["mismatched_scores"].items()}
     for name, score in shown.items():
         several = score["std"] is not None
         table.add_row(
-            name, f"{score['mean']:.4f}", f"{score['std']:.4f}" if several else "–",
+            name,
+            f"{score['mean']:.4f}",
+            f"{score['std']:.4f}" if several else "–",
             f"{score['low']:.4f} to {score['high']:.4f}" if several else "–",
-        )  # fmt: skip
+        )
     console.print(table)
     if found["baseline"] is not None:
         score = found["baseline"][found["split"]][found["metric"]]

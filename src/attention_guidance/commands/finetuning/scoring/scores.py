@@ -87,12 +87,22 @@ def _by_label(data: Data, gold: Sequence[Any], predictions: Sequence[Any]) -> di
     )
     names = ("precision", "recall", "f1-score", "support")
     return {
-        label: dict(zip(names, (float(value) for value in precision_recall_fscore_support(
-            truth[:, n], guess[:, n], average="binary", zero_division=0)[:3]), strict=False))
+        label: dict(
+            zip(
+                names,
+                (
+                    float(value)
+                    for value in precision_recall_fscore_support(
+                        truth[:, n], guess[:, n], average="binary", zero_division=0
+                    )[:3]
+                ),
+                strict=False,
+            )
+        )
         | {"support": float(truth[:, n].sum())}
         for n, label in enumerate(data.labels)
         if truth[:, n].any() or guess[:, n].any()
-    }  # fmt: skip
+    }
 
 
 def _several(truth: Array, guess: Array) -> dict[str, float]:
