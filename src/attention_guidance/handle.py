@@ -1,4 +1,4 @@
-"""The handle on a guided model: its hooks, its weight, and a look at its heads."""
+"""`Guidance`: the handle on a guided model, with its hooks, weight and per-head errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings about guidance that is lost on its way into training."""
+"""Warnings about guidance that never reaches training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The kinds of models that can be guided.
+"""Adapters: how guidance attaches to each kind of model.
 
-`base` says what an adapter is; `interface` has that of models of transformers, `multihead` that of models made of
-torch's nn.MultiheadAttention.
+`base` defines the interface, `interface` the adapter of transformers' models, and `multihead` that of models made of
+torch's nn.MultiheadAttention. `inputs_outputs` reads what a model is given and returns.
 """
 
 from __future__ import annotations

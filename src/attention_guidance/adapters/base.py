@@ -1,4 +1,4 @@
-"""What an adapter is, and what answers the calls of attention that it passes on."""
+"""The adapter and attention processor protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what any model of transformers is given and gives out: arguments by name, documents, patches, the loss."""
+"""Read a model's arguments by name, its documents and patches, and its loss."""
 
 from __future__ import annotations
 

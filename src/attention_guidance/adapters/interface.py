@@ -1,4 +1,4 @@
-"""Models of transformers, guided through its attention interface: the functions it calls instead of a model's own.
+"""Models of transformers, through its attention interface.
 
 Each call goes to the processor of its attention module, with the attention that the model had before at hand. A
 module without one is left alone, so a model that shares its config with a guided one goes on as it was.

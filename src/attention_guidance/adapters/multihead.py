@@ -1,4 +1,4 @@
-"""Models made of torch's own attention, `nn.MultiheadAttention`, as `nn.TransformerEncoder` is.
+"""Models made of `nn.MultiheadAttention`, such as `nn.TransformerEncoder`.
 
 Each guided module gets a forward of its own in place of its class's. That one hands a call to the module's processor,
 and to the class's forward wherever guidance does not have to change the computation: then output, weights and dropout

@@ -1,1 +1,1 @@
-"""What happens in a forward pass of a guided model: its passes, layers, hooks, and the loss they join."""
+"""The forward pass of a guided model: passes, layers and hooks."""

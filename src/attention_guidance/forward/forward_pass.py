@@ -1,4 +1,4 @@
-"""What guidance sees and keeps of one forward pass: the batch, and each guided layer's distance to its patterns."""
+"""One forward pass: the batch, and the row statistics of each guided layer."""
 
 from __future__ import annotations
 

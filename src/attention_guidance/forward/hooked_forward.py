@@ -1,4 +1,4 @@
-"""`model.forward(...)` that runs a model's hooks, as `model(...)` does.
+"""Make `model.forward(...)` run the hooks of the model, as `model(...)` does.
 
 PEFT, sentence-transformers and others call the forward of a model directly, which goes around its hooks.
 """

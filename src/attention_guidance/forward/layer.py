@@ -1,4 +1,4 @@
-"""What sits on the attention of one guided layer: computes it, and keeps how far its heads are from their patterns."""
+"""The attention processor of a guided layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, with every module's own mode given back afterwards."""
+"""Evaluation mode in a `with` block, restoring each module's own mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward passes of a guided model: the one under way, and those that the next loss holds.
+"""All forward passes since the last loss, and which one a call belongs to.
 
 One object that the handle and all guided layers share.
 """

@@ -1,4 +1,4 @@
-"""Attention of some heads by one function and of the others by another, without a copy more than needed."""
+"""Compute some heads by one function and the others by another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backends by name, what each can serve, and which one `auto` takes.
+"""The backends by name, what each supports, and which one `auto` picks.
 
 A backend computes the attention of guided heads together with the statistics of its rows. `reference` is the definition
 in dense maps; the others are there to be fast. Asking for one that cannot serve a case is an error: no

@@ -1,4 +1,4 @@
-"""Guided attention in plain torch: exact, in blocks of queries, with no T x T map kept.
+"""Backend `blocked`: exact attention in plain torch, in blocks of queries.
 
 The scores of a block are made once and serve output and statistics; the backward pass makes them again. The gradients
 of both losses are elementwise in A, so guidance adds no matrix product to those of plain attention: the gradient with

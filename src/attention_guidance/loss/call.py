@@ -1,4 +1,4 @@
-"""One call of attention: made by an adapter, given its targets by a forward pass, computed by a backend."""
+"""`AttentionCall`: the inputs of one attention call, from adapter to backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three numbers for each row of guided attention, and the one formula of the loss over them.
+"""Row statistics of guided attention, and the loss computed from them.
 
 The loss of a row needs no map of attention, only the sum of its squares and its mass on the targets.
 """

@@ -1,7 +1,7 @@
-"""The command line: a thin layer over `training` and `studies`. Heavy imports wait until a command runs.
+"""The command line: argument parsers of all commands.
 
-`training` and `finetuning` have the commands that train, `recipes` the one that does it all, `tokenizers` the one
-for these, `looking` those that look into what was trained, `arguments` what they share.
+`pretraining`, `finetuning`, `recipe`, `tokenizer` and `looking` (census, probe, skill, report) hold the commands. `flags`
+makes flags from declared settings, and `arguments` has what all share. Heavy imports wait until a command runs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from attention_guidance import __version__
-from attention_guidance.commands.cli import finetuning, looking
-from attention_guidance.commands.cli import pretraining as training
-from attention_guidance.commands.cli import recipe as recipes
-from attention_guidance.commands.cli import tokenizer as tokenizers
+from attention_guidance.commands.cli import finetuning, looking, pretraining, recipe, tokenizer
 from attention_guidance.commands.cli.arguments import Parser, fail
 from attention_guidance.commands.cli.flags import flags_of, with_flags
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
@@ -109,9 +106,9 @@ def _parser() -> Parser:
     parser = Parser(prog="attention-guidance", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    training.add_commands(commands)
+    pretraining.add_commands(commands)
     finetuning.add_commands(commands)
-    recipes.add_commands(commands)
-    tokenizers.add_commands(commands)
+    recipe.add_commands(commands)
+    tokenizer.add_commands(commands)
     looking.add_commands(commands)
     return parser

@@ -1,5 +1,5 @@
-"""Fine-tuning an encoder on a labelled task, over seeds, with everything chosen on the development set.
+"""Fine-tune an encoder on a labelled task over several seeds, and compare encoders.
 
-`tasks` says what kinds of tasks there are, `examples` reads and checks them, `encoding` makes them into tokens (long
-sentences in windows, never cut), `scores` has the metrics, `fit` trains once, `finetune` is the command.
+`finetune` and `downstream` are the commands. `examples` reads a task and turns it into tokens (long sentences become
+windows and are never cut), `fits` trains models on it, and `scoring` evaluates and compares them.
 """

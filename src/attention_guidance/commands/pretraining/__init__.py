@@ -1,1 +1,1 @@
-"""Pre-training runs on the Trainer of transformers."""
+"""Pre-training and comparison of runs on transformers' Trainer."""

@@ -1,5 +1,4 @@
-"""From a text and, if there are some, labelled data to a model and a page that says what it is worth.
+"""From raw text, and labelled data if there is some, to a model and a page of results.
 
-`clean` looks at the text and takes out what must not be trained on, `rules` chooses the settings, `low_resource` does
-it all.
+`clean` removes from the text what must not be trained on, `rules` chooses the settings, and `low_resource` is the command.
 """

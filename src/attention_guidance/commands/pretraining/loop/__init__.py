@@ -1,1 +1,1 @@
-"""While a run trains: the trainer, its clock, what a person sees, signals, memory."""
+"""The training loop: trainer, time limit, progress, signals, memory."""

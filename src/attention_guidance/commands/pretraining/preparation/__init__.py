@@ -1,1 +1,1 @@
-"""From settings to what a run trains on: text, images or sound, tokenizer, objective."""
+"""From settings to training data: text, images or audio, tokenizer, objective."""

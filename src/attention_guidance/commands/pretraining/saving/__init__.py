@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, checkpoints, the finished model."""
+"""What a run leaves on disk: folder, checkpoints, finished model."""

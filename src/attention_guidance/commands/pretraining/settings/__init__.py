@@ -1,1 +1,1 @@
-"""What a run is asked for, and what can be wrong with it before any text is read."""
+"""The settings of a run, and the checks made before any text is read."""
