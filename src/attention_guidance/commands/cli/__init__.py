@@ -1,7 +1,7 @@
 """The command line: argument parsers of all commands.
 
-`pretraining`, `finetuning`, `recipe`, `tokenizer` and `looking` (census, probe, skill, report) hold the commands. `flags`
-makes flags from declared settings, and `arguments` has what all share. Heavy imports wait until a command runs.
+`pretraining`, `finetuning`, `recipe`, `tokenizer` and `looking` (census, probe, skill, report) hold the commands.
+`flags` makes flags from declared settings, and `arguments` has what all share. Heavy imports wait until a command runs.
 """
 
 from __future__ import annotations

@@ -45,10 +45,12 @@ Everything else is as for finetune. Writes OUTPUT/downstream.json, and what fine
 
 def add_commands(commands: Any) -> None:
     """Add the commands."""
-    one = add_command(commands, "finetune", "a downstream score of any encoder, over seeds", _FINETUNE, _finetune)
+    one = add_command(commands, "finetune", "fine-tune an encoder on a task, over seeds", _FINETUNE, _finetune)
     one.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
     _add_settings(one)
-    several = add_command(commands, "downstream", "is one model better than another", _DOWNSTREAM, _downstream)
+    several = add_command(
+        commands, "downstream", "fine-tune several models and test for a difference", _DOWNSTREAM, _downstream
+    )
     several.add_argument("models", nargs="+", metavar="MODEL", help="as for finetune; the first is compared with")
     _add_settings(several)
     spread = "score this many checkpoints of each run too, evenly spread, and plot them over steps (default: none)"

@@ -59,11 +59,11 @@ index of the reflexive, a tab, the indices of its antecedent.
 
 def add_commands(commands: Any) -> None:
     """Add the commands that look."""
-    _add_census(add_command(commands, "census", "which pattern does each head follow", _CENSUS, _census))
-    _add_probe(add_command(commands, "probe", "do heads find antecedents and syntactic heads", _PROBE, _probe))
-    _add_skill(add_command(commands, "skill", "skill of heads against the model's quality", _SKILL, _skill))
-    _add_report(add_command(commands, "report", "one page of runs, heads and probes", _REPORT, _report))
-    _add_reflexives(add_command(commands, "reflexives", "make sentences for a probe", _REFLEXIVES, _reflexives))
+    _add_census(add_command(commands, "census", "measure which pattern each head follows", _CENSUS, _census))
+    _add_probe(add_command(commands, "probe", "test heads on antecedents and syntactic heads", _PROBE, _probe))
+    _add_skill(add_command(commands, "skill", "compare probe accuracy with model quality", _SKILL, _skill))
+    _add_report(add_command(commands, "report", "write a page of runs, heads and probes", _REPORT, _report))
+    _add_reflexives(add_command(commands, "reflexives", "generate sentences for a probe", _REFLEXIVES, _reflexives))
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

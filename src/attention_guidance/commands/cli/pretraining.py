@@ -38,8 +38,10 @@ runs are fine-tuned on a task afterwards and compared there, in OUTPUT/downstrea
 
 def add_commands(commands: Any) -> None:
     """Add the commands that train."""
-    _add_run_arguments(add_command(commands, "pretrain", "from raw text to a guided encoder", _PRETRAIN, _pretrain))
-    compare = add_command(commands, "compare", "guided and unguided side by side", _COMPARE, _compare)
+    _add_run_arguments(
+        add_command(commands, "pretrain", "pre-train an encoder on text, with guidance", _PRETRAIN, _pretrain)
+    )
+    compare = add_command(commands, "compare", "pre-train with and without guidance, and compare", _COMPARE, _compare)
     _add_run_arguments(compare)
     compare.add_argument("--seeds", type=positive, metavar="N", help="pairs of runs, from --seed on (1)")
     add = compare.add_argument_group("downstream").add_argument

@@ -22,7 +22,7 @@ a model without pre-training, and writes OUTPUT/recipe.html (for reading) and OU
 
 def add_commands(commands: Any) -> None:
     """Add the command."""
-    parser = add_command(commands, "recipe", "text in, model and report out", _RECIPE, _recipe)
+    parser = add_command(commands, "recipe", "clean, pre-train, score and report, for little text", _RECIPE, _recipe)
     add = parser.add_argument
     add("recipe", choices=["low-resource"], metavar="low-resource", help="the recipe for languages with little text")
     add("files", nargs="*", metavar="CORPUS", help="text files, folders, - (stdin); default: the World English Bible")

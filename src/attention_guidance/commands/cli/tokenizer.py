@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "tokenizer",
-        help="train tokenizers, see how they fit a language",
+        help="train tokenizers and measure how they fit a language",
         description=_TOKENIZER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
