@@ -201,7 +201,8 @@ def test_outputs_that_cannot_be_used(corpus, tmp_path, refusal, monkeypatch):
         assert f"is not empty and holds no {kind}; give" in refusal(corpus, *TINY, output=tmp_path, command=command)
         assert "lies in the folder of text" in refusal(tmp_path, *TINY, output=tmp_path / "run", command=command)
         if sys.platform == "linux":
-            assert "/proc/no/such/run cannot be used (" in refusal(corpus, *TINY, output="/proc/no/such/run", command=command)
+            output = "/proc/no/such/run"
+            assert f"{output} cannot be used (" in refusal(corpus, *TINY, output=output, command=command)
     monkeypatch.setattr("attention_guidance.commands.workspace.os.access", lambda path, mode: False)
     assert f"no permission to write in {tmp_path}" in refusal(corpus, *TINY)
 
