@@ -78,5 +78,5 @@ def test_a_model_that_hides_patches_has_no_neighbours():
 def test_a_model_of_text_has_no_neighbours():
     model, inputs = encoders.make("Bert")
     guide(model, "up:1")
-    with pytest.raises(PatternError, match="'up' looks at the patches of an image, but the model has no grid"):
+    with pytest.raises(PatternError, match="'up' needs the patches of an image, but the model has no grid"):
         model(**inputs)

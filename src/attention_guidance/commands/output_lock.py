@@ -77,7 +77,7 @@ def unlock(folder: Path) -> None:
 
 @contextmanager
 def until_done() -> Iterator[None]:
-    """What is locked inside is released at the end."""
+    """Release at the end what is locked inside; also a decorator of functions."""
     before = {*_locks}
     try:
         yield

@@ -19,7 +19,7 @@ from attention_guidance.commands.pretraining.settings.config import RunConfig, m
 @pytest.fixture
 def config(arguments: list[str]) -> RunConfig:
     flags = vars(_parser().parse_args(["pretrain", *arguments, "-o", "unused"]))
-    for name in ("command", "run", "output", "config", "resume", "overwrite", "quiet"):
+    for name in ("command", "run", "output", "config", "resume", "overwrite", "quiet", "trust_objective"):
         del flags[name]
     return make_config(flags | {"max_steps": 23, "save_every": 10})
 

@@ -20,7 +20,7 @@ from attention_guidance.commands.pretraining.saving.checkpoints import alone
 TIMEOUT = 180
 TURNS = """
 import sys, time
-from attention_guidance.commands.pretraining import processes
+from attention_guidance.commands.pretraining.distributed import processes
 processes.start()
 with processes.first_before_others():
     time.sleep(0.2)

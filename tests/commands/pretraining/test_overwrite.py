@@ -66,7 +66,7 @@ def test_a_run_is_not_lost_to_one_that_cannot_begin(run, arguments, cli, tmp_pat
 def test_with_resume_what_is_the_same_goes_on(run, arguments, cli, capsys):
     before = state_of(run)
     assert cli("pretrain", *arguments, "-o", run, "--resume", "--overwrite") == 0
-    assert "has ended already" in capsys.readouterr().out
+    assert "has ended already" in " ".join(capsys.readouterr().out.split())
     assert cli("pretrain", "-o", run, "--resume", "--overwrite") == 0
     # A setting alone is no command of another run.
     assert cli("pretrain", "--weight", "1", "-o", run, "--resume", "--overwrite", "-q") == 2

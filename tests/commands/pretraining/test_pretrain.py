@@ -79,7 +79,7 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(tmp_path, cli, corpus, ar
     path = tmp_path / "markup.txt"
     path.write_text(corpus.read_text() + "\n".join("[/]" * (100 + n) for n in range(9)))
     assert cli("pretrain", path, *arguments[1:], "--max-steps", "1", "-o", tmp_path / "run") == 0
-    assert "begins '[/][/]" in " ".join(capsys.readouterr().out.split())
+    assert "starts with '[/][/]" in " ".join(capsys.readouterr().out.split())
 
 
 def test_brackets_in_the_name_of_a_run_are_shown_as_they_are(tmp_path, cli, arguments, capsys, monkeypatch):

@@ -118,13 +118,13 @@ def workers_of(parent: int) -> list[int]:
 def test_wrong_input_is_told_once(command, tmp_path):
     code, _, complained = finish(launch(3, "pretrain", *command, "-o", tmp_path / "run", "-q"))
     assert code != 0
-    assert complained.count("error: batch_size=8 must be a multiple of accumulation=1 times 3 processes") == 1
+    assert complained.count("error: --batch-size 8: must be a multiple of --accumulation 1 times 3 processes") == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_shares_are_for_several(command, tmp_path, cli, capsys):
     assert cli("pretrain", *command, "--shard", "-o", tmp_path / "run", "-q") == 2
-    assert "error: shard: one process has no other to share with; start several" in capsys.readouterr().err
+    assert "error: --shard: one process has no other to share with; start several" in capsys.readouterr().err
 
 
 def test_compare_is_for_one(command, tmp_path, cli, monkeypatch, capsys):

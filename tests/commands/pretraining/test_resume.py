@@ -224,7 +224,7 @@ def test_what_a_resume_refuses(stopped, arguments, corpus, cli, capsys, tmp_path
     assert cli("pretrain", *arguments, "-o", stopped, "-q") == 2
     assert "holds a run already; go on with --resume, replace it with --overwrite" in one_line(capsys.readouterr().err)
     assert cli("pretrain", *arguments, "-o", stopped, "-q", "--resume", "--learning-rate", "0.002") == 2
-    assert "holds a run with learning_rate=0.001, not 0.002" in one_line(capsys.readouterr().err)
+    assert "holds a run with --learning-rate 0.001, not 0.002" in one_line(capsys.readouterr().err)
     assert cli("compare", *arguments, "-o", stopped, "-q", "--resume") == 2
     assert f"--output {stopped} holds a run; give another folder" in one_line(capsys.readouterr().err)
     text = corpus.read_text()
@@ -291,15 +291,15 @@ def test_what_leaves_the_curve_as_it_is_may_change(stopped, arguments, corpus, c
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--max-steps", "80"], "{run} holds a run with max_steps=60, not 80, and its schedules are made for that "
+        (["--max-steps", "80"], "{run} holds a run with --max-steps 60, not 80, and its schedules are made for that "
          "length: let it end, then train its model on in another --output with --init-from {run} and the steps to add; "
          "replace it with --overwrite, or give another folder"),
-        (["--max-steps", "40"], "max_steps=60, not 40, and its schedules are made for that length"),
-        (["--batch-size", "8"], "{run} holds a run with batch_size=4, not 8: resume it with the same settings"),
+        (["--max-steps", "40"], "--max-steps 60, not 40, and its schedules are made for that length"),
+        (["--batch-size", "8"], "{run} holds a run with --batch-size 4, not 8: resume it with the same settings"),
         (["--set", "optim=sgd"], "{run} holds a run with --set optim=None, not 'sgd': resume it with the same"),
         (["--set", "dataloader_in_order=false", "--set", "dataloader_num_workers=1"], "--set dataloader_in_order=None"),
-        (["--preset", "tiny"], "preset='mini', not 'tiny'"),
-        (["--line-by-line"], "line_by_line=False, not True"),
+        (["--preset", "tiny"], "--preset 'mini', not 'tiny'"),
+        (["--line-by-line"], "--line-by-line False, not True"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("alone", [True, False])

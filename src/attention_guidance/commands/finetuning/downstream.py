@@ -20,6 +20,7 @@ from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.scoring.paired import difference
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.report.figures.finetune import score_over_steps
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.workspace import DOWNSTREAM, FINE_TUNING, within
@@ -27,6 +28,7 @@ from attention_guidance.commands.workspace import DOWNSTREAM, FINE_TUNING, withi
 DOWNSTREAM_FILE = DOWNSTREAM.finished
 
 
+@until_done()
 def downstream(
     models: Sequence[str],
     settings: FinetuneSettings,

@@ -26,6 +26,7 @@ from attention_guidance.commands.finetuning.fits.runner import Runner, all_alike
 from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.scoring.baseline import Baseline, fit_baseline
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
@@ -41,6 +42,7 @@ _SMALL = 512
 _LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
 
 
+@until_done()
 def finetune(
     model: str,
     settings: FinetuneSettings,

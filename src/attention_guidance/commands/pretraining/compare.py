@@ -15,6 +15,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from attention_guidance.commands import results
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.loop.in_turn import GiveTurn, train_in_turn
 from attention_guidance.commands.pretraining.loop.peak_memory import peak_memory
 from attention_guidance.commands.pretraining.loop.progress import ProgressCallback, progress_bars
@@ -39,6 +40,7 @@ ARMS = ("guided", "unguided")
 _STRETCH = 10
 
 
+@until_done()
 def compare(
     config: RunConfig,
     output: Path,

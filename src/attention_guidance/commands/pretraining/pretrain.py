@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.distributed import processes
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.progress import ProgressCallback, progress_bars
@@ -38,6 +39,7 @@ class Stopped(Exception):
         )
 
 
+@until_done()
 def pretrain(
     config: RunConfig, output: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.finetune import finetune
 from attention_guidance.commands.finetuning.scoring.outcome import over_baseline
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_apart, check_settings
@@ -68,6 +69,7 @@ class RecipeSettings:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@until_done()
 def low_resource(
     settings: RecipeSettings, output: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from attention_guidance.analysis.census import MEASURES, THRESHOLD, Census, take_census
 from attention_guidance.analysis.similarity import head_divergence, head_positions
 from attention_guidance.commands import results
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.report.figures import census as census_figures
 from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
@@ -73,6 +74,7 @@ class CensusSettings:
             raise ConfigError(f"--similarity-rows {self.similarity_rows}: must be at least 0")
 
 
+@until_done()
 def census(
     model: str,
     text: Text,

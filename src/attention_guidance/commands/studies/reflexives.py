@@ -8,12 +8,14 @@ from rich.console import Console
 
 from attention_guidance.commands import results
 from attention_guidance.commands.annotations.reflexives import generate_reflexives
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.studies.output import Output
 
 SENTENCES_FILE = "reflexives.txt"
 RESULTS_FILE = "reflexives.json"
 
 
+@until_done()
 def reflexives(
     output: Path,
     sentences: int,

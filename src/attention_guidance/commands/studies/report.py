@@ -16,6 +16,7 @@ from rich.console import Console
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.commands import results
 from attention_guidance.commands.objectives import OTHER_THAN_TEXT
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, RunConfig, make_config
@@ -59,6 +60,7 @@ _INCLUDED = {
 }
 
 
+@until_done()
 def report(
     runs: Sequence[str],
     output: Path,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from attention_guidance.analysis.intervals import rank_correlation
 from attention_guidance.commands import results
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.report.figures import skill as skill_figures
 from attention_guidance.commands.studies.models import names_of, subjects
 from attention_guidance.commands.studies.output import Output
@@ -24,6 +25,7 @@ SKILL_TABLE = "skill.csv"
 MEASURES = ("max", "mean")
 
 
+@until_done()
 def skill(
     runs: Sequence[str], asked: Probe, output: Path, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance.commands import results
+from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.saving.checkpoints import write_whole
 from attention_guidance.commands.pretraining.settings.architectures import tokenizer_folder
 from attention_guidance.commands.studies.output import Output
@@ -28,6 +29,7 @@ _HELD_OUT = 0.1
 _FEW_LETTERS = 8000
 
 
+@until_done()
 def train_tokenizers(
     text: Text,
     output: Path,
@@ -79,6 +81,7 @@ def train_tokenizers(
     return _evaluated(folder, console, text, found | others, held_out)
 
 
+@until_done()
 def inspect_tokenizers(
     tokenizers: Sequence[str], text: Text, output: Path, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
