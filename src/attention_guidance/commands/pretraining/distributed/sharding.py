@@ -29,11 +29,6 @@ def shard(model: nn.Module) -> None:
     fully_shard(model)
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether a model lies in shares."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
 def weights_finite(model: nn.Module) -> Tensor:
     """Whether all weights are finite, as far as they lie in this process: a boolean on their device."""
     weights = (parameter.detach() for parameter in model.parameters())
