@@ -45,6 +45,19 @@ def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
     over = content["over_baseline"]
     assert over["value"] == pytest.approx(np.mean(accuracies) - np.mean(right))
     assert over["low"] <= over["value"] <= over["high"]
+    combined = content["combined"]
+    assert set(combined["weights"]) == {"1", "2"}
+    rows = [
+        [
+            line.split("\t")[1:]
+            for line in (out / "predictions" / f"test-seed-{seed}-combined.tsv").read_text().splitlines()
+        ]
+        for seed in (1, 2)
+    ]
+    correct = [np.mean([gold == guess for gold, guess in of_seed[1:]]) for of_seed in rows]
+    assert combined["scores"]["accuracy"]["mean"] == pytest.approx(np.mean(correct))
+    assert combined["over_baseline"]["value"] == pytest.approx(np.mean(correct) - np.mean(right))
+    assert combined["over_model"]["value"] == pytest.approx(np.mean(correct) - np.mean(accuracies))
     assert (out / "confusion.svg").exists()
     model = AutoModelForSequenceClassification.from_pretrained(out / "model")
     assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
@@ -170,7 +183,10 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     content = json.loads((out / "downstream.json").read_text())
     assert [model["model"] for model in content["models"]] == ["run", "other"]
     assert content["baseline"] == read(out / "run")["baseline"]
-    assert read(out / "other")["baseline"] is None
+    assert content["baseline"] == read(out / "other")["baseline"]
+    both = [read(out / name)["combined"]["scores"]["accuracy"]["mean"] for name in ("run", "other")]
+    assert [model["mean"] for model in content["combined"]] == both
+    assert content["combined_differences"][0]["value"] == pytest.approx(both[1] - both[0])
     (gap,) = content["differences"]
     assert (gap["model"], gap["minus"]) == ("other", "run")
     means = [read(out / name)["scores"]["accuracy"]["mean"] for name in ("run", "other")]

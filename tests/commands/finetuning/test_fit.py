@@ -23,8 +23,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from attention_guidance.commands.finetuning.decoding import decode
 from attention_guidance.commands.finetuning.examples.data import Data, Example
-from attention_guidance.commands.finetuning.examples.encoding import Encoded, decode, encode
+from attention_guidance.commands.finetuning.examples.encoding import Encoded, encode, scores_of
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.fit import fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
@@ -58,7 +59,7 @@ def test_the_best_epoch_comes_back_without_guidance(whole_run):
     assert found.epoch == 1 + accuracies.index(max(accuracies))
     outputs = predict(model, encoded["dev"], tokenizer, settings)
     assert (
-        evaluate(data, splits["dev"], decode(data, encoded["dev"], splits["dev"], outputs))
+        evaluate(data, splits["dev"], decode(data, scores_of(data, encoded["dev"], splits["dev"], outputs)))
         == found.dev[found.epoch - 1]
     )
     assert model.config._attn_implementation == "sdpa"
@@ -77,7 +78,8 @@ def test_the_best_epoch_comes_back_without_guidance(whole_run):
 def test_outputs_become_predictions(task, labels, logits, expected):
     data = Data(get_task(task), labels, {}, {})
     encoded = Encoded([{}], [0], [[]])
-    assert decode(data, encoded, [Example(("a",), expected, "")], [np.array(logits)]) == [expected]
+    scores = scores_of(data, encoded, [Example(("a",), expected, "")], [np.array(logits)])
+    assert decode(data, scores) == [expected]
 
 
 def test_words_are_read_whichever_side_is_padded(whole_run):

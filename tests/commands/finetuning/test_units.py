@@ -11,8 +11,9 @@ from finetunings import read
 from sklearn.metrics import f1_score
 from transformers import AutoConfig, AutoTokenizer
 
+from attention_guidance.commands.finetuning.decoding import decode
 from attention_guidance.commands.finetuning.examples.data import Data, Example
-from attention_guidance.commands.finetuning.examples.encoding import decode, encode
+from attention_guidance.commands.finetuning.examples.encoding import encode, scores_of
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.fit import fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
@@ -46,8 +47,8 @@ def test_numbers_are_predicted_in_their_own_unit(tmp_path, cli, whole_run, table
 
 
 def test_predictions_that_are_all_alike_are_told(tmp_path, cli, whole_run, table, monkeypatch):
-    def constant(data, encoded, examples, outputs):
-        return [2.5 for _ in examples]
+    def constant(data, scores):
+        return [2.5 for _ in scores]
 
     monkeypatch.setattr("attention_guidance.commands.finetuning.fits.runner.decode", constant)
     out = tmp_path / "out"
@@ -63,8 +64,8 @@ def test_predictions_that_are_all_alike_are_told(tmp_path, cli, whole_run, table
 def test_one_label_for_all_is_told_as_its_score_looks_right(tmp_path, cli, whole_run, table, monkeypatch, task, alike):
     """The F1 of the positive label alone is 0.8 where it is the label of two thirds."""
 
-    def constant(data, encoded, examples, outputs):
-        return [alike[n % 2] for n in range(len(examples))]
+    def constant(data, scores):
+        return [alike[n % 2] for n in range(len(scores))]
 
     monkeypatch.setattr("attention_guidance.commands.finetuning.fits.runner.decode", constant)
     out = tmp_path / "out"
@@ -162,7 +163,7 @@ def test_predictions_are_from_the_threshold_on(whole_run, tmp_path):
     model.save_pretrained(tmp_path)
     for fitted in (model, new_model(data, str(tmp_path), settings, fresh=False).eval()):
         outputs = predict(fitted, encoded["dev"], tokenizer, settings)
-        predictions = decode(data, encoded["dev"], splits["dev"], outputs)
+        predictions = decode(data, scores_of(data, encoded["dev"], splits["dev"], outputs))
         assert evaluate(data, splits["dev"], predictions) == found.dev[found.epoch - 1]
     # At a half few are as rare labels are.
     assert found.threshold < 0.5

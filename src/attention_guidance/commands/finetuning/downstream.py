@@ -75,14 +75,14 @@ def downstream(
     found: dict[str, dict[str, Any]] = {}
     curve = []
     for name, model in sources.items():
-        # The baseline is the same for all: the first model's run fits it.
-        found[name] = fine_tune(name, model, dataclasses.replace(settings, baseline=settings.baseline and not found))
+        found[name] = fine_tune(name, model, settings)
         same_rate = dataclasses.replace(settings, learning_rates=(found[name]["learning_rate"],), baseline=False)
         for step, loss, source in of_checkpoints.get(name, ()):
             of_step = fine_tune(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
             curve.append({"model": name, "step": step, "loss": loss} | of_step)
-    # What is of the files is the same for all; the baseline is the first's alone.
+    # The data and the baseline are the same for all.
     known = next(iter(found.values()))
+    combined = all(of_model.get("combined") is not None for of_model in found.values())
     content = {
         **results.header("downstream"),
         "task": task.name,
@@ -90,6 +90,10 @@ def downstream(
         "split": known["split"],
         "models": [_model(side, found, task.metric) for side in sides],
         "baseline": known["baseline"],
+        "combined": [_combined(side, found, task.metric) for side in sides] if combined else None,
+        "combined_differences": _differences(sides, known, task, output, settings.seeds_used, combined=True)
+        if combined
+        else [],
         "differences": _differences(sides, known, task, output, settings.seeds_used),
         "mismatched_differences": _differences(
             sides, known | {"split": "mismatched"}, task, output, settings.seeds_used
@@ -129,11 +133,19 @@ def _other(file: Path, task: Task, sides: Iterable[Contender], n_checkpoints: in
 
 
 def _differences(
-    sides: Sequence[Contender], known: Mapping[str, Any], task: Task, output: Path, seeds: Iterable[int]
+    sides: Sequence[Contender],
+    known: Mapping[str, Any],
+    task: Task,
+    output: Path,
+    seeds: Iterable[int],
+    *,
+    combined: bool = False,
 ) -> list[dict[str, Any]]:
-    """Of each side to the first, from the predictions that are there."""
+    """Differences between each side and the first, from the files of predictions."""
     predictions = {
-        side.name: [read_predictions(output / name, known["split"], task.kind, seeds) for name in side.models]
+        side.name: [
+            read_predictions(output / name, known["split"], task.kind, seeds, combined=combined) for name in side.models
+        ]
         for side in sides
     }
     first, *others = predictions
@@ -148,16 +160,19 @@ def _differences(
 
 def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
     """The scores of a side: of its one run, or over the means of its runs."""
-    runs = [
-        {"run": name, "learning_rate": found[name]["learning_rate"], **found[name]["scores"][metric]}
-        for name in side.models
-    ]
-    over = (
-        outcome.summary([run["mean"] for run in runs], metric)
-        if len(runs) > 1
-        else found[next(iter(side.models))]["scores"][metric]
-    )
-    return {"model": side.name, **over, "runs": runs}
+    rates = {name: {"learning_rate": found[name]["learning_rate"]} for name in side.models}
+    return _side(side, {name: rates[name] | found[name]["scores"][metric] for name in side.models}, metric)
+
+
+def _combined(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """The same of a side's models, each combined with the baseline."""
+    return _side(side, {name: found[name]["combined"]["scores"][metric] for name in side.models}, metric)
+
+
+def _side(side: Contender, scores: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    runs = [{"run": name, **score} for name, score in scores.items()]
+    over = outcome.summary([run["mean"] for run in runs], metric) if len(runs) > 1 else runs[0]
+    return {"model": side.name, **{name: over[name] for name in ("mean", "std", "low", "high", "seeds")}, "runs": runs}
 
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
@@ -166,17 +181,24 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
     table = Table(title=f"{content['task']}, {content['metric']} on {content['split']}")
     for heading in ("model", "mean ± std", f"difference to {first} (95 %)"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    gaps = {gap["model"]: gap for gap in content["differences"]}
-    for model in content["models"]:
-        gap = gaps.get(model["model"])
-        deviation = "" if model["std"] is None else f" ± {model['std']:.3f}"
-        shown = "" if gap is None else f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
-        table.add_row(model["model"], f"{model['mean']:.3f}{deviation}", shown)
+    _add_rows(table, content["models"], content["differences"], "")
     if content["baseline"] is not None:
         score = content["baseline"][content["split"]][content["metric"]]
         table.add_row("without pre-training", f"{score:.3f}", "")
+    if content["combined"] is not None:
+        _add_rows(table, content["combined"], content["combined_differences"], ", combined with it")
     console.print(table)
-    for gaps_of, where in ((content["differences"], ""), (content["mismatched_differences"], ", mismatched")):
-        for gap in gaps_of:
+    compared = ("differences", ""), ("combined_differences", ", combined"), ("mismatched_differences", ", mismatched")
+    for gaps, where in compared:
+        for gap in content[gaps]:
             said = f"{gap['model']} against {first}{where}: {gap['verdict']} (p {gap['p']:.3f})"
             console.print(said, highlight=False)
+
+
+def _add_rows(table: Table, models: Sequence[Mapping[str, Any]], gaps: Sequence[Mapping[str, Any]], what: str) -> None:
+    by_model = {gap["model"]: gap for gap in gaps}
+    for model in models:
+        gap = by_model.get(model["model"])
+        deviation = "" if model["std"] is None else f" ± {model['std']:.3f}"
+        shown = "" if gap is None else f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+        table.add_row(f"{model['model']}{what}", f"{model['mean']:.3f}{deviation}", shown)

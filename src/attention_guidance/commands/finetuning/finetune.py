@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from attention_guidance.attach import guide
+from attention_guidance.commands.finetuning.baselines.baseline import Baseline, fit_baseline
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.examples.encoding import encode
 from attention_guidance.commands.finetuning.examples.reading import read_examples
@@ -24,7 +25,6 @@ from attention_guidance.commands.finetuning.fits.kept import (
 from attention_guidance.commands.finetuning.fits.new_model import head_of, new_model
 from attention_guidance.commands.finetuning.fits.runner import Runner, all_alike, at_the_end
 from attention_guidance.commands.finetuning.scoring import outcome
-from attention_guidance.commands.finetuning.scoring.baseline import Baseline, fit_baseline
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
@@ -97,9 +97,8 @@ def finetune(
     }
     for split, item in encoded.items():
         if item.n_lost:
-            note(
-                f"{item.n_lost:,} words of {split} are nothing to the tokenizer; predicted for them is {data.labels[0]}"
-            )
+            where = " where a well-formed sequence allows" if data.scheme else ""
+            note(f"{item.n_lost:,} words of {split} have no token; they get {data.labels[0]}{where}")
     kept = KeptFits(output, fits_request_of(subject.source, settings))
     kept.take_up(resume=resume, overwrite=overwrite)
     with Steps(console, quiet) as steps:
@@ -107,10 +106,10 @@ def finetune(
         tried = runner.try_rates(rates, settings.seed, note)
         for said in at_the_end(runner.on_dev(tried), rates):
             note(said)
-        fitted = runner.run(tried, settings.seeds_used, note)
+        baseline = _baseline(data, steps, note) if settings.baseline else None
+        fitted = runner.run(tried, settings.seeds_used, note, baseline)
         for said in all_alike(data, fitted):
             note(said)
-        baseline = _baseline(data, steps, note) if settings.baseline else None
     found = outcome.finetune_json(
         subject.name,
         data,

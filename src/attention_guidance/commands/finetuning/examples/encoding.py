@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from attention_guidance.commands.annotations.words import join_words, words_of_tokens
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.errors import ConfigError
@@ -43,7 +45,7 @@ class Encoded:
         places: the words of each item (`tokens`), else empty.
         n_cut: texts that were cut (never for `tokens`).
         n_windowed: sentences that became several windows.
-        n_lost: words that have no token; predicted is the first label (O, where there are entities).
+        n_lost: words that have no token, whose labels all score 0.
     """
 
     inputs: list[dict[str, Any]]
@@ -206,30 +208,26 @@ def _frame(
     )
 
 
-def decode(data: Data, encoded: Encoded, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Any]:
-    """Predictions of examples from a model's outputs.
+def scores_of(data: Data, encoded: Encoded, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Any]:
+    """The scores of examples from a model's outputs.
 
     Args:
         data: the task.
-        encoded: what the model was given.
-        examples: of which.
+        encoded: the model's input.
+        examples: the examples encoded in it.
         outputs: an array of logits for each item: [labels], or [its tokens, labels].
 
     Returns:
-        As `Example.label`.
+        For each example, an array [labels], or [words, labels] where words are labelled. A word of a long sentence is
+        read in the window where it is farthest from a cut; a word without tokens scores 0 for every label.
     """
-    kind = data.task.kind
-    if kind == "regress":
-        return [float(logits.reshape(-1)[0]) for logits in outputs]
-    if kind == "multilabel":
-        return [tuple(float(logit > 0) for logit in logits) for logits in outputs]
-    if kind == "classify":
-        return [int(logits.argmax()) for logits in outputs]
-    predictions = [[0] * len(example.texts) for example in examples]
+    if data.task.kind != "tokens":
+        return list(outputs)
+    scores = [np.zeros((len(example.texts), len(data.labels))) for example in examples]
     margins = [[-1] * len(example.texts) for example in examples]
     for number, places, logits in zip(encoded.example, encoded.places, outputs, strict=True):
         for place in places:
             if place.margin > margins[number][place.word]:
                 margins[number][place.word] = place.margin
-                predictions[number][place.word] = int(logits[place.token].argmax())
-    return [tuple(labels) for labels in predictions]
+                scores[number][place.word] = logits[place.token]
+    return scores

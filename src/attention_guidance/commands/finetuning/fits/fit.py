@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from attention_guidance.attach import guide
+from attention_guidance.commands.finetuning.decoding import decode
 from attention_guidance.commands.finetuning.examples.data import Data
-from attention_guidance.commands.finetuning.examples.encoding import Encoded, decode
+from attention_guidance.commands.finetuning.examples.encoding import Encoded, scores_of
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.fits.predict import collator, predict, target_scale, with_threshold
 from attention_guidance.commands.finetuning.scoring.scores import evaluate
@@ -102,7 +103,8 @@ def fit(
             outputs = predict(model, dev, tokenizer, settings)
             if data.task.kind == "multilabel":
                 outputs = with_threshold(model, data, outputs)
-            return evaluate(data, data.splits["dev"], decode(data, dev, data.splits["dev"], outputs))
+            examples = data.splits["dev"]
+            return evaluate(data, examples, decode(data, scores_of(data, dev, examples, outputs)))
 
         best = _KeepBest(score_dev, data.task.metric, progress)
         trainer = Trainer(

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attention_guidance.commands.finetuning.baselines.baseline import Baseline
+from attention_guidance.commands.finetuning.baselines.combined import Combination, choose_combination
+from attention_guidance.commands.finetuning.decoding import decode
 from attention_guidance.commands.finetuning.examples.data import Data
-from attention_guidance.commands.finetuning.examples.encoding import Encoded, decode
+from attention_guidance.commands.finetuning.examples.encoding import Encoded, scores_of
 from attention_guidance.commands.finetuning.examples.splits import SPLITS
 from attention_guidance.commands.finetuning.fits.fit import Fit, fit
 from attention_guidance.commands.finetuning.fits.kept import KeptFits
@@ -23,22 +26,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came out.
+    """The fine-tunings of a model, scored.
 
     Attributes:
-        rate: the learning rate chosen.
-        on_dev: the best score on dev of each rate that was tried.
-        fits: of each seed, the first first.
-        scored: of each seed and split (`dev` and, if they are there, `test` and `mismatched`): `metrics`, `per_class`,
+        rate: the chosen learning rate.
+        on_dev: the best score on dev of each learning rate tried.
+        fits: by seed, in order.
+        scored: by seed and split (`dev` and, where given, `test` and `mismatched`): `metrics`, `per_class`,
             `predictions`.
-        best_seed: the one that is best on dev.
-        model: of that seed.
+        combined: by seed, the encoder combined with the baseline; empty without one.
+        best_seed: the seed that is best on dev.
+        model: the model of that seed.
     """
 
     rate: float
     on_dev: dict[float, float]
     fits: dict[int, Fit]
     scored: dict[int, dict[str, dict[str, Any]]]
+    combined: dict[int, Combination]
     best_seed: int
     model: PreTrainedModel
 
@@ -90,13 +95,25 @@ class Runner:
         """The score of each on dev."""
         return {rate: self._best(found) for rate, found in tried.items()}
 
-    def run(self, tried: Mapping[float, Fit], seeds: Sequence[int], note: Callable[[str], None]) -> Fitted:
-        """Fit the other seeds by the best of the rates tried with the first, and score each on dev and, once, test.
+    def run(
+        self,
+        tried: Mapping[float, Fit],
+        seeds: Sequence[int],
+        note: Callable[[str], None],
+        baseline: Baseline | None = None,
+    ) -> Fitted:
+        """Fit the other seeds with the best of the learning rates tried, and score each on dev and, once, on test.
 
         Where one of them diverges, the next best rate is taken, with a note.
 
+        Args:
+            tried: the first seed's fits, by learning rate.
+            seeds: all seeds.
+            note: receives what the user should know.
+            baseline: the model without pre-training that each fit is combined with.
+
         Raises:
-            DivergedError: by each rate one does.
+            DivergedError: with each rate a seed diverges.
         """
         on_dev = self.on_dev(tried)
         by_score = sorted(on_dev, key=lambda rate: on_dev[rate], reverse=True)
@@ -110,8 +127,13 @@ class Runner:
             else:
                 break
         best_seed = max(fits, key=lambda seed: self._best(fits[seed]))
-        scored = {seed: self._score(self._load(rate, seed)) for seed in fits}
-        return Fitted(rate, on_dev, fits, scored, best_seed, self._load(rate, best_seed))
+        scored, combined = {}, {}
+        for seed in fits:
+            scores = self._predict(self._load(rate, seed))
+            scored[seed] = self._evaluate(scores)
+            if baseline is not None and baseline.scores:
+                combined[seed] = choose_combination(self.data, baseline, scores)
+        return Fitted(rate, on_dev, fits, scored, combined, best_seed, self._load(rate, best_seed))
 
     def _load(self, rate: float, seed: int) -> PreTrainedModel:
         return self.kept.load(_name(rate, seed), self.data, self.settings)
@@ -139,15 +161,24 @@ class Runner:
         self.kept.put(name, found, model)
         return found
 
-    def _score(self, model: PreTrainedModel) -> dict[str, dict[str, Any]]:
-        """Metrics and predictions on dev and, once, on test."""
+    def _predict(self, model: PreTrainedModel) -> dict[str, list[Any]]:
+        """The scores of all examples of dev and of the splits to test on, see `scores_of`."""
+        return {
+            split: scores_of(
+                self.data,
+                self.encoded[split],
+                self.data.splits[split],
+                predict(model, self.encoded[split], self.tokenizer, self.settings),
+            )
+            for split in SPLITS[1:]
+            if split in self.encoded
+        }
+
+    def _evaluate(self, scores: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
+        """Metrics and predictions of each split."""
         scored = {}
-        for split in SPLITS[1:]:
-            if split not in self.encoded:
-                continue
-            examples = self.data.splits[split]
-            outputs = predict(model, self.encoded[split], self.tokenizer, self.settings)
-            predictions = decode(self.data, self.encoded[split], examples, outputs)
+        for split, of_split in scores.items():
+            examples, predictions = self.data.splits[split], decode(self.data, of_split)
             scored[split] = {
                 "metrics": evaluate(self.data, examples, predictions),
                 "per_class": per_class(self.data, examples, predictions),

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance.commands import results
+from attention_guidance.commands.finetuning.baselines.baseline import Baseline
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.commands.finetuning.examples.encoding import Encoded
 from attention_guidance.commands.finetuning.examples.tasks import get_task, range_of
 from attention_guidance.commands.finetuning.fits.kept import FINETUNE_FILE, write_fine_tuned
 from attention_guidance.commands.finetuning.fits.runner import Fitted
-from attention_guidance.commands.finetuning.scoring.baseline import Baseline
 from attention_guidance.commands.finetuning.scoring.paired import Difference, difference
 from attention_guidance.commands.finetuning.scoring.predictions import (
     read_predictions,
@@ -106,6 +106,7 @@ def finetune_json(
         "scores": _summaries([scored[seed][split_told]["metrics"] for seed in fitted.fits]),
         "mismatched_scores": _summaries([of["mismatched"]["metrics"] for of in scored.values() if "mismatched" in of]),
         "baseline": None if baseline is None else baseline.facts,
+        "combined": _combined(fitted, split_told),
         "best_seed": fitted.best_seed,
         "per_class": scored[fitted.best_seed][split_told]["per_class"],
     }
@@ -130,6 +131,9 @@ def write(
     for seed, scored in fitted.scored.items():
         for split, of_split in scored.items():
             write_predictions(output, data, split, seed, of_split["predictions"])
+    for seed, combination in fitted.combined.items():
+        for split, predictions in combination.predictions.items():
+            write_predictions(output, data, split, seed, predictions, combined=True)
     for suffix in ("svg", "png"):
         (output / f"confusion.{suffix}").unlink(missing_ok=True)
     if data.task.kind in ("classify", "tokens") and len(data.labels) <= _MOST_DRAWN:
@@ -145,22 +149,47 @@ def write_results(folder: Output, found: Mapping[str, Any], data: Data, baseline
     for split, predictions in () if baseline is None else baseline.predictions.items():
         write_predictions(folder.path, data, split, None, predictions)
     whole = {**found, "over_baseline": over_baseline(found, folder.path, folder.path)}
+    if found.get("combined") is not None:
+        whole["combined"] = found["combined"] | {
+            "over_baseline": over_baseline(found, folder.path, folder.path, combined=True),
+            "over_model": _over_model(found, folder.path),
+        }
     folder.json(FINETUNE_FILE, whole)
     return whole
 
 
-def over_baseline(found: Mapping[str, Any], output: Path, of_baseline: Path) -> dict[str, Any] | None:
+def _combined(fitted: Fitted, split: str) -> dict[str, Any] | None:
+    """The encoder combined with the baseline: weights and scores."""
+    if not fitted.combined:
+        return None
+    return {
+        "weights": {str(seed): combination.weight for seed, combination in fitted.combined.items()},
+        "scores": _summaries([combination.metrics[split] for combination in fitted.combined.values()]),
+    }
+
+
+def _over_model(found: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """The difference of the combined model to the encoder alone, over seeds and examples."""
+    kind, seeds = get_task(found["task"]).kind, [seed["seed"] for seed in found["seeds"]]
+    both, alone = (read_predictions(output, found["split"], kind, seeds, combined=one) for one in (True, False))
+    return told(difference(both, alone, found["metric"], kind, **known(found)))
+
+
+def over_baseline(
+    found: Mapping[str, Any], output: Path, of_baseline: Path, *, combined: bool = False
+) -> dict[str, Any] | None:
     """The difference of a model to one without pre-training, over seeds and examples.
 
     Args:
-        found: as in its `finetune.json`, `baseline` included; None without one.
+        found: as in its `finetune.json`; without a baseline there is no difference.
         output: where its predictions are.
         of_baseline: where the baseline's are.
+        combined: whether the model is combined with the baseline.
     """
     if found["baseline"] is None:
         return None
     kind, seeds = get_task(found["task"]).kind, [seed["seed"] for seed in found["seeds"]]
-    model = read_predictions(output, found["split"], kind, seeds)
+    model = read_predictions(output, found["split"], kind, seeds, combined=combined)
     baseline = read_predictions(of_baseline, found["split"], kind, [None])
     return told(difference(model, baseline, found["metric"], kind, **known(found)))
 
@@ -227,9 +256,14 @@ def report(console: Console, found: Mapping[str, Any]) -> None:
     console.print(table)
     if found["baseline"] is not None:
         score = found["baseline"][found["split"]][found["metric"]]
-        gap = found["over_baseline"]
-        console.print(
-            f"without pre-training ({found['baseline']['model']}): {found['metric']} {score:.4f}; the model's is "
-            f"{gap['value']:+.4f} to that ({gap['low']:+.4f} to {gap['high']:+.4f}): {gap['verdict']}",
-            highlight=False,
-        )
+        name = f"without pre-training ({found['baseline']['model']})"
+        console.print(f"{name}: {found['metric']} {score:.4f}; {_gap('this model', found)}", highlight=False)
+    if found.get("combined") is not None:
+        score = found["combined"]["scores"][found["metric"]]["mean"]
+        said = _gap("both together", found["combined"])
+        console.print(f"combined with it: {found['metric']} {score:.4f}; {said}", highlight=False)
+
+
+def _gap(name: str, found: Mapping[str, Any]) -> str:
+    gap = found["over_baseline"]
+    return f"{name} minus it: {gap['value']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f}), {gap['verdict']}"

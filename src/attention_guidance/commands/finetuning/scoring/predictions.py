@@ -14,12 +14,23 @@ from attention_guidance.commands.finetuning.scoring.paired import Predictions
 from attention_guidance.errors import ConfigError
 
 _FOLDER = "predictions"
-_FILE = re.compile(r"(train|dev|test|mismatched)-(seed-\d+|baseline)\.(txt|tsv)")
+_FILE = re.compile(r"(train|dev|test|mismatched)-(seed-\d+(?:-combined)?|baseline)\.(txt|tsv)")
 
 
-def write_predictions(folder: Path, data: Data, split: str, seed: int | None, predictions: Sequence[Any]) -> None:
-    """Write the predictions of a seed (None: of the baseline), beside what is right, into a folder of `finetune`'s."""
-    path = folder / _FOLDER / _name(split, seed)
+def write_predictions(
+    folder: Path, data: Data, split: str, seed: int | None, predictions: Sequence[Any], *, combined: bool = False
+) -> None:
+    """Write predictions beside the gold labels into the output folder of `finetune`.
+
+    Args:
+        folder: the output folder.
+        data: the task.
+        split: the split predicted.
+        seed: of the model; None for the baseline.
+        predictions: as `Example.label`.
+        combined: whether the model is combined with the baseline.
+    """
+    path = folder / _FOLDER / _name(split, seed, combined)
     path.parent.mkdir(parents=True, exist_ok=True)
     examples = data.splits[split]
     if data.task.kind == "tokens":
@@ -53,18 +64,20 @@ def remove_predictions(folder: Path) -> None:
             file.unlink()
 
 
-def _name(split: str, seed: int | None) -> str:
-    return f"{split}-baseline" if seed is None else f"{split}-seed-{seed}"
+def _name(split: str, seed: int | None, combined: bool) -> str:
+    return f"{split}-baseline" if seed is None else f"{split}-seed-{seed}{'-combined' * combined}"
 
 
-def read_predictions(folder: Path, split: str, kind: str, seeds: Iterable[int | None]) -> Predictions:
-    """The predictions that `finetune` has written, of seeds or (None) of the baseline.
+def read_predictions(
+    folder: Path, split: str, kind: str, seeds: Iterable[int | None], *, combined: bool = False
+) -> Predictions:
+    """Read the predictions that `finetune` has written, of seeds or (None) of the baseline.
 
     Raises:
         ConfigError: those of a seed are not there.
     """
     suffix = "txt" if kind == "tokens" else "tsv"
-    files = [folder / _FOLDER / f"{_name(split, seed)}.{suffix}" for seed in seeds]
+    files = [folder / _FOLDER / f"{_name(split, seed, combined)}.{suffix}" for seed in seeds]
     for file in files:
         if not file.is_file():
             raise ConfigError(f"{file}: not there; fine-tune this model again")

@@ -1,0 +1,1 @@
+"""Models without pre-training, alone and combined with a fine-tuned encoder."""

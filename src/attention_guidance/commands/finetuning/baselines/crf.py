@@ -1,0 +1,98 @@
+"""A linear-chain CRF on words and their spelling, fitted by CRFsuite and evaluated here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import sklearn_crfsuite
+
+from attention_guidance.commands.finetuning.decoding import Array, Transitions, viterbi
+from attention_guidance.commands.finetuning.examples.data import Data, Example
+
+_ITERATIONS = 60
+
+
+class Crf:
+    """A fitted CRF.
+
+    Its scores are at hand, unlike those of CRFsuite's own tagger, so that other models can be combined with it.
+
+    Args:
+        features: by feature the weight of each label, [labels].
+        between: weight of each label (second dimension) after each other, [labels, labels].
+    """
+
+    name = "CRF on words, affixes, shapes and neighbours"
+    strengths = (0.01, 0.1, 1.0)
+
+    def __init__(self, features: Mapping[str, Array], between: Array) -> None:
+        self.features = features
+        self.transitions = Transitions(np.zeros(len(between)), between)
+
+    @classmethod
+    def fit(cls, data: Data, strength: float) -> Crf:
+        """Fit it to the training split.
+
+        Args:
+            data: a task whose words are labelled.
+            strength: of both the L1 and the L2 penalty.
+        """
+        model = sklearn_crfsuite.CRF(
+            algorithm="lbfgs", c1=strength, c2=strength, max_iterations=_ITERATIONS, all_possible_transitions=True
+        )
+        train = data.splits["train"]
+        model.fit([features_of(e.texts) for e in train], [[data.labels[n] for n in e.label] for e in train])
+        number = {label: n for n, label in enumerate(data.labels)}
+        features: dict[str, Array] = {}
+        for (feature, label), weight in model.state_features_.items():
+            features.setdefault(feature, np.zeros(len(number)))[number[label]] = weight
+        between = np.zeros((len(number), len(number)))
+        for (before, label), weight in model.transition_features_.items():
+            between[number[before], number[label]] = weight
+        return cls(features, between)
+
+    def scores(self, examples: Sequence[Example]) -> list[Array]:
+        """Of each sentence the scores of its words, [words, labels]."""
+        nothing = np.zeros(len(self.transitions.start))
+        return [
+            np.array(
+                [
+                    sum((self.features[feature] for feature in word if feature in self.features), nothing)
+                    for word in features_of(example.texts)
+                ]
+            )
+            for example in examples
+        ]
+
+    def predict(self, examples: Sequence[Example]) -> list[tuple[int, ...]]:
+        """The best labels of each sentence."""
+        return [viterbi(scores, self.transitions) for scores in self.scores(examples)]
+
+
+def features_of(words: Sequence[str]) -> list[dict[str, bool]]:
+    """What a CRF sees of each word: itself, its affixes and shape, and the words beside it."""
+    own = [
+        [
+            f"word={word.lower()}",
+            f"shape={_shape(word)}",
+            *(f"prefix={word[:n].lower()}" for n in (2, 3)),
+            *(f"suffix={word[-n:].lower()}" for n in (2, 3, 4)),
+        ]
+        for word in words
+    ]
+    features = []
+    for place in range(len(words)):
+        found = dict.fromkeys(["bias", *own[place]], True)
+        for step in (-2, -1, 1, 2):
+            inside = 0 <= place + step < len(words)
+            beside = own[place + step][:2] if inside else ["edge"]
+            found |= {f"{step:+d}:{feature}": True for feature in beside}
+        features.append(found)
+    return features
+
+
+def _shape(word: str) -> str:
+    """As `Xx`, `X.X.`, `d`: capitals, small letters, digits, runs of the same written once."""
+    kinds = ["X" if c.isupper() else "x" if c.isalpha() else "d" if c.isdigit() else c for c in word]
+    return "".join(kind for n, kind in enumerate(kinds) if n == 0 or kind != kinds[n - 1])

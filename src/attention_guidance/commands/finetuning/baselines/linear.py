@@ -1,0 +1,90 @@
+"""A linear model on character n-grams, for texts with a label, several labels or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix, hstack
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+
+from attention_guidance.commands.finetuning.decoding import Array
+from attention_guidance.commands.finetuning.examples.data import Data, Example
+from attention_guidance.commands.finetuning.scoring.scores import choose_threshold
+
+_NGRAMS = (1, 5)
+# In a smaller training set an n-gram may occur once.
+_FEW = 100
+
+
+class Linear:
+    """A fitted linear model.
+
+    Args:
+        data: the task.
+        vectorizers: of each text of an example.
+        model: of scikit-learn.
+    """
+
+    name = "linear model on character 1- to 5-grams"
+    strengths = (0.1, 1.0, 10.0)
+
+    def __init__(self, data: Data, vectorizers: Sequence[TfidfVectorizer], model: Any) -> None:
+        self.kind, self.n_labels, self.vectorizers, self.model = data.task.kind, len(data.labels), vectorizers, model
+        self.threshold: float | None = None
+        if self.kind == "multilabel":
+            dev = data.splits["dev"]
+            self.threshold = choose_threshold(data, dev, self._probabilities(dev))
+
+    @classmethod
+    def fit(cls, data: Data, strength: float) -> Linear:
+        """Fit it to the training split.
+
+        Args:
+            data: a task of texts.
+            strength: the inverse of the L2 penalty.
+
+        Raises:
+            ValueError: scikit-learn cannot fit it: a single label, or texts without a character.
+        """
+        train = data.splits["train"]
+        vectorizers = [
+            TfidfVectorizer(
+                analyzer="char_wb", ngram_range=_NGRAMS, sublinear_tf=True, min_df=2 if len(train) > _FEW else 1
+            ).fit([example.texts[n] for example in train])
+            for n in range(len(train[0].texts))
+        ]
+        model: Any = Ridge(alpha=1 / strength)
+        if data.task.kind != "regress":
+            model = LogisticRegression(C=strength, max_iter=1000)
+        # scikit-learn takes a single column of 0 and 1 for two classes.
+        if data.task.kind == "multilabel" and len(data.labels) > 1:
+            model = OneVsRestClassifier(model)
+        model.fit(_vectors(vectorizers, train), np.squeeze(np.array([example.label for example in train])))
+        return cls(data, vectorizers, model)
+
+    def scores(self, examples: Sequence[Example]) -> list[Array]:
+        """Log-probabilities of each example's labels, [labels]; of a label that training lacks about -700."""
+        found = np.full((len(examples), self.n_labels), np.log(np.finfo(float).tiny))
+        found[:, self.model.classes_] = self.model.predict_log_proba(_vectors(self.vectorizers, examples))
+        return [*np.maximum(found, np.log(np.finfo(float).tiny))]
+
+    def predict(self, examples: Sequence[Example]) -> list[Any]:
+        """As `Example.label`."""
+        if self.threshold is not None:
+            return [tuple(map(float, row)) for row in self._probabilities(examples) > self.threshold]
+        found = self.model.predict(_vectors(self.vectorizers, examples))
+        return [float(value) if self.kind == "regress" else int(value) for value in found]
+
+    def _probabilities(self, examples: Sequence[Example]) -> Array:
+        """Of each of several labels, [examples, labels]."""
+        found: Array = self.model.predict_proba(_vectors(self.vectorizers, examples))
+        return found if self.n_labels > 1 else found[:, 1:]
+
+
+def _vectors(vectorizers: Sequence[TfidfVectorizer], examples: Sequence[Example]) -> csr_matrix:
+    parts = [vectorizer.transform([e.texts[n] for e in examples]) for n, vectorizer in enumerate(vectorizers)]
+    return csr_matrix(hstack(parts))

@@ -1,0 +1,95 @@
+"""From scores to predictions: the best label of a text, the best well-formed label sequence of a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attention_guidance.commands.finetuning.examples.data import Data
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Scores of a label sequence beyond those of its words, as in a linear-chain CRF.
+
+    Attributes:
+        start: score of each label for the first word, [labels].
+        between: score of each label (second dimension) after each other (first dimension), [labels, labels].
+    """
+
+    start: Array
+    between: Array
+
+    def __mul__(self, factor: float) -> Transitions:
+        """Scaled. Only finite scores can be."""
+        return Transitions(self.start * factor, self.between * factor)
+
+    def __add__(self, other: Transitions) -> Transitions:
+        return Transitions(self.start + other.start, self.between + other.between)
+
+
+def decode(data: Data, scores: Sequence[Array], transitions: Transitions | None = None) -> list[Any]:
+    """Predictions of examples from their scores.
+
+    Args:
+        data: the task.
+        scores: of each example [labels], or [words, labels] where words are labelled.
+        transitions: of label sequences; without, those of entities must be well-formed, and all others may occur.
+
+    Returns:
+        As `Example.label`.
+    """
+    kind = data.task.kind
+    if kind == "regress":
+        return [float(row.reshape(-1)[0]) for row in scores]
+    if kind == "multilabel":
+        return [tuple(float(score > 0) for score in row) for row in scores]
+    if kind == "classify":
+        return [int(row.argmax()) for row in scores]
+    if transitions is None:
+        transitions = no_transitions(data.labels) if data.scheme is None else well_formed(data.labels)
+    return [viterbi(of_words, transitions) for of_words in scores]
+
+
+def no_transitions(labels: Sequence[str]) -> Transitions:
+    """Every sequence scores the same, so that the best label of each word wins."""
+    return Transitions(np.zeros(len(labels)), np.zeros((len(labels), len(labels))))
+
+
+def well_formed(labels: Sequence[str]) -> Transitions:
+    """Forbid I- where it continues no entity of its kind.
+
+    Args:
+        labels: BIO labels.
+    """
+    rules = no_transitions(labels)
+    for number, label in enumerate(labels):
+        if label.startswith("I-"):
+            rules.start[number] = -np.inf
+            rules.between[[before[1:] != label[1:] or before[0] not in "BI" for before in labels], number] = -np.inf
+    return rules
+
+
+def viterbi(scores: Array, transitions: Transitions) -> tuple[int, ...]:
+    """The best label sequence of a sentence; of equal ones that of the lower labels.
+
+    Args:
+        scores: [words, labels], at least one word.
+        transitions: scores of the sequence.
+    """
+    best = scores[0] + transitions.start
+    came_from = []
+    for row in scores[1:]:
+        to_each = best[:, None] + transitions.between
+        came_from.append(to_each.argmax(0))
+        best = to_each.max(0) + row
+    path = [int(best.argmax())]
+    for step in reversed(came_from):
+        path.append(int(step[path[-1]]))
+    return tuple(reversed(path))
