@@ -9,7 +9,12 @@ import pytest
 import sklearn_crfsuite
 
 from attention_guidance.commands.finetuning.baselines.baseline import Baseline, fit_baseline
-from attention_guidance.commands.finetuning.baselines.combined import WEIGHTS, choose_combination, decode_combined
+from attention_guidance.commands.finetuning.baselines.combined import (
+    WEIGHTS,
+    choose_combination,
+    combine,
+    transitions_of,
+)
 from attention_guidance.commands.finetuning.baselines.crf import Crf, features_of
 from attention_guidance.commands.finetuning.baselines.linear import Linear
 from attention_guidance.commands.finetuning.decoding import Transitions, decode, no_transitions, viterbi, well_formed
@@ -113,7 +118,12 @@ def test_at_its_ends_a_combination_is_one_of_the_two(make):
         for split, of_split in baseline.scores.items()
     }
     ends = [
-        decode_combined(data, baseline.model, weight, baseline.scores["test"], encoder["test"]) for weight in (0, 1)
+        decode(
+            data,
+            combine(baseline.scores["test"], encoder["test"], weight),
+            transitions_of(data, baseline.model, weight),
+        )
+        for weight in (0, 1)
     ]
     assert ends == [baseline.predictions["test"], decode(data, encoder["test"])]
     assert isinstance(baseline.model, Crf if data.scheme else Linear)

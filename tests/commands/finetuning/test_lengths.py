@@ -70,7 +70,7 @@ def test_a_saved_model_is_given_no_more_than_it_was_fine_tuned_on(tmp_path, long
     tokenizer = AutoTokenizer.from_pretrained(long_model)
     tokenizer.model_max_length = before
     model = AutoModelForSequenceClassification.from_pretrained(long_model)
-    write_fine_tuned(tmp_path / "out", model, tokenizer, longest)
+    write_fine_tuned(tmp_path / "out", model, tokenizer, longest, lambda folder: None)
     saved = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert (saved.model_max_length, tokenizer.model_max_length) == (longest, before)
     assert len(saved("b d " * 500, truncation=True)["input_ids"]) == longest

@@ -1,4 +1,4 @@
-"""The commands that fine-tune: `finetune`, `downstream`."""
+"""The commands that fine-tune, and predict with what was fine-tuned: `finetune`, `downstream`, `predict`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ Everything else is as for finetune. Writes OUTPUT/downstream.json, and what fine
 """
 
 
+_PREDICT = """\
+Predict labels and scores for new texts with a model that finetune has written, or any other with a head.
+
+  attention-guidance predict ft/sw news.txt -o news.jsonl             a sentence a line; words are found in it
+  attention-guidance predict ft/sw words.conll -o labelled.conll      a word a line, blank line between sentences
+  attention-guidance predict ft/en reviews.csv --columns review -o reviews.tsv
+  cat news.txt | attention-guidance predict ft/sw - > news.jsonl      JSON lines on standard output
+
+Long sentences become windows, as in scoring. The name of OUTPUT decides the format: .jsonl, .tsv, .csv, and for labels
+of words .conll or .txt.
+"""
+
+
 def add_commands(commands: Any) -> None:
     """Add the commands."""
     one = add_command(commands, "finetune", "fine-tune an encoder on a task, over seeds", _FINETUNE, _finetune)
@@ -55,6 +68,16 @@ def add_commands(commands: Any) -> None:
     _add_settings(several)
     spread = "score this many checkpoints of each run too, evenly spread, and plot them over steps (default: none)"
     several.add_argument("--checkpoints", dest="n_checkpoints", type=positive, default=0, metavar="N", help=spread)
+
+    new = add_command(commands, "predict", "predict labels for new texts", _PREDICT, _predict)
+    add = new.add_argument
+    add("model", metavar="MODEL", help="output folder of finetune, a model's folder, or a name on the hub")
+    add("files", nargs="+", metavar="INPUT", help="text, .csv, .tsv, .jsonl, .parquet, .conll; - for standard input")
+    add("-o", "--output", default="-", metavar="FILE", help="file to write to (default: -, standard output)")
+    add("-q", "--quiet", action="store_true", help="print nothing but predictions and errors")
+    add("--words", action="store_true", help="INPUT has a word a line and a blank line between sentences")
+    add("--columns", nargs="+", metavar="NAME", help="columns of the texts in tables; number of that of the words")
+    add("--batch-size", type=positive, default=32, metavar="N", help="texts (or windows) in a batch (default: 32)")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +109,13 @@ def _downstream(arguments: dict[str, Any]) -> int:
     models, output = arguments.pop("models"), arguments.pop("output")
     how = {name: arguments.pop(name) for name in ("n_checkpoints", "resume", "overwrite", "quiet")}
     downstream(models, _settings(arguments), output, **how)
+    return 0
+
+
+def _predict(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.finetuning.prediction.predict import predict_files
+
+    predict_files(arguments.pop("model"), arguments.pop("files"), arguments.pop("output"), **arguments)
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp, softmax
 
 from attention_guidance.commands.finetuning.examples.data import Data
 
@@ -93,3 +94,23 @@ def viterbi(scores: Array, transitions: Transitions) -> tuple[int, ...]:
     for step in reversed(came_from):
         path.append(int(step[path[-1]]))
     return tuple(reversed(path))
+
+
+def marginals(scores: Array, transitions: Transitions) -> Array:
+    """The probability of each label of each word under the sequence model (forward-backward).
+
+    Args:
+        scores: [words, labels], at least one word; logarithms of potentials.
+        transitions: scores of the sequence.
+
+    Returns:
+        [words, labels]; each row sums to 1.
+    """
+    forward = [scores[0] + transitions.start]
+    for row in scores[1:]:
+        forward.append(logsumexp(forward[-1][:, None] + transitions.between, axis=0) + row)
+    backward = [np.zeros(len(transitions.start))]
+    for row in scores[:0:-1]:
+        backward.append(logsumexp(transitions.between + row + backward[-1], axis=1))
+    found: Array = softmax(np.array(forward) + np.array(backward[::-1]), axis=1)
+    return found

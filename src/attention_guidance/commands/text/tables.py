@@ -35,7 +35,9 @@ class Row:
     place: str
 
 
-def read_table(path: Path, *, columns: Sequence[str] | None = None, malformed: Malformed | None = None) -> list[Row]:
+def read_table(
+    path: Path, *, columns: Sequence[str] | None = None, malformed: Malformed | None = None, least: int = 2
+) -> list[Row]:
     """Read a table. The first line of TSV and CSV is the header; quotes have no meaning in TSV.
 
     Args:
@@ -44,9 +46,10 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None, malformed: M
             no header and its columns are named 1, 2, ...
         malformed: Handles rows whose number of columns differs from the header, and lines that are not JSON (default:
             refuse them).
+        least: The least number of columns.
 
     Raises:
-        CorpusError: The file is missing, has an unknown format, no rows, a malformed row, or only one column; the
+        CorpusError: The file is missing, has an unknown format, no rows, a malformed row, or too few columns; the
             message gives the file and line.
     """
     if (suffix := path.suffix.lower()) not in (*FORMATS, *LOOSE_FORMATS):
@@ -56,7 +59,7 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None, malformed: M
     rows = list(_read_parquet(path) if suffix == ".parquet" else _read_lines(path, suffix, columns, malformed))
     if not rows:
         raise CorpusError(f"{path}: no examples; expected a header and a row for each example")
-    if len(rows[0].values) < 2:
+    if len(rows[0].values) < least:
         raise CorpusError(f"{path}: one column ({', '.join(rows[0].values)}); expected at least a text and a label")
     return rows
 

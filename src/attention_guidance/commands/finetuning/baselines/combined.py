@@ -14,7 +14,7 @@ from typing import Any
 from attention_guidance.commands.finetuning.baselines.baseline import Baseline
 from attention_guidance.commands.finetuning.baselines.crf import Crf
 from attention_guidance.commands.finetuning.baselines.linear import Linear
-from attention_guidance.commands.finetuning.decoding import Array, decode, well_formed
+from attention_guidance.commands.finetuning.decoding import Array, Transitions, decode, no_transitions, well_formed
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.scoring.scores import evaluate
 
@@ -47,7 +47,8 @@ def choose_combination(data: Data, baseline: Baseline, of_encoder: Mapping[str, 
     """
 
     def predict(weight: float, split: str) -> list[Any]:
-        return decode_combined(data, baseline.model, weight, baseline.scores[split], of_encoder[split])
+        scores = combine(baseline.scores[split], of_encoder[split], weight)
+        return decode(data, scores, transitions_of(data, baseline.model, weight))
 
     def on_dev(weight: float) -> float:
         return evaluate(data, data.splits["dev"], predict(weight, "dev"))[data.task.metric]
@@ -58,24 +59,20 @@ def choose_combination(data: Data, baseline: Baseline, of_encoder: Mapping[str, 
     return Combination(weight, metrics, predictions)
 
 
-def decode_combined(
-    data: Data,
-    model: Crf | Linear,
-    weight: float,
-    of_baseline: Sequence[Array],
-    of_encoder: Sequence[Array],
-) -> list[Any]:
-    """Predictions from a weighted sum of scores.
+def combine(of_baseline: Sequence[Array], of_encoder: Sequence[Array], weight: float) -> list[Array]:
+    """The weighted sum of the scores of examples, [labels] or [words, labels]; `weight` is the encoder's."""
+    return [(1 - weight) * a + weight * b for a, b in zip(of_baseline, of_encoder, strict=True)]
+
+
+def transitions_of(data: Data, baseline: Crf | Linear | None, weight: float) -> Transitions | None:
+    """The transitions to decode combined scores with, see `decode`; None where no words are labelled.
 
     Args:
         data: the task.
-        model: the baseline.
+        baseline: what the encoder is combined with; None for the encoder alone.
         weight: of the encoder.
-        of_baseline: its scores of examples, [labels] or [words, labels].
-        of_encoder: the encoder's scores of the same examples.
     """
-    scores = [(1 - weight) * a + weight * b for a, b in zip(of_baseline, of_encoder, strict=True)]
-    if isinstance(model, Linear):
-        return decode(data, scores)
-    transitions = model.transitions * (1 - weight)
-    return decode(data, scores, transitions if data.scheme is None else transitions + well_formed(data.labels))
+    if data.task.kind != "tokens":
+        return None
+    rules = no_transitions(data.labels) if data.scheme is None else well_formed(data.labels)
+    return rules + baseline.transitions * (1 - weight) if isinstance(baseline, Crf) else rules

@@ -24,20 +24,26 @@ class Linear:
     """A fitted linear model.
 
     Args:
-        data: the task.
+        kind: of the task.
+        n_labels: how many labels the task has.
         vectorizers: of each text of an example.
         model: of scikit-learn.
+        threshold: the probability above which one of several labels is predicted; None for other kinds.
     """
 
     name = "linear model on character 1- to 5-grams"
     strengths = (0.1, 1.0, 10.0)
 
-    def __init__(self, data: Data, vectorizers: Sequence[TfidfVectorizer], model: Any) -> None:
-        self.kind, self.n_labels, self.vectorizers, self.model = data.task.kind, len(data.labels), vectorizers, model
-        self.threshold: float | None = None
-        if self.kind == "multilabel":
-            dev = data.splits["dev"]
-            self.threshold = choose_threshold(data, dev, self._probabilities(dev))
+    def __init__(
+        self,
+        kind: str,
+        n_labels: int,
+        vectorizers: Sequence[TfidfVectorizer],
+        model: Any,
+        threshold: float | None = None,
+    ) -> None:
+        self.kind, self.n_labels, self.vectorizers = kind, n_labels, vectorizers
+        self.model, self.threshold = model, threshold
 
     @classmethod
     def fit(cls, data: Data, strength: float) -> Linear:
@@ -52,9 +58,7 @@ class Linear:
         """
         train = data.splits["train"]
         vectorizers = [
-            TfidfVectorizer(
-                analyzer="char_wb", ngram_range=_NGRAMS, sublinear_tf=True, min_df=2 if len(train) > _FEW else 1
-            ).fit([example.texts[n] for example in train])
+            vectorizer(min_df=2 if len(train) > _FEW else 1).fit([example.texts[n] for example in train])
             for n in range(len(train[0].texts))
         ]
         model: Any = Ridge(alpha=1 / strength)
@@ -64,7 +68,11 @@ class Linear:
         if data.task.kind == "multilabel" and len(data.labels) > 1:
             model = OneVsRestClassifier(model)
         model.fit(_vectors(vectorizers, train), np.squeeze(np.array([example.label for example in train])))
-        return cls(data, vectorizers, model)
+        fitted = cls(data.task.kind, len(data.labels), vectorizers, model)
+        if data.task.kind == "multilabel":
+            dev = data.splits["dev"]
+            fitted.threshold = choose_threshold(data, dev, fitted._probabilities(dev))
+        return fitted
 
     def scores(self, examples: Sequence[Example]) -> list[Array]:
         """Log-probabilities of each example's labels, [labels]; of a label that training lacks about -700."""
@@ -83,6 +91,11 @@ class Linear:
         """Of each of several labels, [examples, labels]."""
         found: Array = self.model.predict_proba(_vectors(self.vectorizers, examples))
         return found if self.n_labels > 1 else found[:, 1:]
+
+
+def vectorizer(**settings: Any) -> TfidfVectorizer:
+    """Counts character n-grams within words, weighted by rarity."""
+    return TfidfVectorizer(analyzer="char_wb", ngram_range=_NGRAMS, sublinear_tf=True, **settings)
 
 
 def _vectors(vectorizers: Sequence[TfidfVectorizer], examples: Sequence[Example]) -> csr_matrix:

@@ -154,16 +154,23 @@ class KeptFits:
             self.folder.parent.rmdir()
 
 
-def write_fine_tuned(target: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    """Write a model that is done with the tokenizer that it is to be used with, which then does what was done here.
+def write_fine_tuned(
+    target: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    more: Callable[[Path], None],
+) -> None:
+    """Write a finished model with its tokenizer, which then truncates and reads special tokens as fine-tuning did.
 
-    It cuts where texts were cut, and reads the name of a special token, such as [SEP], as the text it is.
+    It truncates where texts were truncated, and reads the name of a special token, such as [SEP], as text.
 
     Args:
         target: the folder.
         model: the model.
-        tokenizer: the one it was fine-tuned with, which is left as it is.
+        tokenizer: the one it was fine-tuned with, which is left unchanged.
         longest: the most tokens of an item.
+        more: writes the other files of the folder.
 
     Raises:
         SaveError: it could not be written.
@@ -175,6 +182,7 @@ def write_fine_tuned(target: Path, model: PreTrainedModel, tokenizer: PreTrained
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         own.save_pretrained(folder)
+        more(folder)
 
     write_model(target, write)
 

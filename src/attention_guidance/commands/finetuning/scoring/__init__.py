@@ -1,1 +1,1 @@
-"""Metrics, predictions on disk, the baseline, and the paired bootstrap."""
+"""Metrics, predictions on disk, results, and the paired bootstrap."""

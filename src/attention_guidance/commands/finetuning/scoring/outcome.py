@@ -19,6 +19,8 @@ from attention_guidance.commands.finetuning.examples.encoding import Encoded
 from attention_guidance.commands.finetuning.examples.tasks import get_task, range_of
 from attention_guidance.commands.finetuning.fits.kept import FINETUNE_FILE, write_fine_tuned
 from attention_guidance.commands.finetuning.fits.runner import Fitted
+from attention_guidance.commands.finetuning.prediction.card import card
+from attention_guidance.commands.finetuning.prediction.saved import Partner, save_task
 from attention_guidance.commands.finetuning.scoring.paired import Difference, difference
 from attention_guidance.commands.finetuning.scoring.predictions import (
     read_predictions,
@@ -140,7 +142,14 @@ def write(
         predictions = fitted.scored[fitted.best_seed][split_told]["predictions"]
         folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[split_told], predictions)))
 
-    write_fine_tuned(output / "model", fitted.model, tokenizer, found["settings"]["max_length"])
+    best = fitted.combined.get(fitted.best_seed)
+    partner = Partner(baseline.model, best.weight) if baseline and best else None
+
+    def write_task(folder: Path) -> None:
+        save_task(folder, data, partner)
+        results.write_text(folder / "README.md", card(found, data.task.kind, len(data.splits["train"][0].texts)))
+
+    write_fine_tuned(output / "model", fitted.model, tokenizer, found["settings"]["max_length"], write_task)
     return write_results(folder, found, data, baseline)
 
 

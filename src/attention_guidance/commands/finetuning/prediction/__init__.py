@@ -1,0 +1,1 @@
+"""Predicting with a fine-tuned model: labels and scores for new texts."""

@@ -1,0 +1,101 @@
+"""`attention-guidance predict`: labels and scores for new texts, from a fine-tuned model."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+
+from attention_guidance.commands.finetuning.prediction.inputs import STANDARD_INPUT, Item, read_items
+from attention_guidance.commands.finetuning.prediction.outputs import WRITERS, Writer
+from attention_guidance.commands.finetuning.prediction.predictor import Predictor
+from attention_guidance.errors import ConfigError, RunError
+
+# Read, predicted and written at once, so that any number of texts needs the memory of these.
+_CHUNK = 512
+
+
+def predict_files(
+    model: str,
+    files: Sequence[str],
+    output: str,
+    *,
+    words: bool = False,
+    columns: Sequence[str] | None = None,
+    batch_size: int = 32,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Predict on texts and write labels and scores.
+
+    Args:
+        model: see `Predictor.load`.
+        files: see `read_items`.
+        output: a file, whose name decides the format: .jsonl, .tsv, .csv, .conll or .txt; `-` is standard output, as
+            JSON lines.
+        words: see `read_items`.
+        columns: see `read_items`.
+        batch_size: items in a batch.
+        overwrite: replace the output.
+        quiet: print nothing but predictions that go to standard output.
+
+    Returns:
+        The number of texts.
+
+    Raises:
+        GuidanceError: bad input. A file is written whole or not at all.
+    """
+    to_screen = output == STANDARD_INPUT
+    suffix = ".jsonl" if to_screen else Path(output).suffix.lower()
+    if suffix not in WRITERS:
+        raise ConfigError(f"output={output}: expected a name that ends in {', '.join(WRITERS)}, or - for JSON lines")
+    if not to_screen and Path(output).exists() and not overwrite:
+        raise RunError(f"{output} exists; give another output, or overwrite it")
+    predictor = Predictor.load(model, batch_size=batch_size)
+    if suffix in (".conll", ".txt") and predictor.data.task.kind != "tokens":
+        task = predictor.data.task.name
+        raise ConfigError(f"output={output}: {suffix} is for labels of words; this model's task is {task}")
+    items = (item for file in files for item in read_items(predictor.data.task, file, words=words, columns=columns))
+    console = Console(stderr=True, quiet=quiet or to_screen, markup=False)
+    with _stream(output) as stream, console.status("predicting") as status:
+        n = 0
+        for text in _predictions(predictor, items, WRITERS[suffix]):
+            stream.write(text)
+            n += 1
+            if n % _CHUNK == 0:
+                status.update(f"predicting: {n:,} texts")
+        if not n:
+            raise ConfigError(f"{', '.join(files)}: no text to predict on")
+    console.print(f"{n:,} texts: {output}", highlight=False)
+    return n
+
+
+def _predictions(predictor: Predictor, items: Iterator[Item], write: Writer) -> Iterator[str]:
+    while chunk := list(itertools.islice(items, _CHUNK)):
+        for item, prediction in zip(chunk, predictor([item.texts for item in chunk]), strict=True):
+            yield write(item, prediction)
+
+
+@contextlib.contextmanager
+def _stream(output: str) -> Iterator[IO[str]]:
+    """Where predictions go: standard output, or a file that appears when all are written."""
+    if output == STANDARD_INPUT:
+        yield sys.stdout
+        return
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""`predict` gives new texts the labels that scoring gave them, in every format, also without a file."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import random
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from finetunings import words
+from scipy.special import softmax
+from transformers import AutoConfig, AutoModelForTokenClassification
+
+from attention_guidance.commands.finetuning.decoding import Transitions, marginals
+from attention_guidance.commands.finetuning.prediction.predictor import Predictor
+
+FAST = ["--epochs", "2", "--seeds", "1", "-q", "--learning-rates", "5e-3", "--batch-size", "8"]
+ENTITIES = {"PER": ("Aa", "ii"), "LOC": ("Oo", "ee"), None: ("", "")}
+
+
+def labelled(chance, n, longest=14):
+    sentences = []
+    for _ in range(n):
+        rows = []
+        for _ in range(chance.randint(3, longest)):
+            kind = chance.choice([*ENTITIES])
+            begin, inside = ENTITIES[kind]
+            rows += [(begin, f"B-{kind}"), (inside, f"I-{kind}")] if kind else [(words(chance)[0], "O")]
+        sentences.append(rows)
+    return sentences
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory, cli, whole_run):
+    """A model of entities with short windows, and its test file."""
+    folder, chance, files = tmp_path_factory.mktemp("tagger"), random.Random(0), []
+    for split, n in (("train", 60), ("dev", 20), ("test", 30)):
+        blocks = ("".join(f"{word}\t{label}\n" for word, label in rows) for rows in labelled(chance, n))
+        (folder / f"{split}.txt").write_text("\n".join(blocks))
+        files += [f"--{split}", folder / f"{split}.txt"]
+    assert cli("finetune", whole_run, "--task", "ner", *files, "-o", folder / "ft", *FAST, "--max-length", "24") == 0
+    return folder
+
+
+def scored(folder, name="test-seed-1-combined"):
+    text = (folder / "ft" / "predictions" / f"{name}.txt").read_text()
+    return [[(row.split()[0], row.split()[2]) for row in block.splitlines()] for block in text.strip().split("\n\n")]
+
+
+def test_words_get_the_labels_that_were_scored(tmp_path, cli, tagger):
+    out = tmp_path / "out.conll"
+    assert cli("predict", tagger / "ft", tagger / "test.txt", "--words", "-o", out, "-q") == 0
+    found = [[tuple(row.split("\t")) for row in block.splitlines()] for block in out.read_text().strip().split("\n\n")]
+    assert found == scored(tagger)
+    facts = json.loads((tagger / "ft" / "finetune.json").read_text())
+    assert facts["data"]["test"]["windowed"] > 0
+    # The file is there, and stays unless asked.
+    assert cli("predict", tagger / "ft" / "model", tagger / "test.txt", "--words", "-o", out, "-q") == 2
+    assert cli("predict", tagger / "ft" / "model", tagger / "test.txt", "--words", "-o", out, "-q", "--overwrite") == 0
+
+
+def test_without_the_baseline_it_is_the_model_alone(tmp_path, cli, tagger):
+    predictor = Predictor.load(str(tagger / "ft"))
+    alone = Predictor(predictor.data, predictor.model, predictor.tokenizer, predictor.longest)
+    sentences = [[word for word, _ in rows] for rows in scored(tagger)]
+    labels = [[*prediction.labels] for prediction in alone(sentences)]
+    assert labels == [[label for _, label in rows] for rows in scored(tagger, "test-seed-1")]
+
+
+def test_sentences_are_found_words_in_and_entities_have_their_places(cli, tagger, monkeypatch, capsys):
+    text = "Aa ii, Oo ee (Aa)."
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"\ufeff{text}\n\n  \nOo\n".encode())))
+    assert cli("predict", tagger / "ft", "-") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["place"] for row in rows] == ["standard input:1", "standard input:4"]
+    assert rows[0]["words"] == ["Aa", "ii", ",", "Oo", "ee", "(", "Aa", ")", "."]
+    assert all(0 < score <= 1 for row in rows for score in row["scores"])
+    for row in rows:
+        for entity in row["entities"]:
+            assert row["text"][entity["start"] : entity["end"]] == entity["text"]
+    assert [(e["type"], e["text"]) for e in rows[0]["entities"]][:2] == [("PER", "Aa ii"), ("LOC", "Oo ee")]
+
+
+def test_marks_stay_within_their_words(tagger):
+    from attention_guidance.commands.finetuning.prediction.inputs import read_items
+
+    file = tagger / "yo.txt"
+    file.write_text("Ọjọ́ kẹẹ̀dógún, ng'ombe wa-Swahili; U.S. 3.5%\n", encoding="utf-8")
+    (item,) = read_items(Predictor.load(str(tagger / "ft")).data.task, str(file))
+    assert item.texts == ("Ọjọ́", "kẹẹ̀dógún", ",", "ng'ombe", "wa-Swahili", ";", "U.S", ".", "3.5", "%")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "header", "pair"),
+    [
+        ("classify", ["x", "y", "z"], "text\tlabel", False),
+        ("pair", ["x", "y"], "sentence1\tsentence2\tlabel", True),
+        ("multilabel", ["x", "y"], "text\tlabels", False),
+        ("regress", [1.0, 2.0, 3.0], "text\tscore", False),
+    ],
+)
+def test_texts_get_what_was_scored(tmp_path, cli, whole_run, table, task, labels, header, pair):
+    files = table(labels, header, pair, n=24)
+    assert cli("finetune", whole_run, "--task", task, *files, "-o", tmp_path / "ft", *FAST) == 0
+    out, test = tmp_path / "out.jsonl", tmp_path / "test.tsv"
+    assert cli("predict", tmp_path / "ft", test, "-o", out, "-q") == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    combined = "-combined" if task in ("classify", "pair") else ""
+    kept = (tmp_path / "ft" / "predictions" / f"test-seed-1{combined}.tsv").read_text().splitlines()[1:]
+    wanted = [line.split("\t")[-1] for line in kept]
+    if task == "regress":
+        assert [row["value"] for row in rows] == pytest.approx([*map(float, wanted)], rel=1e-5)
+    else:
+        assert ["|".join(row["labels"]) for row in rows] == wanted
+        assert all(len(row["scores"]) == len(row["labels"]) for row in rows)
+    # The same from lines; of a pair both texts.
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(line.rpartition("\t")[0] + "\n" for line in test.read_text().splitlines()[1:]))
+    assert cli("predict", tmp_path / "ft", lines, "-o", tmp_path / "lines.tsv", "-q") == 0
+    shown = [line.split("\t") for line in (tmp_path / "lines.tsv").read_text().splitlines()]
+    assert [row[2 + pair] for row in shown] == [
+        " ".join(row["labels"]) if "labels" in row else repr(row["value"]) for row in rows
+    ]
+
+
+def test_a_model_of_others_is_read_by_its_head(tmp_path, cli, tagger, capsys):
+    folder = tmp_path / "theirs"
+    model = AutoModelForTokenClassification.from_pretrained(tagger / "ft" / "model")
+    model.save_pretrained(folder)
+    Predictor.load(str(tagger / "ft")).tokenizer.save_pretrained(folder)
+    theirs = Predictor.load(str(folder))
+    assert (theirs.data.scheme, theirs.partner) == ("BIO", None)
+    assert theirs([["Aa", "ii"]])[0].labels[0] in theirs.data.labels
+    assert cli("predict", tagger / "ft", tagger / "no.txt", "-o", tmp_path / "a.jsonl") == 2
+    config = AutoConfig.from_pretrained(folder)
+    config.architectures = ["RobertaForMaskedLM"]
+    config.save_pretrained(folder)
+    assert cli("predict", folder, tagger / "test.txt", "-o", tmp_path / "a.jsonl") == 2
+    assert "has no head for texts or words; fine-tune it first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["test.txt", "-o", "a.xml"], "--output a.xml: expected a name that ends in .jsonl"),
+        (
+            ["test.txt", "-o", "a.jsonl"],
+            "test.txt:1: a tab in a sentence; if the file has a word per line,",
+        ),
+        (["empty.txt", "-o", "a.jsonl"], "empty.txt: no text to predict on"),
+        (["test.txt", "--words", "--columns", "3", "-o", "a.jsonl"], "test.txt:1: no word in column 3"),
+        (["test.txt", "--words", "--columns", "x", "-o", "a.jsonl"], "expected the number of the column of words"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, cli, tagger, monkeypatch, capsys, given, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "test.txt").write_text((tagger / "test.txt").read_text())
+    assert cli("predict", tagger / "ft", *given, "-q") == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not [*tmp_path.glob("a.*")]
+
+
+def test_a_damaged_baseline_is_refused(tmp_path, cli, tagger, capsys):
+    shutil.copytree(tagger / "ft" / "model", tmp_path / "model")
+    (tmp_path / "model" / "baseline.json").write_text('{"names": [["a"]]}')
+    assert cli("predict", tmp_path / "model", tagger / "test.txt", "-o", tmp_path / "a.jsonl") == 2
+    assert "task.json or the baseline beside it is damaged; fine-tune again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_marginals_are_those_of_all_sequences(seed):
+    chance = np.random.default_rng(seed)
+    scores, rules = chance.normal(size=(4, 3)), Transitions(chance.normal(size=3), chance.normal(size=(3, 3)))
+    rules.between[0, 2] = -np.inf
+    paths = np.array([*itertools.product(range(3), repeat=4)])
+    total = (
+        rules.start[paths[:, 0]]
+        + scores[np.arange(4), paths].sum(1)
+        + rules.between[paths[:, :-1], paths[:, 1:]].sum(1)
+    )
+    shares = softmax(total)
+    expected = [[shares[paths[:, n] == label].sum() for label in range(3)] for n in range(4)]
+    np.testing.assert_allclose(marginals(scores, rules), expected, atol=1e-12)
+
+
+def test_the_card_runs(tagger, monkeypatch, capsys):
+    text = (tagger / "ft" / "model" / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    exec(code.replace("FOLDER", str(tagger / "ft" / "model")))
+    assert "Prediction(labels=(" in capsys.readouterr().out
+    assert "The predictions combine the encoder with the model without pre-training" in text
