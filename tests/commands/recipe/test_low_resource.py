@@ -74,6 +74,7 @@ def test_what_is_found(done, given):
         assert over["first"] == pytest.approx(task["scores"][metric]["mean"])
         assert over["second"] == pytest.approx(task["baseline"]["test"][metric])
         assert over["low"] <= over["value"] <= over["high"]
+        assert task["combined_difference"]["minus"] == "unguided"
         assert (done / task["folder"] / "model" / "config.json").is_file()
     data = content["tasks"]["classify"]["data"]
     assert [data[split]["examples"] for split in ("train", "dev", "test")] == [58, 6, 16]
@@ -85,6 +86,9 @@ def test_the_page_tells_it(done):
     for task in content["tasks"].values():
         mean = 100 * task["scores"][task["metric"]]["mean"]
         assert f"<td>{mean:.1f}</td>" in page
+        both = 100 * task["combined"]["scores"][task["metric"]]["mean"]
+        assert f'<th scope="row">both combined</th><td>{both:.1f}</td>' in page
+        assert f"attention-guidance predict {task['folder']} texts.txt" in page
     assert "3 of 27 sentences" not in page  # counted, not copied from elsewhere
     assert f"3 of {content['text']['held_out']} sentences of dev and test were in the text" in page
     assert page.count("<svg") == 4  # two of the curves, a confusion for each task
@@ -124,7 +128,7 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_pat
 def test_the_headline_tells_what_is_shown(done, tmp_path, value, verdict, said):
     content = json.loads((done / "recipe.json").read_text())
     task = content["tasks"]["ner"]
-    task["over_baseline"] |= {"value": value, "verdict": verdict}
+    task["combined"]["over_baseline"] |= {"value": value, "verdict": verdict}
     content["tasks"] = {"ner": task}
     (tmp_path / "ner").symlink_to(done / "ner")
     write_recipe_page(content, tmp_path / "recipe.html")

@@ -21,7 +21,6 @@ from attention_guidance.commands.finetuning.examples.reading import read_example
 from attention_guidance.commands.finetuning.examples.splits import find_files, hold_out
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.finetune import finetune
-from attention_guidance.commands.finetuning.scoring.outcome import over_baseline
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.pretrain import pretrain
@@ -244,11 +243,10 @@ def _evaluate(
         compared = downstream(models, of_task, target, resume=resume, **how)
         scores: dict[str, Any] = json.loads((target / "guided" / "finetune.json").read_text(encoding="utf-8"))
         (gap,) = compared["differences"]
-        scores |= {"baseline": compared["baseline"], "folder": f"{name}/guided", "difference": gap}
-        # The baseline was fitted beside the first of the two.
-        return scores | {"over_baseline": over_baseline(scores, target / "guided", target / "unguided")}
+        combined = next(iter(compared["combined_differences"]), None)
+        return scores | {"folder": f"{name}/guided", "difference": gap, "combined_difference": combined}
     scores = finetune(str(output / "guided"), of_task, target, resume=resume, **how)
-    return scores | {"folder": name, "difference": None}
+    return scores | {"folder": name, "difference": None, "combined_difference": None}
 
 
 def _report_text(console: Console, facts: TextFacts, choices: Sequence[Choice]) -> None:

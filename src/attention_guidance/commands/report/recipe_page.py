@@ -60,7 +60,8 @@ def _headline(recipe: Content) -> str:
     """Whether pre-training helped, in one sentence."""
     findings = []
     for name, task in recipe["tasks"].items():
-        if (gap := task["over_baseline"]) is None:
+        # What is best of what the user can have, which is the two combined where they can be.
+        if (gap := (task.get("combined") or task)["over_baseline"]) is None:
             continue
         what, gain = _TASKS[name].lower(), 100 * gap["value"]
         if gap["verdict"] == "no difference shown":
@@ -110,8 +111,11 @@ def _model_tile(recipe: Content) -> dict[str, str]:
 
 
 def _task_tile(name: str, task: Content) -> dict[str, str]:
-    score, baseline = _score(task), _baseline(task)
+    baseline, combined = _baseline(task), task.get("combined")
+    score = _score(combined | {"metric": task["metric"]} if combined else task)
     beside = "" if baseline is None else f" Without pre-training: {100 * baseline:.1f}."
+    if combined:
+        beside = f" Pre-trained model alone: {100 * _score(task)['mean']:.1f}.{beside}"
     return {
         "title": _TASKS[name],
         "value": number(100 * score["mean"], 1),
@@ -148,6 +152,9 @@ def _task(name: str, task: Content, folder: Path) -> dict[str, Any]:
         "metric": task["metric"],
         "score": _score(task),
         "baseline": _baseline(task),
+        "combined": None if (both := task.get("combined")) is None else both["scores"][task["metric"]],
+        "combined_over_baseline": None if both is None else both["over_baseline"],
+        "combined_interval": None if both is None else _interval(both["over_baseline"]),
         "over_baseline": None if (over := task["over_baseline"]) is None else _interval(over),
         "baseline_name": None if task["baseline"] is None else task["baseline"]["model"],
         "data": task["data"],
