@@ -115,7 +115,8 @@ def _text(language: str, ner: Path, arguments: argparse.Namespace) -> tuple[Path
     lines = "".join(json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in kept)
     if not file.exists() or file.read_text(encoding="utf-8") != lines:
         file.write_text(lines, encoding="utf-8")
-    flags = {choice.name: choice.value for choice in choose(facts)}
+    # The vocabulary follows from the text, as in the recipe, where the rule is a bound.
+    flags = {choice.name: choice.value for choice in choose(facts) if choice.name != "vocab_size"}
     return file, flags | ({"max_steps": arguments.steps} if arguments.steps else {})
 
 

@@ -164,3 +164,23 @@ def test_missing_data_are_named(tmp_path):
         done = run(*command, "--data", tmp_path / "none")
         assert done.returncode == 2
         assert "are not there" in done.stderr
+
+
+def test_low_resource_combines_each_encoder_with_the_crf(data, tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    small = ["swahili", "--seeds", "1", "--steps", "4", "--finetune-seeds", "2", "--learning-rates", "1e-3"]
+    where = ["--data", data, "--runs", tmp_path / "runs", "--results", kept]
+    done = run("low_resource.py", *small, *where)
+    assert done.returncode == 0, done.stderr
+    (record,) = map(json.loads, kept.read_text().splitlines())
+    assert (record["language"], record["seed"], record["steps"]) == ("swahili", 1, 4)
+    over = record["combined_over_baseline"]["guided"]
+    assert over["first"] == pytest.approx(record["combined"][1]["mean"])
+    assert over["second"] == pytest.approx(record["baseline"]["test"]["f1"])
+    shown = run("low_resource.py", "--show", "--results", kept).stdout.splitlines()[-1]
+    cells = [cell.strip() for cell in shown.strip("|").split("|")]
+    means = [100 * side["mean"] for name in ("models", "combined") for side in record[name]]
+    assert cells[:3] == ["Swahili", "4, 1", "2"]
+    assert [*map(float, cells[3:8])] == pytest.approx([100 * record["baseline"]["test"]["f1"], *means], abs=0.05)
+    assert cells[-2:] == ["92.2", "92.3"]
+    assert run("low_resource.py", "nowhere", *where).returncode == 2
