@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from attention_guidance.commands.cli.arguments import TEXT, Assign, add_command, add_output, add_reading, positive, seed
+from attention_guidance.errors import ConfigError
+
+# The task of `probe` that asks the model, not its heads.
+_PAIRS = "minimal-pairs"
 
 _CENSUS = """\
 Which pattern does each head of a model follow? Over a sample of text, for every head and pattern: the mean attention
@@ -26,9 +30,11 @@ Do heads, untrained for it, look from a word to the word that a linguist would p
   attention-guidance probe MODEL dev.conllu --task dependency -o looks/dependency      Universal Dependencies
   attention-guidance probe MODEL gap-development.tsv --task gap -o looks/gap           GAP
   attention-guidance probe MODEL conll-2012/dev --task coreference -o looks/coref      CoNLL-2012, your licensed copy
+  attention-guidance probe MODEL blimp/ --task minimal-pairs -o looks/blimp            BLiMP
 
 The best of many heads looks good by chance: it is chosen on one half of the texts and scored on the other.
-Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and pictures.
+Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and pictures. minimal-pairs asks the whole model, not
+its heads: which sentence of each pair has the higher pseudo-log-likelihood? Writes OUTPUT/minimal_pairs.json, .csv.
 """
 _SKILL = """\
 Does the linguistic skill of heads go with the quality of the language model? Probes the checkpoints of runs, and holds
@@ -102,7 +108,7 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--task", required=True, help="reflexive, coreference, gap or dependency")
+    add("--task", required=True, help="reflexive, coreference, gap or dependency; probe: minimal-pairs too")
     add(
         "--protocol",
         default="words",
@@ -127,6 +133,8 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="annotated file or folder")
     add_output(parser)
     _add_questions(parser)
+    checkpoints = "score every checkpoint of a run, not its end (minimal-pairs)"
+    parser.add_argument("--checkpoints", dest="with_checkpoints", action="store_true", help=checkpoints)
     parser.add_argument("--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap (1000)")
 
 
@@ -196,8 +204,23 @@ def _probe(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.studies.probe import probe
 
     model, output = arguments.pop("model"), arguments.pop("output")
+    with_checkpoints = arguments.pop("with_checkpoints")
+    if arguments["task"] == _PAIRS:
+        return _minimal_pairs(model, output, with_checkpoints, arguments)
+    if with_checkpoints:
+        raise ConfigError(f"--checkpoints is for --task {_PAIRS}; skill probes the heads of checkpoints")
     how = {name: arguments.pop(name) for name in ("resamples", "overwrite", "quiet")}
     probe(model, _questions(arguments), output, **how)
+    return 0
+
+
+def _minimal_pairs(model: str, output: Path, with_checkpoints: bool, arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.minimal_pairs import minimal_pairs
+
+    if arguments["distractors"] or arguments["protocol"] != "words":
+        raise ConfigError(f"--distractors and --protocol are for --task reflexive, not {_PAIRS}")
+    how = {name: arguments[name] for name in ("overwrite", "quiet")}
+    minimal_pairs(model, arguments["data"], output, with_checkpoints=with_checkpoints, **how)
     return 0
 
 

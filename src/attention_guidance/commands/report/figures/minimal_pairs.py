@@ -1,0 +1,44 @@
+"""The figure of minimal pairs: the accuracy of each paradigm with its interval, or over the steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+
+from attention_guidance.commands.report.figures.drawing import NOT_MATH, finite, style_axes
+from attention_guidance.commands.report.figures.svg import PALETTE
+from attention_guidance.commands.report.figures.tokens import printable
+
+
+def accuracies(content: Mapping[str, Any]) -> Figure:
+    """Accuracy by paradigm, best first, and of all.
+
+    Args:
+        content: the content of `minimal_pairs.json`; the last snapshot is drawn.
+    """
+    last = content["snapshots"][-1]
+    rows = [{"name": "all paradigms", **last["accuracy"]}]
+    rows += sorted(last["paradigms"], key=lambda row: (-row["value"], row["name"]))
+    height = 0.9 + 0.22 * len(rows)
+    fig = Figure(figsize=(8, height), facecolor="none")
+    fig.set_label(f"Accuracy on minimal pairs, {content['model']}")
+    ax = fig.add_axes((0.46, 0.42 / height, 0.52, 1 - 0.7 / height), facecolor="none")
+    style_axes(ax, "accuracy; chance is 0.5", "")
+    ax.xaxis.set_major_locator(MultipleLocator(0.25))
+    ax.axvline(0.5, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
+    for place, row in enumerate(rows):
+        colour = PALETTE["ink"] if place == 0 else PALETTE["guided"]
+        low, high = finite(row["low"]), finite(row["high"])
+        if low is not None and high is not None:
+            ax.plot([low, high], [place] * 2, color=colour, linewidth=1.6, solid_capstyle="butt")
+        ax.plot([row["value"]], [place], "o", color=colour, markersize=5)
+    names = [f"{printable(row['name'])}  {row['pairs']:,}" for row in rows]
+    ax.set_yticks(range(len(rows)), names, fontsize=8.5, color=PALETTE["ink"], **NOT_MATH)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=PALETTE["rule"], linewidth=0.8)
+    return fig

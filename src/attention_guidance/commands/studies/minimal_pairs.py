@@ -1,0 +1,192 @@
+"""`attention-guidance probe --task minimal-pairs`: does a model prefer the acceptable sentence of a pair?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from attention_guidance.commands import results
+from attention_guidance.commands.annotations.minimal_pairs import MinimalPair, read_minimal_pairs
+from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.probes.pseudo_likelihood import n_predictions, pseudo_log_likelihoods
+from attention_guidance.commands.report.figures.minimal_pairs import accuracies
+from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
+from attention_guidance.commands.studies.output import Output
+from attention_guidance.commands.studies.progress import Steps
+from attention_guidance.errors import ConfigError, CorpusError, reason_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PAIRS_FILE = "minimal_pairs.json"
+PAIRS_TABLE = "minimal_pairs.csv"
+_Z = 1.96
+
+
+@until_done()
+def minimal_pairs(
+    model: str,
+    data: Path,
+    output: Path,
+    *,
+    with_checkpoints: bool = False,
+    batch_tokens: int = 4096,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score minimal pairs by pseudo-log-likelihood; see `pseudo_log_likelihoods`.
+
+    Args:
+        model: folder of a masked language model or run, or a name on the Hugging Face hub.
+        data: a file or folder of pairs, see `read_minimal_pairs`.
+        output: folder for `minimal_pairs.json`, `minimal_pairs.csv` (a row for each pair) and the figure.
+        with_checkpoints: whether to score every checkpoint of a run.
+        batch_tokens: tokens in a forward pass.
+        overwrite: whether to replace existing results in the folder.
+        quiet: whether to print nothing.
+
+    Returns:
+        The content of `minimal_pairs.json`.
+
+    Raises:
+        GuidanceError: bad input.
+    """
+    folder = Output.of_study(output, PAIRS_FILE, overwrite)
+    console = Console(quiet=quiet, markup=False)
+    pairs = read_minimal_pairs(data)
+    snapshots, rows = [], []
+    with Steps(console, quiet) as steps:
+        for subject in subjects(model, with_checkpoints=with_checkpoints):
+            scores, kept = _scores(subject, pairs, batch_tokens, steps)
+            snapshots.append(
+                {"model": subject.name, "step": subject.step, "loss": subject.loss(), "skipped": len(pairs) - len(kept)}
+                | _summary(kept, scores)
+            )
+            rows = [*_rows(kept, scores)]
+    content = {
+        **results.header("minimal_pairs"),
+        "model": snapshots[-1]["model"],
+        "data": "/".join(data.absolute().parts[-2:]),
+        "pairs": len(pairs),
+        "snapshots": snapshots,
+    }
+    folder.json(PAIRS_FILE, content)
+    folder.csv(PAIRS_TABLE, rows)
+    folder.figure("minimal_pairs", accuracies(content))
+    report(console, content)
+    console.print(f"results: {folder.path / PAIRS_FILE}, {PAIRS_TABLE}; the figure is beside them", highlight=False)
+    return content
+
+
+def _scores(
+    subject: Subject, pairs: Sequence[MinimalPair], batch_tokens: int, steps: Steps
+) -> tuple[list[tuple[float, float]], list[MinimalPair]]:
+    """The scores of both sentences of each pair, and the pairs that the model can read.
+
+    Raises:
+        ConfigError: the model is no masked language model, or has no mask token.
+        CorpusError: it can read none of the pairs.
+    """
+    tokenizer = subject.tokenizer("mask", "pad")
+    model = _load(subject)
+    longest = longest_sequence(model, tokenizer)
+    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
+    lengths = [len(ids) for ids in tokenizer(sentences, verbose=False)["input_ids"]]
+    fits = [max(lengths[2 * n : 2 * n + 2]) <= longest for n in range(len(pairs))]
+    kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
+    if not kept:
+        raise CorpusError(f"every sentence is longer than the {longest} tokens that {subject.name} reads")
+    sentences = [sentence for pair in kept for sentence in (pair.good, pair.bad)]
+    steps.begin(f"scoring {len(kept):,} pairs with {subject.name}", n_predictions(tokenizer, sentences))
+    found = pseudo_log_likelihoods(model, tokenizer, sentences, batch_tokens=batch_tokens, progress=steps.at)
+    return [*zip(found[::2], found[1::2], strict=True)], kept
+
+
+def _load(subject: Subject) -> PreTrainedModel:
+    """The model with its masked language model head, in evaluation mode.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its head was not saved.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    try:
+        model, found = AutoModelForMaskedLM.from_pretrained(
+            subject.source, output_loading_info=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers, safetensors and the hub raise all kinds
+        raise ConfigError(
+            f"model {subject.source!r}: cannot be loaded as a masked language model ({reason_of(error)})"
+        ) from error
+    if found["missing_keys"]:
+        raise ConfigError(
+            f"model {subject.source!r} has no masked language model head ({min(found['missing_keys'])} is missing); "
+            "pairs are scored by one, such as a run of pretrain with a masked objective has"
+        )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
+
+
+def _summary(pairs: Sequence[MinimalPair], scores: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Accuracy overall, by field, phenomenon and paradigm, each the mean over its paradigms as in BLiMP."""
+    right: dict[str, list[float]] = {}
+    of_paradigm: dict[str, MinimalPair] = {}
+    for pair, (good, bad) in zip(pairs, scores, strict=True):
+        right.setdefault(pair.paradigm, []).append(0.5 if good == bad else float(good > bad))
+        of_paradigm.setdefault(pair.paradigm, pair)
+
+    def groups(kind: str) -> list[dict[str, Any]]:
+        names = {name: getattr(pair, kind) for name, pair in of_paradigm.items()}
+        ordered = dict.fromkeys(group for group in names.values() if group is not None)
+        return [
+            {"name": group} | _accuracy([right[name] for name, of_one in names.items() if of_one == group])
+            for group in sorted(ordered)
+        ]
+
+    return {
+        "accuracy": _accuracy([*right.values()]),
+        "fields": groups("field"),
+        "phenomena": groups("phenomenon"),
+        "paradigms": groups("paradigm"),
+    }
+
+
+def _accuracy(right: Sequence[Sequence[float]]) -> dict[str, float | int]:
+    """The mean accuracy of paradigms, with a 95 % interval over their pairs."""
+    means = [float(np.mean(of_one)) for of_one in right]
+    # A paradigm of one pair has no variance that could be estimated.
+    variances = [float(np.var(of_one, ddof=1)) / len(of_one) if len(of_one) > 1 else math.nan for of_one in right]
+    value, half = float(np.mean(means)), _Z * math.sqrt(sum(variances)) / len(right)
+    ends = (
+        {"low": max(0.0, value - half), "high": min(1.0, value + half)} if half == half else {"low": half, "high": half}
+    )
+    return {"value": value, **ends, "pairs": sum(map(len, right))}
+
+
+def _rows(pairs: Sequence[MinimalPair], scores: Sequence[tuple[float, float]]) -> Iterable[dict[str, object]]:
+    for pair, (good, bad) in zip(pairs, scores, strict=True):
+        facts = {"paradigm": pair.paradigm, "sentence_good": pair.good, "sentence_bad": pair.bad}
+        yield {**facts, "score_good": good, "score_bad": bad}
+
+
+def report(console: Console, content: Mapping[str, Any]) -> None:
+    """Print the accuracies."""
+    last = content["snapshots"][-1]
+    if last["skipped"]:
+        console.print(f"{last['skipped']:,} pairs are longer than the model reads", highlight=False)
+    table = Table(title="Accuracy on minimal pairs (95 % interval over pairs; chance is 0.5)")
+    for heading in ("", "pairs", "accuracy"):
+        table.add_column(heading, justify="right" if heading else "left")
+    rows = [{"name": "all paradigms", **last["accuracy"]}, *last["fields"], *(last["phenomena"] or last["paradigms"])]
+    for row in rows:
+        interval = f" ({row['low']:.3f} to {row['high']:.3f})" if math.isfinite(row["low"]) else ""
+        table.add_row(row["name"], f"{row['pairs']:,}", f"{row['value']:.3f}{interval}")
+    console.print(table)
+    for snapshot in content["snapshots"][:-1]:
+        console.print(f"{snapshot['model']}: {snapshot['accuracy']['value']:.3f}", highlight=False)
