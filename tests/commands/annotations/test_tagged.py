@@ -65,7 +65,7 @@ def test_parts_of_speech_of_conllu(tmp_path):
 
 def test_a_label_that_continues_nothing_is_named_or_repaired(tmp_path):
     path = write(tmp_path, "B-PER O", "O I-DATE I-DATE B-LOC I-DATE")
-    with pytest.raises(CorpusError, match=r"a\.txt:5: I-DATE continues no entity \(it follows O\).*--repair"):
+    with pytest.raises(CorpusError, match=r"a\.txt:5: I-DATE continues no entity \(it follows O\).*`repair`"):
         read_tagged(path)
     text = read_tagged(path, repair=True)
     assert text.repaired == 2
@@ -206,7 +206,7 @@ def test_real_entities(shared_data):
     ],
 )
 def test_a_column_that_counts_words_holds_none(tmp_path, content, columns, words):
-    with pytest.raises(CorpusError, match=r"odd\.txt:1: the first column holds no words .*; name the columns of words"):
+    with pytest.raises(CorpusError, match=r"odd\.txt:1: the first column has no words .*; give the columns of words"):
         sentences_of(tmp_path, content)
     assert tuple(word for word, _ in sentences_of(tmp_path, content, columns=columns)[0]) == words
 

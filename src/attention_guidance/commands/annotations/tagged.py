@@ -164,17 +164,17 @@ def _strip_words(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
 
 
 def _require_words(sentences: Sequence[TaggedSentence], path: Path) -> None:
-    """Make sure that the column of words does not number them, nor names their sentence or document.
+    """Check that the first column has words, not word numbers or the name of the sentence or document.
 
     Raises:
-        CorpusError: it holds numbers alone, or the same in all lines of each sentence.
+        CorpusError: It has only numbers, or the same value in all lines of each sentence.
     """
-    words = [sentence.words for sentence in sentences]
-    alike = all(len(set(of_it)) == 1 for of_it in words) and sum(len(of_it) > 2 for of_it in words) > 1
-    if alike or all(word.isdecimal() for of_it in words for word in of_it):
+    sequences = [sentence.words for sentence in sentences]
+    constant = all(len(set(words)) == 1 for words in sequences) and sum(len(words) > 2 for words in sequences) > 1
+    if constant or all(word.isdecimal() for words in sequences for word in words):
         raise CorpusError(
-            f"{path}:{sentences[0].first_line}: the first column holds no words ({', '.join(words[0][:3])}); name the "
-            "columns of words and labels with --columns, such as 2 4"
+            f"{path}:{sentences[0].first_line}: the first column has no words ({', '.join(sequences[0][:3])}); give "
+            "the columns of words and labels as `columns`, such as 2 4"
         )
 
 
@@ -223,7 +223,7 @@ def _to_bio(sentence: TaggedSentence, scheme: str, path: Path, repair: bool) -> 
                 if not repair:
                     raise CorpusError(
                         f"{path}:{sentence.first_line + place}: {tag} continues no entity (it follows {previous}); "
-                        f"expected B-{kind}, or use --repair to repair such labels as conlleval does"
+                        f"expected B-{kind}, or use `repair` to repair such labels as conlleval does"
                     )
                 repaired += 1
             prefix = "B"
