@@ -75,7 +75,7 @@ print(sorted({"torch", "transformers", "numpy", "yaml"} & set(sys.modules)), fil
         (["pretrain", "-o", "x", "--max-steps", "many"], "argument --max-steps: invalid int value: 'many'"),
         (["pretrain", "-o", "x", "--hold", "half"], "'half' must be steps (200) or a share of the run (0.2)"),
         (["pretrain", "-o", "x", "--set", "adam_epsilon"], "expected NAME=VALUE, got 'adam_epsilon'"),
-        (["compare", "-o", "x", "--seeds", "two"], "'two' must be a whole number from 1 on"),
+        (["compare", "-o", "x", "--seeds", "two"], "'two' must be an integer of at least 1"),
     ],
 )
 def test_flags_that_cannot_be_read(arguments, message, capsys):
@@ -212,7 +212,7 @@ def test_an_output_that_holds_another_run(corpus, tmp_path, refusal):
     with pytest.raises(SystemExit) as caught:
         main(["pretrain", str(corpus), *TINY, "-q", "-o", str(run)])
     assert caught.value.code == 0
-    assert "holds a run already; go on with --resume" in refusal(corpus, *TINY, output=run)
+    assert "holds a run already; continue it with --resume" in refusal(corpus, *TINY, output=run)
     assert "holds a run with --seed 1, not 2" in refusal(corpus, *TINY, "--seed", 2, "--resume", output=run)
 
 
@@ -242,7 +242,7 @@ def test_memory_that_does_not_suffice(corpus, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main(["pretrain", str(corpus), "-o", str(tmp_path / "run")])
     assert caught.value.code == 1
-    assert capsys.readouterr().err.startswith("error: the memory of the GPU does not suffice; try a smaller")
+    assert capsys.readouterr().err.startswith("error: the GPU is out of memory; try a smaller")
 
 
 def test_a_schedule_that_ends_before_it_begins(corpus, refusal):

@@ -68,14 +68,14 @@ class TestStatesAndFlags:
             return
         put(tmp_path, kind.sign, kind.finished if finished else kind.begun[0], "notes.txt")
         held = State.FINISHED if finished else State.BEGUN
-        holds = f"--output {tmp_path} holds {kind.name} already; "
-        replace = "replace it with --overwrite, or give another folder"
-        go_on = "go on with --resume, " if kind.begun else ""
+        holds = f"output={tmp_path} holds {kind.name} already; "
+        replace = "replace it with `overwrite`, or give another folder"
+        go_on = "continue it with `resume`, " if kind.begun else ""
         assert claim(tmp_path, kind, False, False) == f"{holds}{go_on}{replace}"
         assert claim(tmp_path, kind, False, True) is State.NOTHING
         assert claim(tmp_path, kind, True, False) is held
         assert claim(tmp_path, kind, True, True) is held
-        assert claim(tmp_path, kind, True, False, "another") == f"--output {tmp_path} holds another; {replace}"
+        assert claim(tmp_path, kind, True, False, "another") == f"output={tmp_path} holds another; {replace}"
         assert claim(tmp_path, kind, True, True, "another") is State.NOTHING
 
     @pytest.mark.parametrize(("resume", "overwrite"), FLAGS)
@@ -84,16 +84,14 @@ class TestStatesAndFlags:
         if kind is other:
             return
         put(tmp_path, other.sign, other.finished)
-        assert (
-            claim(tmp_path, kind, resume, overwrite) == f"--output {tmp_path} holds {other.name}; give another folder"
-        )
+        assert claim(tmp_path, kind, resume, overwrite) == f"output={tmp_path} holds {other.name}; give another folder"
 
     @pytest.mark.parametrize("resume", [False, True])
     def test_files_of_others(self, tmp_path, kind, resume):
         put(tmp_path, "thesis.tex", "fits/mine/mine.txt", "seed-one/notes.txt")
         what = kind.name.removeprefix("a ")
-        said = f"--output {tmp_path} is not empty and holds no {what}; give another folder, or "
-        assert claim(tmp_path, kind, resume, False) == f"{said}--overwrite to write beside what is there"
+        said = f"output={tmp_path} is not empty and holds no {what}; give another folder, or "
+        assert claim(tmp_path, kind, resume, False) == f"{said}`overwrite` to keep its files and write beside them"
         assert claim(tmp_path, kind, resume, True) is State.NOTHING
         # What has the name of what would be replaced was not written by this command.
         for pattern in kind.owned[:1]:
@@ -115,7 +113,7 @@ class TestStatesAndFlags:
             return
         put(tmp_path, kind.sign, kind.finished, *kind.owned)
         (used,) = Workspace(tmp_path, kind)._find(*kind.owned[:1])
-        with pytest.raises(RunError, match="would be replaced, and is what is read; give another folder"):
+        with pytest.raises(RunError, match=r"this would replace .*, which the command reads; give another folder"):
             Workspace(tmp_path, kind).claim(overwrite=True, uses=[tmp_path / "notes.txt", used])
 
 

@@ -1,4 +1,4 @@
-"""One process at a time writes to an output folder: an operating-system lock, which ends with its process."""
+"""Lock an output folder, so that one process at a time writes to it; the system releases the lock with the process."""
 
 from __future__ import annotations
 
@@ -21,63 +21,63 @@ from attention_guidance.errors import RunError
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".attention-guidance.lock"
-# Long enough for a process that is just ending to remove its lock file.
+# Time for a process that is just exiting to remove its lock file.
 _SECONDS = 0.3
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-# Of this process: the lock of each folder, and the folders that were made for it, innermost first.
+# The locks of this process by folder, each with the folders that were created for it, innermost first.
 _locks: dict[Path, tuple[FileLock, list[Path]]] = {}
 
 
 def lock(folder: Path) -> bool:
-    """Lock a folder for this process; made if it is missing. Again by the same process: nothing more.
+    """Lock a folder for this process, and create it if it is missing; no effect if this process has locked it already.
 
-    Where the file system has no locks (as Lustre mounted without flock) this warns and continues: such a system may be
-    the only one a cluster has.
+    If the file system does not support locks (such as Lustre mounted without flock), this logs a warning and continues,
+    since a cluster may have no other file system.
 
     Args:
-        folder: that is to be written to.
+        folder: The folder to write to.
 
     Returns:
-        Whether it has been locked now, and was not before.
+        Whether this call locked the folder; False if it was locked already.
 
     Raises:
-        RunError: another process holds it, which is named; or it cannot be made.
+        RunError: Another process, named in the message, holds the lock, or the folder cannot be created.
     """
     if folder.resolve() in _locks:
         return False
     made: list[Path] = []
-    # Not the soft lock of filelock where there are none: it would outlive a process that is killed.
+    # filelock's fallback, a soft lock, would remain after a process is killed.
     held = FileLock(folder / LOCK_FILE, timeout=_SECONDS, fallback_to_soft=False)
     try:
         while not held.is_locked:
             made = [path for path in (folder, *folder.parents) if not path.exists()]
-            # A process that has just ended may remove the folder before the file is in it.
+            # A process that is exiting may remove the folder before the lock file is in it.
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 held.acquire()
         (folder / LOCK_FILE).write_text(json.dumps(_this_process()), encoding="utf-8")
     except Timeout:
         raise RunError(
-            f"--output {folder} is being written by {_holder(folder)}; wait until that ends, or give another folder"
+            f"output={folder} is in use by {_holder(folder)}; wait until it exits, or give another folder"
         ) from None
     except OSError as error:
         _remove(folder, held, made)
         if error.errno not in _UNSUPPORTED:
-            raise RunError(f"--output {folder} cannot be used ({error.strerror}); give another folder") from error
-        logger.warning("--output %s: no locks on this file system; start no second command on this folder", folder)
+            raise RunError(f"output={folder} cannot be used ({error.strerror}); give another folder") from error
+        logger.warning("%s: this file system has no locks; do not start a second command on this folder", folder)
     _locks[folder.resolve()] = held, made
     return True
 
 
 def unlock(folder: Path) -> None:
-    """Release a folder of this process; without a file in it, a folder made for the lock is removed."""
+    """Unlock a folder of this process, and remove the folders created for the lock that are still empty."""
     held, made = _locks.pop(folder.resolve())
     _remove(folder, held, made)
 
 
 @contextmanager
 def until_done() -> Iterator[None]:
-    """Release at the end what is locked inside; also a decorator of functions."""
+    """On exit, unlock the folders that were locked inside; also a decorator."""
     before = {*_locks}
     try:
         yield
@@ -87,24 +87,24 @@ def until_done() -> Iterator[None]:
 
 @atexit.register
 def _unlock_all(but: set[Path] | None = None) -> None:
-    # The last first: it may lie in the others.
+    # In reverse order, since a later folder may be inside an earlier one.
     for folder in [*reversed(_locks)]:
         if folder not in (but or ()):
             unlock(folder)
 
 
 def is_only_locked(folder: Path) -> bool:
-    """Whether nothing but lock files lies in a folder: a process was killed before it wrote anything."""
+    """Whether a folder contains only lock files: a process was killed before it wrote anything else."""
     files = (path.name for path in folder.rglob("*") if not path.is_dir())
     return folder.is_dir() and next(files, None) == LOCK_FILE and all(name == LOCK_FILE for name in files)
 
 
 def _remove(folder: Path, held: FileLock, made: list[Path]) -> None:
-    # Removed before it is released: one that waits for it sees that its lock is of no file and tries again.
+    # Removed before it is released: a waiting process then notices that its lock file is gone, and tries again.
     with contextlib.suppress(OSError):
         (folder / LOCK_FILE).unlink()
     held.release()
-    with contextlib.suppress(OSError):  # it is not empty, or gone
+    with contextlib.suppress(OSError):  # not empty, or removed already
         for path in made:
             path.rmdir()
 
@@ -114,7 +114,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _holder(folder: Path) -> str:
-    """The process that holds a folder, as it has written it down."""
+    """The process that holds the lock, as recorded in the lock file."""
     try:
         holder = json.loads((folder / LOCK_FILE).read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']}, started {holder['since']} UTC"

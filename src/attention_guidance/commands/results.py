@@ -1,4 +1,4 @@
-"""The machine-readable results that every command writes: what they share, and writing them whole."""
+"""The header of every result file, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 def header(kind: str) -> dict[str, Any]:
-    """What every result begins with: schema, kind, when, with what, on what."""
+    """The fields that every result starts with: schema, kind, date, versions, device and command."""
     import torch
 
     device = (
@@ -38,7 +38,7 @@ def header(kind: str) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """A package's version; None where it runs from its source without being installed."""
+    """The version of a package; None if it is not installed, for example if it runs from its source."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -46,12 +46,12 @@ def _version(package: str) -> str | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that the file is there whole or not at all; a number that is not finite becomes null."""
+    """Write JSON atomically; numbers that are not finite become null."""
     write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, also when the machine dies or the disk is full."""
+    """Write a file atomically: it is complete or absent, even after a crash or on a full disk."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -75,7 +75,7 @@ def _finite(value: Any) -> Any:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """The name of the processor, or of its architecture if the system does not report a name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

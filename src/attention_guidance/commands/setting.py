@@ -1,4 +1,4 @@
-"""A setting, declared once: its field carries what flags, YAML files, checks and documentation are made of."""
+"""Declare each setting once, as a field: flags, YAML files, checks and documentation are made from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,12 @@ from attention_guidance.errors import ConfigError
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition, of a value that is not None or of a whole record, and how an error says it."""
+    """A condition on a value that is not None, or on a whole record.
+
+    Attributes:
+        says: The condition in words, for error messages.
+        holds: Whether a value, or a record, meets it.
+    """
 
     says: str
     holds: Callable[[Any], bool]
@@ -24,22 +31,22 @@ class Rule:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field of a record of settings says about itself; in texts, `name` stands for another setting.
+    """The declaration of a setting. Texts refer to other settings as `name`, in backticks.
 
     Attributes:
-        default: its default.
-        help: what it is, without a full stop.
-        must: rules for its value.
-        group: heading that it stands under; empty for none.
-        unset: what holds where it is not given, if its default does not say it.
-        by_objective: defaults for objectives that another value suits better.
-        metavar: what stands for its value in help; by its type if empty.
-        flag: its flag, or in capitals a positional argument; by its name if empty.
-        choices: all values that it may have, if they can be listed.
-        needs: what it is for: rules for the record, without which it would do nothing.
-        fills: field of transformers' TrainingArguments that gets its value.
-        decides: other fields of TrainingArguments that follow from it, with spaces between them.
-        free: whether a run that is resumed may have another value.
+        default: Default value.
+        help: Description, without a full stop.
+        must: Rules for the value.
+        group: Heading in help and documentation; empty for none.
+        unset: Description of the default, if the value does not describe itself.
+        by_objective: Other defaults, by objective.
+        metavar: Placeholder for the value in help (default: from its type).
+        flag: Flag, or, in capitals, positional argument (default: from the name).
+        choices: All allowed values, if they can be listed.
+        needs: Rules for the record; unless all hold, the setting has no effect.
+        fills: Field of transformers' TrainingArguments that is set to the value.
+        decides: Other fields of TrainingArguments that depend on the value, separated by spaces.
+        free: Whether the value may change when a run is resumed.
     """
 
     default: Any
@@ -57,6 +64,24 @@ class Setting:
     free: bool = False
 
 
+_translation: ContextVar[Callable[[str], str]] = ContextVar("translation", default=str)
+
+
+@contextmanager
+def translated(translate: Callable[[str], str]) -> Iterator[None]:
+    """Within this context, `for_user` translates messages with `translate`: the command line names flags."""
+    token = _translation.set(translate)
+    try:
+        yield
+    finally:
+        _translation.reset(token)
+
+
+def for_user(message: str) -> str:
+    """A printed message that names settings, as `name` or name=value, in the terms in which the user gives them."""
+    return _translation.get()(message)
+
+
 _FINITE = Rule("must be a finite number", math.isfinite)
 POSITIVE = Rule("must be above 0", lambda value: value > 0)
 NOT_NEGATIVE = Rule("must be 0 or more", lambda value: value >= 0)
@@ -67,7 +92,7 @@ SEED = Rule("must be 0 or more and below 2**32", lambda value: 0 <= value < 2**3
 
 
 def setting(default: Any, help: str, *must: Rule, **more: Any) -> Any:
-    """A field of a dataclass that is a setting; see `Setting`."""
+    """Declare a field of a dataclass as a setting; see `Setting`."""
     if choices := more.get("choices"):
         must = (*must, Rule(f"is unknown; expected one of {', '.join(choices)}", choices.__contains__))
     metadata = {"setting": Setting(default, help, must, **more)}
@@ -77,15 +102,15 @@ def setting(default: Any, help: str, *must: Rule, **more: Any) -> Any:
 
 
 def settings_of(record: Any) -> dict[str, Setting]:
-    """The settings of a record, or of its class, by name."""
+    """The settings of a dataclass or its instance, by name."""
     return {f.name: f.metadata["setting"] for f in dataclasses.fields(record) if "setting" in f.metadata}
 
 
 def check(record: Any) -> None:
-    """Make sure that each setting of a record follows its rules.
+    """Check each setting of a record by its rules.
 
     Raises:
-        ConfigError: one does not.
+        ConfigError: A value breaks a rule.
     """
     for name, declared in settings_of(record).items():
         value = getattr(record, name)
@@ -95,15 +120,15 @@ def check(record: Any) -> None:
 
 
 def check_needs(record: Any, given: Collection[str], defaults: Mapping[str, Any]) -> None:
-    """Make sure that every setting that was given has an effect.
+    """Check that every setting that was given has an effect.
 
     Args:
-        record: the settings.
-        given: names of those that were given.
-        defaults: what they would be otherwise.
+        record: The settings.
+        given: Names of the settings that were given.
+        defaults: Values of the settings if they are not given.
 
     Raises:
-        ConfigError: one has none; says what it is for.
+        ConfigError: A setting has no effect; the message says what it is for.
     """
     for name, declared in settings_of(record).items():
         value = getattr(record, name)
@@ -113,7 +138,7 @@ def check_needs(record: Any, given: Collection[str], defaults: Mapping[str, Any]
 
 
 def kinds_of(record: Any, name: str) -> tuple[Any, ...]:
-    """The types that a setting may have, those of members of lists and mappings among them."""
+    """The types that a setting allows, including the types of the members of lists and mappings."""
     hint = _hints(record if isinstance(record, type) else type(record))[name]
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
@@ -124,17 +149,19 @@ def _hints(record: type) -> dict[str, Any]:
 
 
 def coerced(record: Any, name: str, value: Any, source: object = None, called: str = "") -> Any:
-    """A value of the type of its field: YAML writes 1e-3 as text, 1 for 1.0 and one text for a list of one.
+    """Convert a value to the type of its field.
+
+    YAML reads 1e-3 as text and 1 as an integer, and a list of one text may be given as that text.
 
     Args:
-        record: a dataclass.
-        name: of the field.
-        value: as it was given.
-        source: the file it comes from, if any.
-        called: the field's name in errors, if it has another there.
+        record: A dataclass.
+        name: Name of the field.
+        value: The value as given.
+        source: The file it was read from, if any.
+        called: Name of the field in error messages (default: `name`).
 
     Raises:
-        ConfigError: it is of another type.
+        ConfigError: The value has another type.
     """
     kinds = kinds_of(record, name)
     plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
@@ -155,7 +182,7 @@ def coerced(record: Any, name: str, value: Any, source: object = None, called: s
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, as are its members; YAML reads 1 and yes as no text."""
+    """Whether a value and its members have a type; YAML reads 1 as an integer and yes as a boolean, not as text."""
     plain: Any = object if kind is Any else typing.get_origin(kind) or kind
     members = typing.get_args(kind)
     if not isinstance(value, plain) or (isinstance(value, bool) and plain not in (bool, object)):

@@ -1,6 +1,6 @@
-"""The folder that a command writes to: what it holds, and what --resume and --overwrite do with that.
+"""The output folder of a command: what it contains, and how `resume` and `overwrite` treat that.
 
-Nothing is overwritten unless asked, and nothing is ever removed that the command has not written.
+Files are overwritten only on request, and only files that the command itself wrote are ever removed.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from attention_guidance.errors import RunError
 
 
 class State(enum.Enum):
-    """What a folder holds, as seen by a command."""
+    """The content of a folder, from the point of view of a command."""
 
-    NOTHING = "no folder, an empty one, or what the command left there before there was anything to resume"
-    BEGUN = "what the command can resume"
-    FINISHED = "what the command has finished"
-    OTHER = "what another command has trained or scored"
-    FOREIGN = "files that no command is known by"
+    NOTHING = "no folder, an empty one, or files of the command from before there was anything to resume"
+    BEGUN = "unfinished output of the command, which it can resume"
+    FINISHED = "finished output of the command"
+    OTHER = "models or scores of another command"
+    FOREIGN = "files that no command wrote"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a command leaves in its folder; all but the first are patterns of `Path.glob`.
+    """The files that a command writes to its folder; all attributes but the first are patterns of `Path.glob`.
 
     Attributes:
-        name: what it is called in messages.
-        finished: there once the command has ended.
-        begun: any of these can be resumed; empty for a command without --resume.
-        traces: any of these is the command's, without anything to resume.
-        sign: without this none of the above is the command's.
-        first: what it writes first; where nothing else is there, nothing is.
-        owned: what is removed before another takes its place, `sign` last so that a removal that dies goes on.
+        name: Name of the output in messages.
+        finished: Exists once the command has finished.
+        begun: Any of these can be resumed; empty for a command that cannot resume.
+        traces: Any of these was written by the command, but leaves nothing to resume.
+        sign: Without this file, none of the above was written by the command.
+        first: The files written first; a folder with no others counts as empty.
+        owned: The files to remove before the output is replaced, `sign` last, so that an interrupted removal can be
+            repeated.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Kind:
 
 
 def within(folder: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Patterns of what lies in a folder, itself a pattern."""
+    """Prefix patterns with a folder, which may be a pattern itself."""
     return tuple(f"{folder}/{pattern}" for pattern in patterns)
 
 
@@ -100,16 +101,16 @@ RECIPE = Kind(
         "text.jsonl",
     ),
 )
-# What hours went into, which no other command writes beside. A text.jsonl alone may be anyone's.
+# Output that took hours: no other command writes to its folder. A text.jsonl alone may come from anywhere.
 _TRAINED = (RUN, COMPARISON, FINE_TUNING, DOWNSTREAM, dataclasses.replace(RECIPE, begun=()))
 
 
 class Workspace:
-    """The folder of a command.
+    """The output folder of a command.
 
     Args:
-        path: the folder.
-        kind: what the command leaves in it.
+        path: The folder.
+        kind: The files that the command writes to it.
     """
 
     def __init__(self, path: Path, kind: Kind) -> None:
@@ -118,7 +119,7 @@ class Workspace:
 
     @property
     def state(self) -> State:
-        """What the folder holds."""
+        """The content of the folder."""
         if self._is(self.kind, self.kind.finished):
             return State.FINISHED
         if self._is(self.kind, *self.kind.begun):
@@ -127,10 +128,10 @@ class Workspace:
             return State.NOTHING
         if self._other is not None:
             return State.OTHER
-        # A command that died while it wrote its first file leaves only that file's beginning.
+        # A command that was killed while writing its first file leaves only a part of that file.
         begun = self._find("*.partial", "partial", *self.kind.first)
-        there = {path.name for path in self._find("*") if not is_only_locked(path)}
-        foreign = there - {path.relative_to(self.path).parts[0] for path in begun}
+        existing = {path.name for path in self._find("*") if not is_only_locked(path)}
+        foreign = existing - {path.relative_to(self.path).parts[0] for path in begun}
         return State.FOREIGN if foreign else State.NOTHING
 
     def claim(
@@ -141,22 +142,23 @@ class Workspace:
         other: Callable[[], str | None] = lambda: None,
         uses: Iterable[str | Path | None] = (),
     ) -> State:
-        """Lock the folder and decide what becomes of what it holds. Writes nothing but the lock.
+        """Lock the folder, and decide whether to resume or replace its content. Writes only the lock.
 
-        The lock is this process's, so that a command may claim folders again and in others; see `output_lock`.
+        The lock belongs to the process, so a command can claim a folder again, or a folder inside it; see
+        `output_lock`.
 
         Args:
-            resume: go on with what is there.
-            overwrite: replace what is there; with `resume`, only where it was made by another request.
-            other: what of another request is there, None if nothing is; asked only where it would be resumed.
-            uses: what the command reads.
+            resume: Continue with the existing output.
+            overwrite: Replace the existing output; with `resume`, only if it is from a different request.
+            other: Describes existing output of a different request, None if there is none; called only to resume.
+            uses: The files that the command reads.
 
         Returns:
-            `BEGUN` or `FINISHED` if the command goes on with that; `NOTHING` if it begins.
+            `BEGUN` or `FINISHED` if the command continues with existing output, `NOTHING` if it starts afresh.
 
         Raises:
-            RunError: another process writes to it; it holds something that may not be replaced, or that cannot go on;
-                or cannot be written to.
+            RunError: Another process writes to the folder, its content can be neither replaced nor resumed, or it
+                cannot be written to.
         """
         _check_usable(self.path)
         locked = lock(self.path)
@@ -172,27 +174,27 @@ class Workspace:
     ) -> State:
         state, give = self.state, "give another folder"
         if state is State.OTHER:
-            raise RunError(f"--output {self.path} holds {self._other}; {give}")
+            raise RunError(f"output={self.path} holds {self._other}; {give}")
         if state in (State.BEGUN, State.FINISHED):
             different = other() if resume else f"{self.kind.name} already"
             if different is None:
                 return state
             if not overwrite:
-                ways = "go on with --resume, " if self.kind.begun and not resume else ""
-                raise RunError(f"--output {self.path} holds {different}; {ways}replace it with --overwrite, or {give}")
+                ways = "continue it with `resume`, " if self.kind.begun and not resume else ""
+                raise RunError(f"output={self.path} holds {different}; {ways}replace it with `overwrite`, or {give}")
         owned = self._find(*self.kind.owned)
         for path in [Path(used) for used in uses if used]:
             if any(path.resolve().is_relative_to(ours.resolve()) for ours in owned):
-                raise RunError(f"--output {self.path}: {path} would be replaced, and is what is read; {give}")
+                raise RunError(f"output={self.path}: this would replace {path}, which the command reads; {give}")
         if state is State.FOREIGN and (owned or not overwrite):
             names = ", ".join(str(path.relative_to(self.path)) for path in owned)
-            way = f"move {names} away" if overwrite else "--overwrite to write beside what is there"
+            way = f"move {names} away" if overwrite else "`overwrite` to keep its files and write beside them"
             what = self.kind.name.removeprefix("a ")
-            raise RunError(f"--output {self.path} is not empty and holds no {what}; {give}, or {way}")
+            raise RunError(f"output={self.path} is not empty and holds no {what}; {give}, or {way}")
         return State.NOTHING
 
     def clear(self) -> None:
-        """Remove what the command has written there, and the folders in it that are empty then."""
+        """Remove the files that the command wrote, and the subfolders that this leaves empty."""
         for pattern in self.kind.owned:
             for path in self._find(pattern):
                 if path.is_dir() and not path.is_symlink():
@@ -200,12 +202,12 @@ class Workspace:
                 else:
                     path.unlink()
             for folder in self._find(*map(str, Path(pattern).parents[:-1])):
-                with contextlib.suppress(OSError):  # it is not empty, and what is in it stays
+                with contextlib.suppress(OSError):  # not empty: its files stay
                     folder.rmdir()
 
     @property
     def _other(self) -> str | None:
-        """What other command's it is, as far as it is one that trains or scores."""
+        """The name of another command's models or scores in the folder, if any."""
         others = (kind for kind in _TRAINED if self._is(kind, kind.finished, *kind.begun, *kind.traces))
         return next((kind.name for kind in others), None)
 
@@ -217,24 +219,23 @@ class Workspace:
 
 
 def nothing_to_resume(output: Path, what: str) -> RunError:
-    """The error where a command would resume, nothing is there, and no text is given to begin with."""
+    """The error for a command that is to resume, but finds nothing to resume and is given no text to start with."""
     return RunError(
-        f"--output {output} holds no {what} to resume; give the {what}'s whole command, text and settings too, or "
-        "leave out --resume"
+        f"output={output} holds no {what} to resume; give the {what}'s text and settings too, or leave out `resume`"
     )
 
 
 def _check_usable(output: Path) -> None:
-    """Check that a folder can be written to, or made, as far as the system tells beforehand.
+    """Check that a folder can probably be created or written to.
 
     Raises:
-        RunError: a file is in the way, or the permission is missing.
+        RunError: A file is in the way, or the permission is missing.
     """
     try:
-        there = next(path for path in (output, *output.parents) if path.exists())
+        nearest = next(path for path in (output, *output.parents) if path.exists())
     except OSError as error:
-        raise RunError(f"--output {output} cannot be used ({error.strerror}); give another folder") from error
-    if not there.is_dir():
-        raise RunError(f"--output {output}: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"--output {output}: no permission to write in {there}; give another folder")
+        raise RunError(f"output={output} cannot be used ({error.strerror}); give another folder") from error
+    if not nearest.is_dir():
+        raise RunError(f"output={output}: {nearest} is a file; give a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise RunError(f"output={output}: no permission to write in {nearest}; give another folder")

@@ -218,7 +218,7 @@ def test_a_model_is_not_overwritten_by_what_it_becomes(tmp_path, cli, whole_run,
     before = (model / "model.safetensors").read_bytes()
     command = ["finetune", model, "--task", "classify", *table(["x", "y"]), "-o", tmp_path / "mine", "--overwrite"]
     assert cli(*command) == 2
-    assert f"{model} would be replaced, and is what is read; give another folder" in capsys.readouterr().err
+    assert f"this would replace {model}, which the command reads; give another folder" in capsys.readouterr().err
     assert (model / "model.safetensors").read_bytes() == before
 
 

@@ -38,7 +38,7 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
     damaged.write_text("{}")
     fitted.clear()
     assert cli(*command, "-o", out) == 2
-    assert "holds a fine-tuning already; go on with --resume, replace it with --overwrite" in capsys.readouterr().err
+    assert "already; continue it with --resume, replace it with --overwrite" in capsys.readouterr().err
     assert cli(*command, "-o", out, "--resume") == 0
     assert fitted == [(5e-3, 1), (read(out)["learning_rate"], 2)]
     assert "learning rate 0.001, seed 1: fitted already" in capsys.readouterr().out

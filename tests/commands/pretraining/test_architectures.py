@@ -105,21 +105,21 @@ def test_training_goes_on_from_a_run(tmp_path, cli, arguments, whole_run, corpus
         whole_run / "tokenizer" / "tokenizer.json"
     ).read_text()
     card = (out / "model" / "README.md").read_text()
-    assert "Pre-trained on from run/model" in card
-    assert "alone" not in card
-    assert "learnt from this data and, before, from that of run/model" in card
-    assert "It has learnt from this data alone" in (whole_run / "model" / "README.md").read_text()
+    assert "Pre-trained from run/model with the objective `mlm`" in card
+    assert "this data only" not in card
+    assert "trained on this data and, before, on that of run/model" in card
+    assert "The model was trained on this data only" in (whole_run / "model" / "README.md").read_text()
     assert after["config"]["init_from"] == str(whole_run / "model")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arch": "robertaa"}, "none that transformers knows"),
+        ({"arch": "robertaa"}, "is not a model type of transformers"),
         ({"arch": "gpt2"}, "'gpt2' has no masked language model"),
         ({"arch": "bert", "arch_config": "CONFIG"}, "arch='bert' and arch_config='.*' both decide"),
         ({"arch_config": "nowhere.json"}, "nowhere.json'.*cannot be loaded"),
-        ({"arch_config": "EMPTY"}, "no model_type there"),
+        ({"arch_config": "EMPTY"}, "has no model_type"),
         ({"arch_config": "CONFIG", "layers": 9}, "layers=9, but `arch_config` decides that it is 3"),
         ({"init_from": "/nowhere/at/all"}, "no such folder"),
         ({"arch_config": "CONFIG", "block_size": 64}, "block_size=64: this model takes at most 40"),

@@ -67,12 +67,12 @@ def test_what_an_earlier_death_left_is_no_hindrance(tmp_path):
 @pytest.mark.parametrize(
     ("harm", "problem"),
     [
-        (lambda c: (c / "model").write_text("weights"), "model is not as it was written"),
-        (lambda c: (c / "model").write_text("weights 9"), "model is not as it was written"),
+        (lambda c: (c / "model").write_text("weights"), "model has changed"),
+        (lambda c: (c / "model").write_text("weights 9"), "model has changed"),
         (lambda c: (c / "more" / "state").unlink(), "more/state is missing or unreadable"),
         (lambda c: (c / SEAL).unlink(), f"{SEAL} is missing or unreadable"),
         (lambda c: (c / SEAL).write_text((c / SEAL).read_text()[:30]), f"{SEAL} is missing or unreadable"),
-        (lambda c: (c / SEAL).write_text("{}"), f"{SEAL} is not as it was written"),
+        (lambda c: (c / SEAL).write_text("{}"), f"{SEAL} has changed"),
     ],
     ids=["truncated", "changed", "file missing", "seal missing", "seal truncated", "seal empty"],
 )

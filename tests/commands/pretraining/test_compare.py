@@ -208,7 +208,7 @@ def test_resumed_alone_it_takes_its_own_settings_and_seeds(copied, arguments, cl
     assert strict_json(copied / "compare.json")["config"]["corpus"] == [str(corpus)]
     capsys.readouterr()
     assert cli("compare", "-o", copied, "--resume", "--max-steps", "80") == 2
-    assert "let it end, then train its model on in another --output with --init-from one of its runs" in (
+    assert "let it finish, then continue training its model in another --output with --init-from one of its runs" in (
         capsys.readouterr().err
     )
 
@@ -265,7 +265,7 @@ def test_what_compare_refuses(copied, comparison, arguments, corpus, cli, capsys
         ([*arguments, "--heads", "", "-o", tmp_path / "new"], "compare needs heads to guide"),
         ([*arguments, "--heads", " ", "-o", tmp_path / "new"], "guides no head"),
         ([*arguments, "--seed", 2**32 - 1, "--seeds", 2, "-o", tmp_path / "new"], "--seed 4294967296"),
-        ([*arguments, "--seeds", 0, "-o", tmp_path / "new"], "must be a whole number from 1 on"),
+        ([*arguments, "--seeds", 0, "-o", tmp_path / "new"], "must be an integer of at least 1"),
         ([*arguments, "-o", copied], "holds a comparison already"),
         ([*arguments, "-o", copied, "--resume", "--weight", "1"], "--weight 0.1, not 1.0"),
     ):

@@ -133,9 +133,9 @@ def test_a_comparison_is_no_model(tmp_path):
     run.mkdir(parents=True)
     for folder in (run, tmp_path):
         write_yaml(RunConfig(), folder / "run.yaml")
-    with pytest.raises(ConfigError, match=r"is a comparison; name one of its runs, such as .*seed-1/guided$"):
+    with pytest.raises(ConfigError, match=r"is a comparison; give one of its runs, such as .*seed-1/guided$"):
         make_config({"init_from": str(tmp_path)})
-    with pytest.raises(ConfigError, match="is a run that has not ended"):
+    with pytest.raises(ConfigError, match="is an unfinished run; give one of its checkpoints"):
         make_config({"init_from": str(run)})
 
 
@@ -182,7 +182,7 @@ def test_numbers_that_yaml_takes_for_text(yaml_file):
         ("token_classes: {comma: [1]}", "must hold text"),
         ("preset: [mini]", r"preset=\['mini'\] in .* must be str"),
         ("preset: minni", "unknown preset 'minni'"),
-        ("- a", "must hold fields such as"),
+        ("- a", "must have fields such as"),
         ("a: [", "is not YAML"),
         ("seed: 4294967296", "seed=4294967296 must be 0 or more and below"),
         ("hidden: 250", "hidden=250 must be a multiple of attention_heads=8"),
@@ -229,7 +229,7 @@ def test_what_a_file_has_may_do_nothing(tmp_path):
     [
         ({"vocab_size": 0}, "vocab_size=0 must be above 0"),
         ({"pad_vocab": 0}, "pad_vocab=0 must be above 0"),
-        ({"max_steps": 10**23}, "is more than any run takes; 1,000,000,000 are the most"),
+        ({"max_steps": 10**23}, "is too large; the maximum is 1,000,000,000"),
         ({"token_classes": {"comma": []}}, r"token_classes={'comma': \[\]} has a class without tokens"),
     ],
 )

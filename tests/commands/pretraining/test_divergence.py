@@ -143,7 +143,7 @@ def test_a_model_of_nan_is_bad_input(arguments, whole_run, cli, tmp_path, capsys
     model.save_pretrained(tmp_path / "nan")
     size = ["--max-steps", "3", "--heads", "next:1", "--tokenizer", whole_run / "tokenizer", "-q"]
     assert cli("pretrain", arguments[0], *size, "--init-from", tmp_path / "nan", "-o", tmp_path / "run") == 2
-    assert "has weights that are not finite" in one_line(capsys.readouterr().err)
+    assert "has weights that are NaN or infinite" in one_line(capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 

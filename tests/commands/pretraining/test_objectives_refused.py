@@ -61,8 +61,8 @@ def test_a_recording_of_no_numbers(settings, tmp_path):
     [
         ("mlm", {"heads": "left:1"}, "left"),
         ("mlm", {"heads": "offset:40:1"}, "pattern 'offset:40' reaches beyond block_size=16"),
-        ("mim", {"heads": "delimiter:1"}, "pattern 'delimiter' is of tokens, and objective='mim' has none"),
-        ("speech", {"hidden": 34}, "a wav2vec2 model cannot be made so"),
+        ("mim", {"heads": "delimiter:1"}, "pattern 'delimiter' needs tokens, but objective='mim' has none"),
+        ("speech", {"hidden": 34}, "cannot create a wav2vec2 model with these settings"),
         ("mim", {"arch": "swin"}, "swin"),
         ("mlm", {"arch": "gpt2"}, "'gpt2' has no masked language model in transformers"),
     ],
@@ -105,10 +105,10 @@ def test_recordings_too_short(settings):
 
 
 def test_nothing_to_learn_from(settings):
-    with pytest.raises(ConfigError, match="objective='mim' needs a folder of files"):
+    with pytest.raises(ConfigError, match="objective='mim' needs a folder of files to train on"):
         prepare_data(settings("mim", corpus=[]), lambda said: None)
 
 
 def test_too_few(settings):
-    with pytest.raises(CorpusError, match="36 items to train on, one batch needs 64"):
+    with pytest.raises(CorpusError, match="36 items to train on, but a batch needs 64"):
         prepare_data(settings("mim", batch_size=64), lambda said: None)

@@ -69,8 +69,8 @@ def test_processes_that_pack_the_same_text(start, tmp_path):
     names = ["one", "two", "three"]
     said = ended(*[start(name) for name in names])
     assert (tmp_path / "packed").read_text().count("cache") == 1
-    assert sum("the blocks are kept in" in text for text in said) == 1
-    assert sum("waiting for it" in text for text in said) + sum("already packed" in text for text in said) == 2
+    assert sum("the blocks are cached in" in text for text in said) == 1
+    assert sum("waiting for it" in text for text in said) + sum("using the packed blocks" in text for text in said) == 2
     assert len(fingerprints(*[tmp_path / name for name in names])) == 1
 
 

@@ -50,7 +50,7 @@ def test_another_process_is_refused_by_name(tmp_path, holder, cli, corpus, capsy
         (said,) = capsys.readouterr().err.splitlines()
         named = rf"process {holder.pid} on {re.escape(socket.gethostname())}, started \d{{4}}-\d\d-\d\d [\d:]{{8}} UTC"
         assert re.fullmatch(
-            rf"error: --output \S+/out is being written by {named}; wait until that ends, or give another folder", said
+            rf"error: --output \S+/out is in use by {named}; wait until it exits, or give another folder", said
         )
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK_FILE]
 
@@ -106,7 +106,7 @@ def test_a_file_system_without_locks_is_written_to_with_a_warning(tmp_path, monk
         for _ in range(2):
             assert Workspace(tmp_path / "out", RUN).claim() is State.NOTHING
     assert [record.getMessage() for record in caplog.records] == [
-        f"--output {tmp_path / 'out'}: no locks on this file system; start no second command on this folder"
+        f"{tmp_path / 'out'}: this file system has no locks; do not start a second command on this folder"
     ]
     assert not (tmp_path / "out").exists()
 

@@ -59,18 +59,18 @@ def test_a_run_is_not_lost_to_one_that_cannot_begin(run, arguments, cli, tmp_pat
         assert state_of(run) == before
     for flag, part in (("--init-from", "model"), ("--tokenizer", "tokenizer")):
         assert cli("pretrain", arguments[0], flag, run, *SHORT, "-o", run, "--overwrite") == 2
-        assert f"{run / part} would be replaced, and is what is read; give another folder" in capsys.readouterr().err
+        assert f"would replace {run / part}, which the command reads; give another folder" in capsys.readouterr().err
         assert state_of(run) == before
 
 
 def test_with_resume_what_is_the_same_goes_on(run, arguments, cli, capsys):
     before = state_of(run)
     assert cli("pretrain", *arguments, "-o", run, "--resume", "--overwrite") == 0
-    assert "has ended already" in " ".join(capsys.readouterr().out.split())
+    assert "is already finished" in " ".join(capsys.readouterr().out.split())
     assert cli("pretrain", "-o", run, "--resume", "--overwrite") == 0
     # A setting alone is no command of another run.
     assert cli("pretrain", "--weight", "1", "-o", run, "--resume", "--overwrite", "-q") == 2
-    assert "give the run's whole command" in capsys.readouterr().err
+    assert "give the run's text and settings too" in capsys.readouterr().err
     assert state_of(run) == before
     assert cli("pretrain", *arguments, *SHORT, "-o", run, "--resume", "--overwrite") == 0
     assert (results_of(run)["steps"], results_of(run)["resumed_from"]) == (4, None)
@@ -118,7 +118,7 @@ def test_another_comparison_takes_its_place(whole_run, arguments, corpus, cli, t
     other.write_text(corpus.read_text().replace("a", "b"))
     before = state_of(folder)
     assert cli("compare", other, *arguments[1:], *SHORT, "-o", folder) == 2
-    assert "holds a comparison already; go on with --resume" in capsys.readouterr().err
+    assert "holds a comparison already; continue it with --resume" in capsys.readouterr().err
     assert cli("pretrain", other, *arguments[1:], *SHORT, "-o", folder, "--overwrite") == 2
     assert "holds a comparison; give another folder" in capsys.readouterr().err
     assert cli("compare", other, *arguments[1:], *SHORT, "--heads", "nowhere:1", "-o", folder, "--overwrite") == 2

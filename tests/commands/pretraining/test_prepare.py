@@ -143,7 +143,10 @@ def test_blocks_in_files_are_those_in_memory(tmp_path, kept_in_files, monkeypatc
     settings = config(corpus, vocab_size=270, line_by_line=line_by_line)
     said: list[str] = []
     first, again = (prepare_data(settings, said.append) for _ in range(2))
-    assert sum("the blocks are kept in" in line for line in said) == sum("already packed" in line for line in said) == 1
+    assert [sum(note in line for line in said) for note in ("the blocks are cached in", "using the packed blocks")] == [
+        1,
+        1,
+    ]
     monkeypatch.setattr(prepare_text, "_IN_MEMORY_BYTES", 1 << 30)
     in_memory = prepare_data(settings, said.append)
     assert isinstance(first.train.ids, np.memmap)
@@ -179,7 +182,7 @@ def test_packing_that_was_cut_off_begins_anew(tmp_path, kept_in_files, monkeypat
             prepare_data(settings, lambda text: None)
     said: list[str] = []
     prepare_data(settings, said.append)
-    assert any("the blocks are kept in" in line for line in said)
+    assert any("the blocks are cached in" in line for line in said)
 
 
 @pytest.mark.parametrize(("name", "kept"), [("ids", 64), ("ids", 7), ("blocks.json", 9), ("lengths.npy", 3)])
@@ -192,13 +195,13 @@ def test_damaged_blocks_are_packed_again(tmp_path, kept_in_files, name, kept):
     file.write_bytes(file.read_bytes()[:kept])
     said: list[str] = []
     assert prepare_data(settings, said.append).fingerprint == before
-    assert any("are damaged, and are packed again" in line for line in said)
+    assert any("are damaged and will be packed again" in line for line in said)
 
 
 def test_a_cache_that_is_no_folder(tmp_path, kept_in_files):
     kept_in_files.write_text("")
     (tmp_path / "corpus.txt").write_text("\n".join(f"Line {n} of the text." for n in range(90)))
-    with pytest.raises(RunError, match=r"cannot be made \(.*\); set ATTENTION_GUIDANCE_CACHE to a folder"):
+    with pytest.raises(RunError, match=r"cannot create .* \(.*\); set ATTENTION_GUIDANCE_CACHE to a folder"):
         prepare_data(config(tmp_path / "corpus.txt", vocab_size=270), lambda text: None)
 
 

@@ -89,7 +89,7 @@ def test_brackets_in_the_name_of_a_run_are_shown_as_they_are(tmp_path, cli, argu
     assert cli("pretrain", *arguments, "--max-steps", "1", "-o", output) == 0
     assert str(output / "model") in capsys.readouterr().out
     assert cli("pretrain", "-o", output, "--resume") == 0
-    assert f"the run in {output} has ended already" in capsys.readouterr().out
+    assert f"the run in {output} is already finished" in capsys.readouterr().out
 
 
 def test_no_command_reads_what_it_prints_as_markup():
@@ -129,7 +129,5 @@ def test_what_is_not_there_is_not_resumed(command, there, cli, tmp_path, capsys,
     if there:
         (tmp_path / "run").mkdir()
     assert cli(*command, "-o", tmp_path / "run", "--resume") == 2
-    assert (
-        f"--output {tmp_path / 'run'} holds no run to resume; give the run's whole command" in capsys.readouterr().err
-    )
+    assert f"--output {tmp_path / 'run'} holds no run to resume; give the run's text and" in capsys.readouterr().err
     assert (tmp_path / "run").exists() == there

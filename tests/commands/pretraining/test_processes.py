@@ -124,7 +124,7 @@ def test_wrong_input_is_told_once(command, tmp_path):
 
 def test_shares_are_for_several(command, tmp_path, cli, capsys):
     assert cli("pretrain", *command, "--shard", "-o", tmp_path / "run", "-q") == 2
-    assert "error: --shard: one process has no other to share with; start several" in capsys.readouterr().err
+    assert "error: --shard: there is only one process to shard over; start several" in capsys.readouterr().err
 
 
 def test_compare_is_for_one(command, tmp_path, cli, monkeypatch, capsys):

@@ -91,7 +91,7 @@ def test_a_model_that_has_changed_fails_the_run(run_of, spoilt, how):
     run = run_of("mlm", max_steps=40, save_every=40, eval_every=40)
     assert run.train()
     spoilt(how)
-    with pytest.raises(SaveError, match=r"loaded again, its validation loss is \d.* and not \d.*checkpoint-40"):
+    with pytest.raises(SaveError, match=r"the saved model has a validation loss of \d.*, but \d.*checkpoint-40"):
         run.finish()
     assert not run.folder.results.exists()
     assert not (run.folder.path / "model").exists()
@@ -104,7 +104,7 @@ def test_it_is_said_in_one_line_and_can_be_made_good(arguments, cli, tmp_path, c
     assert cli("pretrain", *run) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "could not save the model" in line
-    assert "it does not load again" in line
+    assert "the saved model cannot be loaded" in line
     assert cli("pretrain", *run) == 0
     assert (tmp_path / "run" / "model" / "config.json").is_file()
 
@@ -124,7 +124,7 @@ def test_either_side_of_a_comparison_is_looked_at(arguments, cli, tmp_path, caps
     run = [*arguments, "--max-steps", "3", "--precision", "fp32", "-o", tmp_path / "both", "-q"]
     assert cli("compare", *run) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"seed-1/{('guided', 'unguided')[times - 1]}: loaded again, its validation loss is" in line
+    assert f"seed-1/{('guided', 'unguided')[times - 1]}: the saved model has a validation loss of" in line
 
 
 def test_a_model_that_has_diverged_is_no_other(run_of, tmp_path):
@@ -168,7 +168,7 @@ def test_a_tokenizer_with_other_special_ids(run_of, settings, wordpiece, tmp_pat
     )
     said = []
     run = Run(config, prepare_data(config, said.append), RunFolder(tmp_path / "run"))
-    assert any("comes without a tokenizer of use" in line for line in said)
+    assert any("has no usable tokenizer" in line for line in said)
     assert run.train()
     summary = run.finish()
     assert loss_from_disk(run) == pytest.approx(summary["final_loss"], rel=1e-6)

@@ -126,7 +126,7 @@ def test_sigterm(terminated, stopped, arguments, cli, whole_run):
     step = last_step(stopped)
     assert code == 128 + signal.SIGTERM
     assert one_line(said) == (
-        f"error: stopped by SIGTERM after step {step}, checkpoint saved; the same command with --resume goes on"
+        f"error: stopped by SIGTERM after step {step}, checkpoint saved; run the same command with --resume to continue"
     )
     assert cli("pretrain", *arguments, "-o", stopped, "-q", "--resume") == 0
     assert_same_weights(stopped, whole_run)
@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_passed_over(stopped, arguments, cli, whole_run,
     with (newest / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
     assert cli("pretrain", *arguments, "-o", stopped, "-q", "--resume") == 0
-    assert f"{newest} is damaged (model.safetensors is not as it was written)" in caplog.text
+    assert f"{newest} is damaged (model.safetensors has changed)" in caplog.text
     assert json.loads((stopped / "results.json").read_text())["resumed_from"] == step_of(older)
     assert_same_weights(stopped, whole_run)
 
@@ -222,7 +222,8 @@ def test_only_damaged_checkpoints(stopped, arguments, cli, capsys):
 
 def test_what_a_resume_refuses(stopped, arguments, corpus, cli, capsys, tmp_path):
     assert cli("pretrain", *arguments, "-o", stopped, "-q") == 2
-    assert "holds a run already; go on with --resume, replace it with --overwrite" in one_line(capsys.readouterr().err)
+    ways = "continue it with --resume, replace it with --overwrite"
+    assert f"holds a run already; {ways}" in one_line(capsys.readouterr().err)
     assert cli("pretrain", *arguments, "-o", stopped, "-q", "--resume", "--learning-rate", "0.002") == 2
     assert "holds a run with --learning-rate 0.001, not 0.002" in one_line(capsys.readouterr().err)
     assert cli("compare", *arguments, "-o", stopped, "-q", "--resume") == 2
@@ -291,10 +292,10 @@ def test_what_leaves_the_curve_as_it_is_may_change(stopped, arguments, corpus, c
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--max-steps", "80"], "{run} holds a run with --max-steps 60, not 80, and its schedules are made for that "
-         "length: let it end, then train its model on in another --output with --init-from {run} and the steps to add; "
-         "replace it with --overwrite, or give another folder"),
-        (["--max-steps", "40"], "--max-steps 60, not 40, and its schedules are made for that length"),
+        (["--max-steps", "80"], "{run} holds a run with --max-steps 60, not 80, and its schedules are computed for "
+         "that length: let it finish, then continue training its model in another --output with --init-from {run} and "
+         "the additional steps; replace it with --overwrite, or give another folder"),
+        (["--max-steps", "40"], "--max-steps 60, not 40, and its schedules are computed for that length"),
         (["--batch-size", "8"], "{run} holds a run with --batch-size 4, not 8: resume it with the same settings"),
         (["--set", "optim=sgd"], "{run} holds a run with --set optim=None, not 'sgd': resume it with the same"),
         (["--set", "dataloader_in_order=false", "--set", "dataloader_num_workers=1"], "--set dataloader_in_order=None"),
@@ -338,7 +339,7 @@ def test_a_run_by_settings_in_a_file_that_has_idle_ones(arguments, cli, tmp_path
 def test_a_run_that_has_ended(whole_run, arguments, cli, capsys):
     before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")}
     assert cli("pretrain", *arguments, "-o", whole_run, "--resume") == 0
-    assert "has ended already" in capsys.readouterr().out
+    assert "is already finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")} == before
 
 

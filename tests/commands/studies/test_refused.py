@@ -68,7 +68,7 @@ def test_models_that_do_not_fit_their_tokenizer_or_are_not_finite(tmp_path, refu
         probe = ["probe", tmp_path / name, sentences, "--task", "reflexive", "-o", tmp_path / "out"]
         assert message in refusal(*probe), name
         assert message in refusal("census", tmp_path / name, corpus, "-o", tmp_path / "out"), name
-    assert "whole number" in refusal(*probe, "--seed", "-1")
+    assert "an integer from 0" in refusal(*probe, "--seed", "-1")
 
 
 def test_a_comparisons_folder_names_its_runs(tmp_path, refusal, whole_run):

@@ -1,12 +1,14 @@
 """The command line: argument parsers of all commands.
 
-`pretraining`, `finetuning`, `recipe`, `tokenizer` and `looking` (census, probe, skill, report) hold the commands.
-`flags` makes flags from declared settings, and `arguments` has what all share. Heavy imports wait until a command runs.
+The commands are defined in `pretraining`, `finetuning`, `recipe`, `tokenizer` and `looking` (census, probe, skill,
+report). `flags` creates flags from declared settings, and `arguments` has the arguments that commands share. Heavy
+imports are deferred until a command runs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -18,6 +20,8 @@ from attention_guidance.commands.cli import finetuning, looking, pretraining, re
 from attention_guidance.commands.cli.arguments import Parser, fail
 from attention_guidance.commands.cli.flags import flags_of, with_flags
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
+from attention_guidance.commands.pretraining.stopped import Stopped
+from attention_guidance.commands.setting import translated
 from attention_guidance.errors import FailedRunError, GuidanceError
 
 _DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
@@ -26,40 +30,43 @@ _DESCRIPTION = "Attention-guided self-supervised training of bidirectional Trans
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    Exit codes: 0 success, 1 failed run, 2 invalid input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
     run = arguments.pop("run")
     given = {name for name, value in arguments.items() if value is not None}
     flags = {name: flags_of(RunConfig).get(name, f"--{name.replace('_', '-')}") for name in arguments}
+    translate = functools.partial(with_flags, flags=flags, given=given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         _silence_libraries()
         from attention_guidance.commands.output_lock import until_done
 
-        with until_done():
+        with translated(translate), until_done():
             sys.exit(run(arguments))
     except GuidanceError as error:
-        sys.exit(fail(with_flags(str(error), flags, given), 2))
+        sys.exit(fail(translate(str(error)), 2))
+    except Stopped as stopped:
+        sys.exit(fail(translate(str(stopped)), 128 + stopped.signal))
     except ImportError:
         if not (missing := _missing_packages()):
             raise
-        message = f"{command} needs {', '.join(missing)}, not installed here: pip install 'attention-guidance[cli]'"
+        message = f"{command} needs {', '.join(missing)}: pip install 'attention-guidance[cli]'"
         sys.exit(fail(message, 2))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
-            # Whoever read our output has gone; do not complain about it at exit either.
+            # The reader of our output has exited; avoid a second error when Python flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         sys.exit(fail(error, 1))
     except FailedRunError as error:
-        sys.exit(fail(with_flags(str(error), flags, given), 1))
+        sys.exit(fail(translate(str(error)), 1))
     except RuntimeError as error:
-        # torch.OutOfMemoryError, without waiting for torch where nothing needed it.
+        # torch.OutOfMemoryError, by name, since importing torch here would be slow for commands without it.
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        sys.exit(fail("the memory of the GPU does not suffice; try a smaller --batch-size or a smaller model", 1))
+        sys.exit(fail("the GPU is out of memory; try a smaller --batch-size or a smaller model", 1))
     except KeyboardInterrupt:
         _leave(fail("interrupted", 130))
 
@@ -71,7 +78,7 @@ def _missing_packages() -> list[str]:
     missing = []
     try:
         wanted = [line for line in distribution("attention-guidance").requires or () if line.endswith('extra == "cli"')]
-    except PackageNotFoundError:  # run from its source
+    except PackageNotFoundError:  # runs from its source, not installed
         return []
     for line in wanted:
         name = re.split(r"[^\w.-]", line)[0]
@@ -83,11 +90,11 @@ def _missing_packages() -> list[str]:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit after Ctrl-C, at once also where a tokenizer is still being trained: nothing can stop that."""
+    """Exit after Ctrl-C, at once even if a tokenizer is being trained, which cannot be interrupted."""
     from attention_guidance.commands.tokenization.training import is_training
 
     if is_training():
-        # Python's own way out shares the processors with that training for many seconds.
+        # Python's normal exit would compete with the training thread for many seconds.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)
@@ -95,7 +102,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _silence_libraries() -> None:
-    """Keep other libraries' advice off the screen; their errors still come through."""
+    """Suppress warnings and progress bars of transformers, but not its errors."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

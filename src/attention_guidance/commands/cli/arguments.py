@@ -1,4 +1,4 @@
-"""What the commands' arguments are made of."""
+"""Arguments and argument types that the commands share."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with code 2."""
+        """Print the error and exit with code 2."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
 def add_command(commands: Any, name: str, summary: str, description: str, run: Any) -> argparse.ArgumentParser:
-    """A command that writes to a folder, its description laid out as it is written.
+    """Add a command that writes to a folder.
 
     Args:
-        commands: the subparsers.
-        name: of the command.
-        summary: one line for the list of commands.
-        description: what its own help begins with.
-        run: called with the arguments; gives the exit code.
+        commands: The subparsers.
+        name: Name of the command.
+        summary: One line for the list of commands.
+        description: Start of the command's help, printed without reflowing.
+        run: Called with the arguments; returns the exit code.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--overwrite", action="store_true", help="replace what this command has written there before")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output of this command")
     return parser
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Where results go, and what is printed."""
+    """Add the arguments for the output folder and for printing."""
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
+    add("-o", "--output", type=Path, required=True, help="folder to write to; its files are kept without --overwrite")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -47,19 +47,24 @@ TEXT = ("files", "text_field", "documents", "errors")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """How text is read: `TEXT` but for the files."""
+    """Add the arguments for reading text: those of `TEXT` except the files."""
     add = parser.add_argument
-    add("--text-field", default="text", metavar="NAME", help="field of .jsonl, column of a table with the text (text)")
+    add(
+        "--text-field",
+        default="text",
+        metavar="NAME",
+        help="field (.jsonl) or column (tables) of the text (text)",
+    )
     add(
         "--documents",
         default="auto",
-        help="a document of a plain file is a: line, blank (-line separated), file (auto)",
+        help="what one document of a plain text file is: line, blank (text between blank lines), file (auto)",
     )
-    add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace goes on (strict)")
+    add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace continues (strict)")
 
 
 def fail(error: object, code: int) -> int:
-    """Say what went wrong in one line, once where several processes find it; gives the code to exit with."""
+    """Print an error as one line, in rank 0 only, and return the exit code."""
     if os.environ.get("RANK", "0") != "0":
         return code
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -67,7 +72,7 @@ def fail(error: object, code: int) -> int:
 
 
 class Assign(argparse.Action):
-    """Collects NAME=VALUE pairs in a mapping; values of --set are read as YAML, those of --token-class as words."""
+    """Collect NAME=VALUE pairs in a mapping; parse values as YAML for --set, as words for --token-class."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """See argparse.Action."""
@@ -84,21 +89,21 @@ class Assign(argparse.Action):
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least 1")
     return int(text)
 
 
 def seed(text: str) -> int:
-    """A whole number that every generator takes."""
+    """Parse a seed that every random generator accepts."""
     if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to {2**32 - 1}")
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 to {2**32 - 1}")
     return int(text)
 
 
 def steps_or_share(text: str) -> int | float:
-    """Steps, or a share of the run."""
+    """Parse a number of steps, or a share of the run."""
     try:
         return int(text) if text.isdecimal() else float(text)
     except ValueError:

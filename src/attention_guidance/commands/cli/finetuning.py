@@ -12,34 +12,35 @@ from attention_guidance.commands.finetuning.settings import FinetuneSettings, Fi
 from attention_guidance.commands.setting import settings_of
 
 _FINETUNE = """\
-Fine-tune an encoder on a labelled task over several seeds, and score it. Learning rate and epoch are chosen on the
-development set; the test set is touched once a seed.
+Fine-tune an encoder on a labelled task with several seeds, and evaluate it. The learning rate and epoch are chosen on
+the development set; the test set is evaluated once per seed.
 
   attention-guidance finetune runs/sw --task ner --train ner/train.txt --dev ner/dev.txt --test ner/test.txt -o ft/sw
   attention-guidance finetune runs/en --task cola --train cola/train.tsv --test cola/dev.tsv -o ft/cola
   attention-guidance finetune bert-base-uncased --task pair --train a.csv --dev b.csv --columns left right same -o ft/x
 
-Tasks: classify (a text and its label), pair, multilabel (labels in a list, with | ; or , between them, or 0 and 1 of
-each label), regress, ner (a word and its label a line, blank line between sentences; parts of speech too; .conllu), and
-GLUE's: cola sst2 rte wnli mnli qnli mrpc qqp stsb, with GLUE's own metric. Tables are .tsv, .csv or .txt (with a
-header, or --columns in numbers), .json, .jsonl or .parquet. Without files GLUE's come from the hub; the labels of its
-test sets are secret, so its development set is tested on. Rows without a gold label (empty, null, nan, -) are left out
-and counted.
-Writes OUTPUT/finetune.json, predictions, the picture of confusions, and OUTPUT/model (of the seed best on dev).
+Tasks: classify (a text and its label), pair (two texts and their label), multilabel (labels as a list, separated by
+| ; or , or a column of 0 and 1 for each label), regress, ner (a word and its label per line, blank lines between
+sentences; also parts of speech; .conllu), and GLUE's cola sst2 rte wnli mnli qnli mrpc qqp stsb, with GLUE's metrics.
+Tables are .tsv, .csv or .txt (with a header, or with --columns as numbers), .json, .jsonl or .parquet. Without files,
+GLUE data are loaded from the hub; since the labels of its test sets are not public, its development set is the test
+set. Rows without a gold label (empty, null, nan, -) are skipped and counted.
+Writes OUTPUT/finetune.json, predictions, a figure of the confusion matrix, and OUTPUT/model (of the best seed on dev).
 """
 
 
 _DOWNSTREAM = """\
-Fine-tune several models alike, and say whether the difference between them is more than chance: a bootstrap over seeds
-and test examples at once, with the interval of the difference to the first model.
+Fine-tune several models with the same settings, and test whether they differ by more than chance: a joint bootstrap
+over seeds and test examples gives an interval for the difference of each model to the first.
 
   attention-guidance downstream runs/unguided runs/guided --task ner --train ner/train.txt --dev ner/dev.txt \\
       --test ner/test.txt -o ft/sw
-  attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/sw --resume   go on after a stop
-  attention-guidance downstream runs/compare --task cola -o ft/cola    both sides of a compare, over its seeds
-  attention-guidance downstream runs/unguided runs/guided ... --checkpoints 8   the score over steps of pre-training
+  attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/sw --resume   continue a stopped run
+  attention-guidance downstream runs/compare --task cola -o ft/cola    both arms of a compare, with all its seeds
+  attention-guidance downstream runs/unguided runs/guided ... --checkpoints 8   scores during pre-training
 
-Everything else is as for finetune. Writes OUTPUT/downstream.json, and what finetune writes in a folder for each model.
+All other arguments are those of finetune. Writes OUTPUT/downstream.json, and the output of finetune for each model to
+a subfolder.
 """
 
 
@@ -58,15 +59,17 @@ of words .conll or .txt.
 
 def add_commands(commands: Any) -> None:
     """Add the commands."""
-    one = add_command(commands, "finetune", "fine-tune an encoder on a task, over seeds", _FINETUNE, _finetune)
+    one = add_command(commands, "finetune", "fine-tune an encoder on a task, with several seeds", _FINETUNE, _finetune)
     one.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a name on the hub")
     _add_settings(one)
     several = add_command(
         commands, "downstream", "fine-tune several models and test for a difference", _DOWNSTREAM, _downstream
     )
-    several.add_argument("models", nargs="+", metavar="MODEL", help="as for finetune; the first is compared with")
+    several.add_argument(
+        "models", nargs="+", metavar="MODEL", help="as for finetune; others are compared with the first"
+    )
     _add_settings(several)
-    spread = "score this many checkpoints of each run too, evenly spread, and plot them over steps (default: none)"
+    spread = "also evaluate N evenly spaced checkpoints of each run, and plot their scores by step (default: none)"
     several.add_argument("--checkpoints", dest="n_checkpoints", type=positive, default=0, metavar="N", help=spread)
 
     new = add_command(commands, "predict", "predict labels for new texts", _PREDICT, _predict)
@@ -83,13 +86,18 @@ def add_commands(commands: Any) -> None:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add = parser.add_argument
-    add("--resume", action="store_true", help="continue with the fits and scores that are there already")
-    add("--task", required=True, help="see above")
-    add("--train", type=Path, metavar="FILE", help="train on this")
-    add("--dev", type=Path, metavar="FILE", help="choose on this (default: a tenth of the training examples)")
-    add("--test", type=Path, metavar="FILE", help="score on this, once (without it scores are those on dev)")
-    add("--mismatched", type=Path, metavar="FILE", help="mnli: score on this too")
-    add("--data", type=Path, metavar="DIR", help="folder of these files, called train, dev or valid, and test")
+    add("--resume", action="store_true", help="continue, keeping finished fits and scores")
+    add("--task", required=True, help="the task, as listed in finetune --help")
+    add("--train", type=Path, metavar="FILE", help="training file")
+    add("--dev", type=Path, metavar="FILE", help="development file (default: a tenth of the training examples)")
+    add(
+        "--test",
+        type=Path,
+        metavar="FILE",
+        help="test file, evaluated once per seed (default: scores on dev)",
+    )
+    add("--mismatched", type=Path, metavar="FILE", help="mnli: second test file")
+    add("--data", type=Path, metavar="DIR", help="folder of these files, named train, dev or valid, and test")
     add_settings(parser, FinetuneSettings)
     add_settings(parser, FitSettings)
 

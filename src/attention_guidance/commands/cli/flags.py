@@ -1,4 +1,4 @@
-"""Flags made from declared settings, and the library's errors in the words of the command line."""
+"""Create flags from declared settings, and translate the library's messages to flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from attention_guidance.commands.cli.arguments import Assign, steps_or_share
 from attention_guidance.commands.setting import Setting, kinds_of, settings_of
 
-# How the library names a setting: `name`, or what was given as name=value or name['key'].
+# How the library names a setting: `name`, or with its value, name=value or name['key'].
 _NAMED = re.compile(
     r"`(?P<name>\w+)`|(?<![\w.'\"/-])(?P<given>\w+)"
     r"(?:=(?P<value>'[^']*'|\"[^\"]*\"|\[[^]]*\]|\{[^}]*\}|[^\s:;,]+)|\['(?P<key>\w+)'\])"
@@ -19,11 +19,11 @@ _NAMED = re.compile(
 
 
 def add_settings(parser: argparse.ArgumentParser, record: Any) -> None:
-    """Add a flag for each setting of a record; one that is not given is None, or missing if positional.
+    """Add a flag for each setting of a record. Flags that are not given are None, positional arguments are absent.
 
     Args:
-        parser: of the command.
-        record: the class of the record.
+        parser: Parser of the command.
+        record: Class of the record.
     """
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     flags = flags_of(record)
@@ -37,19 +37,19 @@ def add_settings(parser: argparse.ArgumentParser, record: Any) -> None:
 
 
 def flags_of(record: Any) -> dict[str, str]:
-    """The flag of each setting, or the capitals of a positional argument."""
+    """The flag of each setting, or the metavar of a positional argument, by name."""
     return {name: declared.flag or f"--{name.replace('_', '-')}" for name, declared in settings_of(record).items()}
 
 
 def default_text(declared: Setting) -> str:
-    """What holds where a setting is not given; empty where nothing needs to be said."""
-    unsaid = declared.default is None or isinstance(declared.default, bool | list | dict)
+    """Describe the default of a setting; empty if it is obvious."""
+    obvious = declared.default is None or isinstance(declared.default, bool | list | dict)
     others = [f"{objective}: {value}" for objective, value in declared.by_objective.items()]
-    return declared.unset or "; ".join([*([] if unsaid else [str(declared.default)]), *others])
+    return declared.unset or "; ".join([*([] if obvious else [str(declared.default)]), *others])
 
 
 def read_as(record: Any, name: str) -> dict[str, Any]:
-    """How argparse reads a setting of its type."""
+    """The keyword arguments of argparse for the type of a setting."""
     declared = settings_of(record)[name]
     kinds = [kind for kind in kinds_of(record, name) if kind is not NoneType]
     if declared.flag.isupper():
@@ -66,12 +66,12 @@ def read_as(record: Any, name: str) -> dict[str, Any]:
 
 
 def with_flags(message: str, flags: Mapping[str, str], given: Collection[str] = ()) -> str:
-    """A message of the library in the words of the command line.
+    """Replace the settings that a message of the library names by their flags.
 
     Args:
-        message: names settings as `name`, name=value or name['key'].
-        flags: the flag of each setting.
-        given: settings whose values were given by flags, and not by files and defaults.
+        message: Names settings as `name`, name=value or name['key'].
+        flags: Flag of each setting.
+        given: Settings whose values were given by flags, not by files or defaults; only their values are replaced.
     """
 
     def flag(found: re.Match[str]) -> str:

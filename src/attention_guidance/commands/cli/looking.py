@@ -1,4 +1,4 @@
-"""The commands that look into trained models: `census`, `probe`, `skill`, `report`, and `reflexives`."""
+"""The commands that analyze trained models: `census`, `probe`, `skill`, `report`, and `reflexives`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from attention_guidance.errors import ConfigError
 _PAIRS = "minimal-pairs"
 
 _CENSUS = """\
-Which pattern does each head of a model follow? Over a sample of text, for every head and pattern: the mean attention
-on the pattern's targets (mass), the share of rows that look there most, the squared error that guidance minimizes, and
-the entropy of the head, each with an interval.
+Which pattern does each head of a model follow? For every head and pattern, measured on a sample of text: the mean
+attention to the pattern's targets (mass), the share of rows with their maximum there, the squared error that guidance
+minimizes, and the entropy of the head, each with an interval.
 
   attention-guidance census runs/sw -o looks/sw                       a run of pretrain, on the embedded text
   attention-guidance census bert-base-uncased news.txt -o looks/bert  any encoder, on your text
   attention-guidance census runs/sw news.txt -o looks/sw --checkpoints
-                                                                      how it came about, over a run's checkpoints
-Writes OUTPUT/census.json and census.csv (a row for each layer, head and pattern), and pictures.
+                                                                      all checkpoints of a run
+Writes OUTPUT/census.json and census.csv (a row for each layer, head and pattern), and figures.
 """
 _PROBE = """\
-Do heads, untrained for it, look from a word to the word that a linguist would point at?
+Do heads attend from a word to the word that it refers to or depends on, without being trained for it?
 
   attention-guidance probe MODEL sentences.txt --task reflexive -o looks/reflexive     (see: reflexives --help)
   attention-guidance probe MODEL dev.conllu --task dependency -o looks/dependency      Universal Dependencies
@@ -32,21 +32,22 @@ Do heads, untrained for it, look from a word to the word that a linguist would p
   attention-guidance probe MODEL conll-2012/dev --task coreference -o looks/coref      CoNLL-2012, your licensed copy
   attention-guidance probe MODEL blimp/ --task minimal-pairs -o looks/blimp            BLiMP
 
-The best of many heads looks good by chance: it is chosen on one half of the texts and scored on the other.
-Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and pictures. minimal-pairs asks the whole model, not
-its heads: which sentence of each pair has the higher pseudo-log-likelihood? Writes OUTPUT/minimal_pairs.json, .csv.
+Since the best of many heads is partly best by chance, it is chosen on one half of the texts and evaluated on the other.
+Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and figures. minimal-pairs asks the whole model, not
+its heads: which sentence of each pair has the higher pseudo-log-likelihood? It writes OUTPUT/minimal_pairs.json, a
+table and a figure.
 """
 _SKILL = """\
-Does the linguistic skill of heads go with the quality of the language model? Probes the checkpoints of runs, and holds
-the accuracy of the best and of the mean head against the validation loss, with rank correlation and interval.
+Does the linguistic skill of heads correlate with the quality of the language model? Probes the checkpoints of runs, and
+compares the accuracy of the best head and the mean over heads with the validation loss: rank correlation and interval.
 
   attention-guidance skill runs/guided runs/unguided --data sentences.txt --task reflexive -o looks/skill
 
-Runs keep their checkpoints with pretrain --keep-checkpoints. Writes OUTPUT/skill.json, skill.csv and a picture.
+To keep enough checkpoints, use pretrain --keep-checkpoints. Writes OUTPUT/skill.json, skill.csv and a figure.
 """
 _REPORT = """\
-One page of runs, self-contained: how training went, which pattern each head follows over the checkpoints, a look
-through any head on a sentence, and what was measured of them besides.
+Write a self-contained page about runs: training curves, the patterns that heads follow at each checkpoint, attention
+maps of every head on a sentence, and other results of the runs.
 
   attention-guidance report runs/guided runs/unguided -o looks/report
   attention-guidance report runs/guided -o looks/report --text news.txt --sentence "The cat sat on the mat."
@@ -55,7 +56,7 @@ through any head on a sentence, and what was measured of them besides.
 Writes OUTPUT/report.html, report.json, the figures as SVG and PNG, and their data as CSV.
 """
 _REFLEXIVES = """\
-Make sentences with a reflexive and its antecedent, in the form that probe --task reflexive reads: the words, a tab, the
+Generate sentences with a reflexive and its antecedent, in the format of probe --task reflexive: the words, a tab, the
 index of the reflexive, a tab, the indices of its antecedent.
 
   attention-guidance reflexives -o sentences --sentences 2000
@@ -64,7 +65,7 @@ index of the reflexive, a tab, the indices of its antecedent.
 
 
 def add_commands(commands: Any) -> None:
-    """Add the commands that look."""
+    """Add the commands."""
     _add_census(add_command(commands, "census", "measure which pattern each head follows", _CENSUS, _census))
     _add_probe(add_command(commands, "probe", "test heads on antecedents and syntactic heads", _PROBE, _probe))
     _add_skill(add_command(commands, "skill", "compare probe accuracy with model quality", _SKILL, _skill))
@@ -81,15 +82,20 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="*", metavar="CORPUS", help="text files, folders, - (stdin); default: the World English Bible")
     add_output(parser)
-    add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
-    add("--checkpoints", dest="with_checkpoints", action="store_true", help="every checkpoint of a run, not its end")
+    add("--seed", type=seed, default=1, metavar="N", help="seed of the sample (1)")
+    add(
+        "--checkpoints",
+        dest="with_checkpoints",
+        action="store_true",
+        help="all checkpoints of a run, not the final model",
+    )
     add(
         "--patterns",
         nargs="+",
         default=(),
         metavar="NAME",
-        help="what heads are measured against (next previous same first delimiter period, as far as the tokenizer has "
-        "them); offset:K, a --token-class, unions a|b",
+        help="patterns to measure (next previous same first delimiter period, if the tokenizer has their tokens); also "
+        "offset:K, a --token-class, unions a|b",
     )
     add(
         "--token-class",
@@ -98,11 +104,11 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=TOKENS",
         help="a class of tokens for --patterns, its tokens separated by spaces; may be repeated",
     )
-    add("--sequences", type=positive, default=256, metavar="N", help="blocks of text to look at, at most (256)")
-    add("--block-size", type=positive, metavar="N", help="tokens of a block (128)")
+    add("--sequences", type=positive, default=256, metavar="N", help="maximum number of blocks of text (256)")
+    add("--block-size", type=positive, metavar="N", help="tokens in a block (128)")
     add("--batch-size", type=positive, default=8, metavar="N", help="blocks in a forward pass (8)")
-    add("--threshold", type=float, default=0.5, metavar="X", help="a head follows a pattern from this mass on (0.5)")
-    add("--similarity-rows", type=int, default=256, metavar="N", help="rows to compare heads by; 0: do not (256)")
+    add("--threshold", type=float, default=0.5, metavar="X", help="minimum mass for a head to follow a pattern (0.5)")
+    add("--similarity-rows", type=int, default=256, metavar="N", help="rows for comparing heads; 0 disables it (256)")
     add_reading(parser)
 
 
@@ -112,8 +118,8 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add(
         "--protocol",
         default="words",
-        help="words: attention to a word is the sum over its tokens, from it their mean; authors: as the paper's "
-        "script for reflexives, only sentences whose words are one token each (words)",
+        help="words: attention to a word is the sum over its tokens, attention from it the mean; authors: as in the "
+        "paper's script for reflexives, only sentences whose words are one token each (words)",
     )
     add(
         "--distractors",
@@ -122,9 +128,9 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         default=False,
         type=Path,
         metavar="FILE",
-        help="put a sentence in front of each reflexive sentence, of FILE or built in",
+        help="put another sentence before each reflexive sentence, from FILE or built in",
     )
-    add("--seed", type=seed, default=1, metavar="N", help="of halves, bootstrap and distractors (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="seed of halves, bootstrap and distractors (1)")
     add("--batch-size", type=positive, default=16, metavar="N", help="texts in a forward pass (16)")
 
 
@@ -135,7 +141,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     _add_questions(parser)
     checkpoints = "score every checkpoint of a run, not its end (minimal-pairs)"
     parser.add_argument("--checkpoints", dest="with_checkpoints", action="store_true", help=checkpoints)
-    parser.add_argument("--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap (1000)")
+    parser.add_argument("--resamples", type=positive, default=1000, metavar="N", help="bootstrap samples (1000)")
 
 
 def _add_skill(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +161,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="FILE",
-        help="look at the heads on this text (the first run's own, else the World English Bible)",
+        help="text on which to measure heads (that of the first run, else the World English Bible)",
     )
     add(
         "--include",
@@ -171,20 +177,20 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="look through heads on this sentence, all of it up to 512 tokens; may be repeated (how the first three "
-        "documents begin, 160 characters each)",
+        help="show attention on this sentence, up to 512 tokens; may be repeated (the first 160 characters of the "
+        "first three documents)",
     )
     add("--sequences", type=positive, default=64, metavar="N", help="blocks of text for the census (64)")
-    add("--seed", type=seed, default=1, metavar="N", help="of the sample (1)")
+    add("--seed", type=seed, default=1, metavar="N", help="seed of the sample (1)")
     add_reading(parser)
 
 
 def _add_reflexives(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_output(parser)
-    add("--sentences", type=positive, default=1000, metavar="N", help="how many (1000)")
-    add("--seed", type=seed, default=1, metavar="N", help="of the draw (1)")
-    add("--no-plural", dest="plural", action="store_false", help="himself and herself alone")
+    add("--sentences", type=positive, default=1000, metavar="N", help="number of sentences (1000)")
+    add("--seed", type=seed, default=1, metavar="N", help="random seed (1)")
+    add("--no-plural", dest="plural", action="store_false", help="only himself and herself")
     add("--no-relative-clauses", dest="relative_clauses", action="store_false", help="no 'who can smile'")
     add("--no-attractors", dest="attractors", action="store_false", help="no other noun phrase before the reflexive")
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.cli.arguments import add_command, fail, positive
+from attention_guidance.commands.cli.arguments import add_command, positive
 from attention_guidance.commands.cli.flags import add_settings, flags_of
 from attention_guidance.commands.objectives import OTHER_THAN_TEXT
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
@@ -16,23 +16,23 @@ from attention_guidance.errors import ConfigError
 _PRETRAIN = """\
 Pre-train a masked language model on text, with attention heads guided toward simple patterns.
 
-  attention-guidance pretrain --output runs/bible                       the text that comes with the package
+  attention-guidance pretrain --output runs/bible                       on the text in the package
   attention-guidance pretrain news.txt.gz wiki/ -o runs/sw --preset mini
-  attention-guidance pretrain -o runs/sw --resume                       go on after a stop, with its settings
+  attention-guidance pretrain -o runs/sw --resume                       continue a stopped run
   attention-guidance pretrain --config runs/sw/run.yaml -o runs/sw2 --seed 2
 
-The model lands in OUTPUT/model and loads with plain transformers; every figure is in OUTPUT/results.json.
+The model is saved in OUTPUT/model and loads with plain transformers; all results are in OUTPUT/results.json.
 """
 _COMPARE = """\
 Train twice, with and without guidance, on the same data, order and initial weights, and compare.
 
   attention-guidance compare --output runs/compare --preset tiny
   attention-guidance compare corpus.txt -o runs/compare --seeds 3
-  attention-guidance compare corpus.txt -o runs/compare --seeds 5 --resume   two more seeds
+  attention-guidance compare corpus.txt -o runs/compare --seeds 5 --resume   add two seeds
   attention-guidance compare corpus.txt -o runs/compare --downstream ner --task-data ner/
 
-Writes OUTPUT/compare.json (every figure) and OUTPUT/compare.html (curves and attention maps). With --downstream all
-runs are fine-tuned on a task afterwards and compared there, in OUTPUT/downstream-TASK; see `downstream`.
+Writes OUTPUT/compare.json (all results) and OUTPUT/compare.html (curves and attention maps). With --downstream, all
+runs are then fine-tuned on a task and compared, in OUTPUT/downstream-TASK; see `downstream`.
 """
 
 
@@ -43,14 +43,16 @@ def add_commands(commands: Any) -> None:
     )
     compare = add_command(commands, "compare", "pre-train with and without guidance, and compare", _COMPARE, _compare)
     _add_run_arguments(compare)
-    compare.add_argument("--seeds", type=positive, metavar="N", help="pairs of runs, from --seed on (1)")
+    compare.add_argument(
+        "--seeds", type=positive, metavar="N", help="number of pairs of runs, with seeds from --seed on (1)"
+    )
     add = compare.add_argument_group("downstream").add_argument
-    add("--downstream", metavar="TASK", help="fine-tune on this task too: ner, classify, cola, ...; see finetune")
-    add("--task-data", type=Path, metavar="DIR", help="its files, called train, dev or valid, and test")
-    add("--finetune-seeds", type=positive, metavar="N", help="fine-tunings of each run (5)")
-    add("--columns", nargs="+", metavar="NAME", help="of its tables: texts first, then label or labels; see finetune")
-    add("--positive-label", metavar="NAME", help="of two labels the one that F1 is of; see finetune")
-    add("--repair", action="store_true", default=None, help="let an I- that continues nothing begin an entity")
+    add("--downstream", metavar="TASK", help="also fine-tune on this task: ner, classify, cola, ...; see finetune")
+    add("--task-data", type=Path, metavar="DIR", help="folder of its files, named train, dev or valid, and test")
+    add("--finetune-seeds", type=positive, metavar="N", help="fine-tuning seeds for each run (5)")
+    add("--columns", nargs="+", metavar="NAME", help="columns of its tables: texts first, then labels; see finetune")
+    add("--positive-label", metavar="NAME", help="for two labels: the label that F1 is computed for; see finetune")
+    add("--repair", action="store_true", default=None, help="let an I- label without a preceding entity start one")
 
 
 def _pretrain(arguments: dict[str, Any]) -> int:
@@ -67,7 +69,7 @@ def _compare(arguments: dict[str, Any]) -> int:
 
     def train(config: Any, output: Path, **how: Any) -> None:
         if settings is not None and config.objective in OTHER_THAN_TEXT:
-            raise ConfigError(f"--downstream {settings.task} is of text, and objective={config.objective!r} is not")
+            raise ConfigError(f"--downstream {settings.task} needs text, but objective={config.objective!r} has none")
         resumed = how["resume"] and n_seeds is None
         seeds = None if resumed else range(config.seed, config.seed + (n_seeds or 1))
         compare(config, output, seeds=seeds, **how)
@@ -80,7 +82,7 @@ def _compare(arguments: dict[str, Any]) -> int:
 
 
 def _downstream_settings(arguments: dict[str, Any]) -> Any:
-    """How a comparison is fine-tuned, None if it is not; its files are checked before hours of training."""
+    """The fine-tuning settings of a comparison, None without; the files are checked now, before hours of training."""
     task = arguments.pop("downstream")
     given = {
         name: arguments.pop(name) for name in ("task_data", "finetune_seeds", "columns", "positive_label", "repair")
@@ -97,7 +99,7 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
 
     folder, n_seeds = given.pop("task_data"), given.pop("finetune_seeds")
     if folder is None and task not in GLUE:
-        raise ConfigError(f"--downstream {task} needs --task-data, a folder of files called train, dev and test")
+        raise ConfigError(f"--downstream {task} needs --task-data, a folder of files named train, dev and test")
     files = find_files(get_task(task), {}, folder)
     settings = FinetuneSettings(
         task, files, **given | {"repair": bool(given["repair"])}, seeds=n_seeds or FinetuneSettings.seeds
@@ -109,9 +111,8 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
 
 
 def _train(arguments: dict[str, Any], train: Any) -> int:
-    """Turn the arguments into a configuration and train."""
+    """Create the configuration from the arguments and train."""
     from attention_guidance.commands.objectives import is_own
-    from attention_guidance.commands.pretraining.pretrain import Stopped
     from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config, read_yaml
     from attention_guidance.commands.workspace import COMPARISON, RUN, State, Workspace, nothing_to_resume
 
@@ -120,44 +121,41 @@ def _train(arguments: dict[str, Any], train: Any) -> int:
     trusted = arguments.pop("trust_objective") or arguments["objective"] is not None
     given = config_file is not None or any(value is not None for value in arguments.values())
     states = {Workspace(output, kind).state for kind in (RUN, COMPARISON)}
-    # Of a run that never made a step, or that others may replace, nothing is kept that is given anew.
-    held = not how["overwrite"] and not states.isdisjoint((State.BEGUN, State.FINISHED))
-    goes_on = how["resume"] and (output / CONFIG_FILE).exists() and (held or not given)
-    config = make_config(arguments, config_file, output / CONFIG_FILE if goes_on else None)
+    # The settings of a run that has not completed a step, or may be replaced, are not combined with those given now.
+    kept = not how["overwrite"] and not states.isdisjoint((State.BEGUN, State.FINISHED))
+    continues = how["resume"] and (output / CONFIG_FILE).exists() and (kept or not given)
+    config = make_config(arguments, config_file, output / CONFIG_FILE if continues else None)
     if is_own(config.objective) and not trusted:
         files = [*filter(None, [config_file]), output / CONFIG_FILE]
         source = next(file for file in files if "objective" in read_yaml(file))
         raise ConfigError(
-            f"objective={config.objective!r} in {source} would run code that this command does not name; look at the "
-            "file, then give it as --objective, or --trust-objective"
+            f"objective={config.objective!r} in {source} would run code that this command does not name; inspect the "
+            "file, then give it as --objective, or add --trust-objective"
         )
-    if how["resume"] and not goes_on and not config.corpus and config.dataset is None:
-        # Defaults would train on the Bible in a mistyped folder, or for a run that was stopped before it had one.
+    if how["resume"] and not continues and not config.corpus and config.dataset is None:
+        # The folder may be mistyped, or the run stopped too early: do not train on the default text instead.
         raise nothing_to_resume(output, "run")
-    try:
-        train(config, output, **how)
-    except Stopped as stopped:
-        return fail(stopped, 128 + stopped.signal)
+    train(config, output, **how)
     return 0
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that every training command shares: the settings of a run, and where and how to run."""
+    """Add the arguments that training commands share: the settings of a run, its output, and how to run it."""
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, help="folder to write to; nothing in it is overwritten")
-    add("--config", metavar="FILE", help="YAML file of settings, such as the run.yaml of a run; flags win over it")
+    add("-o", "--output", type=Path, required=True, help="folder to write to; its files are kept without --overwrite")
+    add("--config", metavar="FILE", help="YAML file of settings, such as the run.yaml of a run; flags override it")
     flags, declared = flags_of(RunConfig), settings_of(RunConfig)
     free = ", ".join(flags[name] for name in declared if declared[name].free)
     add(
         "--resume",
         action="store_true",
         help="continue from the last good checkpoint in --output, if there is one, with the settings of that run; "
-        f"what leaves its curve as it is may be given anew: workers, {free}",
+        f"only settings that do not affect its training curve may change: workers, {free}",
     )
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
     add(
         "--trust-objective",
         action="store_true",
-        help="run the FILE.py:NAME that --config or the resumed run names, with your rights",
+        help="run the code of the FILE.py:NAME that --config or the resumed run names as objective",
     )
     add_settings(parser, RunConfig)

@@ -1,4 +1,4 @@
-"""`attention-guidance compare`: the same run with and without guidance, and what the difference is."""
+"""`attention-guidance compare`: train with and without guidance, and report the difference."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from attention_guidance.commands.pretraining.loop.signals import StopOnRequest, 
 from attention_guidance.commands.pretraining.loop.snapshots import AttentionSnapshots, chosen_heads
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
-from attention_guidance.commands.pretraining.pretrain import Stopped, figure
+from attention_guidance.commands.pretraining.pretrain import figure
 from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.saving.folder import RESULTS_FILE, RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_heads, check_settings, guided_heads
 from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.pretraining.stopped import Stopped
 from attention_guidance.commands.report.compare_page import write_compare_page
+from attention_guidance.commands.setting import for_user
 from attention_guidance.commands.tokenization.byte_level import token_texts
 from attention_guidance.commands.workspace import COMPARISON, State
 from attention_guidance.errors import ConfigError, DivergedError, RunError
@@ -53,41 +55,46 @@ def compare(
     """Train guided and unguided on the same data, order and initial weights, and compare.
 
     Args:
-        config: the guided run; the unguided one is the same without `heads`.
-        output: the folder of the comparison; each run has its own in it.
-        seeds: one pair of runs is trained for each; None for those that the comparison began with.
-        resume: go on with the comparison in that folder.
-        overwrite: replace the comparison in that folder, once nothing is wrong with this one; with `resume`, one of
-            other settings.
-        quiet: print nothing.
+        config: Settings of the guided run; the unguided run is the same without `heads`.
+        output: Folder of the comparison, with a subfolder for each run.
+        seeds: Seeds, with a pair of runs for each; None for the seeds of the comparison to resume.
+        resume: Continue with the comparison in the folder.
+        overwrite: Replace the comparison in the folder, after the new one has passed all checks; with `resume`, only if
+            it has other settings.
+        quiet: Print nothing.
 
     Returns:
-        The comparison, as in the folder's `compare.json`.
+        The comparison, as in `compare.json`.
 
     Raises:
-        GuidanceError: bad input, before anything is written.
-        DivergedError: a run diverged; the other of its pair is kept.
-        Stopped: a signal asked to stop.
+        GuidanceError: The input is invalid; nothing was written.
+        DivergedError: A run diverged; the other run of its pair is kept.
+        Stopped: A signal stopped the comparison.
     """
     if not config.heads:
         raise ConfigError("compare needs heads to guide; heads='' leaves nothing to compare")
     if config.max_time is not None:
-        raise ConfigError(f"compare counts steps; max_time={config.max_time!r} is for pretrain, give max_steps here")
+        raise ConfigError(
+            f"compare needs a number of steps; max_time={config.max_time!r} is for pretrain, give `max_steps` instead"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("compare trains in one process; under torchrun or accelerate launch use pretrain, once an arm")
+        raise RunError(
+            "compare trains in one process; under torchrun or accelerate launch use pretrain, once with and once "
+            "without guidance"
+        )
     folder = RunFolder(output, COMPARISON)
     begins = folder.claim(config, resume=resume, overwrite=overwrite) is State.NOTHING
-    # Those that have been trained stay in the comparison, also when fewer are asked for.
-    goes_on = resume and (seeds is None or not begins)
-    there = _seeds_in(output, ended=seeds is not None) if goes_on else []
-    seeds = sorted({*(seeds or ()), *there}) or [config.seed]
+    # Finished seeds stay in the comparison, even if fewer are requested now.
+    continues = resume and (seeds is None or not begins)
+    existing = _seeds_in(output, finished=seeds is not None) if continues else []
+    seeds = sorted({*(seeds or ()), *existing}) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     console = Console(quiet=quiet, markup=False)
     check_settings(config, folder)
-    data = prepare_data(config, console.print, folder.known_tokenizer)
+    data = prepare_data(config, lambda note: console.print(for_user(note)), folder.known_tokenizer)
     check_heads(config, data.tokenizer)
     pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}", begins) for seeded in configs]
-    # Nothing is written before all that can be wrong with the input has been looked at.
+    # Nothing is written before the input has passed all checks.
     folder.begin(config, data.processor)
     for seed in seeds:
         (output / f"seed-{seed}").mkdir(exist_ok=True)
@@ -110,13 +117,13 @@ def compare(
     return comparison
 
 
-def _seeds_in(output: Path, ended: bool) -> list[int]:
-    """The seeds of a comparison, or those of which both runs have ended."""
+def _seeds_in(output: Path, finished: bool) -> list[int]:
+    """The seeds of a comparison, all or only those with both runs finished."""
     return [
         int(number)
         for folder in output.glob("seed-*")
         if (number := folder.name.removeprefix("seed-")).isdecimal()
-        and (not ended or all((folder / arm / RESULTS_FILE).is_file() for arm in ARMS))
+        and (not finished or all((folder / arm / RESULTS_FILE).is_file() for arm in ARMS))
     ]
 
 
@@ -132,15 +139,15 @@ class _Pair:
             self.folders[arm].check_text(data)
 
     def train(self, watchers: Callable[[str], list[Any]], stop: StopRequest) -> None:
-        """Train what has not ended yet.
+        """Train the runs that are not finished.
 
         Args:
-            watchers: makes the callbacks that watch an arm.
-            stop: the callbacks' request to stop.
+            watchers: Creates the callbacks for an arm.
+            stop: The stop request that the callbacks check.
 
         Raises:
-            DivergedError: an arm diverged; the other has been trained and kept.
-            Stopped: a stop was requested.
+            DivergedError: A run diverged; the other was trained and kept.
+            Stopped: A stop was requested.
         """
         unfinished = [arm for arm in ARMS if self.folders[arm].finished is None]
         runs = {arm: Run(self.configs[arm], self.data, self.folders[arm], watchers(arm)) for arm in unfinished}
@@ -148,20 +155,19 @@ class _Pair:
             if self.data.tokenizer is not None:
                 run.trainer.add_callback(self._snapshots(arm, run, self.data.tokenizer))
             run.trainer.add_callback(GiveTurn(_STRETCH))
-        kept_apart = {arm: _KeptApart(run) for arm, run in runs.items()}
-        ended = train_in_turn(list(kept_apart.values()))
-        if not all(ended):
+        isolated = {arm: _IsolatedRun(run) for arm, run in runs.items()}
+        if not all(train_in_turn(list(isolated.values()))):
             step = min(run.trainer.state.global_step for run in runs.values())
             raise Stopped(step, stop.signal or signal.SIGTERM)
-        for each in kept_apart.values():
+        for each in isolated.values():
             each.finish()
         seed = self.configs["guided"].seed
-        diverged = [f"seed {seed}, {arm}: {each.diverged}" for arm, each in kept_apart.items() if each.diverged]
+        diverged = [f"seed {seed}, {arm}: {each.diverged}" for arm, each in isolated.items() if each.diverged]
         if diverged:
             raise DivergedError("; ".join(diverged))
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """What the arms, both trained to the end, came to."""
+        """The results of both arms, once they are finished."""
         finished = {arm: self.folders[arm].finished for arm in ARMS}
         return {arm: summary for arm, summary in finished.items() if summary is not None}
 
@@ -194,11 +200,11 @@ class _Pair:
         }
 
 
-class _KeptApart:
-    """A run whose divergence leaves the other run of its pair alone.
+class _IsolatedRun:
+    """A run whose divergence does not stop the other run of its pair.
 
     Attributes:
-        diverged: how it did, if it did.
+        diverged: The error if the run diverged, else None.
     """
 
     def __init__(self, run: Run) -> None:
@@ -206,7 +212,7 @@ class _KeptApart:
         self.diverged: DivergedError | None = None
 
     def train(self) -> bool:
-        """Train; whether the end was reached, be it that of divergence."""
+        """Train; return whether the run finished or diverged, rather than being stopped."""
         try:
             return self.run.train()
         except DivergedError as error:
@@ -214,7 +220,7 @@ class _KeptApart:
             return True
 
     def finish(self) -> None:
-        """Keep the model, if there is one worth it."""
+        """Save the model and results, unless the run diverged."""
         if self.diverged is None:
             try:
                 self.run.finish()
@@ -223,7 +229,7 @@ class _KeptApart:
 
 
 def _memory(config: RunConfig, tokenizer: Path, console: Console) -> dict[str, float | None]:
-    """Peak memory of each arm; None where it could not be measured, which is no reason to lose the comparison."""
+    """Peak memory of each arm; None if measuring failed, which must not lose the comparison."""
     arms = {"guided_mib": config, "unguided_mib": dataclasses.replace(config, heads="")}
     memory: dict[str, float | None] = dict.fromkeys((*arms, "ratio"))
     try:
@@ -290,23 +296,23 @@ def _compare_pair(seed: int, pair: dict[str, dict[str, Any]], max_steps: int) ->
 
 
 def verdict(seeds: Sequence[dict[str, Any]], max_steps: int) -> str:
-    """What the comparison shows, in a few sentences; the same care for all outcomes.
+    """Describe the result of the comparison in a few sentences, whichever arm is better.
 
     Args:
-        seeds: as in `compare.json`.
-        max_steps: of each run.
+        seeds: Results by seed, as in `compare.json`.
+        max_steps: Steps of each run.
     """
     comparable = [seed for seed in seeds if seed["unguided"]["final_loss"] is not None]
-    said = [_reached([seed["steps_ratio"] for seed in comparable], max_steps)] if comparable else []
+    sentences = [_reached([seed["steps_ratio"] for seed in comparable], max_steps)] if comparable else []
     differences = [d for seed in seeds if (d := seed["final_loss_difference"]) is not None]
     if differences:
-        said.append(_end(differences))
+        sentences.append(_end(differences))
     for arm in ARMS:
         n_diverged = sum(seed[arm]["final_loss"] is None for seed in seeds)
         if n_diverged:
             some = "" if len(seeds) == 1 else f" in {n_diverged} of {len(seeds)} seeds"
-            said.append(f"{arm.capitalize()} training diverged{some}: its final loss is not a number.")
-    return " ".join(said)
+            sentences.append(f"{arm.capitalize()} training diverged{some}: its final loss is not a number.")
+    return " ".join(sentences)
 
 
 def _reached(ratios: list[float | None], max_steps: int) -> str:

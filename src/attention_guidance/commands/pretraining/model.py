@@ -1,4 +1,4 @@
-"""The model of a run, guided as configured."""
+"""Create or load the model of a run, and attach its guidance."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any]) -> PreTrainedModel:
-    """The model of a run: with random weights (seed them first), or one that is trained already.
+    """Create the model of a run with random weights (set the seed first), or load a trained one.
 
     Args:
-        config: the run.
-        objective: what it learns.
-        known: what its tokenizer decides, see `told_by`.
+        config: Settings of the run.
+        objective: Training objective.
+        known: Fields of the model's configuration that the tokenizer determines, see `told_by`.
 
     Raises:
-        ConfigError: there is no such model, or its sequences are shorter than a block.
+        ConfigError: There is no such model, it cannot be created, or its maximum length is below the block size.
     """
     if config.init_from is not None:
         model = trained(config.init_from, objective.trained_model)
         if not weights_finite(model):
             raise ConfigError(
-                f"init_from={config.init_from!r} has weights that are not finite; give a model without NaN"
+                f"init_from={config.init_from!r} has weights that are NaN or infinite; give another model"
             )
         model = aligned(model, objective.new_model, _with_room(known, config.pad_vocab, model.config))
     else:
@@ -46,20 +46,20 @@ def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any])
             model = objective.new_model(made)
         except GuidanceError:
             raise
-        except Exception as error:  # whatever a model of any kind raises
+        except Exception as error:  # models may raise any error
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ConfigError(f"a {made.model_type} model cannot be made so ({reason})") from error
+            raise ConfigError(f"cannot create a {made.model_type} model with these settings ({reason})") from error
     limit = longest_input(model)
     if limit is not None and config.block_size > limit:
         raise ConfigError(f"block_size={config.block_size}: this model takes at most {limit} tokens")
-    # Whatever it was stored in: of weights in half precision small steps would round away.
+    # Whatever the stored precision: in half precision, small updates would be lost to rounding.
     return model.float()
 
 
 def _with_room(
     known: Mapping[str, Any], multiple: int | None, trained: PreTrainedConfig | None = None
 ) -> Mapping[str, Any]:
-    """What a tokenizer decides, its vocabulary as large as a trained model's at least, and a multiple of a number."""
+    """Enlarge the vocabulary size to at least that of a trained model, and round it up to a multiple."""
     if "vocab_size" not in known:
         return known
     rows = max(known["vocab_size"], getattr(trained, "vocab_size", 0))
@@ -67,9 +67,9 @@ def _with_room(
 
 
 def told_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a tokenizer decides of a model's configuration: its vocabulary and special ids.
+    """The fields of a model's configuration that its tokenizer determines: vocabulary size and special ids.
 
-    BERT's tokenizers have cls and sep where RoBERTa's have bos and eos; their models are told both.
+    BERT's tokenizers define cls and sep, RoBERTa's bos and eos; a missing pair is set to the other.
     """
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     start = tokenizer.cls_token_id if start is None else start
@@ -88,7 +88,7 @@ def told_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def guide_as_configured(
     model: PreTrainedModel, objective: Objective, config: RunConfig, tokenizer: PreTrainedTokenizerBase | None
 ) -> dict[str, Guidance]:
-    """Attach the guidance that a configuration describes to each part of the model that is to be guided."""
+    """Attach the configured guidance to each guided part of the model; returns the handles by part."""
     return {
         name: guide(
             part,

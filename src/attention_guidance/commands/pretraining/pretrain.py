@@ -21,22 +21,9 @@ from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_heads, check_settings
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
 from attention_guidance.commands.pretraining.settings.run_config import seconds_of
+from attention_guidance.commands.pretraining.stopped import Stopped
+from attention_guidance.commands.setting import for_user
 from attention_guidance.commands.workspace import State
-
-
-class Stopped(Exception):
-    """The run was asked to stop, saved a checkpoint and can be resumed.
-
-    Attributes:
-        signal: the number of the signal that asked.
-    """
-
-    def __init__(self, step: int, number: int) -> None:
-        self.signal = number
-        name = signal.Signals(number).name
-        super().__init__(
-            f"stopped by {name} after step {step}, checkpoint saved; the same command with --resume goes on"
-        )
 
 
 @until_done()
@@ -46,33 +33,37 @@ def pretrain(
     """Pre-train one encoder.
 
     Args:
-        config: the run.
-        output: its folder.
-        resume: go on with the run in that folder, if there is one.
-        overwrite: replace the run in that folder, once nothing is wrong with this one; with `resume`, a run of other
-            settings.
-        quiet: print nothing.
+        config: Settings of the run.
+        output: Folder to write to.
+        resume: Continue with the run in the folder, if there is one.
+        overwrite: Replace the run in the folder, after the new run has passed all checks; with `resume`, only if it has
+            other settings.
+        quiet: Print nothing.
 
     Returns:
-        The results, as in the folder's `results.json`.
+        The results, as in `results.json`.
 
     Raises:
-        GuidanceError: bad input, before anything is written.
-        Stopped: a signal asked to stop.
-        DivergedError: loss, gradients or weights are not finite.
-        SaveError: a checkpoint could not be written.
+        GuidanceError: The input is invalid; nothing was written.
+        Stopped: A signal stopped the run.
+        DivergedError: The loss, gradients or weights are not finite.
+        SaveError: A checkpoint could not be written.
     """
     processes.start()
     quiet = quiet or not processes.is_first()
     console = Console(quiet=quiet, markup=False)
+
+    def say(note: str) -> None:
+        console.print(for_user(note))
+
     folder = RunFolder(output)
-    # The first looks for all.
+    # Only the first process checks the folder.
     state = folder.claim(config, resume=resume, overwrite=overwrite) if processes.is_first() else State.NOTHING
     if processes.of_first(state is State.FINISHED) and (finished := folder.finished) is not None:
         if config != make_config({}, folder.config):
-            # A text that has moved is no other one.
-            folder.check_text(prepare_data(config, console.print, folder.tokenizer))
-        console.print(f"the run in {output} has ended already")
+            # Settings may differ if the same text is now at another path.
+            folder.check_text(prepare_data(config, say, folder.tokenizer))
+        console.print(f"the run in {output} is already finished")
         _report(console, finished, folder)
         return finished
     check_settings(config, folder)
@@ -80,15 +71,15 @@ def pretrain(
     with progress_bars(console, quiet) as bars:
         clock = None if config.max_time is None else Clock(seconds_of(config.max_time))
         callbacks = [ProgressCallback(bars, "training", quiet, clock), StopOnRequest(stop)]
-        # The first process leaves the tokenizer in the folder for the others.
+        # The first process saves the tokenizer in the folder, for the others to load.
         with processes.first_before_others():
-            data = prepare_data(config, console.print, folder.known_tokenizer)
+            data = prepare_data(config, say, folder.known_tokenizer)
             folder.check_text(data)
             check_heads(config, data.tokenizer)
             run = Run(config, data, folder, callbacks, clock)
         with stop.listening():
-            ended = run.train()
-    if not ended:
+            finished_training = run.train()
+    if not finished_training:
         raise Stopped(run.trainer.state.global_step, stop.signal or signal.SIGTERM)
     summary = run.finish()
     processes.end()
@@ -115,12 +106,12 @@ def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> Non
 
 
 def figure(value: float | None, form: str, missing: str = "diverged") -> str:
-    """A figure as text; the word for what is missing instead of None or a number that is not finite."""
+    """Format a number; None and numbers that are not finite become the word for missing values."""
     return missing if value is None or not math.isfinite(value) else form.format(value)
 
 
 def _guidance_table(guidance: list[dict[str, Any]]) -> Table:
-    """Distance to the pattern, a row a layer, a column a pattern."""
+    """A table of distances to the patterns, with a row for each layer and a column for each pattern."""
     table = Table(title="Guided heads: squared error to their pattern (0 = on it), mean over its heads")
     patterns = list(dict.fromkeys(head["pattern"] for head in guidance))
     for heading in ("layer", *patterns):

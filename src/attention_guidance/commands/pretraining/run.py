@@ -1,4 +1,4 @@
-"""One pre-training run: its training and what it leaves behind."""
+"""One pre-training run: train, then save the model and the results."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from attention_guidance.errors import ConfigError, GuidanceError, reason_of
 
 
 class Run:
-    """A run ready to train, its folder begun.
+    """A run that is ready to train; its settings and tokenizer are written to its folder.
 
     Args:
-        config: its settings; empty `heads` trains without guidance.
-        data: what it trains on.
-        folder: where it is kept.
-        callbacks: more callbacks for the Trainer.
-        clock: of a run that lasts a given time.
+        config: Settings of the run; empty `heads` trains without guidance.
+        data: Training and validation data.
+        folder: Folder of the run.
+        callbacks: Additional callbacks for the Trainer.
+        clock: Clock of a run with a time limit.
 
     Attributes:
-        model: the model under training.
-        guidance: the handle on its guided heads, by the part of the model they are in; empty without guidance.
-        trainer: trains it.
+        model: The model being trained.
+        guidance: Handles on the guided heads, by part of the model; empty without guidance.
+        trainer: The Trainer.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Run:
         self.arguments = training_arguments(config, folder)
         self._try_one_example()
         if processes.is_first():
-            # Trainer makes the folder of checkpoints; what the run is has to be there before.
+            # Settings must be on disk before Trainer creates the folder of checkpoints.
             folder.begin(config, data.processor, data)
         n_draws = config.total_steps * config.batch_size
         progress = None if clock is None else clock.shared_progress
@@ -84,7 +84,7 @@ class Run:
             in_shares=config.shard,
         )
         for guidance in self.guidance.values():
-            # Before the reporters, so that they report the guidance too.
+            # Before the reporting callbacks, so that they report the guidance too.
             self.trainer.callback_handler.callbacks.insert(0, guidance.callback())
         self.clock = clock
         if clock is not None:
@@ -92,28 +92,28 @@ class Run:
         self.resumed_from: int | None = None
 
     def _try_one_example(self) -> None:
-        """Put one through model and guidance: what does not go together is seen before anything is written.
+        """Run the model on one example, to find incompatible settings before anything is written.
 
         Raises:
-            ConfigError: the model cannot take it, or it is another when it is made again.
+            ConfigError: The model fails, or the objective does not make the same example again.
         """
         self.model.to(self.arguments.device)
         try:
             example, again = (next(validation_batches(self.data.train, self.objective, 1)) for _ in range(2))
             if not all(torch.equal(example[name], again[name]) for name in example):
                 raise ConfigError(
-                    f"objective={self.config.objective!r} makes another example of the same text when it is asked "
-                    "again; let it draw from the generator that it is given, and from nothing else"
+                    f"objective={self.config.objective!r} is not deterministic: two calls on the same text differ; "
+                    "use only the random generator that it is given"
                 )
             self._scored(iter([example]))
         except GuidanceError:
             raise
-        except Exception as error:  # whatever a model of any kind raises
+        except Exception as error:  # models may raise any error
             kind = self.model.config.model_type
             raise ConfigError(f"the {kind} model fails on the first example: {reason_of(error)}") from error
 
     def validate(self) -> Quality:
-        """Quality on the validation text; under guidance, `per_head` then tells of the same text."""
+        """Evaluate on the validation data; afterwards, `per_head` of the guidance refers to the same data."""
         return self._scored(self._validation_batches(), self.trainer.compute_loss_context_manager())
 
     def _validation_batches(self) -> Iterator[Example]:
@@ -126,13 +126,13 @@ class Run:
             return validate(self.model, self.objective, batches, precision)
 
     def train(self) -> bool:
-        """Train, from the last good checkpoint if there is one.
+        """Train, from the last undamaged checkpoint if there is one.
 
         Returns:
-            Whether the run came to its end; False when it was asked to stop before.
+            Whether the run finished; False if it was stopped.
         """
         checkpoint = checkpoints.last_good(self.folder.checkpoints)
-        # Whatever else has drawn random numbers since this run was made. Each process drops out on its own.
+        # Other code may have drawn random numbers since the run was created. Each rank has its own dropout.
         set_seed(self.config.seed + processes.number())
         if checkpoint is not None:
             self.resumed_from = checkpoints.step_of(checkpoint)
@@ -146,14 +146,14 @@ class Run:
         return bool(self.trainer.state.global_step >= self.config.max_steps)
 
     def finish(self) -> dict[str, Any]:
-        """Write the model, its card and the results into the run's folder.
+        """Write the model, its model card and the results to the folder of the run.
 
         Returns:
             The results as written.
 
         Raises:
-            DivergedError: its weights or its validation loss are not finite.
-            SaveError: it cannot be written, or is not the same when it is loaded again.
+            DivergedError: The weights or the validation loss are not finite.
+            SaveError: The model cannot be written, or differs after it is loaded again.
         """
         summary = self.summary()
         self.trainer.check_finite(summary["final_loss"])
@@ -174,7 +174,7 @@ class Run:
 
     def _check_reloaded(self, folder: Path, loss: float) -> None:
         half_precision = self.arguments.bf16 or self.arguments.fp16
-        # Trainer has put the precision into the forward pass of the model under training.
+        # Trainer has patched autocast into the forward pass of the model that it trains, but not of this one.
         with self.trainer.accelerator.autocast():
             check_reloaded(
                 self.objective,
@@ -186,14 +186,14 @@ class Run:
             )
 
     def _whole_model(self) -> PreTrainedModel:
-        """The model with its weights in one place, of one in shares; to be called by all processes."""
+        """Gather a sharded model into an unsharded one; all processes must call this."""
         weights = sharding.whole(self.model.state_dict())
         model = self.objective.new_model(self.model.config)
         model.load_state_dict(weights)
         return model
 
     def summary(self) -> dict[str, Any]:
-        """The results: what was trained on what, and how well it came out."""
+        """The results: settings, data, final quality and validation curve."""
         curve = self.curve()
         quality = self.validate()
         return {
@@ -229,7 +229,7 @@ class Run:
         }
 
     def curve(self) -> list[dict[str, float | None]]:
-        """Validation over training: step, loss, accuracy, seconds of training until then."""
+        """The validation curve: step, loss, accuracy, and seconds of training so far."""
         return [
             {
                 "step": entry["step"],

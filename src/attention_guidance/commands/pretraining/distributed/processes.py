@@ -1,4 +1,4 @@
-"""Several processes that train one model together, started by torchrun or `accelerate launch`; alone, all is idle."""
+"""Distributed training under torchrun or `accelerate launch`; in a single process, all functions do nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The first process reads and packs the text while the others wait.
+# The others wait this long while the first process reads and packs the text.
 _PATIENCE = timedelta(hours=12)
 
 
 def start() -> None:
-    """Join the other processes, if this one was started as one of several. Idempotent."""
+    """Join the process group, if there is more than one process. Idempotent."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
@@ -24,47 +24,47 @@ def start() -> None:
 
 
 def end() -> None:
-    """Part from the others."""
+    """Leave the process group."""
     if together():
         dist.destroy_process_group()
 
 
 def together() -> bool:
-    """Whether there are several."""
+    """Whether there is more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def count() -> int:
-    """How many there are."""
+    """The number of processes (world size)."""
     return dist.get_world_size() if together() else 1
 
 
 def number() -> int:
-    """The number of this one, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if together() else 0
 
 
 def is_first() -> bool:
-    """Whether this is the one that writes and talks."""
+    """Whether this is rank 0, the process that writes files and prints."""
     return number() == 0
 
 
 def wait() -> None:
-    """Wait until all have come here."""
+    """Wait until all processes have called this."""
     if together():
         dist.barrier()
 
 
 def is_first_here() -> bool:
-    """Whether this is the first on its machine, as torchrun numbers them."""
+    """Whether this is the first process on its machine (local rank 0)."""
     return not together() or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """What is done inside is done by the first process, then by the first of each other machine, then by the rest.
+    """Run the block in rank 0 first, then in the first process of each other machine, then in the others.
 
-    So that what a process leaves on the disk of its machine is there for the others.
+    The later processes find the files that the first one on their machine wrote.
     """
     turn = 0 if is_first() else 1 if is_first_here() else 2
     for _ in range(turn):
@@ -75,16 +75,16 @@ def first_before_others() -> Iterator[None]:
 
 
 def agreed(value: float) -> float:
-    """The largest of what the processes say."""
+    """The maximum of a value over all processes."""
     if not together():
         return value
-    said = torch.tensor([value], dtype=torch.float64, device=_device())
-    dist.all_reduce(said, dist.ReduceOp.MAX)
-    return float(said.item())
+    shared = torch.tensor([value], dtype=torch.float64, device=_device())
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return float(shared.item())
 
 
 def any_of(flag: Tensor) -> bool:
-    """Whether a flag, on the device that is trained on, is set in one process or more; waits for the device once."""
+    """Whether a flag, a tensor on the training device, is set in any process; synchronizes with the device once."""
     if together():
         flag = flag.int()
         dist.all_reduce(flag, dist.ReduceOp.MAX)
@@ -92,12 +92,12 @@ def any_of(flag: Tensor) -> bool:
 
 
 def of_first(value: float) -> float:
-    """What the first process says."""
+    """The value of the first process."""
     if not together():
         return value
-    said = torch.tensor([value], dtype=torch.float64, device=_device())
-    dist.broadcast(said, 0)
-    return float(said.item())
+    shared = torch.tensor([value], dtype=torch.float64, device=_device())
+    dist.broadcast(shared, 0)
+    return float(shared.item())
 
 
 def _device() -> torch.device:

@@ -1,8 +1,8 @@
-"""A model whose parameters, gradients and optimizer lie in shares on several processes (torch's FSDP2).
+"""Shard parameters, gradients and optimizer state over several processes (torch's FSDP2).
 
-transformers' Trainer has this from accelerate, for GPUs alone. What stands here is torch's `fully_shard` itself, which
-does the same on any device, so that a machine without a GPU tests what a GPU runs. Checkpoints hold whole tensors, as
-those of a single process do: a run may go on with another number of processes, or without shares.
+transformers' Trainer supports this through accelerate, on GPUs only. This module calls torch's `fully_shard` directly,
+which works on any device, so that a machine without a GPU can test what a GPU runs. Checkpoints hold unsharded tensors,
+like those of a single process, so a run can be resumed with another number of processes, or without sharding.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(model: nn.Module) -> None:
-    """Lay a model out in shares: each of its layers is put together when it computes, the rest for the whole pass.
+    """Shard a model: each layer is gathered only while it computes, the other parameters for the whole pass.
 
     Args:
-        model: the same in all processes; its parameters are replaced, so its optimizer is made afterwards.
+        model: The model, equal in all processes. Its parameters are replaced, so create the optimizer afterwards.
     """
     layers = [layer for stack in model.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
-    # Stacks within layers first, as a share may hold no part of another.
+    # Inner stacks first: `fully_shard` must be applied from the bottom up.
     for layer in reversed(layers):
         if any(True for _ in layer.parameters()):
             fully_shard(layer)
@@ -30,14 +30,14 @@ def shard(model: nn.Module) -> None:
 
 
 def weights_finite(model: nn.Module) -> Tensor:
-    """Whether all weights are finite, as far as they lie in this process: a boolean on their device."""
+    """Whether all weights of this process are finite: a boolean tensor on their device."""
     weights = (parameter.detach() for parameter in model.parameters())
     local = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
     return torch.stack([weight.isfinite().all() for weight in local]).all()
 
 
 def whole(state: Any) -> Any:
-    """A state dictionary with whole tensors in main memory for those in shares; to be called by all processes."""
+    """Gather the sharded tensors of a state dictionary on the CPU; all processes must call this."""
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
     if isinstance(state, dict):
@@ -46,7 +46,7 @@ def whole(state: Any) -> Any:
 
 
 def follow_shares(optimizer: torch.optim.Optimizer) -> None:
-    """Have an optimizer of parameters in shares take its state from a checkpoint of whole tensors."""
+    """Let the optimizer of a sharded model load its state from a checkpoint of unsharded tensors."""
 
     def in_shares(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -62,7 +62,7 @@ def follow_shares(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _like(value: Any, parameter: Tensor) -> Any:
-    """The share of a tensor that belongs with that of a parameter of the same shape."""
+    """Shard a tensor like a parameter of the same shape."""
     if not isinstance(parameter, DTensor) or isinstance(value, DTensor) or not isinstance(value, Tensor):
         return value
     if value.shape != parameter.shape:

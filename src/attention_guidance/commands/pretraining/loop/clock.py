@@ -1,4 +1,4 @@
-"""A run that lasts a given time instead of a number of steps: its schedules go by the clock."""
+"""Train for a given time instead of a number of steps: all schedules follow the clock."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from attention_guidance.commands.pretraining.distributed import processes
 if TYPE_CHECKING:
     from attention_guidance.handle import Guidance
 
-# What guidance takes for the steps of the run, so that its schedule is told shares of it this fine.
+# The number of steps that guidance is given: the resolution of its progress.
 _PARTS = 1_000_000
 _LOOKS, _SAVES = 30, 10
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """Ends a run when its time is over, validates and saves by the clock, and moves the schedule of guidance.
+    """Stop training when its time is over; trigger validation and saving, and advance guidance, by the clock.
 
-    To be the last of a run's callbacks. Preparing the text does not count, nor does what follows the last step.
+    Must be the last callback of the run. The time includes neither data preparation nor the work after the last step.
 
     Args:
-        budget: seconds of training, validation and saving.
-        looks: seconds between validations; None takes a thirtieth of the budget.
-        saves: seconds between checkpoints; None takes a tenth of the budget.
+        budget: Seconds of training, validation and saving.
+        looks: Seconds between validations (default: a thirtieth of the budget).
+        saves: Seconds between checkpoints (default: a tenth of the budget).
 
     Attributes:
-        guidances: whose schedules go by it.
-        shared_progress: `progress` as a scalar in shared memory: processes that load data have a copy of all else,
-            as it was when they began.
+        guidances: The guidance whose schedules follow the clock.
+        shared_progress: `progress` as a scalar in shared memory, since data loader workers have a copy of everything
+            else from when they started.
     """
 
     _FILE = "clock.json"
@@ -50,16 +50,16 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the run when the last step ended, those before a resume included; the same in all processes."""
+        """Seconds of the run at the end of the last step, including those before a resume; equal in all processes."""
         return self._elapsed
 
     @property
     def progress(self) -> float:
-        """Share of the time that is over, 1 at most."""
+        """Share of the time that has passed, at most 1."""
         return min(1.0, self.elapsed / self.budget)
 
     def factor(self, warmup_share: float) -> float:
-        """The share of the peak learning rate now: it rises, then falls linearly to 0."""
+        """The current learning rate as a share of its peak: linear warmup, then linear decay to 0."""
         progress = self.progress
         if progress < warmup_share:
             return progress / warmup_share
@@ -75,7 +75,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         self._move_guidance()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for what is due."""
+        """Request validation, saving and stopping when they are due."""
         self._read()
         over = self.progress >= 1
         for what, every in self.every.items():
@@ -101,10 +101,10 @@ class Clock(TrainerCallback):  # type: ignore[misc]
             guidance.steps_done = int(self.progress * _PARTS)
 
     def save(self, checkpoint: Path) -> None:
-        """Keep the time with a checkpoint."""
+        """Save the elapsed time with a checkpoint."""
         (checkpoint / self._FILE).write_text(json.dumps({"elapsed": self.elapsed}), encoding="utf-8")
 
     def load(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint's time."""
+        """Restore the elapsed time from a checkpoint."""
         self._before = json.loads((checkpoint / self._FILE).read_text(encoding="utf-8"))["elapsed"]
         self._set(self._before)

@@ -1,4 +1,4 @@
-"""Train several runs in turn, a stretch of steps each, so that a noisy machine hits all alike."""
+"""Alternate between several runs every few steps, so that a noisy machine slows them all equally."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class Trains(Protocol):
-    """Something that trains from beginning to end in one call."""
+    """A run that trains from start to end in one call."""
 
     def train(self) -> bool:
-        """Train; whether the end was reached."""
+        """Train; return whether the run finished."""
 
 
 class GiveTurn(TrainerCallback):  # type: ignore[misc]
-    """Hands the machine to the next run after every stretch of steps. To be the last of a run's callbacks.
+    """Switch to the next run after every few steps. Must be the last callback of a run.
 
     Args:
-        stretch: steps in a row.
+        stretch: Number of consecutive steps.
     """
 
     def __init__(self, stretch: int) -> None:
         self.stretch = stretch
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Give the turn away where a stretch ends."""
+        """Switch to the next run if the stretch has ended."""
         hub = greenlet.getcurrent().parent
         if hub is not None and state.global_step % self.stretch == 0:
             hub.switch()
 
 
 def train_in_turn(runs: Sequence[Trains]) -> list[bool]:
-    """Train runs that carry a `GiveTurn` callback side by side.
+    """Train runs concurrently; each must have a `GiveTurn` callback.
 
-    Each run is a coroutine of this thread, with random number generators of its own, and so computes exactly what it
-    would alone.
+    Each run is a coroutine on this thread with its own random generator states, so its results are exactly those of
+    training it alone.
 
     Returns:
-        Whether each came to its end.
+        For each run, whether it finished.
     """
     turns = [greenlet.greenlet(run.train) for run in runs]
     generators = [_generators() for _ in runs]
@@ -60,7 +60,7 @@ def train_in_turn(runs: Sequence[Trains]) -> list[bool]:
 
 
 def _generators() -> tuple[Any, ...]:
-    """The state of all global random number generators."""
+    """The states of all global random generators."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
 

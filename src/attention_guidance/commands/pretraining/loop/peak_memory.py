@@ -1,4 +1,4 @@
-"""Peak memory of a few training steps, measured in a process of their own."""
+"""Measure the peak memory of a few training steps in a separate process."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _STEPS = 3
 
 
 def peak_memory(config: RunConfig, tokenizer: Path) -> float:
-    """Measure what training takes at its peak, beyond the bare interpreter with its libraries.
+    """Measure the peak memory of training, without that of the interpreter and its libraries.
 
     Args:
-        config: the run; `heads` empty measures it without guidance.
-        tokenizer: the folder of its tokenizer.
+        config: Settings of the run; with empty `heads`, it is measured without guidance.
+        tokenizer: Folder of its tokenizer.
 
     Returns:
         MiB: of the process on a CPU, of the allocator on a GPU.
 
     Raises:
-        RuntimeError: the measuring process failed; carries its last words.
+        RuntimeError: The process failed; the message has the last line of its standard error.
     """
     request = json.dumps({"config": dataclasses.asdict(config), "tokenizer": str(tokenizer)})
     process = subprocess.run([sys.executable, "-m", __name__], input=request, capture_output=True, text=True)
     if process.returncode:
-        last_words = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise RuntimeError(f"measuring peak memory failed: {last_words[-1]}")
+        reason = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise RuntimeError(f"measuring peak memory failed: {reason[-1]}")
     return float(process.stdout.strip().splitlines()[-1])
 
 
@@ -71,9 +71,9 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
 
 
 def peak_mib() -> float:
-    """Most memory held so far.
+    """Peak resident memory of this process so far, in MiB.
 
-    Linux tells it in `VmHWM`; its `ru_maxrss` would begin at the peak of the process that started this one.
+    On Linux it is read from `VmHWM`, since `ru_maxrss` starts at the peak of the parent process.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -85,7 +85,7 @@ def peak_mib() -> float:
 
 
 def resident_mib() -> float:
-    """Memory held now; where the system does not tell, the peak so far."""
+    """Current resident memory in MiB; the peak so far if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -94,5 +94,5 @@ def resident_mib() -> float:
 
 
 if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    print(_measure(make_config(asked["config"]), asked["tokenizer"]))
+    request = json.load(sys.stdin)
+    print(_measure(make_config(request["config"]), request["tokenizer"]))

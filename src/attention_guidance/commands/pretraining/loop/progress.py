@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar with loss, guidance and time left, or plain lines in a log file."""
+"""Show training progress: a bar with loss, guidance and remaining time, or plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = {
     "eval_loss": "validation {:.3f}",
     "skipped_steps": "skipped {:.0f}",
 }
-# Beside a bar, so that all of it fits into 80 columns.
+# Shorter forms, so that a bar with its metrics fits into 80 columns.
 _SHORT = {
     "loss": "loss {:.2f}",
     "guidance": "guidance {:.2f}",
@@ -27,11 +27,11 @@ _SHORT = {
 
 
 def progress_bars(console: Console, quiet: bool) -> Progress:
-    """The bars of one or several runs; nothing is drawn when quiet or when the output is no terminal."""
+    """Create the progress bars of one or several runs; disabled if quiet, or if the output is not a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(table_column=Column(no_wrap=True)),  # where room is short, the bar alone gives way
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),  # in a narrow terminal, only the bar shrinks
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}"),
@@ -41,13 +41,13 @@ def progress_bars(console: Console, quiet: bool) -> Progress:
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Moves a run's bar; prints a line a validation where there is no terminal.
+    """Update the progress bar of a run; without a terminal, print a line for each validation.
 
     Args:
-        bars: the bars to add to.
-        label: what the run is called.
-        quiet: print nothing.
-        clock: that of a run which goes by it; the bar then counts seconds.
+        bars: The progress bars to add to.
+        label: Name of the run.
+        quiet: Print nothing.
+        clock: Clock of a run with a time limit; the bar then counts seconds.
     """
 
     def __init__(self, bars: Progress, label: str, quiet: bool, clock: Clock | None = None) -> None:
@@ -60,12 +60,12 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Draw the bar, where the run stands."""
+        """Add the bar, at the current step."""
         total = state.max_steps if self.clock is None else round(self.clock.budget)
         self.task = self.bars.add_task(self.label, total=total, completed=self._done(state), figures="")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self.bars.update(self.task, completed=self._done(state))
 
     def _done(self, state: TrainerState) -> int:
@@ -79,7 +79,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the newest figures."""
+        """Show the latest metrics."""
         logs = logs or {}
         self.figures.update({name: logs[name] for name in _SHOWN if name in logs})
         self.bars.update(self.task, figures=self._text(_SHORT))

@@ -1,4 +1,4 @@
-"""Attention over short sequences on CPUs, where torch's flash attention in bf16 is slower than plain products."""
+"""Faster attention for short sequences in bf16 on CPUs, where torch's flash kernel is slower than plain products."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TrainingArguments
 
-# From 256 on flash is the faster one, and needs no map: benchmarks/short_attention.py.
+# From 256 tokens on, the flash kernel is faster and stores no attention map: benchmarks/short_attention.py.
 _SHORT = 128
 
 
 def short_attention(inputs: Mapping[str, Any], arguments: TrainingArguments) -> AbstractContextManager[Any]:
-    """Within it a forward pass, and so its backward, takes the faster kernel of torch's attention.
+    """A context for a forward pass, which then uses the faster kernel of torch's attention, also for its backward pass.
 
     Args:
-        inputs: of the model; only of those that are `input_ids` [batch, tokens] the length is known.
-        arguments: of the training; elsewhere than on a CPU in bf16 nothing is changed. Neither is it where activations
-            are made anew, as that is done in the backward pass, outside of this.
+        inputs: Inputs of the model; the length is known only from `input_ids` [batch, tokens].
+        arguments: Training arguments. Only bf16 on a CPU is changed, and not with gradient checkpointing, which
+            recomputes activations in the backward pass, outside this context.
     """
     tokens = inputs.get("input_ids")
     slow = arguments.bf16 and arguments.device.type == "cpu" and not arguments.gradient_checkpointing

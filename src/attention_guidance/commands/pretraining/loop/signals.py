@@ -1,4 +1,4 @@
-"""Stopping a run cleanly on Ctrl-C or SIGTERM: at the end of the step, with a checkpoint."""
+"""Stop a run cleanly on Ctrl-C or SIGTERM: after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from attention_guidance.commands.pretraining.distributed import processes
 
-# Steps between the questions of several processes whether one was asked to stop.
-_ASKED_EVERY = 10
+# With several processes: steps between their exchanges of stop requests.
+_EXCHANGED_EVERY = 10
 
 
 class StopRequest:
-    """Remembers that a signal asked the run to stop."""
+    """Record the signal that requests the run to stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take SIGINT and SIGTERM as requests inside; a second SIGINT raises KeyboardInterrupt at once."""
+        """Inside, record SIGINT and SIGTERM as requests; a second SIGINT raises KeyboardInterrupt at once."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -45,18 +45,18 @@ class StopRequest:
 
 
 class StopOnRequest(TrainerCallback):  # type: ignore[misc]
-    """Ends training after the current step, with a checkpoint, once a stop is requested."""
+    """Stop training after the current step, with a checkpoint, once a stop is requested."""
 
     def __init__(self, request: StopRequest) -> None:
         self.request = request
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask the Trainer to save and stop."""
-        # All have to stop after the same step; they ask each other now and then, as that takes time.
+        """Make the Trainer save and stop."""
+        # All processes must stop after the same step. They exchange requests only every few steps, since it takes time.
         if processes.together():
-            asked = state.global_step % _ASKED_EVERY == 0 and processes.agreed(self.request.signal or 0)
+            requested = state.global_step % _EXCHANGED_EVERY == 0 and processes.agreed(self.request.signal or 0)
         else:
-            asked = self.request.signal
-        if asked:
+            requested = self.request.signal
+        if requested:
             control.should_save = True
             control.should_training_stop = True

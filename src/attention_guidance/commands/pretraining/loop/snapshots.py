@@ -1,4 +1,4 @@
-"""Pictures of attention over training: the maps of a few heads on one sentence, kept as the run goes by."""
+"""Snapshots of attention during training: the maps of a few heads on one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 24
 
 
 def chosen_heads(guided: tuple[GuidedHead, ...], n_layers: int, n_heads: int) -> list[dict[str, Any]]:
-    """One guided head of each pattern and one free head, from the middle layer or the guided layer nearest to it."""
+    """Choose a guided head of each pattern and an unguided head, in the middle layer or the nearest guided layer."""
     middle = n_layers // 2
     by_pattern: dict[str, GuidedHead] = {}
     for head in sorted(guided, key=lambda head: (abs(head.layer - middle), head.layer, head.head)):
@@ -30,14 +30,14 @@ def chosen_heads(guided: tuple[GuidedHead, ...], n_layers: int, n_heads: int) ->
 
 
 class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
-    """Keeps the maps of some heads at the beginning, after 1 % and at the end of a run, in files of the run's folder.
+    """Save the maps of some heads at the start, after 1 %, and at the end of a run.
 
     Args:
-        folder: where to; snapshots of an interrupted run stay there when it resumes.
-        encoder: what to look into.
-        ids_T: the sentence to look at, as from `shown_ids`.
-        heads: layer, head and pattern of each map.
-        max_steps: length of the run.
+        folder: Folder to save to; when a run resumes, its earlier snapshots are kept.
+        encoder: The encoder to inspect.
+        ids_T: Token ids of the sentence, as from `shown_ids`.
+        heads: Layer, head and pattern of each map.
+        max_steps: Number of steps of the run.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
 
     @staticmethod
     def shown_ids(text: str, tokenizer: PreTrainedTokenizerBase, longest: int) -> Tensor:
-        """The ids of the beginning of a text, as they are shown, as many as a model takes."""
+        """The token ids to show: the start of a text, no longer than the model supports."""
         at_most = min(_LONGEST, longest)
         ids_T: Tensor = tokenizer(text, truncation=True, max_length=at_most, return_tensors="pt")["input_ids"][0]
         return ids_T
@@ -61,7 +61,7 @@ class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
         self._take(state.global_step)
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take a snapshot if its time has come."""
+        """Take a snapshot if one is due."""
         self._take(state.global_step)
 
     def _take(self, step: int) -> None:
@@ -75,11 +75,11 @@ class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
 
     @staticmethod
     def load(folder: Path) -> list[dict[str, Any]]:
-        """All snapshots in a folder, by step."""
+        """Load all snapshots in a folder, sorted by step."""
         taken = [json.loads(path.read_text()) for path in folder.glob("step-*.json")]
         return sorted(taken, key=lambda snapshot: snapshot["step"])
 
 
 def _rounded(maps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Four decimals are more than a picture shows."""
+    """Round the weights to four decimals, more than a figure can show."""
     return [head | {"weights": [[round(w, 4) for w in row] for row in head["weights"]]} for head in maps]

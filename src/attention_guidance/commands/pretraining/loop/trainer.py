@@ -1,4 +1,4 @@
-"""transformers' Trainer, made to validate by the objective, time its steps and save whole checkpoints."""
+"""transformers' Trainer, extended to validate with the objective, time its steps and save checkpoints atomically."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ from attention_guidance.errors import ConfigError, DivergedError, SaveError, rea
 
 @contextmanager
 def saving(what: str, folder: Path) -> Iterator[None]:
-    """Turn what the libraries raise on a full disk into one error that names the last good checkpoint.
+    """Convert the libraries' errors, for example on a full disk, to one that names the last good checkpoint.
 
     Args:
-        what: what is being saved, for the message.
-        folder: where the checkpoints are.
+        what: The object being saved, for the message.
+        folder: The folder of checkpoints.
 
     Raises:
-        SaveError: saving failed.
+        SaveError: Saving failed.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise SaveError(f"could not save {what}: {error}; {_left(folder)}") from error
+        raise SaveError(f"could not save {what}: {error}; {_last_checkpoint(folder)}") from error
 
 
-def _left(folder: Path) -> str:
-    """Which checkpoint there is, for messages."""
+def _last_checkpoint(folder: Path) -> str:
+    """Name the last good checkpoint, for error messages."""
     kept = checkpoints.checkpoints(folder)
     return f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
 
 
 def write_together(target: Path, write: Callable[[Path], None]) -> None:
-    """`checkpoints.write_whole` by several processes, each of which writes its part into the same folder."""
+    """Like `checkpoints.write_whole`, but every process writes its part into the same folder."""
 
     def in_step(folder: Path) -> None:
         processes.wait()
@@ -75,20 +75,20 @@ def write_together(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def _begin_worker(then: Callable[[int], None] | None, number: int) -> None:
-    """What a process that loads data begins with."""
-    # A forked tokenizer has no threads, and would wait for them forever.
+    """Set up a data loader worker."""
+    # A forked tokenizer has lost its threads, and would wait for them forever.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # A request to stop is often sent to a whole group of processes; the run needs this one until its step has ended.
+    # Stop signals often go to the whole process group, but the run needs its workers until the step is done.
     os.setsid()
     if then is not None:
         then(number)
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]
-    """Measures the time spent in optimisation steps, without validation and saving.
+    """Measure the time of optimization steps, without validation and saving.
 
     Attributes:
-        seconds: one entry a step of the run; the steps before a resume come back with its checkpoint.
+        seconds: Seconds of each step of the run; steps before a resume are restored from its checkpoint.
     """
 
     _FILE = "step_seconds.npy"
@@ -107,25 +107,26 @@ class StepTimer(TrainerCallback):  # type: ignore[misc]
         self.seconds.append(time.perf_counter() - self._began)
 
     def save(self, checkpoint: Path) -> None:
-        """Keep the times with a checkpoint."""
+        """Save the times with a checkpoint."""
         np.save(checkpoint / self._FILE, np.array(self.seconds, np.float32))
 
     def load(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint's times."""
+        """Restore the times from a checkpoint."""
         self.seconds = np.load(checkpoint / self._FILE).tolist()
 
 
 class PretrainingTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose validation is a function and whose checkpoints are whole or absent.
+    """A Trainer that validates with a function and writes checkpoints atomically.
 
     Args:
-        validate: gives the model's quality on what is held out.
-        scales_loss: whether the model's loss is its share of an accumulated batch already, as a guided model's is.
-        clock: what the learning rate goes by, if not by steps.
-        warmup_share: share of the time in which it rises then.
-        max_skipped_steps: steps in a row that may be skipped, see `skipped_steps`.
-        in_shares: lay the model and its optimizer out in shares over the processes, see `sharding`.
-        **kwargs: everything else, as for `Trainer`.
+        validate: Evaluates the model on the validation data.
+        scales_loss: Whether the model scales its loss to its share of an accumulated batch, as a guided model does.
+        max_skipped_steps: Number of consecutive skipped steps at which training counts as diverged, see
+            `skipped_steps`.
+        clock: Drives the learning rate schedule (default: by steps).
+        warmup_share: With a clock, the share of the time for warmup.
+        in_shares: Shard the model and its optimizer over the processes, see `sharding`.
+        **kwargs: As for `Trainer`.
     """
 
     control: TrainerControl
@@ -152,24 +153,24 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         self._losses: Tensor | float = 0.0
         self.remove_callback(PrinterCallback)
         self.timer = StepTimer()
-        # First of the callbacks, so that what the others do between steps is not on the clock.
+        # The first callback, so that the work of the others between steps is not timed.
         self.callback_handler.callbacks.insert(0, self.timer)
         self._checkpoint_folder: Path | None = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Trainer's, whose workers begin as `_begin_worker` has it."""
+        """See `Trainer`; workers are set up by `_begin_worker`."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        # accelerate's loader has one of torch within it.
+        # accelerate's data loader wraps one of torch.
         inner = getattr(loader, "base_dataloader", loader)
         inner.worker_init_fn = functools.partial(_begin_worker, inner.worker_init_fn)
         return loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer, before which a model is laid out in shares that is to be."""
+        """See `Trainer`; first shards the model if `in_shares` is set."""
         begins_in_shares = self._in_shares and self.optimizer is None
         if begins_in_shares:
             sharding.shard(self.model)
-            # Autocast, and no DistributedDataParallel around it: what is prepared once is left alone.
+            # Apply autocast but no DistributedDataParallel; Trainer does not prepare the model a second time.
             self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
         try:
             optimizer: torch.optim.Optimizer = super().create_optimizer(model)
@@ -182,7 +183,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The learning rate over steps, or over time."""
+        """See `Trainer`; with a clock, the learning rate depends on time instead of steps."""
         if self._clock is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         clock, share = self._clock, self._warmup_share
@@ -197,40 +198,40 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """The loss as its share of the accumulated batch.
+        """Scale the loss to its share of the accumulated batch.
 
-        Trainer takes a model whose forward has `**kwargs` to see to this; RoBERTa's does not, and its gradients would
-        come out multiplied by the accumulation steps.
+        Trainer assumes that a model whose forward method takes `**kwargs` does this. RoBERTa's does not, so its
+        gradients would be too large by a factor of the accumulation steps.
         """
         with short_attention(inputs, self.args):
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         share = share_of_batch(inputs | {"num_items_in_batch": num_items_in_batch})
-        # What takes no such number is divided by the passes of a step in Trainer.
+        # Trainer itself divides the loss of other models by the accumulation steps.
         if share is not None and self.model_accepts_loss_kwargs and not self._scales_loss:
             loss = loss * share
         return (loss, outputs) if return_outputs else loss
 
     @property
     def skipped_steps(self) -> list[int]:
-        """The steps, counted from 1, without an update: their loss or gradient was not finite.
+        """The steps, from 1, that were skipped since their loss or gradient was not finite.
 
-        Read from the history, which comes back with a checkpoint.
+        They are read from the log history, which is restored from a checkpoint.
         """
         return [entry["step"] + 1 for entry in self.state.log_history if "skipped_steps" in entry]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One pass, whose loss is noted."""
+        """See `Trainer`; also accumulates the loss for `_get_grad_norm`."""
         loss: Tensor = super().training_step(*args, **kwargs)
         self._losses = self._losses + loss
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The norm of all gradients; a step whose norm or loss is not finite loses them, and so its update."""
+        """The norm of all gradients; if it or the loss is not finite, the gradients are cleared to skip the step."""
         norm = super()._get_grad_norm(model, grad_norm)
         whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
         loss, self._losses = torch.as_tensor(self._losses), 0.0
         if processes.any_of(~(whole.isfinite() & loss.isfinite())):
-            # No optimizer moves, decays or remembers a weight without a gradient.
+            # Without a gradient, optimizers neither update nor decay a weight, nor change its state.
             model.zero_grad()
             self._note_skipped()
         return norm
@@ -242,13 +243,13 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
             raise self._diverged(newest[-1], f"loss or gradients were not finite in {limit} steps in a row")
 
     def check_finite(self, loss: float = 0.0) -> None:
-        """Check that a model is worth keeping; to be called by all processes.
+        """Check that training has not diverged; all processes must call this.
 
         Args:
-            loss: its validation loss, where that is known.
+            loss: The validation loss, if known.
 
         Raises:
-            DivergedError: a weight or the loss is not finite.
+            DivergedError: A weight or the loss is not finite.
         """
         if processes.any_of(~sharding.weights_finite(self.model)):
             raise self._diverged(self.state.global_step, "weights are not finite")
@@ -258,20 +259,20 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
     def _diverged(self, step: int, what: str) -> DivergedError:
         return DivergedError(
             f"training diverged at step {step}, learning rate {self._get_learning_rate():.3g}: {what}; try a smaller "
-            f"--learning-rate, more --warmup-share or --precision fp32; {_left(Path(self.args.output_dir))}"
+            f"`learning_rate`, more `warmup_share` or `precision` fp32; {_last_checkpoint(Path(self.args.output_dir))}"
         )
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Trainer's; what it sums up losses in begins at 0 again after a loss that was not finite, too."""
+        """See `Trainer`; resets the running sum of losses to 0 even if it is not finite."""
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
         if self._globalstep_last_logged == self.state.global_step:
             tr_loss.zero_()
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Validate, and log loss, accuracy and the seconds trained so far under `eval_`."""
+        """Validate, and log the loss, accuracy and training time so far, with the prefix `eval_`."""
         done = [entry for entry in self.state.log_history if "eval_loss" in entry]
         if done and done[-1]["step"] == self.state.global_step:
-            # A resumed run begins where it validated before.
+            # A resumed run has validated at its first step already.
             return dict(done[-1])
         quality = self._validate(self.model)
         metrics = {
@@ -286,10 +287,10 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
-        """Load the weights the way they were saved.
+        """Load the weights with `from_pretrained`.
 
-        transformers saves the weights of some kinds of models (ViT) under other names; Trainer would look for them by
-        the names they have now, find none, and go on with random weights after a warning.
+        transformers saves the weights of some models (ViT) under other names. Trainer would look for the current names,
+        find none, and continue with random weights after a warning.
         """
         model = model or self.model
         assert isinstance(model, PreTrainedModel)
@@ -297,7 +298,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         model.load_state_dict(saved.state_dict())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights, whole ones also of a model in shares."""
+        """See `Trainer`; gathers the weights of a sharded model first."""
         if not self._in_shares:
             super().save_model(output_dir, _internal_call)
             return
@@ -309,7 +310,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         if not self._in_shares:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        # Put together by all processes, written by one.
+        # All processes gather the state; one writes it.
         state = sharding.whole(self.optimizer.state_dict())
         hook = self.optimizer.optimizer.register_state_dict_post_hook(lambda optimizer, in_shares: state)
         try:
@@ -318,7 +319,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
             hook.remove()
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where Trainer puts checkpoints: aside, while one is being written."""
+        """The folder that Trainer writes a checkpoint to: a temporary one while it is being written."""
         return str(self._checkpoint_folder or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -1,4 +1,4 @@
-"""From a run's configuration to the images or the sound it trains on."""
+"""Prepare the images or audio that a run trains on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from attention_guidance.commands.text.corpora import corpus_name
 from attention_guidance.commands.text.holding_out import hold_out_items
 from attention_guidance.errors import ConfigError, CorpusError
 
-# As for text: the same are held out whatever the seed of training.
+# As for text: the validation split does not depend on the seed of training.
 _SPLIT_SEED = 0
 
 
 def prepare_images(config: RunConfig, say: Callable[[str], None]) -> PreparedData:
-    """Read images; raises as `prepare_data`."""
+    """Read images; raises the errors of `prepare_data`."""
 
     def read(paths: list[str]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         say(f"reading images of {corpus_name(paths)}")
@@ -36,13 +36,13 @@ def prepare_images(config: RunConfig, say: Callable[[str], None]) -> PreparedDat
 
 
 def prepare_sound(config: RunConfig, say: Callable[[str], None]) -> PreparedData:
-    """Read recordings; raises as `prepare_data`."""
+    """Read audio recordings; raises the errors of `prepare_data`."""
 
     def read(paths: list[str]) -> AudioSegments:
         say(f"reading recordings of {corpus_name(paths)}")
         sound = read_sound(paths, config.block_size)
         if sound.truncated:
-            say(f"{sound.truncated:,} recordings are shorter than a stretch and left out")
+            say(f"{sound.truncated:,} recordings are shorter than a segment and were skipped")
         return sound
 
     train, validation = _split(config, read, lambda sound: sound.samples)
@@ -51,14 +51,18 @@ def prepare_sound(config: RunConfig, say: Callable[[str], None]) -> PreparedData
 
 
 def _split(config: RunConfig, read: Callable[[list[str]], Any], rows_of: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """Rows to train on and rows to validate on."""
+    """Read the rows and split them for training and validation."""
     if not config.corpus:
-        raise ConfigError(f"objective={config.objective!r} needs a folder of files to learn from; none comes with it")
+        raise ConfigError(
+            f"objective={config.objective!r} needs a folder of files to train on; the package contains only text"
+        )
     rows = rows_of(read(config.corpus))
     if config.validation:
         return rows, rows_of(read(config.validation))
     if len(rows) < 2:
-        raise CorpusError(f"{config.corpus[0]}: one item alone; a validation split needs 2 or more, or `validation`")
+        raise CorpusError(
+            f"{config.corpus[0]}: only one item; a validation split needs at least 2, or give files as `validation`"
+        )
     chosen = hold_out_items(len(rows), share=config.validation_share, seed=_SPLIT_SEED)
     is_held_out = np.isin(np.arange(len(rows)), sorted(chosen))
     return rows[~is_held_out], rows[is_held_out]
@@ -70,7 +74,7 @@ def _prepared(
     name = corpus_name(config.corpus)
     if len(train) < config.batch_size:
         raise CorpusError(
-            f"{Path(config.corpus[0]).name}: {len(train)} items to train on, one batch needs {config.batch_size}; "
+            f"{Path(config.corpus[0]).name}: {len(train)} items to train on, but a batch needs {config.batch_size}; "
             "lower `batch_size` or give more"
         )
     say(f"{len(train):,} items of {train.width:,} positions to train on, {len(validation):,} to validate on")

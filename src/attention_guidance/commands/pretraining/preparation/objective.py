@@ -1,4 +1,4 @@
-"""The objective of a run, by its name, and what it trains on where only the size of that matters."""
+"""Create the objective of a run, and random training data for measurements."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from attention_guidance.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What is masked together, by objective; single tokens where nothing is said.
+# Units of masking by objective; single tokens for the others.
 _UNITS = {"whole-word": "word", "span": "span"}
 _QUESTIONS = {"mlm+nsp": "next", "mlm+sop": "order"}
 
 
 def objective_of(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None) -> Objective:
-    """The objective that a run is configured with.
+    """Create the objective of a run.
 
     Raises:
-        ConfigError: the tokenizer does not serve it, or there is no such function of one's own.
+        ConfigError: The tokenizer does not support it, or there is no such custom function.
     """
     name = config.objective
     if name == "mim":
@@ -46,7 +46,9 @@ def objective_of(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None) -
     if is_own(name):
         return MaskedTokens(OwnCorruption(name, load_own(name), tokenizer))
     if tokenizer.mask_token_id is None:
-        raise ConfigError(f"objective={name!r} hides tokens, and the tokenizer has no mask token; give another")
+        raise ConfigError(
+            f"objective={name!r} masks tokens, but the tokenizer has no mask token; give another tokenizer"
+        )
     masking = Masking.for_tokenizer(tokenizer, config.masking_rate, _UNITS.get(name, "token"))
     rates = config.masking_rate, config.final_masking_rate
     if name == "rtd":
@@ -61,7 +63,7 @@ def objective_of(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None) -
 
 
 def random_items(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None, n_items: int) -> Items:
-    """Items of the size that a run trains on, with nothing in them: for measuring time and memory."""
+    """Random items of the size that a run trains on, for measuring time and memory."""
     generator = np.random.default_rng(0)
     if config.objective == "mim":
         pixels = generator.integers(256, size=(n_items, 3, config.image_size, config.image_size), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""From a run's configuration to what it trains on, whatever that is."""
+"""Prepare the training data of a run: text, images or audio."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from attention_guidance.commands.pretraining.settings.config import RunConfig
 
 
 def prepare_data(config: RunConfig, say: Callable[[str], None], processor_folder: Path | None = None) -> PreparedData:
-    """Read what a run trains on: text in blocks of tokens, images, or stretches of sound.
+    """Read the training data of a run: text in blocks of tokens, images, or audio segments.
 
     Args:
-        config: the run.
-        say: told what is being done.
-        processor_folder: where the tokenizer is kept: taken from there if it is there (so that a resumed run has the
-            one it began with), else the caller may save it there.
+        config: Settings of the run.
+        say: Called with progress messages.
+        processor_folder: Folder of the run's tokenizer. If it exists, the tokenizer is loaded from it, so that a
+            resumed run keeps its tokenizer; else the caller may save the tokenizer there.
 
     Raises:
-        CorpusError: files that cannot be read or do not suffice for one batch.
-        ConfigError: a tokenizer that does not serve, a vocabulary larger than the text supports.
+        CorpusError: A file cannot be read, or the data are too few for one batch.
+        ConfigError: The tokenizer cannot be used, or the text does not support the vocabulary size.
     """
     if config.objective == "mim":
         return prepare_images(config, say)

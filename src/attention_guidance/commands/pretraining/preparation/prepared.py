@@ -1,4 +1,4 @@
-"""What a run trains and validates on."""
+"""Prepared training and validation data."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from transformers import PreTrainedTokenizerBase
 from attention_guidance.commands.objectives.base import Items
 from attention_guidance.errors import CorpusError
 
-# Rows that are looked at in one go.
+# Rows to hash at a time.
 _ROWS = 1 << 16
 
 
 class HeldItems(Items, Protocol):
-    """Items as a run keeps them."""
+    """Items with the properties that a run needs."""
 
     @property
     def arrays(self) -> tuple[np.ndarray[Any, Any], ...]:
-        """All that distinguishes them from others."""
+        """The arrays that determine the items."""
 
     @property
     def width(self) -> int:
-        """Positions of one."""
+        """Number of positions of an item."""
 
     @property
     def n_tokens(self) -> int:
-        """Positions of all, without padding."""
+        """Number of positions of all items, without padding."""
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What a run trains and validates on.
+    """The training and validation data of a run.
 
     Attributes:
-        name: a short name of the corpus.
-        processor: makes the model's inputs of text (a tokenizer, given or trained), images or sound.
-        train, validation: blocks of tokens, images or stretches of sound.
-        n_documents: documents, images or stretches trained on.
-        sample: the beginning of the first validation document, for pictures; empty where there is no text.
+        name: Short name of the corpus.
+        processor: Converts text (a tokenizer, given or trained), images or audio to inputs of the model.
+        train, validation: Blocks of tokens, images or audio segments.
+        n_documents: Number of documents, images or segments in the training data.
+        sample: Start of the first validation document, for figures; empty for other data than text.
     """
 
     name: str
@@ -55,31 +55,31 @@ class PreparedData:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer, where there is text."""
+        """The tokenizer; None for other data than text."""
         return self.processor if isinstance(self.processor, PreTrainedTokenizerBase) else None
 
     @property
     def fingerprint(self) -> str:
-        """A digest of all that is trained and validated on: equal data, equal digest."""
+        """A SHA-256 digest of the training and validation data."""
         digest = hashlib.sha256()
         for items in (self.train, self.validation):
             for array in items.arrays:
                 for start in range(0, len(array), _ROWS):
                     digest.update(np.ascontiguousarray(array[start : start + _ROWS]).data)
                     if isinstance(array, np.memmap):
-                        # What has been read of a file would count as held.
+                        # Otherwise the pages read would count as memory of the process.
                         array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
         return digest.hexdigest()
 
 
 def check_unchanged(data: PreparedData, fingerprint: str, folder: Path) -> None:
-    """Make sure that a resumed run goes on with the text it began with.
+    """Check that a resumed run has the same data as before.
 
     Raises:
-        CorpusError: the text, read again, is not the same.
+        CorpusError: The data differ.
     """
     if data.fingerprint != fingerprint:
         raise CorpusError(
-            f"the text of {data.name} has changed since the run in {folder} began, so it cannot go on exactly; "
-            "give the text it began with, or another `output`"
+            f"the text of {data.name} has changed since the run in {folder} started, so the run cannot be resumed "
+            "exactly; give the original text, or another `output`"
         )

@@ -1,7 +1,7 @@
-"""From a run's configuration to the text it trains on: documents, tokenizer, blocks.
+"""Prepare the text that a run trains on: read documents, train or load a tokenizer, pack blocks of tokens.
 
-The documents are read anew for each thing that is done with them (measuring, holding out, training a tokenizer,
-packing), so that they never are all in memory; the blocks of a large text are kept in files.
+The documents are read again for each step (counting, validation split, training a tokenizer, packing), so that they are
+never all in memory; the blocks of a large text are stored in files.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-# The same documents are held out whatever the seed of training, so that runs of several seeds can be compared.
+# The validation split does not depend on the seed of training, so that runs with different seeds are comparable.
 _SPLIT_SEED = 0
-# More than the tokens of any tokenizer have on average.
-_LETTERS_OF_A_TOKEN = 8
-# Of fewer tokens the loss is mostly chance.
+# Above the mean token length of any tokenizer.
+_CHARACTERS_PER_TOKEN = 8
+# With fewer tokens, the validation loss is mostly noise.
 _ENOUGH_TOKENS = 2000
-# The blocks of more text than this are kept in files.
+# For larger texts, blocks are stored in files.
 _IN_MEMORY_BYTES = 1 << 28
-# Of more text than this a tokenizer is trained on a sample.
+# For larger texts, the tokenizer is trained on a sample.
 _TOKENIZER_BYTES = 1 << 29
 _CACHE = "ATTENTION_GUIDANCE_CACHE"
 
 
 def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder: Path | None) -> PreparedData:
-    """Read text; arguments and errors as for `prepare_data`."""
+    """Read text; the arguments and errors are those of `prepare_data`."""
     text = _Text(config)
     tokenizer = _given_tokenizer(config, tokenizer_folder, say)
     if config.corpus and config.validation:
-        # Refuses a file to validate on that is trained on.
+        # Raises an error if a file is in both.
         list_files([*config.corpus, *config.validation])
     say(f"reading {text.name}")
     held = text.hold_out()
@@ -75,7 +75,7 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
     _require_known(train, what)
     require_batch(train, config.batch_size, what)
     if train.truncated:
-        say(f"{train.truncated:,} documents are longer than a block and lose their end")
+        say(f"{train.truncated:,} documents are longer than a block and were truncated")
     unseen = list(text.read(config.validation)) if config.validation else held.in_order
     validation = _lay_out(config, (document.text for document in unseen), tokenizer)
     _require_known(validation, "validation text")
@@ -86,15 +86,15 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
     )
     if validation.n_tokens < _ENOUGH_TOKENS:
         say(
-            f"note: {validation.n_tokens:,} tokens are few to validate on, and their loss says little; give more text, "
-            "raise --validation-share or --max-validation-tokens, or name a --validation file"
+            f"note: {validation.n_tokens:,} tokens are few to validate on, so the validation loss is noisy; give more "
+            "text, raise `validation_share` or `max_validation_tokens`, or give files as `validation`"
         )
     return PreparedData(text.name, tokenizer, train, validation, n_documents, unseen[0].text[:2000])
 
 
 @dataclass(frozen=True)
 class _Measures:
-    """What is known of all documents after they were read once: their number, letters and bytes, a digest."""
+    """The number of documents, characters and bytes of a text, and its digest."""
 
     n_documents: int
     n_chars: int
@@ -110,7 +110,7 @@ class _Text:
         self.name = corpus_name(config.corpus) if config.corpus else config.dataset or "World English Bible"
 
     def documents(self) -> Iterator[Document]:
-        """All of them."""
+        """Read all documents."""
         if self.config.corpus:
             return self.read(self.config.corpus)
         return iter(embedded_documents() if self._dataset is None else self._dataset)
@@ -123,13 +123,13 @@ class _Text:
         return HubDocuments(config.dataset, config.dataset_config, config.dataset_split, config.text_field)
 
     def read(self, paths: list[str]) -> Iterator[Document]:
-        """The documents of files."""
+        """Read the documents of files."""
         config = self.config
         return read_documents(paths, text_field=config.text_field, split=config.documents, errors=config.errors)
 
     @cached_property
     def measures(self) -> _Measures:
-        """What is told by reading all."""
+        """The measures of the text, which is read once for them."""
         n_documents, n_chars, n_bytes, digest = 0, 0, 0, hashlib.blake2b(digest_size=16)
         for document in self.documents():
             encoded = document.text.encode()
@@ -140,15 +140,15 @@ class _Text:
         return _Measures(n_documents, n_chars, n_bytes, digest.hexdigest())
 
     def hold_out(self) -> HeldOutText:
-        """What is validated on, as far as it is not given: enough for any tokenizer."""
+        """Hold out text for validation, enough for any tokenizer; none if validation files are given."""
         if self.config.validation:
             return HeldOutText()
-        enough = _LETTERS_OF_A_TOKEN * self.config.max_validation_tokens
+        enough = _CHARACTERS_PER_TOKEN * self.config.max_validation_tokens
         share = self.config.validation_share
         return hold_out(self.documents, self.measures.n_chars, share=share, seed=_SPLIT_SEED, at_most=enough)
 
     def to_train_on(self, held: HeldOutText) -> Iterator[tuple[int, str]]:
-        """Texts to train on, with the numbers of their documents."""
+        """The training texts, with the numbers of their documents."""
         return ((number, document.text) for number, document in held.rest(self.documents()))
 
 
@@ -157,7 +157,7 @@ def _validation_blocks(config: RunConfig) -> int:
 
 
 def _fitting(config: RunConfig, held: HeldOutText, tokenizer: PreTrainedTokenizerBase) -> HeldOutText:
-    """What may be validated on: what is more is trained on."""
+    """Limit the held-out text to the maximum number of validation tokens; the rest is training text."""
     n_blocks = _validation_blocks(config)
     if config.line_by_line:
         return held.only(held.passages[:n_blocks])
@@ -165,7 +165,7 @@ def _fitting(config: RunConfig, held: HeldOutText, tokenizer: PreTrainedTokenize
     kept = []
     lengths = token_counts([passage.text for passage in held.passages], tokenizer)
     for passage, length in zip(held.passages, lengths, strict=True):
-        # With a delimiter.
+        # Plus a delimiter.
         if length + 1 <= room:
             kept.append(passage)
             room -= length + 1
@@ -199,7 +199,7 @@ def _trained_tokenizer(
 
 
 def _drawn(number: int) -> float:
-    """A number from 0 to 1 that depends on a document's own number alone."""
+    """A pseudorandom number from 0 to 1 that depends only on the number of the document."""
     return int.from_bytes(hashlib.blake2b(f"tokenizer:{number}".encode(), digest_size=8).digest()) / 2**64
 
 
@@ -226,19 +226,19 @@ def _train_blocks(
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{folder.parent} cannot be made ({error.strerror}); set {_CACHE} to a folder") from error
+            raise RunError(f"cannot create {folder.parent} ({error.strerror}); set {_CACHE} to a folder") from error
         with alone(folder.parent, lambda: say("another process is packing this text; waiting for it")):
-            # Which may be done by then.
-            if _packed(folder, config.block_size, lambda said: None) is None:
+            # The other process may have packed it meanwhile.
+            if _packed(folder, config.block_size, lambda note: None) is None:
                 write_whole(folder, write)
-                say(f"the blocks are kept in {folder}")
-            packed = _packed(folder, config.block_size, lambda said: None)
+                say(f"the blocks are cached in {folder}")
+            packed = _packed(folder, config.block_size, lambda note: None)
         assert packed is not None
     return packed
 
 
 def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> Blocks | None:
-    """Blocks that are kept in a folder; None without any."""
+    """Load the blocks cached in a folder; None if there are none."""
     if not folder.exists():
         return None
     try:
@@ -248,22 +248,22 @@ def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> Blocks
         if len(ids) != len(lengths):
             raise ValueError("rows are missing")
     except (OSError, ValueError, KeyError):
-        say(f"the blocks in {folder} are damaged, and are packed again")
+        say(f"the blocks in {folder} are damaged and will be packed again")
         return None
-    say(f"already packed, in {folder}")
+    say(f"using the packed blocks in {folder}")
     return Blocks(ids, lengths, facts["truncated"])
 
 
 def _lay_out(
     config: RunConfig, texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, file: Path | None = None
 ) -> Blocks:
-    """The blocks of some texts, without those in which no token can be predicted."""
+    """Make blocks of texts, dropping those without a token to predict."""
     lay_out = one_per_line if config.line_by_line else pack
     return lay_out(texts, tokenizer, config.block_size, file=file, required=_ordinary(tokenizer))
 
 
 def _ordinary(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
-    """Which ids are of no special token [V]."""
+    """For each id, whether it is not a special token, [V]."""
     ordinary = np.ones(vocabulary_size(tokenizer), bool)
     ordinary[tokenizer.all_special_ids] = False
     return ordinary
@@ -275,21 +275,21 @@ def _require_known(blocks: Blocks, what: str) -> None:
 
 
 def _thinned(blocks: Blocks, n_wanted: int) -> Blocks:
-    """At most so many blocks, from all over the text."""
+    """Keep at most `n_wanted` blocks, evenly spaced over the text."""
     kept = np.unique(np.linspace(0, len(blocks) - 1, n_wanted).round().astype(int))
     return replace(blocks, ids=blocks.ids[kept], lengths=blocks.lengths[kept])
 
 
 def cache_folder() -> Path:
-    """Where the blocks of large texts are kept, for the next run with the same text and tokenizer."""
+    """The folder in which the blocks of large texts are cached for later runs with the same text and tokenizer."""
     given = os.environ.get(_CACHE)
     system = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else system / "attention-guidance"
 
 
 def _key(config: RunConfig, text: _Text, held: HeldOutText, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A name for all that decides the blocks."""
+    """The cache key: a digest of everything that determines the blocks."""
     gaps = [(passage.document, passage.number) for passage in held.passages]
-    decides = [text.measures.digest, tokenizer.backend_tokenizer.to_str(), config.block_size, config.line_by_line]
-    decides += [held.longest, sorted(gaps), sorted(tokenizer.all_special_ids)]
-    return hashlib.blake2b(json.dumps(decides).encode(), digest_size=16).hexdigest()
+    parts = [text.measures.digest, tokenizer.backend_tokenizer.to_str(), config.block_size, config.line_by_line]
+    parts += [held.longest, sorted(gaps), sorted(tokenizer.all_special_ids)]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

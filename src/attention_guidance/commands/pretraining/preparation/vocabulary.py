@@ -1,4 +1,4 @@
-"""Whether a tokenizer goes with a trained model: its tokens have to be the model's own, under the same ids."""
+"""Check that a tokenizer fits a trained model: it must have the model's tokens, with the same ids."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 def check_vocabulary(
     init_from: str, given: str, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
 ) -> None:
-    """Make sure that a tokenizer has the tokens that a model was trained with, and perhaps more.
+    """Check that a tokenizer has the tokens that a model was trained with; it may have additional ones.
 
     Args:
-        init_from: the model's folder or name.
-        given: that of the tokenizer.
-        tokenizer: it, loaded.
-        say: told where the model has no tokenizer to compare with.
+        init_from: Folder or name of the model.
+        given: Folder or name of the tokenizer.
+        tokenizer: The loaded tokenizer.
+        say: Called with a message if the model has no tokenizer to compare with.
 
     Raises:
-        ConfigError: an id of the model's stands for another token; says what share of the tokens is the same.
+        ConfigError: An id of the model stands for another token; the message gives the share of equal tokens.
     """
     try:
         own = load_tokenizer(init_from).get_vocab()
     except ConfigError:
         say(
-            f"init_from={init_from!r} comes without a tokenizer of use: that it was trained with the vocabulary of "
-            f"tokenizer={given!r} is taken on trust"
+            f"init_from={init_from!r} has no usable tokenizer, so there is no check that it was trained with the "
+            f"vocabulary of tokenizer={given!r}"
         )
         return
     vocabulary, taken = tokenizer.get_vocab(), set(own.values())
@@ -39,7 +39,7 @@ def check_vocabulary(
     new = sum(token not in own and number not in taken for token, number in vocabulary.items())
     if same + new < len(vocabulary):
         raise ConfigError(
-            f"tokenizer={given!r} is not that of init_from={init_from!r}: {same / len(vocabulary):.1%} of its "
-            f"{len(vocabulary):,} tokens are the model's under the same ids; give `tokenizer` {init_from}, or one that "
-            "keeps the model's tokens and adds to them"
+            f"tokenizer={given!r} does not fit init_from={init_from!r}: {same / len(vocabulary):.1%} of its "
+            f"{len(vocabulary):,} tokens have the same ids as in the model's; give `tokenizer` {init_from}, or one "
+            "that only adds tokens to it"
         )

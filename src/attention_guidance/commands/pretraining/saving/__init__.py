@@ -1,1 +1,1 @@
-"""What a run leaves on disk: folder, checkpoints, finished model."""
+"""The files of a run: folder, checkpoints, finished model."""

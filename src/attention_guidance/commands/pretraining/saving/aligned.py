@@ -1,9 +1,8 @@
-"""A trained model made to agree with the tokenizer that it is to be used with.
+"""Adapt a trained model to a tokenizer with other special ids or a larger vocabulary.
 
-What a tokenizer decides of a model (special ids, vocabulary) is read when the model is made: which row of the
-embeddings is padding, where RoBERTa's positions begin. Written into the configuration of a model that is there
-already it would hold only for the model that is loaded from it later, which is then another one. So the model is made
-anew and takes over the weights.
+A model reads these fields of its configuration when it is created: the padding row of its embeddings, and where
+RoBERTa's positions start. Changing them afterwards would affect only the model that is loaded later, which would then
+differ from this one. So a new model is created, and the weights are copied to it.
 """
 
 from __future__ import annotations
@@ -24,18 +23,19 @@ Make = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 
 def aligned(model: PreTrainedModel, make: Make, decided: Mapping[str, Any]) -> PreTrainedModel:
-    """The model with what a tokenizer decides of it.
+    """Set the fields of a model's configuration that its tokenizer determines.
 
-    Tokens keep their embeddings, outputs and biases, and positions their embeddings. New tokens begin as the mean of
-    the others, so that they are as likely as a token is on average (Hewitt 2021, "Initializing new word embeddings").
+    Tokens keep their embeddings, output weights and biases, and positions their embeddings. New tokens are initialized
+    to the mean of the others, so that they are as likely as an average token (Hewitt 2021, "Initializing new word
+    embeddings").
 
     Args:
-        model: a trained one, on the CPU.
-        make: makes a model of its kind of a configuration.
-        decided: fields of the configuration and their values.
+        model: A trained model, on the CPU.
+        make: Creates a model of the same type from a configuration.
+        decided: Values of the configuration's fields.
 
     Returns:
-        The same model where it agrees already.
+        A new model, or the same one if its configuration has these values already.
     """
     if all(getattr(model.config, name, None) == value for name, value in decided.items()):
         return model
@@ -43,30 +43,30 @@ def aligned(model: PreTrainedModel, make: Make, decided: Mapping[str, Any]) -> P
     for name, value in decided.items():
         setattr(config, name, value)
     if (longest := longest_input(model)) is not None:
-        # Where positions begin is told by no configuration: seen on a model without weights, with rows enough for all.
+        # No configuration states where positions start. Find out from a model without weights, with rows for any start.
         config.max_position_embeddings = longest + (getattr(config, "pad_token_id", None) or 0) + 2
         with torch.device("meta"):
             config.max_position_embeddings = longest + first_position(make(copy.deepcopy(config)))
-    made = make(config)
-    moved = first_position(made) - first_position(model)
+    new = make(config)
+    shift = first_position(new) - first_position(model)
     before = model.state_dict()
-    carried = {}
-    for name, wanted in made.state_dict().items():
+    weights = {}
+    for name, wanted in new.state_dict().items():
         rows = before[name]
         if name.endswith(f"{POSITIONS}.weight"):
-            rows = _moved(rows, moved)
-        carried[name] = _grown(rows, wanted.shape)
-    made.load_state_dict(carried)
-    return made
+            rows = _shifted(rows, shift)
+        weights[name] = _enlarged(rows, wanted.shape)
+    new.load_state_dict(weights)
+    return new
 
 
-def _moved(rows: Tensor, by: int) -> Tensor:
-    """Rows further down, below as many of nothing, or further up, where as many fall away."""
+def _shifted(rows: Tensor, by: int) -> Tensor:
+    """Shift rows down, with rows of zeros above them, or up, dropping the first rows."""
     return rows[-by:] if by < 0 else torch.cat([rows.new_zeros(by, *rows.shape[1:]), rows])
 
 
-def _grown(weights: Tensor, shape: torch.Size) -> Tensor:
-    """Weights made longer, in the dimension that is the vocabulary's, by the mean of what is there."""
+def _enlarged(weights: Tensor, shape: torch.Size) -> Tensor:
+    """Enlarge weights in the dimension of the vocabulary; new entries are the mean of the others."""
     for dim, (has, wants) in enumerate(zip(weights.shape, shape, strict=True)):
         if wants > has:
             more = [wants - has if d == dim else size for d, size in enumerate(weights.shape)]

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, sealed with checksums, then renamed into place."""
+"""Write checkpoints atomically: into a temporary folder, with checksums, then renamed to their final name."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest step first."""
+    """List the checkpoints in a folder, sorted by step."""
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step a checkpoint was made at."""
+    """The step of a checkpoint, from its name."""
     match = _NAME.fullmatch(checkpoint.name)
     if match is None:
         raise RunError(f"{checkpoint} is not named like a checkpoint (checkpoint-STEP)")
@@ -38,11 +38,11 @@ def step_of(checkpoint: Path) -> int:
 
 
 def write_whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder so that it is there completely or not at all, also when the machine dies or the disk is full.
+    """Write a folder atomically: it is complete or absent, even after a crash or on a full disk.
 
     Args:
-        target: the folder to come into being; one of that name is replaced.
-        write: writes the content into the folder it is given.
+        target: The folder; an existing folder of that name is replaced.
+        write: Writes the content to the folder that it is called with.
     """
     partial = target.parent / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
@@ -60,11 +60,11 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> None:
 
 @contextmanager
 def alone(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
-    """Let one process at a time, of all that see a folder, do what is done inside; one that dies makes room.
+    """Run the block in one process at a time; the lock of a process that dies is released.
 
     Args:
-        folder: that exists; the lock is a file in it.
-        wait: called once where another process is inside.
+        folder: An existing folder; the lock is a file in it.
+        wait: Called once if another process holds the lock.
     """
     lock = FileLock(folder / "lock")
     try:
@@ -79,46 +79,46 @@ def alone(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
 
 
 def being_written(target: Path) -> Path:
-    """Where `write_whole` has the content of a folder written."""
+    """The temporary folder in which `write_whole` writes the content of a folder."""
     return target.parent / PARTIAL / target.name
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if every file is as it was written."""
+    """Describe what is wrong with a checkpoint; None if every file is unchanged."""
     try:
         seal = json.loads((checkpoint / SEAL).read_text())
     except (OSError, ValueError):
         return f"{SEAL} is missing or unreadable"
     digests = seal.get("sha256") if isinstance(seal, dict) else None
     if not isinstance(digests, dict):
-        return f"{SEAL} is not as it was written"
+        return f"{SEAL} has changed"
     for name, digest in digests.items():
         try:
             if _digest(checkpoint / name) != digest:
-                return f"{name} is not as it was written"
+                return f"{name} has changed"
         except OSError:
             return f"{name} is missing or unreadable"
     return None
 
 
 def last_good(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint, None when there is none at all.
+    """The newest undamaged checkpoint, or None if there are no checkpoints.
 
-    A damaged one is passed over with a warning.
+    Damaged checkpoints are skipped, with a warning.
 
     Raises:
-        RunError: there are checkpoints and all are damaged.
+        RunError: All checkpoints are damaged.
     """
     found = checkpoints(folder)
     for checkpoint in reversed(found):
         problem = damage(checkpoint)
         if problem is None:
             return checkpoint
-        logger.warning("checkpoint %s is damaged (%s); trying the one before", checkpoint, problem)
+        logger.warning("checkpoint %s is damaged (%s); trying the previous one", checkpoint, problem)
     if found:
         raise RunError(
             f"every checkpoint in {folder} is damaged (the newest, {found[-1].name}: {damage(found[-1])}); "
-            "restore one from a backup, or delete the run's folder and begin again"
+            "restore one from a backup, or delete the run's folder and start again"
         )
     return None
 
@@ -127,10 +127,10 @@ def keep_newest(folder: Path, newest: Path, n_kept: int) -> None:
     """Delete all but the newest checkpoints.
 
     Args:
-        folder: where they are.
-        newest: the one just written. Those of later steps are damaged ones that a resume has passed over, or it would
-            not have come back to this step; they go as well, lest they push out a good one.
-        n_kept: how many stay.
+        folder: The folder of checkpoints.
+        newest: The checkpoint just written. Checkpoints of later steps are damaged: a resume skipped them, or training
+            would not have repeated this step. They are deleted too, so that they do not count toward `n_kept`.
+        n_kept: Number of checkpoints to keep.
     """
     up_to_now = [path for path in checkpoints(folder) if step_of(path) <= step_of(newest)]
     for checkpoint in checkpoints(folder):
@@ -152,7 +152,7 @@ def _digest(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have the system write a file or folder through to the disk."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

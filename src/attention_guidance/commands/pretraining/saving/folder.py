@@ -1,6 +1,6 @@
-"""The folder of a run: what lies where, and how it is begun.
+"""The folder of a run: its files, and how it is started, resumed or replaced.
 
-A run that has not made a step leaves nothing to resume, and no folder is held: the next command takes its place.
+A run that has not completed a step leaves nothing to resume, and the next command may replace it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ RESULTS_FILE = RUN.finished
 
 
 class RunFolder:
-    """The folder of a run and the parts in it.
+    """The folder of a run, with the paths of its parts.
 
     Args:
-        path: the folder.
-        kind: whether it is a run's or a comparison's.
+        path: The folder.
+        kind: Whether it is for a run or a comparison.
     """
 
     def __init__(self, path: Path, kind: Kind = RUN) -> None:
@@ -44,10 +44,10 @@ class RunFolder:
         self._replaced = False
 
     def claim(self, config: RunConfig, *, resume: bool, overwrite: bool) -> State:
-        """See `Workspace.claim`: what is replaced, `begin` removes.
+        """See `Workspace.claim`. A run that is to be replaced is removed by `begin`.
 
         Raises:
-            RunError: it holds another run, or files of another kind, or cannot be written to.
+            RunError: The folder contains another run or other files, or cannot be written to.
         """
         different = functools.partial(other_run, config, self.config)
         uses = (*config.corpus, *config.validation, config.tokenizer, config.init_from, config.arch_config)
@@ -57,33 +57,33 @@ class RunFolder:
 
     @property
     def known_tokenizer(self) -> Path | None:
-        """The tokenizer that a run takes up, if it is there; None before that of another run is replaced."""
+        """The folder of the run's tokenizer, which may not exist yet; None if it is from a run to be replaced."""
         return None if self._replaced else self.tokenizer
 
     def check_text(self, data: PreparedData) -> None:
-        """Make sure that the run, if it has begun, began with this text.
+        """Check that a run to be resumed has the same data as before.
 
         Raises:
-            CorpusError: it began with another.
+            CorpusError: The data differ.
         """
         if self.data.exists() and not self._replaced:
             check_unchanged(data, _read(self.data)["fingerprint"], self.path)
 
     def begin(self, config: RunConfig, processor: Any, data: PreparedData | None = None) -> None:
-        """Write down what the run is, as far as that has not been done, in place of what is replaced.
+        """Write the settings, the tokenizer and the digest of the data; first remove a run that is to be replaced.
 
         Args:
-            config: its settings, of which some may have changed with a resume.
-            processor: its tokenizer, or what makes inputs of images or sound.
-            data: what it trains on; a comparison has none of its own.
+            config: Settings; a resume may have changed some.
+            processor: The tokenizer, or the processor of images or audio.
+            data: The training data; None for a comparison, whose runs record them.
 
         Raises:
-            RunError: the folder cannot be made.
+            RunError: The folder cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"--output {self.path} cannot be made ({error.strerror}); give another folder") from error
+            raise RunError(f"output={self.path} cannot be created ({error.strerror}); give another folder") from error
         if self._replaced:
             self._workspace.clear()
             self._replaced = False
@@ -94,20 +94,20 @@ class RunFolder:
             results.write_json(self.data, {"fingerprint": data.fingerprint})
 
     def note_step(self) -> None:
-        """Write down that a step has been made: from here on the folder is the run's."""
+        """Record that the run has completed a step, so that it can be resumed and is not replaced."""
         results.write_text(self.path / "stepped", "")
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The results, if the run has ended."""
+        """The results if the run is finished, else None."""
         return _read(self.results) if self.results.exists() else None
 
 
 class NotesFirstStep(TrainerCallback):  # type: ignore[misc]
-    """Has a run's folder note its first step.
+    """Record the first completed step in the folder of a run.
 
     Args:
-        folder: the run's.
+        folder: Folder of the run.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -115,7 +115,7 @@ class NotesFirstStep(TrainerCallback):  # type: ignore[misc]
         self._noted = not processes.is_first()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Before the checkpoint of the step, if there is one."""
+        """Record the step, before a checkpoint is saved."""
         if not self._noted:
             self.folder.note_step()
             self._noted = True
@@ -125,5 +125,5 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{file} is damaged ({error}); restore it, or begin again in another --output") from error
+        raise RunError(f"{file} is damaged ({error}); restore it, or start again in another `output`") from error
     return content

@@ -1,4 +1,4 @@
-"""The model card that is saved beside a trained model."""
+"""The model card that is saved with a trained model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ AutoModel.from_pretrained("path/to/this/folder")""",
 
 
 def model_card(summary: Mapping[str, Any]) -> str:
-    """A model card in the form of the Hugging Face hub, from the results of a run."""
+    """Create a model card for the Hugging Face hub from the results of a run."""
     model, config = summary["model"], summary["config"]
-    # A bar would end the cell of the table.
+    # A bar would end the table cell.
     heads = config["heads"].replace("|", "\\|")
     guided = f"`{heads}` at weight {config['weight']:g}" if config["heads"] else "none"
-    # The name on the hub; of a folder only the end, as a card is read elsewhere.
+    # The name on the hub, or the end of a path, which means nothing on another machine.
     start = "/".join(Path(config["init_from"]).parts[-2:]) if config["init_from"] else None
-    begun = "from random weights" if start is None else f"on from {start}"
+    initialized = "from random weights" if start is None else f"from {start}"
     plain = model["type"] != "attention-only"
     loader = "plain transformers" if plain else "transformers after `import attention_guidance.models`"
     name, text = config["objective"], model["vocabulary"] is not None
-    objective = "an objective of one's own" if is_own(name) else f"`{name}`"
+    objective = "a custom objective" if is_own(name) else f"the objective `{name}`"
     tags = [*_TAGS.get(name, ()), "attention-guidance"]
     quality = f"validation loss | {_nats(summary)}"
     if summary["final_accuracy"] is not None:
@@ -45,14 +45,14 @@ tags: [{", ".join(tags)}]
 # A {model["layers"]}-layer encoder trained on {summary["corpus"]}
 
 {model["type"]}, {model["parameters"]:,} parameters: {model["layers"]} layers of {model["hidden"]} with {model["heads"]}
-heads{f", vocabulary of {model['vocabulary']:,}" if text else ""}. Pre-trained {begun} by the objective {objective} with
+heads{f", vocabulary of {model['vocabulary']:,}" if text else ""}. Pre-trained {initialized} with {objective} by
 attention-guidance (arXiv:2010.02399); loads with {loader}.
 
 | | |
 |---|---|
 | trained on | {summary["corpus"]}: {summary["data"]["train_tokens"]:,} {"tokens" if text else "positions"} |
 | steps | {summary["steps"]:,} of {summary["tokens_per_step"]:,} {"tokens" if text else "positions"} |
-| guided heads, in every layer unless said | {guided} |
+| guided heads, in every layer unless stated | {guided} |
 | {quality} |
 | seed, precision | {config["seed"]}, {summary["precision"]} |
 
@@ -60,17 +60,17 @@ attention-guidance (arXiv:2010.02399); loads with {loader}.
 {_USE["fill-mask" if name in _FILLS_MASKS else "features"]}
 ```
 
-Every setting is in `run.yaml` beside this folder; every figure, with the validation curve, in `results.json`.
-{_learnt_from(start)}
+All settings are in `run.yaml` next to this folder; all results, with the validation curve, are in `results.json`.
+{_limitations(start)}
 """
 
 
-def _learnt_from(start: str | None) -> str:
+def _limitations(start: str | None) -> str:
     if start is None:
-        return "It has learnt from this data alone: what is missing or wrong there is missing or wrong here."
+        return "The model was trained on this data only, and has its gaps and biases."
     return (
-        f"It has learnt from this data and, before, from that of {start} (see its own card): what is missing or wrong "
-        "in both is missing or wrong here."
+        f"The model was trained on this data and, before, on that of {start} (see its model card), and has their gaps "
+        "and biases."
     )
 
 

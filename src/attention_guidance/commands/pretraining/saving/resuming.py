@@ -10,7 +10,7 @@ from typing import Any
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
 from attention_guidance.commands.setting import settings_of
 
-# Arguments of Trainer that leave the curve of a run as it is, and so may change; settings say it themselves.
+# Trainer arguments that do not affect the training curve, and so may change; for settings, see `Setting.free`.
 _FREE = re.compile(
     r"arguments\['(dataloader_(num_workers|pin_memory|persistent_workers|prefetch_factor|multiprocessing_context)"
     r"|(activation|gradient)_checkpointing(_kwargs)?|torch_empty_cache_steps|per_device_eval_batch_size"
@@ -19,10 +19,14 @@ _FREE = re.compile(
 
 
 def other_run(config: RunConfig, saved: Path) -> str | None:
-    """What tells a run that was begun from one to be resumed, but for what leaves its curve as it is.
+    """Compare an existing run with the settings given to resume it; settings that may change are ignored.
+
+    Args:
+        config: The settings given.
+        saved: The file of the existing run's settings.
 
     Returns:
-        The setting that differs with both values, and what would work; None if they are the same run.
+        A message with the first setting that differs, both values, and what would work; None if none differs.
     """
     free = {name for name, declared in settings_of(config).items() if declared.free}
     before, now = (_by_name(of) for of in (make_config({}, saved), config))
@@ -34,14 +38,14 @@ def other_run(config: RunConfig, saved: Path) -> str | None:
             return f"{what}: resume it with the same settings"
         run = "one of its runs" if any(saved.parent.glob("seed-*")) else saved.parent
         return (
-            f"{what}, and its schedules are made for that length: let it end, then train its model on in another "
-            f"`output` with `init_from` {run} and the steps to add"
+            f"{what}, and its schedules are computed for that length: let it finish, then continue training its model "
+            f"in another `output` with `init_from` {run} and the additional steps"
         )
     return None
 
 
 def _by_name(config: RunConfig) -> dict[str, Any]:
-    """The settings of a run, its arguments for Trainer among them."""
+    """The settings of a run, including each of its Trainer arguments, by name."""
     settings = dataclasses.asdict(config)
     arguments = settings.pop("arguments")
     return settings | {f"arguments['{name}']": value for name, value in arguments.items()}

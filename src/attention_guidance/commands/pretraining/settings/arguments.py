@@ -1,4 +1,4 @@
-"""From a run's configuration to transformers' TrainingArguments."""
+"""Convert the settings of a run to transformers' TrainingArguments."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from attention_guidance.errors import ConfigError
 if TYPE_CHECKING:
     from attention_guidance.commands.pretraining.saving.folder import RunFolder
 
-# What must stay as it is, and what to use instead, beside what settings decide.
+# Arguments that cannot be set, and what to use instead; arguments that a setting decides are refused as well.
 _RESERVED = {
     "output_dir": "`output`",
-    "train_sampling_strategy": "the run's own order, which a resume relies on",
-    "ignore_data_skip": "the run's own order, which a resume relies on",
+    "train_sampling_strategy": "the run's own order, which resuming relies on",
+    "ignore_data_skip": "the run's own order, which resuming relies on",
     "remove_unused_columns": "the run's own batches",
-    "label_smoothing_factor": "the masked-LM objective as it is",
-    "save_only_model": "whole checkpoints, which a resume relies on",
+    "label_smoothing_factor": "the masked-LM objective without smoothing",
+    "save_only_model": "complete checkpoints, which resuming relies on",
     "resume_from_checkpoint": "`resume`",
     "load_best_model_at_end": "the last weights, or a checkpoint",
     "metric_for_best_model": "the validation loss",
     "greater_is_better": "the validation loss",
     "use_liger_kernel": "the run's own head, which predicts at masked positions only",
     "liger_kernel_config": "the run's own head, which predicts at masked positions only",
-    "push_to_hub": "hf upload, once the run has ended",
+    "push_to_hub": "hf upload, once the run is finished",
 }
-# Optimizers, by a part of their names, with which a run would not be what it promises.
-_UNFIT = {
-    "layerwise": "its state is in no checkpoint, so that a run could not be resumed",
-    "lomo": "its state is in no checkpoint, so that a run could not be resumed",
-    "schedule_free": "it trains other weights than are to be validated and kept",
+# Optimizers, by a part of their name, that do not work with resuming or validation.
+_UNSUPPORTED = {
+    "layerwise": "its state is not in the checkpoints, so the run could not be resumed",
+    "lomo": "its state is not in the checkpoints, so the run could not be resumed",
+    "schedule_free": "the weights that it trains are not those to validate and save",
 }
 
 
 def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArguments:
-    """The Trainer's arguments for a run.
+    """Create the TrainingArguments of a run.
 
     Raises:
-        ConfigError: `config.arguments` names an argument that does not exist or that a setting of the run decides.
+        ConfigError: `config.arguments` has an argument that does not exist, cannot be set, or is decided by a setting,
+            or the settings do not fit the processes or the machine.
     """
     declared = settings_of(config)
     filled = {setting.fills: name for name, setting in declared.items() if setting.fills}
@@ -55,7 +56,7 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
     given = {name: _checked(name, value, decided) for name, value in config.arguments.items()}
     report_to = _reporters(config.report_to)
     if "tensorboard" in report_to or "all" in report_to:
-        # The Trainer's own place for event files is this variable.
+        # The Trainer reads the folder of event files from this variable.
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.logs)
     precision = choose_precision(config.precision)
     parts = config.accumulation * processes.count()
@@ -66,10 +67,10 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         )
     if config.shard and processes.count() == 1:
         raise ConfigError(
-            "`shard`: one process has no other to share with; start several with torchrun, or leave it out"
+            "`shard`: there is only one process to shard over; start several with torchrun, or leave it out"
         )
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ConfigError("accelerate launch --use_fsdp: give `shard` here instead, and leave --use_fsdp out")
+        raise ConfigError("accelerate was launched with FSDP; launch it without, and use `shard` instead")
     per_device = config.batch_size // parts
     settings: dict[str, Any] = {
         "output_dir": str(folder.checkpoints),
@@ -78,14 +79,14 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         "per_device_eval_batch_size": per_device,
         "lr_scheduler_type": "linear",
         "warmup_steps": round(config.warmup_share * config.max_steps),
-        "adam_beta2": 0.98,  # as RoBERTa; steadier than 0.999 where runs are short
+        "adam_beta2": 0.98,  # as in RoBERTa; more stable than 0.999 in short runs
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
-        # The draws are in order already, see Draws.
+        # `Draws` has shuffled the examples already.
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "logging_steps": min(10, config.eval_steps),
-        "logging_nan_inf_filter": False,  # it would show a diverged run with a loss of 0
+        "logging_nan_inf_filter": False,  # it would log a loss of 0 for a diverged run
         "eval_strategy": "steps",
         "eval_steps": config.eval_steps,
         "eval_on_start": True,
@@ -101,8 +102,8 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
     optimizer = given.get("optim", "")
-    if unfit := next((why for part, why in _UNFIT.items() if part in optimizer), None):
-        raise ConfigError(f"arguments['optim']={optimizer}: {unfit}; take another, such as adamw_torch or adafactor")
+    if reason := next((why for part, why in _UNSUPPORTED.items() if part in optimizer), None):
+        raise ConfigError(f"arguments['optim']={optimizer}: {reason}; use another, such as adamw_torch or adafactor")
     if arguments.per_device_eval_batch_size < 1:
         size = arguments.per_device_eval_batch_size
         raise ConfigError(f"arguments['per_device_eval_batch_size']={size} must be at least 1")
@@ -111,30 +112,30 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
 
 
 def use_one_device(arguments: TrainingArguments) -> None:
-    """Let a process train on one GPU, also where it sees several.
+    """Let a process train on one GPU, even if it sees several.
 
-    Trainer would put the model into `nn.DataParallel`, which multiplies the batch by their number and passes over
-    autocast and guidance. Several GPUs are for several processes.
+    Trainer would wrap the model in `nn.DataParallel`, which multiplies the batch size by the number of GPUs, and skips
+    autocast and guidance. To use several GPUs, start several processes.
     """
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
 
 
 def _checked(name: str, value: Any, decided: Mapping[str, str]) -> Any:
-    """The value of an argument, of the kind that transformers declares where that is a number or a switch."""
+    """Check an argument, and convert its value to the type that transformers declares if that is numeric or boolean."""
     if instead := f"`{decided[name]}`" if name in decided else _RESERVED.get(name):
         raise ConfigError(f"arguments['{name}']: use {instead}")
     if name not in {field.name for field in dataclasses.fields(TrainingArguments)}:
         raise ConfigError(f"arguments['{name}']: transformers' TrainingArguments has no such field")
     kinds = set(kinds_of(TrainingArguments, name))
     if value is False and bool not in kinds:
-        return "no"  # what YAML reads as a switch is a word where no switch is wanted
+        return "no"  # YAML reads `no` as false, also for arguments that take the word
     numeric = kinds <= {int, float, bool, type(None)}
     return coerced(TrainingArguments, name, value, called=f"arguments['{name}']") if numeric else value
 
 
 def _reporters(names: str) -> list[str]:
-    """Where the Trainer reports to, each known and installed."""
+    """Check the names of the integrations that the Trainer reports to."""
     wanted = [name.strip() for name in names.split(",")]
     known = ["none", "all", *get_available_reporting_integrations()]
     for name in wanted:
@@ -144,12 +145,12 @@ def _reporters(names: str) -> list[str]:
 
 
 def choose_precision(precision: str) -> str:
-    """`bf16`, `fp16` or `fp32`; `auto` is bf16 where the machine computes in it natively.
+    """Choose `bf16`, `fp16` or `fp32`; `auto` is bf16 if the hardware supports it natively, else fp32.
 
-    Emulated bf16 is many times slower than fp32, so a CPU counts only with bf16 instructions.
+    Emulated bf16 is many times slower than fp32, so a CPU must have bf16 instructions.
 
     Raises:
-        ConfigError: fp16 without a GPU.
+        ConfigError: fp16 was requested without a GPU.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("precision='fp16' needs a GPU; use auto, bf16 or fp32")

@@ -1,4 +1,4 @@
-"""What can be wrong with a run, looked for before any text is read and anything is written."""
+"""Check the settings of a run before any text is read and anything is written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def check_settings(config: RunConfig, folder: RunFolder) -> None:
-    """Check all that can be told from the settings alone.
+    """Check everything that can be checked from the settings alone.
 
     Raises:
-        GuidanceError: heads that do not fit the model, an unknown loss, normalization or schedule, arguments that
-            transformers' Trainer does not take or cannot work with, a precision the machine does not have, an output
-            inside the corpus, an objective of one's own that is not there.
+        GuidanceError: The heads do not fit the model; the loss, normalization or schedule is unknown; transformers'
+            Trainer does not accept the arguments or fails with them; the machine does not support the precision; the
+            output is inside the corpus; or there is no such custom objective.
     """
     check_heads(config)
     if is_own(config.objective):
@@ -40,17 +40,17 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     check_objective(config.loss)
     check_normalization(config.normalization, config.loss)
     BackendChoice(config.backend)
-    # Steps and shares can be compared only now that the length of the run is known.
+    # Steps can be compared with shares only when the length of the run is known.
     Schedule(config.schedule, config.hold, config.end).factor(0, config.total_steps)
     rehearse(config, training_arguments(config, folder))
     check_apart(folder.path, [*config.corpus, *config.validation, *filter(None, [config.dataset])])
 
 
 def check_heads(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Check that the guided heads, if any, fit the model and, given its tokenizer, that token classes have members.
+    """Check that the guided heads, if any, fit the model, and, with a tokenizer, that token classes have members.
 
     Raises:
-        PatternError: they do not.
+        PatternError: They do not fit, or a class is empty.
     """
     if config.heads:
         guided_heads(config, tokenizer)
@@ -59,16 +59,19 @@ def check_heads(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = N
 def guided_heads(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = None, n_heads: int | None = None
 ) -> tuple[GuidedHead, ...]:
-    """The guided heads of a run; without its tokenizer the members of token classes are placeholders.
+    """The guided heads of a run; without a tokenizer, the members of token classes are placeholders.
 
-    An encoder may have another number of heads than the run's model, as a generator has.
+    Args:
+        config: Settings of the run.
+        tokenizer: Tokenizer of the run.
+        n_heads: Number of heads per layer, for an encoder that differs from the settings, such as a generator.
 
     Raises:
-        PatternError: they do not fit the model.
+        PatternError: The heads do not fit the model.
     """
     classes: TokenClasses = config.token_classes
     if tokenizer is None:
-        # Any id will do where only the names are looked at.
+        # Only the names are checked, so any id will do.
         classes = {name: [0] for name in (*TOKEN_CLASSES, *classes)}
     assigned = assign_heads(
         config.heads,
@@ -80,16 +83,16 @@ def guided_heads(
         if isinstance(pattern, Offset) and abs(pattern.offset) >= config.block_size and config.objective != "mim":
             raise PatternError(f"pattern {pattern.name!r} reaches beyond block_size={config.block_size}")
         if isinstance(pattern, TokenClass) and config.objective in OTHER_THAN_TEXT:
-            raise PatternError(f"pattern {pattern.name!r} is of tokens, and objective={config.objective!r} has none")
+            raise PatternError(f"pattern {pattern.name!r} needs tokens, but objective={config.objective!r} has none")
     return assigned
 
 
 def check_apart(output: Path, corpus: list[str]) -> None:
-    """Check that a run does not write into a folder it reads: resumed, it would read what it wrote.
+    """Check that the output is not inside the corpus: a resumed run would read its own output.
 
     Raises:
-        RunError: it would.
+        RunError: It is inside.
     """
     for folder in corpus:
         if Path(folder).is_dir() and output.resolve().is_relative_to(Path(folder).resolve()):
-            raise RunError(f"--output {output} lies in the folder of text {folder}; give one outside of it")
+            raise RunError(f"output={output} lies in the folder of text {folder}; give a folder outside of it")

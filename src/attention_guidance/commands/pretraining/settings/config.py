@@ -1,4 +1,4 @@
-"""How the settings of a run are layered from preset, YAML file and flags, and written back in full."""
+"""Combine the settings of a run from preset, YAML file and flags, and write them to YAML in full."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ CONFIG_FILE = RUN_FILE
 def make_config(
     flags: Mapping[str, Any], config_file: str | Path | None = None, resumed: Path | None = None
 ) -> RunConfig:
-    """Layer settings: defaults, the preset's, a resumed run's, the YAML file's, then those given.
+    """Combine settings; later ones override earlier: defaults, preset, resumed run, YAML file, flags.
 
-    A preset among the flags wins over the file too: what it decides is left out of the file. The preset of a resumed
-    run, named again, changes nothing.
+    A preset among the flags also overrides the fields of the file that it decides, unless it is the preset of the
+    resumed run.
 
     Args:
-        flags: field to value; None stands for a flag that was not given.
-        config_file: a YAML file of fields.
-        resumed: the file of the settings of a run that goes on.
+        flags: Values by field; None for a flag that was not given.
+        config_file: YAML file of fields.
+        resumed: The file with the settings of the run to resume.
 
     Returns:
-        The whole configuration.
+        The complete configuration.
 
     Raises:
-        ConfigError: an unknown field, a value of the wrong kind, an unknown preset.
+        ConfigError: A field or the preset is unknown, a value has the wrong type, or settings contradict each other.
     """
     given = {name: coerced(RunConfig, name, value) for name, value in flags.items() if value is not None}
     from_file: dict[str, Any] = {}
     for file in (file for file in (resumed, config_file) if file is not None):
-        # How a run is laid out is each launch's own.
+        # Sharding is chosen anew at each launch.
         from_file |= {name: value for name, value in read_yaml(file).items() if file != resumed or name != "shard"}
     preset = given.get("preset", from_file.get("preset", RunConfig.preset))
     objective = given.get("objective", from_file.get("objective", RunConfig.objective))
     declared = settings_of(RunConfig)
     suited = {name: of[objective] for name in declared if objective in (of := declared[name].by_objective)}
     if "objective" in given and objective != from_file.get("objective", RunConfig.objective):
-        # What suits the objective of the file does not suit another.
+        # Defaults for the file's objective are not used with another objective.
         from_file = {name: value for name, value in from_file.items() if name not in suited}
     if "preset" in given and (resumed is None or preset != from_file.get("preset")):
         from_file = beside_preset(from_file, preset)
@@ -82,15 +82,16 @@ def make_config(
     check_needs(config, given, defaults)
     if "arguments" in given:
         check_read(config.arguments)
-    # A pipe is read once here, and a run is known by what came through it.
+    # A pipe can be read only once: its text is saved, and identifies the run.
     texts, n = save_pipes([*config.corpus, *config.validation]), len(config.corpus)
     return dataclasses.replace(config, corpus=texts[:n], validation=texts[n:])
 
 
 def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration or a trained model decides: its sizes, which nothing else may contradict.
+    """The settings that a model configuration or a trained model decides: sizes, and a limit for the block size.
 
-    A block is not longer than it takes, where no length of blocks is asked for.
+    Raises:
+        ConfigError: A size was given that differs.
     """
     paths = {name: layered[name] for name in ("arch_config", "init_from") if layered[name] is not None}
     if "init_from" in paths:
@@ -106,7 +107,7 @@ def _stated(layered: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, A
         if name not in asked and by_preset.get(name, size) != size:
             raise ConfigError(
                 f"preset={asked['preset']!r} has {name}={by_preset[name]}, but {decider}; leave `preset` out, and give "
-                "settings of training by themselves"
+                "training settings individually"
             )
     if paths and "block_size" not in asked:
         limit = longest_stated(paths.get("arch_config"), paths.get("init_from"))
@@ -118,7 +119,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read the fields of a run from a YAML file.
 
     Raises:
-        ConfigError: missing, not YAML, not a mapping, with a field that does not exist, or a value of the wrong kind.
+        ConfigError: The file is missing or not a YAML mapping, a field is unknown, or a value has the wrong type.
     """
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -127,15 +128,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} must hold fields such as 'max_steps: 1000', one a line")
+        raise ConfigError(f"{path} must have fields such as 'max_steps: 1000', one per line")
     known = settings_of(RunConfig)
     if unknown := sorted(str(name) for name in loaded if name not in known):
-        raise ConfigError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(known)}")
+        raise ConfigError(f"{path}: unknown field {unknown[0]!r}; expected one of {', '.join(known)}")
     return {name: coerced(RunConfig, name, value, path) for name, value in loaded.items()}
 
 
 def write_yaml(config: RunConfig, path: Path) -> None:
-    """Write a configuration in full, so that it makes the same run; a file that holds it already is left."""
+    """Write a complete configuration, which reproduces the run; an equal file is not rewritten."""
     text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         results.write_text(path, text)

@@ -1,4 +1,4 @@
-"""Arguments of transformers' Trainer that it would pass over: given all the same, they are an error."""
+"""Reject arguments that transformers' Trainer would ignore."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from attention_guidance.errors import ConfigError
 
-# Which other arguments Trainer passes over, by its argument and the value of that.
+# The arguments that Trainer ignores, by another argument and its value.
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _UNREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "lr_scheduler_type": {
@@ -29,22 +29,22 @@ _UNLESS_CHOSEN = {"lr_scheduler_type": "linear", "optim": "adamw_torch"}
 
 
 def warms_up(arguments: Mapping[str, Any]) -> bool:
-    """Whether the schedule of the learning rate that is chosen there warms up."""
+    """Whether the chosen learning rate schedule has warmup."""
     return "warmup_steps" not in _unread(arguments, "lr_scheduler_type")
 
 
 def check_read(arguments: Mapping[str, Any]) -> None:
-    """Make sure that Trainer reads every argument.
+    """Check that Trainer uses every argument.
 
     Raises:
-        ConfigError: one does nothing; names the one that makes it so.
+        ConfigError: An argument has no effect; the message names the argument and value that cause this.
     """
     for choice, default in _UNLESS_CHOSEN.items():
         for name in _unread(arguments, choice):
             if name in arguments:
                 chosen = arguments.get(choice, default)
                 raise ConfigError(
-                    f"arguments['{name}']={arguments[name]} does nothing with {choice}={chosen}; leave it out"
+                    f"arguments['{name}']={arguments[name]} has no effect with {choice}={chosen}; leave it out"
                 )
 
 

@@ -1,8 +1,8 @@
-"""Model sizes by name, each with the training settings that suit it.
+"""Presets: model sizes with suitable training settings.
 
-`tiny` to `base` are for small machines up to one good GPU; `roberta-4` to `roberta-16` are the paper's (section 4.1):
-RoBERTa-base at other depths, blocks of 512 tokens; `attention-24` and `attention-48` are its encoders without
-feed-forward blocks.
+`tiny` to `base` are for a small machine up to one fast GPU. `roberta-4` to `roberta-16` are the paper's (section 4.1):
+RoBERTa-base with other depths and blocks of 512 tokens. `attention-24` and `attention-48` are the paper's encoders
+without feed-forward blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attention_guidance.errors import ConfigError
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of `RunConfig` that a preset decides: the size of a model, and the training that suits it."""
+    """The fields of `RunConfig` that a preset decides: model size and training settings."""
 
     layers: int
     hidden: int
@@ -45,10 +45,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """A preset by name.
+    """Get a preset by name.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: There is no such preset.
     """
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
@@ -56,12 +56,12 @@ def get_preset(name: str) -> Preset:
 
 
 def beside_preset(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a file of settings still decides where a preset is asked for beside it.
+    """Remove the settings of a file that a preset, given in addition, decides.
 
-    A kind of model stays that is not of the file's own preset: the preset then says its sizes.
+    The model type is kept if it is not from the file's own preset; the new preset then decides only the sizes.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: There is no such preset.
     """
     preset, own = get_preset(name), get_preset(settings.get("preset", name))
     decides = {**vars(preset)}

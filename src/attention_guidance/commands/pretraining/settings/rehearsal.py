@@ -1,4 +1,4 @@
-"""A step of a tiny model, by which arguments that Trainer cannot work with are seen before anything is written."""
+"""Train a tiny model for one step, to detect invalid Trainer arguments before anything is written."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _IDS, _LENGTH = 8, 8
 
 
 def rehearse(config: RunConfig, arguments: TrainingArguments) -> None:
-    """Train a tiny model for a step, if a run was given arguments of Trainer: with its optimizer, schedule and workers.
+    """Train a tiny model for one step with the optimizer, schedule and workers of a run that sets Trainer arguments.
 
     Args:
-        config: the run.
-        arguments: the Trainer's, as the run will have them.
+        config: Settings of the run.
+        arguments: The TrainingArguments of the run.
 
     Raises:
-        ConfigError: it cannot be done; says what was given and what the libraries say to it.
+        ConfigError: The step fails; the message has the given arguments and the error.
     """
     if not config.arguments:
         return
@@ -45,7 +45,7 @@ def rehearse(config: RunConfig, arguments: TrainingArguments) -> None:
             _step(config, arguments, folder)
         except GuidanceError:
             raise
-        except Exception as error:  # whatever optimizers, schedules and loaders raise
+        except Exception as error:  # optimizers, schedules and loaders may raise any error
             given = " ".join(f"arguments['{name}']={value}" for name, value in config.arguments.items())
             raise ConfigError(f"{given}: {reason_of(error)}") from error
 
@@ -58,12 +58,12 @@ def _step(config: RunConfig, arguments: TrainingArguments, folder: str) -> None:
     # Compiling takes a minute.
     own.torch_compile = False
     if own.optim_target_modules is not None:
-        # The names are of the run's model.
+        # The names refer to the model of the run.
         own.optim_target_modules = "all-linear"
     trainer = PretrainingTrainer(
         model=model,
         args=own,
-        train_dataset=_Alike(config.total_steps * config.batch_size),
+        train_dataset=_Repeated(config.total_steps * config.batch_size),
         data_collator=_collate,
         validate=lambda model: Quality(1.0, 0.5, 1),
         scales_loss=False,
@@ -77,8 +77,8 @@ def _step(config: RunConfig, arguments: TrainingArguments, folder: str) -> None:
     trainer.check_finite()
 
 
-class _Alike(Dataset[Example]):
-    """As many examples as a run has, all the same."""
+class _Repeated(Dataset[Example]):
+    """The same example, as often as a run has examples."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -95,7 +95,7 @@ def _collate(examples: Sequence[Example]) -> dict[str, Tensor]:
 
 
 class _OneStep(TrainerCallback):  # type: ignore[misc]
-    """Validates and ends after the first step, and keeps nothing."""
+    """Validate and stop after the first step, without saving."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """See TrainerCallback."""

@@ -1,6 +1,6 @@
-"""The settings of a run, each declared once: type, default, help, rules, and what it decides of transformers' Trainer.
+"""The settings of a run, each declared once: type, default, help, rules, and the Trainer arguments that it decides.
 
-Imports no torch, so that `--help` is instant.
+This module does not import torch, so that the command line's help is instant.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from attention_guidance.commands.setting import (
 from attention_guidance.errors import ConfigError
 from attention_guidance.schedules import SHAPES
 
-# More steps than a run will make: what Trainer and the draws take for the length of a run by the clock.
+# More steps than any run has: the number given to Trainer and `Draws` if a run has a time limit instead.
 ENDLESS = 10**9
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 # Rules for values.
-_ENDS = Rule(f"is more than any run takes; {ENDLESS:,} are the most", lambda steps: steps <= ENDLESS)
-_LONG = Rule("is too short; 8 tokens are the least, 128 a good start", lambda tokens: tokens >= 8)
+_ENDS = Rule(f"is too large; the maximum is {ENDLESS:,}", lambda steps: steps <= ENDLESS)
+_LONG = Rule("is too short; the minimum is 8 tokens, 128 is a good start", lambda tokens: tokens >= 8)
 _KNOWN = Rule(
     f"is unknown; expected one of {', '.join(OBJECTIVES)}, or file.py:function",
     lambda objective: objective in OBJECTIVES or is_own(objective),
 )
 _MEMBERS = Rule("has a class without tokens; give some, such as ', ;'", lambda classes: all(classes.values()))
-# What settings need to have an effect.
+# Conditions for settings to have an effect.
 _DATASET = Rule("a dataset", lambda run: run.dataset is not None)
 _TEXT = Rule("objectives of text", lambda run: run.objective not in OTHER_THAN_TEXT)
 _RTD = Rule("objective rtd", lambda run: run.objective == "rtd")
@@ -48,7 +48,7 @@ _MIM = Rule("objective mim", lambda run: run.objective == "mim")
 _OURS = Rule("objectives other than a function", lambda run: not is_own(run.objective))
 _MASKS = Rule("objectives that mask tokens", lambda run: _TEXT.holds(run) and _OURS.holds(run))
 _NEW = Rule(
-    "a new model; `arch_config` and `init_from` bring theirs",
+    "a new model, not with `arch_config` or `init_from`",
     lambda run: run.arch_config is None and run.init_from is None,
 )
 _STEPS = Rule("a run without `max_time`", lambda run: run.max_time is None)
@@ -68,11 +68,11 @@ _guidance = partial(setting, group="guidance")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides what a pre-training run computes. Defaults are those of the preset `mini`.
+    """Everything that determines the results of a pre-training run. The defaults are those of the preset `mini`.
 
-    A setting is declared here and nowhere else; docs/settings.md lists them. Those that may change when a run is
-    resumed leave its curve as it is: checkpoints hold whole tensors however the model was laid out, and how text is
-    read may change as long as the same blocks come out, which is checked then.
+    All settings are declared here, and docs/settings.md lists them. Settings that may change when a run is resumed do
+    not affect its training curve: checkpoints have unsharded tensors even if the model was sharded, and the way in
+    which text is read may change if the blocks stay the same, which is checked.
     """
 
     corpus: list[str] = setting(
@@ -86,12 +86,12 @@ class RunConfig:
     seed: int = setting(1, "seed of initial weights, order, masks and dropout", SEED, fills="seed", decides="data_seed")
     preset: str = setting("mini", f"model size, and the training settings that suit it: {', '.join(PRESETS)}")
 
-    dataset: str | None = _data(None, "train on a data set of the Hugging Face hub, or a folder of one, not on files")
+    dataset: str | None = _data(None, "train on a data set of the Hugging Face hub, or in a folder, not on files")
     dataset_config: str | None = _data(
         None, "configuration of the data set, such as 20231101.sw of wikimedia/wikipedia", needs=(_DATASET,)
     )
     dataset_split: str = _data("train", "split of the data set", needs=(_DATASET,))
-    validation: list[str] = _data([], "files to validate on", metavar="FILE", unset="a part held out of the corpus")
+    validation: list[str] = _data([], "files to validate on", metavar="FILE", unset="a part of the corpus, held out")
     validation_share: float = _text(0.02, "share of the text to hold out for validation", SHARE)
     max_validation_tokens: int = _text(32_768, "validate on, and hold out, at most this many tokens", POSITIVE)
     text_field: str = _data("text", "field of .jsonl, or column of a table, that holds the text", needs=(_TEXT,))
@@ -120,9 +120,9 @@ class RunConfig:
     objective: str = _objective(
         "mlm",
         "what the model is trained to predict: mlm (single masked tokens), whole-word (masked words), span (masked "
-        "spans of words), rtd (which tokens a generator replaced), mlm+nsp, mlm+sop (also whether two pieces follow "
-        "each other, or are in order), mim (masked patches of images), speech (masked frames); or a function of "
-        "yours, FILE.py:NAME",
+        "spans of words), rtd (which tokens a generator replaced), mlm+nsp, mlm+sop (also whether two segments follow "
+        "each other, or are in order), mim (masked patches of images), speech (masked frames); or a custom function, "
+        "FILE.py:NAME",
         _KNOWN,
     )
     masking_rate: float = _objective(
@@ -148,7 +148,9 @@ class RunConfig:
         unset="roberta, or what suits the objective",
     )
     arch_config: str | None = _model(
-        None, "config.json of transformers that defines the model, but for what the tokenizer decides", metavar="FILE"
+        None,
+        "config.json of transformers that defines the model, except what the tokenizer decides",
+        metavar="FILE",
     )
     init_from: str | None = _model(
         None,
@@ -192,7 +194,7 @@ class RunConfig:
         1.0, "clip gradients to this norm; 0 does not clip", NOT_NEGATIVE, fills="max_grad_norm"
     )
     max_skipped_steps: int = _training(
-        10, "stop as diverged once the loss or gradient of N steps in a row was not finite", POSITIVE, free=True
+        10, "stop as diverged when the loss or gradient was not finite in N consecutive steps", POSITIVE, free=True
     )
     precision: str = _training(
         "auto", "precision; auto: bf16 where the hardware has it, else fp32", choices=PRECISIONS, decides="bf16 fp16"
@@ -221,7 +223,7 @@ class RunConfig:
         free=True,
     )
     arguments: dict[str, Any] = _training(
-        {}, "another field of transformers' TrainingArguments; may be repeated", flag="--set", metavar="NAME=VALUE"
+        {}, "set another field of transformers' TrainingArguments; may be repeated", flag="--set", metavar="NAME=VALUE"
     )
 
     heads: str = _guidance(
@@ -232,16 +234,16 @@ class RunConfig:
         metavar="SPEC",
         by_objective={"mim": "left:1 right:1", "speech": "next:1 previous:1"},
     )
-    # The loss of rtd weighs 50.
+    # The loss of the discriminator has a weight of 50.
     weight: float = _guidance(0.1, "weight of each head's guidance loss", NOT_NEGATIVE, by_objective={"rtd": 5.0})
     loss: str = _guidance("squared_error", "guidance loss: squared_error or log_mass")
     normalization: str = _guidance(
         "query", "mean over queries (query: weight is per head), or over all pairs of tokens (elementwise: the paper's)"
     )
     backend: str = _guidance("auto", "what computes the guided heads: auto, reference, blocked or triton")
-    schedule: str = _guidance("hold-then-linear", f"how the weight falls: {', '.join(SHAPES)}")
-    hold: int | float = _guidance(0.2, "when the weight begins to fall: steps, or a share of the run")
-    end: int | float = _guidance(1.0, "when the weight is 0: steps, or a share of the run")
+    schedule: str = _guidance("hold-then-linear", f"how the weight decays: {', '.join(SHAPES)}")
+    hold: int | float = _guidance(0.2, "when the weight starts to decay: steps, or a share of the run")
+    end: int | float = _guidance(1.0, "when the weight reaches 0: steps, or a share of the run")
     token_classes: dict[str, list[str]] = _guidance(
         {},
         "a class of tokens for `heads`, the tokens separated by spaces: comma=', ;'; may be repeated",
@@ -267,7 +269,7 @@ class RunConfig:
         seconds_of(self.max_time)
         for name in ("eval_every", "save_every"):
             if getattr(self, name) is not None:
-                raise ConfigError(f"{name}={getattr(self, name)} counts steps; with `max_time` it goes by the clock")
+                raise ConfigError(f"{name}={getattr(self, name)} counts steps; with `max_time` it follows the clock")
         for name in ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"):
             if name in self.arguments:
                 raise ConfigError(
@@ -281,7 +283,7 @@ class RunConfig:
                 )
 
     def _check_choices(self) -> None:
-        """Make sure that one thing alone decides the text, the tokenizer and the model."""
+        """Check that only one setting decides each of the text, the tokenizer and the model."""
         given = [f"{n}={v!r}" for n in ("arch", "arch_config", "init_from") if (v := getattr(self, n)) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} both decide the model; give one of them")
@@ -297,7 +299,7 @@ class RunConfig:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the run; more than there will be where it goes by the clock."""
+        """Number of steps of the run; with a time limit, more than it will have."""
         return self.max_steps if self.max_time is None else ENDLESS
 
     @property
@@ -312,13 +314,13 @@ class RunConfig:
 
 
 def seconds_of(text: str) -> float:
-    """The seconds of a time such as `3h`, `90m`, `1h30m` or `45` (seconds).
+    """Convert a time such as `3h`, `90m`, `1h30m` or `45` (seconds) to seconds.
 
     Raises:
-        ConfigError: it is none, or nothing.
+        ConfigError: The text is not a time, or the time is 0.
     """
     if not re.fullmatch(r"\d+(\.\d+)?|(\d+(\.\d+)?[dhms])+", text):
-        raise ConfigError(f"max_time={text!r} is no time; write 3h, 90m, 1h30m or 45s")
+        raise ConfigError(f"max_time={text!r} is not a time; give 3h, 90m, 1h30m or 45s")
     seconds = sum(float(n) * _UNITS[unit or "s"] for n, _, unit in re.findall(r"(\d+(\.\d+)?)([dhms]?)", text))
     if not seconds > 0:
         raise ConfigError(f"max_time={text!r} must be above 0")
