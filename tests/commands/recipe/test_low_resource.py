@@ -103,14 +103,14 @@ def test_a_finished_recipe_goes_on_to_the_same(done, given, cli, capsys, tmp_pat
     assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done, "--resume") == 0
     assert {path: path.read_bytes() for path in done.rglob("finetune.json")} == before
     assert cli("recipe", "low-resource", given / "text.txt", *tasks, *QUICK, "-o", done) == 2
-    assert "holds a recipe already; go on with --resume, replace it with --overwrite" in capsys.readouterr().err
+    assert "holds a recipe already; continue it with --resume, replace it with --overwrite" in capsys.readouterr().err
     for lost, fewer in (("--compare", tasks[:4]), ("--classify", [*tasks[:2], "--compare"])):
         assert cli("recipe", "low-resource", given / "text.txt", *fewer, *QUICK, "-o", done, "--resume") == 2
         assert f"holds results of {lost}, which would be lost" in capsys.readouterr().err
     shorter = tmp_path / "shorter.txt"
     shorter.write_text("\n".join((given / "text.txt").read_text().splitlines()[:1400]))
     assert cli("recipe", "low-resource", shorter, *tasks, *QUICK, "-o", done, "--resume") == 2
-    assert "holds a recipe whose text or tasks are not those given" in capsys.readouterr().err
+    assert "holds a recipe with another text or other tasks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,11 @@ def test_one_long_document_is_enough():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("some words\n" * 3000, "10 bytes without what repeats, too little to learn from; 20,000 are the least"),
-        ("some words\nand others\n", "20 bytes without what repeats, too little to learn from; 20,000 are the least"),
+        ("some words\n" * 3000, "10 bytes after removing duplicates, too little to train on; the minimum is 20,000"),
+        (
+            "some words\nand others\n",
+            "20 bytes after removing duplicates, too little to train on; the minimum is",
+        ),
     ],
 )
 def test_too_little_text_is_refused_before_anything_is_written(tmp_path, cli, capsys, text, message):
@@ -161,7 +164,7 @@ def test_too_little_text_is_refused_before_anything_is_written(tmp_path, cli, ca
         (["--ner", "nowhere"], "no such folder"),
         (["--classify", "nowhere.tsv"], "nowhere.tsv"),
         (["nothing.txt"], "nothing.txt"),
-        (["--max-steps", "0"], "whole number from 1 on"),
+        (["--max-steps", "0"], "integer of at least 1"),
         (["--preset", "huge"], "unknown preset"),
         (["--heads", "sideways:1"], "sideways"),
         (["--heads", ""], "needs heads to guide"),
@@ -179,7 +182,7 @@ def test_a_task_without_a_test_file(tmp_path, given, cli, capsys):
     folder.mkdir()
     (folder / "train.txt").write_text((given / "ner" / "train.txt").read_text())
     assert cli("recipe", "low-resource", given / "text.txt", "--ner", folder, *QUICK, "-o", tmp_path / "out") == 2
-    assert "no file called test there" in capsys.readouterr().err
+    assert "the folder has no file called test" in capsys.readouterr().err
 
 
 def test_a_label_that_is_rare_is_trained_on(tmp_path, given, cli, capsys):
@@ -218,7 +221,7 @@ def test_a_text_of_test_sentences_alone(tmp_path, given, cli, capsys):
     (tmp_path / "text.txt").write_text("\n".join(lines))
     out = tmp_path / "out"
     assert cli("recipe", "low-resource", tmp_path / "text.txt", "--ner", given / "ner", *QUICK, "-o", out) == 2
-    assert "nothing is left without the 12 sentences" in capsys.readouterr().err
+    assert "no text remains after removing the 12 sentences" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -226,5 +229,5 @@ def test_what_is_not_there_is_not_resumed(tmp_path, given, cli, capsys):
     """No recipe on the Bible in a mistyped folder."""
     out = tmp_path / "out"
     assert cli("recipe", "low-resource", "--ner", given / "ner", *QUICK, "-o", out, "--resume") == 2
-    assert f"--output {out} holds no recipe to resume; give the recipe's whole command" in capsys.readouterr().err
+    assert f"--output {out} holds no recipe to resume; give the recipe's text and settings" in capsys.readouterr().err
     assert not out.exists()

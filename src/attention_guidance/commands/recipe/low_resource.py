@@ -1,4 +1,4 @@
-"""`attention-guidance recipe low-resource`: a text and labelled data in, a model and an honest page out."""
+"""`attention-guidance recipe low-resource`: train and evaluate a model on a text and labelled data."""
 
 from __future__ import annotations
 
@@ -40,23 +40,24 @@ RECIPE_FILE = RECIPE.finished
 PAGE_FILE = "recipe.html"
 _TEXT_FILE = "text.jsonl"
 _TEST_SHARE = 0.2
-# Some batches of the smallest model, whatever the language.
-_LEAST_BYTES = 20_000
+# A few batches of the smallest model, in any language.
+_MIN_BYTES = 20_000
 _OF_RUN = ("steps", "final_loss", "final_accuracy", "train_seconds", "curve", "model")
 
 
 @dataclass(frozen=True)
 class RecipeSettings:
-    """What is given.
+    """The input of the recipe.
 
     Attributes:
-        text: to pre-train on.
-        ner: folder of files train, dev and test with an entity label a word, or None.
-        classify: a table with texts and labels (a fifth is held out for the test), or a folder of train, dev and test.
-        compare: pre-train without guidance as well.
-        seeds: fine-tunings of each task.
-        seed: of pre-training.
-        overrides: fields of `RunConfig` that the user decides.
+        text: Pre-training text.
+        ner: Folder of the files train, dev and test, with an entity label for each word; or None.
+        classify: Table of texts and labels, of which a fifth is held out as the test set, or folder of train, dev and
+            test; or None.
+        compare: Also pre-train without guidance.
+        seeds: Number of fine-tuning seeds for each task.
+        seed: Seed of pre-training.
+        overrides: Fields of `RunConfig` that replace the choices of the rules.
     """
 
     text: Text = dataclasses.field(default_factory=Text)
@@ -75,41 +76,41 @@ def low_resource(
     """Clean a text, choose settings, pre-train, evaluate, report.
 
     Args:
-        settings: what is given.
-        output: the folder for `recipe.html` and `recipe.json`, the model and what the tasks gave.
-        resume: go on where it was stopped.
-        overwrite: replace what is there.
-        quiet: print nothing.
+        settings: Input of the recipe.
+        output: Folder for `recipe.html` and `recipe.json`, the models and the results of the tasks.
+        resume: Continue with the recipe in the folder.
+        overwrite: Replace the recipe in the folder.
+        quiet: Print nothing.
 
     Returns:
-        What was found, as in `recipe.json`.
+        The results, as in `recipe.json`.
 
     Raises:
-        GuidanceError: bad input, before anything is written.
-        Stopped: a signal asked to stop during pre-training.
+        GuidanceError: The input is invalid; nothing was written.
+        Stopped: A signal stopped pre-training.
     """
     folder = Output(output, RECIPE)
-    lost = functools.partial(_lost, output, settings)
+    lost = functools.partial(_lost_results, output, settings)
     uses = (*settings.text.files, settings.ner, settings.classify)
     state = folder.claim(resume=resume, overwrite=overwrite, other=lost, uses=uses)
     if resume and state is State.NOTHING and not settings.text.files:
         raise nothing_to_resume(output, "recipe")
     console = Console(quiet=quiet, markup=False)
-    console.print("looking at the text and the tasks", highlight=False)
-    with tempfile.TemporaryDirectory() as aside:
-        tasks = _tasks(settings, Path(aside))
+    console.print("reading the text and the tasks", highlight=False)
+    with tempfile.TemporaryDirectory() as temporary:
+        tasks = _tasks(settings, Path(temporary))
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
-        split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(aside).iterdir())}
+        split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(temporary).iterdir())}
     held_out = [text for data in read.values() for text in _evaluated(data)]
     kept, facts = clean(settings.text.read(), held_out)
     _require_enough(settings.text.name, facts)
     choices = _chosen(facts, settings.overrides)
-    # The rule's vocabulary is a bound: a text of few words supports fewer tokens.
+    # The vocabulary size of the rules is a maximum: a text with few words supports fewer tokens.
     flags = {c.name: c.value for c in choices if c.name != "vocab_size" or "vocab_size" in settings.overrides}
     flags |= {"corpus": [str(output / _TEXT_FILE)], "seed": settings.seed}
     configs = {"guided": make_config(flags)}
     if not configs["guided"].heads:
-        raise ConfigError("the recipe needs heads to guide; with --compare it pre-trains without as well")
+        raise ConfigError("the recipe needs heads to guide; with `compare` it also pre-trains without guidance")
     if settings.compare:
         configs["unguided"] = make_config(flags | {"heads": ""})
     check_apart(output, [str(file) for file in settings.text.files])
@@ -141,43 +142,43 @@ def low_resource(
     }
     folder.json(RECIPE_FILE, content)
     write_recipe_page(content, output / PAGE_FILE)
-    console.print(f"read {output / PAGE_FILE}; the model: {output / 'guided' / 'model'}", highlight=False)
+    console.print(f"report {output / PAGE_FILE}   model {output / 'guided' / 'model'}", highlight=False)
     return content
 
 
-def _lost(output: Path, settings: RecipeSettings) -> str | None:
-    """Results there of tasks, or of a run, that this recipe does not have."""
+def _lost_results(output: Path, settings: RecipeSettings) -> str | None:
+    """Describe results in the folder that this recipe would not have, if any: of tasks or of the unguided run."""
     try:
-        there = json.loads((output / RECIPE_FILE).read_text(encoding="utf-8"))
-        has = {"ner": "ner" in there["tasks"], "classify": "classify" in there["tasks"]}
-        has |= {"compare": "unguided" in there["runs"]}
+        before = json.loads((output / RECIPE_FILE).read_text(encoding="utf-8"))
+        has = {"ner": "ner" in before["tasks"], "classify": "classify" in before["tasks"]}
+        has |= {"compare": "unguided" in before["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    lost = " and ".join(f"--{flag}" for flag, is_there in has.items() if is_there and not getattr(settings, flag))
+    lost = " and ".join(f"`{name}`" for name, was_given in has.items() if was_given and not getattr(settings, name))
     return f"results of {lost}, which would be lost; give that too" if lost else None
 
 
 def _changed(output: Path, files: Mapping[str, str]) -> str | None:
-    """A cleaned text, or split tables, there that are not those of this recipe."""
-    there = {name: (output / name).read_text(encoding="utf-8") for name in files if (output / name).is_file()}
-    return None if there == files else "a recipe whose text or tasks are not those given"
+    """Describe the recipe in the folder if its cleaned text or split tables differ from those of this recipe."""
+    existing = {name: (output / name).read_text(encoding="utf-8") for name in files if (output / name).is_file()}
+    return None if existing == files else "a recipe with another text or other tasks"
 
 
 def _require_enough(name: str, facts: TextFacts) -> None:
     if not facts.documents:
         raise CorpusError(
-            f"{name}: nothing is left without the {facts.held_out_found:,} sentences of dev and test that stand in it; "
+            f"{name}: no text remains after removing the {facts.held_out_found:,} sentences of dev and test in it; "
             "give more text"
         )
-    if facts.bytes < _LEAST_BYTES:
+    if facts.bytes < _MIN_BYTES:
         raise CorpusError(
-            f"{name}: {facts.bytes:,} bytes without what repeats, too little to learn from; {_LEAST_BYTES:,} are the "
-            "least, some megabytes a good start"
+            f"{name}: {facts.bytes:,} bytes after removing duplicates, too little to train on; the minimum is "
+            f"{_MIN_BYTES:,}, a few megabytes are a good start"
         )
 
 
-def _tasks(settings: RecipeSettings, aside: Path) -> dict[str, dict[str, Path]]:
-    """The files of each task; those of a single table are written aside."""
+def _tasks(settings: RecipeSettings, temporary: Path) -> dict[str, dict[str, Path]]:
+    """The files of each task; a single table is split into files in a temporary folder."""
     tasks = {}
     if settings.ner is not None:
         tasks["ner"] = find_files(get_task("ner"), {}, settings.ner)
@@ -185,22 +186,22 @@ def _tasks(settings: RecipeSettings, aside: Path) -> dict[str, dict[str, Path]]:
         tasks["classify"] = (
             find_files(get_task("classify"), {}, settings.classify)
             if settings.classify.is_dir()
-            else _split(settings.classify, aside)
+            else _split(settings.classify, temporary)
         )
     for name, files in tasks.items():
         if "test" not in files:
-            raise ConfigError(f"--{name} {getattr(settings, name)}: no file called test there")
+            raise ConfigError(f"{name}={getattr(settings, name)}: the folder has no file called test")
     return tasks
 
 
 def _split(table: Path, folder: Path) -> dict[str, Path]:
-    """A table as a file to train on and one for the test; alike texts are in the same."""
+    """Split a table into files for training and test; equal texts are in the same file."""
     data = read_examples(get_task("classify"), {"train": table, "dev": table})
     try:
         _, out = hold_out(data.splits["train"], _TEST_SHARE)
     except ConfigError as error:
         raise CorpusError(
-            f"{table}: too few texts of each label to keep some for a test; give more, or a folder of train and test"
+            f"{table}: too few texts of each label to hold out a test set; give more, or a folder of train and test"
         ) from error
     places = {example.place for example in out}
     files = {}
@@ -214,7 +215,7 @@ def _split(table: Path, folder: Path) -> dict[str, Path]:
 
 
 def _evaluated(data: Data) -> list[str]:
-    """The texts that are chosen or scored on."""
+    """The texts of the dev and test sets."""
     joint = " " if data.task.kind == "tokens" else "\n"
     return [
         text
@@ -225,7 +226,7 @@ def _evaluated(data: Data) -> list[str]:
 
 
 def _chosen(facts: TextFacts, overrides: Mapping[str, Any]) -> list[Choice]:
-    """The rules' choices; what the user decides stands in their place or after them."""
+    """The choices of the rules, replaced or extended by the user's settings."""
     choices = {choice.name: choice for choice in choose(facts, overrides.get("preset"))}
     for name, value in overrides.items():
         choices[name] = Choice(name, value, "as you asked")
@@ -235,7 +236,7 @@ def _chosen(facts: TextFacts, overrides: Mapping[str, Any]) -> list[Choice]:
 def _evaluate(
     name: str, files: dict[str, Path], settings: RecipeSettings, output: Path, *, resume: bool, **how: bool
 ) -> dict[str, Any]:
-    """The scores of a task: of guided, and of unguided if there is one."""
+    """Fine-tune on a task and return its scores: of the guided model, and of the unguided one if there is one."""
     of_task = FinetuneSettings(name, files, repair=True, seeds=settings.seeds)
     target = output / name
     if settings.compare:
@@ -257,7 +258,7 @@ def _report_text(console: Console, facts: TextFacts, choices: Sequence[Choice]) 
     )
     for warning in facts.warnings:
         console.print(f"note: {warning}", highlight=False)
-    table = Table(title="Chosen")
+    table = Table(title="Settings")
     for heading in ("setting", "value", "why"):
         table.add_column(heading)
     for choice in choices:
