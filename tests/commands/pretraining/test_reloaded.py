@@ -138,7 +138,7 @@ def test_a_model_that_has_diverged_is_no_other(run_of, tmp_path):
         check_reloaded(run.objective, tmp_path, torch.device("cpu"), batches, loss, half_precision=False)
 
     check(math.nan)
-    with pytest.raises(FailedRunError, match="validation loss is nan and not 3 as"):
+    with pytest.raises(FailedRunError, match="validation loss of nan, but 3 in training"):
         check(3.0)
 
 
