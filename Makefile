@@ -26,7 +26,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/ready
 	@echo "== training two small encoders in turn, with and without guidance (about five minutes on two cores)"
-	$(BIN)/attention-guidance compare --preset tiny --seed $(SEED) --seeds $(SEEDS) --output $(DEMO) --resume
+	$(BIN)/attention-guidance compare --output $(DEMO) --seeds $(SEEDS) \
+		$(if $(wildcard $(DEMO)/run.yaml),--resume,--preset tiny --seed $(SEED))
 	@echo "== open $(DEMO)/compare.html"
 
 test: $(VENV)/ready

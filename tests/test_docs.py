@@ -1,12 +1,17 @@
-"""The pages that are written by commands name what the tests hold, and what the pages link to is there."""
+"""Pages written by commands name what the tests hold, links lead somewhere, and commands of the pages can be run."""
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import encoders
 import pytest
+
+from attention_guidance.commands.cli import _parser, main
+from attention_guidance.patterns import get_pattern
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,3 +45,66 @@ def test_tables_of_convergence_are_what_is_kept():
     pages = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/pretraining.md"))
     assert len(shown) > 8
     assert [line for line in shown if line not in pages] == []
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words of every complete command that begins a line of the text; `...` stands for the rest of one."""
+    lines = text.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if re.match(r" *attention-guidance [a-z]", line)]
+    return [words[1:] for words in commands if "..." not in words]
+
+
+def helps() -> dict[str, str]:
+    """What --help prints above its flags, of every command that has examples."""
+    actions = _parser()._subparsers._group_actions[0].choices
+    return {name: parser.description for name, parser in actions.items() if commands_of(parser.description or "")}
+
+
+EXAMPLES = {
+    f"{source}: {' '.join(words)}": words
+    for source, text in ({page.name: page.read_text(encoding="utf-8") for page in PAGES} | helps()).items()
+    for words in commands_of(text)
+}
+
+
+@pytest.mark.parametrize("words", EXAMPLES.values(), ids=EXAMPLES)
+def test_commands_are_accepted(words):
+    """Every argument is a flag's or looks like a path or a name: what a line says beside its command is a comment."""
+    arguments = vars(_parser().parse_args(words))
+    given = [value for name in ("corpus", "model", "runs", "data") for value in _texts(arguments.get(name))]
+    assert [value for value in given if not re.search(r"[./-]|^[A-Z]+$", value)] == []
+
+
+def _texts(value):
+    return [str(part) for part in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def test_patterns_that_help_names_exist():
+    """`--heads` lists the patterns by name; `offset:K` stands for any number."""
+    help_text = _parser()._subparsers._group_actions[0].choices["pretrain"].format_help()
+    listed = re.search(r"Patterns: (.*?), a class of", re.sub(r"\s+", " ", help_text))[1]
+    tokenizers_own = {"delimiter", "period"}
+    names = {name.split()[0].replace("K", "-2") for name in listed.split(", ")} - tokenizers_own
+    assert {get_pattern(name).name for name in names} >= {"up", "down", "left", "right", "class_token"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("stopped", [False, True], ids=["first time", "after a stop"])
+def test_make_demo_trains(stopped, tmp_path, monkeypatch):
+    """The command of `make demo` reaches the training, in a folder that is new and in one with a run to resume."""
+    trained = []
+    monkeypatch.setattr(
+        "attention_guidance.commands.pretraining.compare.compare", lambda config, output, **how: trained.append(config)
+    )
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if stopped:
+        (tmp_path / "demo/seed-1").mkdir(parents=True)
+        (tmp_path / "demo/seed-1/run.yaml").write_text("preset: tiny\nseed: 1\n")
+    shown = subprocess.run(["make", "-n", "demo"], capture_output=True, text=True, check=True).stdout
+    (line,) = re.findall(r"^\S*/(attention-guidance compare .*)", shown.replace("\\\n", " "), re.MULTILINE)
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(line)[1:])
+    assert ended.value.code == 0
+    assert [(config.preset, config.seed) for config in trained] == [("tiny", 1)]

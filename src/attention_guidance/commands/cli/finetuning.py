@@ -35,9 +35,9 @@ over seeds and test examples gives an interval for the difference of each model 
 
   attention-guidance downstream runs/unguided runs/guided --task ner --train ner/train.txt --dev ner/dev.txt \\
       --test ner/test.txt -o ft/sw
-  attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/sw --resume   continue a stopped run
-  attention-guidance downstream runs/compare --task cola -o ft/cola    both arms of a compare, with all its seeds
-  attention-guidance downstream runs/unguided runs/guided ... --checkpoints 8   scores during pre-training
+  attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/sw --resume   # continue a stopped run
+  attention-guidance downstream runs/compare --task cola -o ft/cola    # both arms of a compare, with all its seeds
+  attention-guidance downstream runs/unguided runs/guided ... --checkpoints 8   # scores during pre-training
 
 All other arguments are those of finetune. Writes OUTPUT/downstream.json, and the output of finetune for each model to
 a subfolder.
@@ -47,10 +47,10 @@ a subfolder.
 _PREDICT = """\
 Predict labels and scores for new texts with a model that finetune has written, or any other with a head.
 
-  attention-guidance predict ft/sw news.txt -o news.jsonl             a sentence a line; words are found in it
-  attention-guidance predict ft/sw words.conll -o labelled.conll      a word a line, blank line between sentences
+  attention-guidance predict ft/sw news.txt -o news.jsonl             # a sentence a line; words are found in it
+  attention-guidance predict ft/sw words.conll -o labelled.conll      # a word a line, blank line between sentences
   attention-guidance predict ft/en reviews.csv --columns review -o reviews.tsv
-  cat news.txt | attention-guidance predict ft/sw - > news.jsonl      JSON lines on standard output
+  cat news.txt | attention-guidance predict ft/sw - > news.jsonl      # JSON lines on standard output
 
 Long sentences become windows, as in scoring. The name of OUTPUT decides the format: .jsonl, .tsv, .csv, and for labels
 of words .conll or .txt.

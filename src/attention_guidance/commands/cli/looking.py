@@ -17,20 +17,20 @@ Which pattern does each head of a model follow? For every head and pattern, meas
 attention to the pattern's targets (mass), the share of rows with their maximum there, the squared error that guidance
 minimizes, and the entropy of the head, each with an interval.
 
-  attention-guidance census runs/sw -o looks/sw                       a run of pretrain, on the embedded text
-  attention-guidance census bert-base-uncased news.txt -o looks/bert  any encoder, on your text
-  attention-guidance census runs/sw news.txt -o looks/sw --checkpoints
-                                                                      all checkpoints of a run
+  attention-guidance census runs/sw -o looks/sw                       # a run of pretrain, on the embedded text
+  attention-guidance census bert-base-uncased news.txt -o looks/bert  # any encoder, on your text
+  attention-guidance census runs/sw -o looks/steps --checkpoints      # all checkpoints of a run
+
 Writes OUTPUT/census.json and census.csv (a row for each layer, head and pattern), and figures.
 """
 _PROBE = """\
 Do heads attend from a word to the word that it refers to or depends on, without being trained for it?
 
-  attention-guidance probe MODEL sentences.txt --task reflexive -o looks/reflexive     (see: reflexives --help)
-  attention-guidance probe MODEL dev.conllu --task dependency -o looks/dependency      Universal Dependencies
-  attention-guidance probe MODEL gap-development.tsv --task gap -o looks/gap           GAP
-  attention-guidance probe MODEL conll-2012/dev --task coreference -o looks/coref      CoNLL-2012, your licensed copy
-  attention-guidance probe MODEL blimp/ --task minimal-pairs -o looks/blimp            BLiMP
+  attention-guidance probe MODEL sentences.txt --task reflexive -o looks/reflexive     # see: reflexives --help
+  attention-guidance probe MODEL dev.conllu --task dependency -o looks/dependency      # Universal Dependencies
+  attention-guidance probe MODEL gap-development.tsv --task gap -o looks/gap           # GAP
+  attention-guidance probe MODEL conll-2012/dev --task coreference -o looks/coref      # CoNLL-2012, your licensed copy
+  attention-guidance probe MODEL blimp/ --task minimal-pairs -o looks/blimp            # BLiMP
 
 Since the best of many heads is partly best by chance, it is chosen on one half of the texts and evaluated on the other.
 Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and figures. minimal-pairs asks the whole model, not

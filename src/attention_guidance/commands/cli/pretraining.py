@@ -16,9 +16,9 @@ from attention_guidance.errors import ConfigError
 _PRETRAIN = """\
 Pre-train a masked language model on text, with attention heads guided toward simple patterns.
 
-  attention-guidance pretrain --output runs/bible                       on the text in the package
+  attention-guidance pretrain --output runs/bible                       # on the text in the package
   attention-guidance pretrain news.txt.gz wiki/ -o runs/sw --preset mini
-  attention-guidance pretrain -o runs/sw --resume                       continue a stopped run
+  attention-guidance pretrain -o runs/sw --resume                       # continue a stopped run
   attention-guidance pretrain --config runs/sw/run.yaml -o runs/sw2 --seed 2
 
 The model is saved in OUTPUT/model and loads with plain transformers; all results are in OUTPUT/results.json.
@@ -28,7 +28,7 @@ Train twice, with and without guidance, on the same data, order and initial weig
 
   attention-guidance compare --output runs/compare --preset tiny
   attention-guidance compare corpus.txt -o runs/compare --seeds 3
-  attention-guidance compare corpus.txt -o runs/compare --seeds 5 --resume   add two seeds
+  attention-guidance compare corpus.txt -o runs/compare --seeds 5 --resume   # add two seeds
   attention-guidance compare corpus.txt -o runs/compare --downstream ner --task-data ner/
 
 Writes OUTPUT/compare.json (all results) and OUTPUT/compare.html (curves and attention maps). With --downstream, all

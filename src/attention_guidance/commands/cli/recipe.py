@@ -10,9 +10,9 @@ from attention_guidance.commands.cli.arguments import TEXT, add_command, add_out
 _RECIPE = """\
 From raw text to a model and a report of its quality, with settings chosen for the text.
 
-  attention-guidance recipe low-resource news.txt bible.txt --ner ner/ -o runs/sw
-  attention-guidance recipe low-resource wiki/ --classify topics.tsv -o runs/sw --compare
-  attention-guidance recipe low-resource ... -o runs/sw --resume     continue a stopped recipe
+  attention-guidance recipe low-resource news.txt bible.txt --ner ner/ -o recipes/sw
+  attention-guidance recipe low-resource wiki/ --classify topics.tsv -o recipes/topics --compare
+  attention-guidance recipe low-resource ... -o recipes/sw --resume     # continue a stopped recipe
 
 Analyzes the text (size, script, languages, duplicates), removes duplicates and the sentences of the tasks' dev and test
 files, chooses the vocabulary, model size and steps, pre-trains with guidance, fine-tunes on your tasks with several

@@ -11,7 +11,7 @@ _TOKENIZER = """\
 Train tokenizers and measure how well they fit a language.
 
   attention-guidance tokenizer train news.txt -o tok --kinds bpe unigram --vocab-sizes 4096 8192
-  attention-guidance tokenizer train news.txt -o tok --beside xlm-roberta-base     compare with an existing one
+  attention-guidance tokenizer train news.txt -o tok --beside xlm-roberta-base     # compare with an existing one
   attention-guidance tokenizer inspect runs/sw/tokenizer xlm-roberta-base --text news.txt -o look
   attention-guidance pretrain news.txt --tokenizer tok/unigram-8192 -o runs/sw
 

@@ -230,7 +230,7 @@ class RunConfig:
         "next:1 previous:1 first:0.25",
         "which heads follow which pattern, by count or share in every layer (next:1 first:0.25), or by layer and "
         "number ('0-3: next:1; 4-: first@2,3'); '' for no guidance. Patterns: next, previous, first, same, delimiter, "
-        "period, offset:K, left, right, above, below (of images), a class of `token_classes`, unions a|b",
+        "period, offset:K, left, right, up, down, class_token (of images), a class of `token_classes`, unions a|b",
         metavar="SPEC",
         by_objective={"mim": "left:1 right:1", "speech": "next:1 previous:1"},
     )
