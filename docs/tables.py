@@ -59,7 +59,10 @@ WAYS = {
         "`callbacks=[guidance.callback()]`, or `within=` the loss; not its `Cached...` losses",
     ),
     "PEFT": (["tests/ways/test_peft.py"], "LoRA, adapters, prompt tuning; prefix tuning is refused"),
-    "several texts per loss (siamese, SimCSE)": (["tests/test_passes.py::test_two_texts"], "guidance sums all calls"),
+    "several texts per loss (siamese, SimCSE)": (
+        ["tests/forward/test_passes.py::test_two_texts"],
+        "guidance sums all calls",
+    ),
     "packed sequences": (
         ["tests/ways/test_packed.py::*packed"],
         "`position_ids` that restart; no target in another document",
@@ -104,7 +107,9 @@ def main() -> None:
         return
     outcomes = Outcomes()
     files = sorted({test.split("::")[0] for tests, _ in WAYS.values() for test in tests} | {EXACT.split("::")[0]})
-    pytest.main(["-q", "-p", "no:cacheprovider", *(str(ROOT / name) for name in files)], plugins=[outcomes])
+    ended = pytest.main(["-q", "-p", "no:cacheprovider", *(str(ROOT / name) for name in files)], plugins=[outcomes])
+    if ended not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        sys.exit(f"the tests did not run (pytest: {ended!r}); {PAGE} is left as it was")
     PAGE.write_text(page(outcomes, verdicts()), encoding="utf-8")
     print(PAGE)
 

@@ -1,5 +1,6 @@
 """Pages written by commands name what the tests hold, links lead somewhere, and commands of the pages can be run."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -24,6 +25,17 @@ def test_support_names_every_encoder():
     assert "NO" not in ways_part
     assert [name for name, _ in rows] == [*encoders.GUIDABLE, *encoders.OUTSIDE]
     assert {answer for _, answer in rows} == {"yes"}
+
+
+def test_support_lists_every_way_of_training(monkeypatch):
+    """Each row of the table is there, and the tests behind it are where `docs/tables.py` looks for them."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    ways = importlib.import_module("tables").WAYS
+    rows = (ROOT / "docs" / "support.md").read_text(encoding="utf-8").split("## Ways of training")[1]
+    assert re.findall(r"^\| (.+?) \| yes \|", rows, re.MULTILINE) == list(ways)
+    for test in {test for tests, _ in ways.values() for test in tests}:
+        file, _, name = test.partition("::")
+        assert name.startswith("*") or re.search(rf"\b{name}", (ROOT / file).read_text(encoding="utf-8")), test
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -73,6 +85,19 @@ def test_commands_are_accepted(words):
     arguments = vars(_parser().parse_args(words))
     given = [value for name in ("corpus", "model", "runs", "data") for value in _texts(arguments.get(name))]
     assert [value for value in given if not re.search(r"[./-]|^[A-Z]+$", value)] == []
+
+
+IMPORTS = {
+    f"{page.name}: {line}": line
+    for page in PAGES
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for line in re.findall(r"^(?:from|import) .*", block, re.MULTILINE)
+}
+
+
+@pytest.mark.parametrize("line", IMPORTS.values(), ids=IMPORTS)
+def test_imports_of_python_blocks_work(line):
+    exec(compile(line, "docs", "exec"), {})
 
 
 def _texts(value):
