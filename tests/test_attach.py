@@ -249,7 +249,7 @@ class TestErrors:
         from transformers import MPNetConfig, MPNetForMaskedLM
 
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-        with pytest.raises(AttachError, match="MPNetForMaskedLM does not take its attention through"):
+        with pytest.raises(AttachError, match="MPNetForMaskedLM does not call its attention through"):
             guide(MPNetForMaskedLM(MPNetConfig(vocab_size=30, **sizes)), "next:1")
 
     def test_attention_that_is_never_called(self, make_model, batch):

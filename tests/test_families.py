@@ -100,7 +100,7 @@ def test_decoders_are_not_called_exact():
         ("SamModel", r"its SamConfig does not say how many hidden layers it has \(num_hidden_layers\)"),
         ("RTDetrModel", "its RTDetrConfig does not say how many hidden layers"),
         ("Dots3NoteModel", "guidance needs the same number in all layers|decoder"),
-        ("SwinModel", "does not take its attention|same number in all layers"),
+        ("SwinModel", "does not call its attention|same number in all layers"),
         (
             "GitModel",
             r"its attention is that of a part of it \(GitVisionConfig\).*guide\(\) takes its image_encoder alone",

@@ -18,22 +18,22 @@ from attention_guidance.errors import AttachError
 
 
 def checked_model(model: object, purpose: Purpose = GUIDING) -> nn.Module:
-    """A model, taken out of what torch.compile made of it.
+    """Check that the argument is a model, and unwrap it from torch.compile.
 
     Args:
-        model: what was given for one.
-        purpose: what it is wanted for.
+        model: the argument to check.
+        purpose: what the model is used for.
 
     Raises:
-        AttachError: it is no instance of nn.Module, but a name, a class, or what holds a model.
+        AttachError: it is not an nn.Module, but a name, a class, or an object that contains a model.
     """
     if isinstance(model, nn.Module):
-        # What torch.compile returns stands for the model within it.
+        # torch.compile returns a wrapper of the model.
         return getattr(model, "_orig_mod", model)
     if isinstance(model, str):
-        raise AttachError(f"model={model!r} is a text; load the model first: AutoModel.from_pretrained({model!r})")
+        raise AttachError(f"model={model!r} is a string; load the model first: AutoModel.from_pretrained({model!r})")
     if isinstance(model, type):
-        raise AttachError(f"model={model.__name__} is a class; give one of its instances: {model.__name__}(config)")
+        raise AttachError(f"model={model.__name__} is a class; pass an instance: {model.__name__}(config)")
     holds = isinstance(getattr(model, "model", None), nn.Module)
     raise AttachError(
         f"model is of class {type(model).__name__}, and {purpose.name} needs a torch.nn.Module"
@@ -45,11 +45,11 @@ def adapter_of(model: nn.Module, purpose: Purpose = GUIDING) -> Adapter:
     """The adapter of a model.
 
     Args:
-        model: any.
-        purpose: what its attention is wanted for.
+        model: any model.
+        purpose: what its attention is used for.
 
     Raises:
-        AttachError: it has none.
+        AttachError: no adapter supports it.
     """
     model = checked_model(model, purpose)
     if hasattr(model, "set_attn_implementation"):
@@ -61,21 +61,21 @@ def adapter_of(model: nn.Module, purpose: Purpose = GUIDING) -> Adapter:
     if parts:
         names = ", ".join(f"{name} ({type(part).__name__})" for name, part in parts)
         beside = " beside modules of nn.MultiheadAttention" if has_multihead(model) else ""
-        joins = ", with within= the whole, whose loss it then joins" if purpose == GUIDING else ""
+        joins = ", with within= the whole model, to whose loss it is then added" if purpose == GUIDING else ""
         raise AttachError(
-            f"{kind} holds more than one thing to {purpose.verb}: {names}{beside}; {purpose.verb} the part you want"
+            f"{kind} contains more than one thing to {purpose.verb}: {names}{beside}; {purpose.verb} the part you want"
             f"{joins}"
         )
     if has_multihead(model):
         return MultiheadAdapter(model, purpose)
     raise AttachError(
         f"{kind} cannot be {purpose.participle}: only models of transformers (PreTrainedModel) can, and modules that "
-        "are or hold torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
+        "are or contain torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
     )
 
 
 def whole_of(model: nn.Module, adapter: Adapter, within: nn.Module | None) -> nn.Module | None:
-    """The module whose loss guidance joins: `within`, or what was to be guided where that only holds a model."""
+    """The module to whose loss guidance is added: `within`, or `model` if it only contains the guided model."""
     model = getattr(model, "_orig_mod", model)
     return model if within is None and adapter.model is not model else within
 

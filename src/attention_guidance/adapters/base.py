@@ -17,12 +17,12 @@ Result = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Purpose:
-    """What a model's attention is wanted for, in the words of what is said where it cannot be had.
+    """What a model's attention is used for, in words for error messages.
 
     Attributes:
         name: as in `NAME is for bidirectional encoders`.
         verb, participle: as in `it cannot be PARTICIPLE; VERB its encoder`.
-        alone: what follows the name of a part that would do.
+        alone: what follows the name of a part that is supported.
     """
 
     name: str
@@ -36,48 +36,48 @@ LOOKING = Purpose("looking", "look at", "looked at", " alone")
 
 
 def graph_task() -> int:
-    """The number of the backward pass under way, in which checkpointing recomputes; -1 outside of any.
+    """The number of the backward pass in progress, during which checkpointing recomputes; -1 outside of any.
 
-    torch.compile recomputes without coming here, and cannot ask.
+    It is also -1 under torch.compile, which cannot trace the query and recomputes without calling the hooks.
     """
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 def in_backward() -> bool:
-    """Whether a backward pass is under way."""
+    """Whether a backward pass is in progress."""
     return graph_task() != -1
 
 
 class AttentionProcessor(Protocol):
-    """What sits on an attention module and answers its calls.
+    """Computes the calls of an attention module, in place of the module's own attention.
 
     Attributes:
-        purpose: what for.
+        purpose: what its results are used for.
     """
 
     purpose: Purpose
 
     def is_idle(self, training: bool) -> bool:
-        """Whether the next call is none of guidance's, and all that `attend` would do is to call `unguided`.
+        """Whether the next call needs no guidance, so that `attend` would only call `unguided`.
 
         Args:
             training: whether the attention module is in training mode.
         """
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
-        """Output [B, Q, H, D] and weights, if any, of a call; `unguided` gives those of the model's own attention."""
+        """Output [B, Q, H, D] of a call, and weights if any; `unguided` returns those of the model's own attention."""
 
 
 class Adapter(Protocol):
-    """A kind of model that can be guided: where its attention is, and how processors get there.
+    """Attaches processors to the attention modules of one kind of model.
 
     Attributes:
-        model: the model, whose forward pass is one pass of guidance.
-        n_layers, n_heads: its size.
-        patch_size: height and width of the patches that it cuts images into, or None.
-        self_normalizing: whether it divides its loss by the number of labels that Trainer tells it.
-        skips_layers: whether layers are left out at random while it trains (LayerDrop).
-        hint: what may be wrong when a layer's attention was not called.
+        model: the model. One forward pass of it is one pass of guidance.
+        n_layers, n_heads: its number of layers, and of heads in each layer.
+        patch_size: height and width of its image patches in pixels, or None.
+        self_normalizing: whether it divides its loss by the number of labels that Trainer passes.
+        skips_layers: whether it skips layers at random in training (LayerDrop).
+        hint: possible reasons why a layer's attention was not called, for error messages.
     """
 
     model: nn.Module
@@ -91,21 +91,21 @@ class Adapter(Protocol):
     def hint(self) -> str: ...  # noqa: D102
 
     def attach(self, processors: Mapping[int, AttentionProcessor]) -> None:
-        """Have processors answer the calls of these layers' attention."""
+        """Let processors compute the attention of these layers."""
 
     def detach(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
 
     def begin_pass(self) -> None:
-        """The model's forward pass begins."""
+        """Prepare for a forward pass of the model."""
 
 
 class CallOrder:
-    """The processor of modules that serve several layers, as ALBERT's do: the n-th call of a pass is layer n.
+    """The processor of modules that several layers share, as in ALBERT: the n-th call of a pass is layer n.
 
     Args:
-        processors: by the number of their layer.
-        n_layers: of the model; what is called after the last one is the first again.
+        processors: the processors by layer number.
+        n_layers: number of layers of the model; the count then restarts at layer 0.
     """
 
     def __init__(self, processors: Mapping[int, AttentionProcessor], n_layers: int) -> None:
@@ -115,14 +115,14 @@ class CallOrder:
         self.next_layer = 0
 
     def is_idle(self, training: bool) -> bool:
-        """See `AttentionProcessor`: each call counts."""
+        """See `AttentionProcessor`. Never idle, since every call is counted."""
         return False
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
-        """Hand the call to the processor of its layer, if it has one.
+        """Pass the call to the processor of its layer, if there is one.
 
         Raises:
-            AttachError: layers are recomputed in the backward pass, in another order.
+            AttachError: called during the backward pass, which recomputes layers in another order.
         """
         if in_backward():
             raise AttachError("gradient checkpointing of a model whose layers share their weights cannot be guided")

@@ -15,7 +15,7 @@ from attention_guidance.patterns import Pattern, wants_class_token
 
 
 def named_inputs(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a model's forward by name, those of its ``**kwargs`` among them."""
+    """The arguments of a model's forward by name, including those in its ``**kwargs``."""
     signature = inspect.signature(forward)
     named = dict(signature.bind_partial(*args, **kwargs).arguments)
     for parameter in signature.parameters.values():
@@ -25,9 +25,9 @@ def named_inputs(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Map
 
 
 def document_numbers(position_ids: Tensor | None, size: tuple[int, int]) -> Tensor | None:
-    """The number of each position's document, long [B, T], where several are packed into one sequence.
+    """The document number of each position, long [B, T], for several documents packed into one sequence.
 
-    A document begins wherever the position ids do not go up by one; None for a model that is not told positions.
+    A document begins wherever the position ids do not increase by one. None without position ids of shape [B, T].
     """
     if position_ids is None or position_ids.dim() != 2 or position_ids.shape[-1] != size[1]:
         return None
@@ -36,7 +36,7 @@ def document_numbers(position_ids: Tensor | None, size: tuple[int, int]) -> Tens
 
 
 def patch_grid(inputs: Mapping[str, Any], patch_size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width of an image in patches, None for a model that is not given images."""
+    """Height and width of an image in patches, or None if the input has no images."""
     pixels = inputs.get("pixel_values")
     if patch_size is None or not isinstance(pixels, Tensor) or pixels.dim() != 4:
         return None
@@ -44,9 +44,9 @@ def patch_grid(inputs: Mapping[str, Any], patch_size: tuple[int, int] | None) ->
 
 
 def patch_size_of(config: Any) -> tuple[int, int] | None:
-    """Height and width of the patches that a model cuts images into."""
+    """Height and width of a model's image patches in pixels, or None."""
     if getattr(config, "num_detection_tokens", 0):
-        # YOLOS has them after the patches, where patches are looked for.
+        # YOLOS has detection tokens after the patches, where the last patches are expected.
         return None
     size = getattr(config, "patch_size", None)
     if isinstance(size, int):
@@ -54,27 +54,27 @@ def patch_size_of(config: Any) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
-# Where models keep what they put before the patches. A token of a pooling head (AIMv2) or behind the patches (Llama 4)
-# is named or placed otherwise.
+# Names of the parameters of class tokens before the patches. Neither a token of a pooling head (AIMv2) nor a token
+# after the patches (Llama 4) is one.
 _CLASS_TOKEN = re.compile(r"(.*\.)?((?<!head\.)(cls_token|class_token|cls_register_token)|embeddings\.class_embedding)")
 
 
 def check_class_token(patterns: Iterable[Pattern], model: nn.Module) -> None:
-    """Make sure that a model has the class token that patterns look at.
+    """Check that a model has a class token, if a pattern attends to it.
 
     Raises:
-        PatternError: it has none, so that they would look at its first patch or word.
+        PatternError: it has none, so the pattern would attend to the first patch or word.
     """
     wanting = next((pattern for pattern in patterns if wants_class_token(pattern)), None)
     if wanting is not None and not any(_CLASS_TOKEN.fullmatch(name) for name, _ in model.named_parameters()):
         raise PatternError(
-            f"pattern {wanting.name!r} looks at the class token of an image model, and {type(model).__name__} has "
-            "none; 'first' is the first position, whatever is there"
+            f"pattern {wanting.name!r} attends to the class token of an image model, and {type(model).__name__} has "
+            "none; 'first' is the first position, whatever token is there"
         )
 
 
 def loss_of(output: Any) -> Tensor | None:
-    """The loss in a model's output, whatever it was made of: the key `loss`, or a scalar that comes first or alone."""
+    """The loss in a model's output: its key `loss`, its first element if that is a scalar, or the scalar output."""
     if isinstance(output, Mapping):
         loss = output.get("loss")
         return loss if isinstance(loss, Tensor) else None
@@ -83,7 +83,7 @@ def loss_of(output: Any) -> Tensor | None:
 
 
 def with_loss(output: Any, loss: Tensor) -> Any:
-    """A model's output with another loss in the place where `loss_of` finds it."""
+    """A model's output with another loss where `loss_of` finds it."""
     if isinstance(output, Tensor):
         return loss
     if isinstance(output, tuple):
@@ -94,10 +94,10 @@ def with_loss(output: Any, loss: Tensor) -> Any:
 
 
 def share_of_batch(inputs: Mapping[str, Any]) -> Tensor | None:
-    """This micro-batch's share of the labels of the whole accumulated batch, where Trainer tells their number.
+    """This micro-batch's share of the labels of the whole accumulated batch, or None if Trainer passes no number.
 
-    BERT and RoBERTa take the number and ignore it, while Trainer relies on them to divide by it: without this their
-    loss and gradients come out multiplied by the accumulation steps.
+    BERT and RoBERTa accept the number and ignore it, while Trainer relies on models to divide by it. Without this
+    correction, their loss and gradients are multiplied by the number of accumulation steps.
     """
     n_items, labels = inputs.get("num_items_in_batch"), inputs.get("labels")
     if n_items is None or labels is None:

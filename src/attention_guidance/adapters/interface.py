@@ -1,7 +1,7 @@
 """Models of transformers, through its attention interface.
 
-Each call goes to the processor of its attention module, with the attention that the model had before at hand. A
-module without one is left alone, so a model that shares its config with a guided one goes on as it was.
+Each attention call goes to the processor of its module, which can also call the model's previous attention. A module
+without a processor is not affected, so a model that shares its config with a guided one stays as it was.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from attention_guidance.adapters.inputs_outputs import patch_size_of
 from attention_guidance.errors import AttachError, reason_of
 from attention_guidance.loss.call import AttentionCall
 
-# What guided models run under, by the attention they had. No name may contain `sdpa` or `flash` or begin with `paged|`:
-# transformers dispatches on these.
+# The name under which guided models run, by their previous attention. No name may contain `sdpa` or `flash`, or begin
+# with `paged|`: transformers dispatches on these.
 GUIDED_NAMES = {"sdpa": "attention_guidance", "eager": "attention_guidance_eager"}
 PROCESSOR = "_attention_guidance"
 
@@ -77,10 +77,10 @@ def _guided(base: str) -> Callable[..., Result]:
 
 
 class InterfaceAdapter:
-    """A model of transformers; see `attention_guidance.adapters.base.Adapter`.
+    """The adapter of a model of transformers; see `attention_guidance.adapters.base.Adapter`.
 
     Raises:
-        AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
+        AttachError: the model is guided already, is not a bidirectional encoder, or does not call its attention through
             transformers' attention interface.
     """
 
@@ -88,15 +88,15 @@ class InterfaceAdapter:
         self.model, self.purpose = model, purpose
         self.modules = _guidable_modules(model, purpose)
         config = model.config.get_text_config()
-        # ALBERT's few modules serve its many layers in turn.
+        # ALBERT's layers share a few modules.
         self.n_layers: int = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
         self.n_heads: int = config.num_attention_heads
-        # Audio encoders leave layers out at random while they train.
+        # Audio encoders skip layers at random in training.
         self.skips_layers = bool(getattr(config, "layerdrop", 0))
         self.patch_size = patch_size_of(model.config)
         self.self_normalizing = normalizes_its_loss(model)
         self.base = "sdpa"
-        # The attention that each of its configurations had.
+        # The previous attention of each of its configurations.
         self.before: list[tuple[PreTrainedConfig, str | None]] = []
         self.order: CallOrder | None = None
         self.attached = False
@@ -135,8 +135,8 @@ class InterfaceAdapter:
             module.__dict__.pop(PROCESSOR, None)
         self.attached = False
         _ATTACHED.discard(self)
-        # Models can share a config; the attention's name goes back with the last of the guided ones. What the user has
-        # set since stays.
+        # Models can share a config: restore the attention's name when the last guided model is detached. Keep a name
+        # that the user has set since.
         shared = {id(config) for other in _ATTACHED for config in configurations(other.model)}
         give_back(
             (config, name)
@@ -156,12 +156,12 @@ class InterfaceAdapter:
             _ATTACHED.add(self)
 
 
-# The guided models; several of these may share a config.
+# Adapters of all guided models; several models may share a config.
 _ATTACHED: weakref.WeakSet[InterfaceAdapter] = weakref.WeakSet()
 
 
 def configurations(model: PreTrainedModel) -> list[PreTrainedConfig]:
-    """A model's configuration, those of its parts, and theirs: each once, the outer ones first."""
+    """The configurations of a model and of its parts, recursively: each once, outer ones first."""
     waiting = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     found: dict[int, PreTrainedConfig] = {}
     while waiting:
@@ -173,26 +173,26 @@ def configurations(model: PreTrainedModel) -> list[PreTrainedConfig]:
 
 
 def give_back(attention: Iterable[tuple[PreTrainedConfig, str | None]]) -> None:
-    """Give configurations the names of the attention that they had."""
+    """Restore the attention names of configurations."""
     for config, name in attention:
-        # Past its setter, which sets all parts of a configuration too.
+        # Bypass the setter, which also sets all parts of a configuration.
         config._attn_implementation_internal = name
 
 
 def _unguided(name: Any) -> Any:
-    """The name of the attention beside guidance; a config shared with a guided model bears the guided name already."""
+    """The name of the attention without guidance. A config shared with a guided model has the guided name already."""
     return next((base for base, guided in GUIDED_NAMES.items() if guided == name), name)
 
 
 def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Module]:
-    """The model's attention modules in the order of its layers: one a layer, or fewer that are called in turn."""
+    """The model's attention modules in the order of its layers: one per layer, or fewer if layers share modules."""
     name = type(model).__name__
     modules = list(attention_modules(model))
     if any(PROCESSOR in module.__dict__ for module in modules):
         raise AttachError(f"this {name} is guided already; call remove() on its guidance first")
     if not modules:
         raise AttachError(
-            f"{name} does not take its attention through transformers' attention interface, so it cannot be "
+            f"{name} does not call its attention through transformers' attention interface, so it cannot be "
             f"{purpose.participle}; BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
         )
     reason = _reason_against(model, modules, purpose)
@@ -204,20 +204,20 @@ def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Modul
     attention = model.config.get_text_config()._attn_implementation
     if _unguided(attention) not in GUIDED_NAMES:
         raise AttachError(
-            f"{name} runs with attn_implementation={attention!r}; {purpose.name} stands beside "
+            f"{name} runs with attn_implementation={attention!r}; {purpose.name} supports "
             f"{' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
         )
     return modules
 
 
 def has_encoder_and_decoder(model: PreTrainedModel) -> bool:
-    """Whether a model is of both, as T5 and BART are, and not the encoder or the decoder of one."""
+    """Whether a model has an encoder and a decoder, as T5 and BART do, and is not just one of these two parts."""
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     return getattr(model.config, "is_encoder_decoder", False) and {"encoder", "decoder"} <= names
 
 
 def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpose: Purpose = GUIDING) -> str | None:
-    """Why a model with these attention modules is no encoder that can be guided, None if it is one."""
+    """Why a model with these attention modules cannot be guided, or None if it can."""
     for_encoders = f"{purpose.name} is for bidirectional encoders"
     if getattr(model.config, "is_decoder", False) or any(getattr(module, "is_causal", False) for module in modules):
         return f"it is {'an encoder-decoder' if has_encoder_and_decoder(model) else 'a decoder'}; {for_encoders}"
@@ -229,7 +229,7 @@ def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpos
     for size in ("num_hidden_layers", "num_attention_heads"):
         try:
             sizes[size] = getattr(config, size, None)
-        except RuntimeError:  # transformers' for what differs by layer
+        except RuntimeError:  # raised by transformers if the number differs by layer
             sizes[size] = "different numbers of"
         if not isinstance(sizes[size], int):
             what = size.removeprefix("num_").replace("_", " ")
@@ -251,7 +251,7 @@ def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpos
 
 
 def _guidable_parts(model: PreTrainedModel) -> list[str]:
-    """The names of the outermost parts of a model that can be guided alone."""
+    """The names of the outermost parts of a model that can be guided on their own."""
     found: list[str] = []
     for name, part in model.named_modules():
         if name and isinstance(part, PreTrainedModel) and not any(name.startswith(f"{outer}.") for outer in found):
@@ -264,13 +264,13 @@ def _guidable_parts(model: PreTrainedModel) -> list[str]:
 def base_attention(module: nn.Module, base: str) -> Callable[..., Any]:
     """The attention function that a module would call without guidance.
 
-    `eager` is not in transformers' registry: each modelling file has its own, in the globals of the module's forward.
+    `eager` is not in transformers' registry: each modeling file has its own, in the globals of the module's forward.
     """
     if base == "eager":
         function = _forward_of(module).__globals__.get("eager_attention_forward")
         if function is None:
             raise AttachError(
-                f"{type(module).__name__} has no eager_attention_forward to stand beside guidance; "
+                f"{type(module).__name__} has no eager_attention_forward, which guidance needs; "
                 "load the model with attn_implementation='sdpa'"
             )
         return function  # type: ignore[no-any-return]
@@ -278,7 +278,7 @@ def base_attention(module: nn.Module, base: str) -> Callable[..., Any]:
 
 
 def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules, in the model's order, whose forward looks its attention function up in transformers' registry."""
+    """The modules whose forward looks up its attention function in transformers' registry, in the model's order."""
     for module in model.modules():
         forward = _forward_of(module)
         if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
@@ -286,7 +286,7 @@ def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def normalizes_its_loss(model: nn.Module) -> bool:
-    """Whether a model of transformers divides its loss by the number of labels that Trainer tells it."""
+    """Whether a model of transformers divides its loss by the number of labels that Trainer passes."""
     return _calls(model, "loss_function")
 
 
@@ -296,14 +296,14 @@ def _calls(module: nn.Module, name: str) -> bool:
 
 
 def _forward_of(module: nn.Module) -> Any:
-    """The class's own forward function beneath its decorators."""
+    """The class's forward function without its decorators."""
     return inspect.unwrap(type(module).forward)
 
 
 def register() -> None:
-    """Make the guided attention functions, and the masks they expect, known to transformers. Idempotent."""
+    """Register the guided attention functions, and the masks they expect, with transformers. Idempotent."""
     masks = AttentionMaskInterface()
     for base, name in GUIDED_NAMES.items():
         AttentionInterface.register(name, _guided(base))
-        # Without a mask function of the same name transformers drops the padding mask in silence.
+        # Without a mask function of the same name, transformers drops the padding mask silently.
         AttentionMaskInterface.register(name, masks[base])

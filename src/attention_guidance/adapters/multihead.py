@@ -1,8 +1,8 @@
 """Models made of `nn.MultiheadAttention`, such as `nn.TransformerEncoder`.
 
-Each guided module gets a forward of its own in place of its class's. That one hands a call to the module's processor,
-and to the class's forward wherever guidance does not have to change the computation: then output, weights and dropout
-are those of the unguided module to the last bit.
+The forward of each guided module is replaced by one that passes the call to the module's processor. If guidance need
+not change the computation, it calls the class's own forward: output, weights and dropout are then those of the unguided
+module to the last bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attention_guidance.loss.call import AttentionCall
 
 
 class MultiheadAdapter:
-    """A model that is, or holds, modules of nn.MultiheadAttention; see `attention_guidance.adapters.base.Adapter`.
+    """The adapter of a model that is or contains nn.MultiheadAttention; see `attention_guidance.adapters.base.Adapter`.
 
     Layers are numbered in the order of ``model.modules()``.
 
@@ -58,10 +58,10 @@ class MultiheadAdapter:
             forward = MultiheadForward(module, name, processor, self.masks)
             module.__dict__["forward"] = forward
             self.forwards.append(forward)
-            # Without gradients nn.TransformerEncoderLayer goes around its modules, but not if one of them has a hook.
+            # Without gradients, nn.TransformerEncoderLayer bypasses its modules unless one of them has a hook.
             self.hooks.append(module.register_forward_pre_hook(_no_fused_layer))
         for encoder in self.model.modules():
-            # Nested tensors are for the fused layers alone.
+            # Only fused layers accept nested tensors.
             if isinstance(encoder, nn.TransformerEncoder) and encoder.use_nested_tensor:
                 encoder.use_nested_tensor = False
                 self.nesting.append(encoder)
@@ -70,7 +70,7 @@ class MultiheadAdapter:
         """See `Adapter`."""
         for forward in self.forwards:
             forward.removed = True
-            # What the user has put there since, around ours perhaps, stays.
+            # Keep a forward that the user has set since; it may wrap ours.
             if forward.module.__dict__.get("forward") is forward:
                 del forward.module.forward
         for hook in self.hooks:
@@ -90,10 +90,10 @@ class MultiheadForward:
     """The forward of one guided nn.MultiheadAttention.
 
     Args:
-        module: the attention.
-        name: its name within the model.
-        processor: what answers its calls.
-        masks: what is known of the masks of this pass.
+        module: the attention module.
+        name: its name in the model.
+        processor: computes its calls.
+        masks: which additive masks of this pass only hide keys.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class MultiheadForward:
         """See nn.MultiheadAttention.
 
         Raises:
-            AttachError: in a guided pass, the call is no bidirectional self-attention with one mask for all heads, or
-                the second of its pass.
+            AttachError: in a guided pass, the call is not bidirectional self-attention with one mask for all heads, or
+                is the second call of the pass.
         """
         own: list[Result] = []
 
@@ -130,7 +130,7 @@ class MultiheadForward:
             own.append(nn.MultiheadAttention.forward(self.module, query, key, value, *arguments))
             return own[0]
 
-        # Something may have been put around this forward, which is removed beneath it.
+        # If something wraps this forward, it is still called after `detach`.
         if self.removed or self.processor.is_idle(self.module.training):
             return unguided()
         self._check_call(query, key, is_causal)
@@ -145,9 +145,9 @@ class MultiheadForward:
         )  # fmt: skip
         out_BTHD, _ = self.processor.attend(call, unguided)
         if own:
-            # These are in the module's own shapes already.
+            # This result has the module's own shapes already.
             return own[0]
-        # As torch: by the weights, without a call of out_proj.
+        # Like torch, use the weights of out_proj without calling it.
         out = functional.linear(out_BTHD.flatten(2), self.module.out_proj.weight, self.module.out_proj.bias)
         return self._as_input(out, query), None
 
@@ -156,16 +156,16 @@ class MultiheadForward:
         if not _same(query, key):
             raise AttachError(
                 f"{self.name} was called with a key that is not its query, and {purpose.name} is for self-attention"
-                + ("; name the layers to guide in heads= so that this one is left out" if purpose == GUIDING else "")
+                + ("; name the layers to guide in heads= to leave this one out" if purpose == GUIDING else "")
             )
         if is_causal:
             raise AttachError(f"{self.name} attends causally; {purpose.name} is for bidirectional encoders")
         if query.is_nested:
-            raise AttachError(f"{self.name} was given a nested tensor; {purpose.name} needs padded ones and a mask")
-        # What a backward pass computes again is no second call; torch.compile does not trace it.
+            raise AttachError(f"{self.name} was given a nested tensor; {purpose.name} needs a padded one and a mask")
+        # A recomputation during the backward pass is not a second call.
         if not in_backward():
             if self.called:
-                held = ": its guidance.loss() after both calls, or within=, holds both" if purpose == GUIDING else ""
+                held = ": guidance.loss() after both calls, or within=, includes both" if purpose == GUIDING else ""
                 raise AttachError(
                     f"{self.name} was called twice in one forward pass; {purpose.verb} the part that is called twice "
                     f"instead{held}"
@@ -188,24 +188,24 @@ class MultiheadForward:
         return tensor_BTE.view(*tensor_BTE.shape[:2], self.module.num_heads, self.module.head_dim).transpose(1, 2)
 
     def _batch_first(self, tensor: Tensor) -> Tensor:
-        """[B, T, E] of a tensor that is so, or [T, B, E], or [T, E]."""
+        """A tensor of shape [B, T, E], [T, B, E] or [T, E] as [B, T, E]."""
         if tensor.dim() == 2:
             return tensor[None]
         return tensor if self.module.batch_first else tensor.transpose(0, 1)
 
     def _as_input(self, tensor_BTE: Tensor, query: Tensor) -> Tensor:
-        """The opposite of `_batch_first`, in the layout of the call's query."""
+        """The inverse of `_batch_first`, in the layout of the call's query."""
         if query.dim() == 2:
             return tensor_BTE[0]
         return tensor_BTE if self.module.batch_first else tensor_BTE.transpose(0, 1)
 
     def _mask(self, key_padding_mask: Tensor | None, attn_mask: Tensor | None, query: Tensor) -> Tensor | None:
-        """One mask of both, [B or 1, 1, T or 1, T]: bool, True where a query may attend to a key, or additive.
+        """Both masks combined, [B or 1, 1, T or 1, T]: bool, True where a query may attend to a key, or additive.
 
         Args:
             key_padding_mask: [B, T], or [T] for an input without a batch.
             attn_mask: [T, T].
-            query: the call's.
+            query: the query of the call.
         """
         size = self._batch_first(query).shape[:2]
         padding_size = size if query.dim() == 3 else size[1:]
@@ -222,7 +222,7 @@ class MultiheadForward:
             if mask.is_floating_point() and not self.masks.only_hides(mask):
                 added = mask_B1TT if added is None else added + mask_B1TT
             else:
-                # In torch's bool masks, True is what is hidden.
+                # In torch's bool masks, True hides a key.
                 shows = mask_B1TT == 0 if mask.is_floating_point() else ~mask_B1TT
                 shown = shows if shown is None else shown & shows
         if added is None or shown is None:
@@ -242,25 +242,25 @@ class MultiheadForward:
 
 
 class _AdditiveMasks:
-    """Tells the additive masks that only show and hide, as those that nn.TransformerEncoder makes of bool ones.
+    """Finds additive masks that only hide keys, such as those that nn.TransformerEncoder makes from bool masks.
 
-    As bool masks they can be served by every backend. It takes a look at their numbers, for which a GPU has to be
-    waited for: once a pass for each mask. Under torch.compile there is no looking, and they stay additive.
+    As bool masks, they are supported by every backend. Reading their values synchronizes with the GPU, so this is done
+    once per pass and mask. Under torch.compile, values cannot be read, and the masks stay additive.
     """
 
     def __init__(self) -> None:
-        # With the mask itself, so that no other one can get its id within the pass.
+        # Keep the mask too, so that no other tensor can get its id during the pass.
         self.seen: dict[int, tuple[Tensor, bool]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"seen": {}}
 
     def forget(self) -> None:
-        """A pass begins."""
+        """Forget all masks, at the start of a pass."""
         self.seen = {}
 
     def only_hides(self, mask: Tensor) -> bool:
-        """Whether all numbers are 0 or minus infinity, and are not being learned."""
+        """Whether all values are 0 or minus infinity, and the mask does not require gradients."""
         if mask.requires_grad or torch.compiler.is_compiling():
             return False
         if id(mask) not in self.seen:
@@ -269,28 +269,28 @@ class _AdditiveMasks:
 
 
 def _same(query: Tensor, key: Tensor) -> bool:
-    """Whether these are one tensor, or views of one that are alike, as ``x.transpose(0, 1)`` written twice."""
+    """Whether these are one tensor or equal views of one, such as ``x.transpose(0, 1)`` written twice."""
     if query is key or torch.compiler.is_compiling():
         return query is key
     return query.data_ptr() == key.data_ptr() and query.shape == key.shape and query.stride() == key.stride()
 
 
 def _no_fused_layer(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """A hook that is only there to be seen."""
+    """A hook that does nothing: its presence disables the fused layer."""
 
 
 def has_multihead(model: nn.Module) -> bool:
-    """Whether there is a module of nn.MultiheadAttention in a model."""
+    """Whether a model is or contains nn.MultiheadAttention."""
     return any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
 
 
 def _guidable_modules(model: nn.Module, purpose: Purpose) -> dict[str, nn.MultiheadAttention]:
-    """The model's modules of nn.MultiheadAttention by name, in order."""
+    """The model's nn.MultiheadAttention modules by name, in order."""
     kind = type(model).__name__
     for name, module in model.named_modules():
         if isinstance(module, nn.TransformerDecoderLayer):
             raise AttachError(
-                f"{kind} cannot be {purpose.participle}: {name or 'it'} is a decoder's layer, and {purpose.name} is "
+                f"{kind} cannot be {purpose.participle}: {name or 'it'} is a decoder layer, and {purpose.name} is "
                 f"for bidirectional encoders; {purpose.verb} the encoder alone"
             )
     modules = {
@@ -312,15 +312,15 @@ def _guidable_modules(model: nn.Module, purpose: Purpose) -> dict[str, nn.Multih
 
 
 def _reason_against(module: nn.MultiheadAttention) -> str | None:
-    """Why a module cannot be guided, None if it can."""
+    """Why a module cannot be guided, or None if it can."""
     if type(module).forward is not nn.MultiheadAttention.forward or "forward" in module.__dict__:
-        return f"({type(module).__name__}) has a forward of its own in place of nn.MultiheadAttention's"
+        return f"({type(module).__name__}) has its own forward in place of nn.MultiheadAttention's"
     if module.bias_k is not None or module.bias_v is not None:
-        return "has add_bias_kv=True: a key that is no position"
+        return "has add_bias_kv=True, which adds a key that is not a position"
     if module.add_zero_attn:
-        return "has add_zero_attn=True: a key that is no position"
+        return "has add_zero_attn=True, which adds a key that is not a position"
     for option in ("kdim", "vdim"):
         size = getattr(module, option)
         if size != module.embed_dim:
-            return f"has {option}={size} and embed_dim={module.embed_dim}: it is no self-attention"
+            return f"has {option}={size} and embed_dim={module.embed_dim}: it is not self-attention"
     return None
