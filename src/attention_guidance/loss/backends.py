@@ -1,8 +1,8 @@
 """The backends by name, what each supports, and which one `auto` picks.
 
-A backend computes the attention of guided heads together with the statistics of its rows. `reference` is the definition
-in dense maps; the others are there to be fast. Asking for one that cannot serve a case is an error: no
-backend stands in for another in silence.
+A backend computes the attention of guided heads together with its row statistics. `reference` is the definition, with
+dense maps; the others are faster. Requesting a backend that does not support a case is an error: it is never replaced
+by another silently.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Case:
-    """What decides whether a backend can serve.
+    """The properties of a call that decide which backends support it.
 
     Attributes:
-        device: its type, such as `cpu` or `cuda`.
-        dtype: of queries, keys and values.
+        device: device type, such as `cpu` or `cuda`.
+        dtype: dtype of queries, keys and values.
         length: number of keys.
-        attention: what the model runs without guidance, `sdpa` or `eager`.
-        bias: whether something is added to the scores.
-        mapped: patterns that are neither offsets nor classes of keys, by name.
-        channels: of a head.
+        attention: the model's attention without guidance, `sdpa` or `eager`.
+        bias: whether a bias is added to the scores.
+        mapped: names of the patterns whose targets are a dense map.
+        channels: number of channels of a head.
     """
 
     device: str
@@ -52,12 +52,12 @@ class Backend:
     """One way to compute guided attention.
 
     Attributes:
-        name: what it is asked for by.
-        attend: output and row statistics in one go, with gradients.
-        statistics: the row statistics alone.
-        refuses: why it cannot serve a case, or None if it can.
-        beside: whether the model's own attention runs for all heads, and the statistics are made beside it.
-        among: whether it computes all heads in one go, with the guided ones among them (`AttentionCall.heads`).
+        name: its name in `guide(backend=...)`.
+        attend: computes output and row statistics together, with gradients.
+        statistics: computes the row statistics alone.
+        refuses: returns why it does not support a case, or None if it does.
+        beside: whether the model's own attention computes all heads, and the backend only the statistics.
+        among: whether it computes all heads of a layer, guided or not (`AttentionCall.heads`).
     """
 
     name: str
@@ -69,9 +69,9 @@ class Backend:
 
 
 def _refuses_all(case: Case) -> str | None:
-    """What no backend but the reference serves."""
+    """Why only the reference supports a case, or None."""
     if case.attention != "sdpa":
-        return f"the model runs {case.attention} attention, whose weights it may give out"
+        return f"the model runs {case.attention} attention, whose weights it may return"
     if case.bias:
         return "the model adds a bias to its attention scores"
     return None
@@ -87,13 +87,13 @@ def _triton_refuses(case: Case) -> str | None:
     if case.device != "cuda" and not triton.interpreted():
         return f"it is for cuda, not {case.device}"
     if case.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return f"its kernels have no {str(case.dtype).removeprefix('torch.')}"
+        return f"its kernels do not support {str(case.dtype).removeprefix('torch.')}"
     if case.channels > triton.MAX_CHANNELS:
         return f"its kernels take heads of at most {triton.MAX_CHANNELS} channels (the model's have {case.channels})"
     if case.length > triton.MAX_LENGTH:
-        return f"its kernels take at most {triton.MAX_LENGTH:,} tokens (here are {case.length:,})"
+        return f"its kernels take at most {triton.MAX_LENGTH:,} tokens (here: {case.length:,})"
     if case.mapped:
-        return f"the targets of {', '.join(case.mapped)} are a map and no list of few keys"
+        return f"the targets of {', '.join(case.mapped)} are a map, not a short list of keys"
     return _refuses_all(case)
 
 
@@ -106,17 +106,17 @@ BACKENDS = {
     )
 }
 NAMES = tuple(BACKENDS)
-# What `auto` tries, by device, best first; `reference` comes after all.
+# What `auto` tries, by device type, best first; `reference` comes last.
 _PREFERRED = {"cpu": ("blocked",), "cuda": ("triton", "blocked")}
 
 
 def able(case: Case) -> list[str]:
-    """The backends that can serve a case."""
+    """The names of the backends that support a case."""
     return [name for name, backend in BACKENDS.items() if backend.refuses(case) is None]
 
 
 class BackendChoice:
-    """The backend that a user has asked for, or `auto`.
+    """The backend that the user requested, or `auto`.
 
     Args:
         name: one of `NAMES`, or `auto`.
@@ -135,7 +135,7 @@ class BackendChoice:
         """The backend for a case.
 
         Raises:
-            AttachError: the one asked for cannot serve it.
+            AttachError: the requested backend does not support it.
         """
         if self.name == "auto":
             chosen = automatic(case)
@@ -153,7 +153,7 @@ class BackendChoice:
         return chosen
 
     def explain(self) -> str:
-        """A line for each backend: which one the last pass took, and why not the others."""
+        """A line for each backend: which one the last pass used, and why the others were not used."""
         if self.last is None:
             return f"backend {self.name!r}: no guided forward pass yet"
         case, chosen = self.last, self.of(self.last)
@@ -168,7 +168,7 @@ class BackendChoice:
 
 
 def automatic(case: Case) -> Backend:
-    """The backend that `auto` takes."""
+    """The backend that `auto` picks."""
     for name in _PREFERRED.get(case.device, ()):
         if BACKENDS[name].refuses(case) is not None:
             continue
@@ -180,10 +180,10 @@ def automatic(case: Case) -> Backend:
 @functools.cache
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def agrees(name: str, device: str, dtype: torch.dtype, channels: int = 64) -> bool:
-    """Whether a backend gives on a device what the reference gives: asked once, on a small case.
+    """Whether a backend agrees with the reference on a device: tested once, on a small case.
 
-    Kernels meet devices, drivers and compilers that they were never tried on, and `auto` must be right before it is
-    fast: one that disagrees, or does not run, is passed over with a warning.
+    Kernels may run on devices, drivers and compilers on which they were never tested, and `auto` must be correct before
+    it is fast. A backend that disagrees or does not run is skipped with a warning.
     """
     try:
         ours, theirs = (_try_out(BACKENDS[which], device, dtype, channels) for which in (name, "reference"))
@@ -191,7 +191,7 @@ def agrees(name: str, device: str, dtype: torch.dtype, channels: int = 64) -> bo
     except Exception as error:  # whatever a kernel may raise
         logger.warning("guidance backend %r does not run on %s in %s: %s", name, device, dtype, error)
         return False
-    # Half precision gives the reference errors of its own.
+    # In half precision, the reference has rounding errors too.
     if not difference < (1e-3 if dtype in (torch.float32, torch.float64) else 0.1):
         logger.warning("guidance backend %r is off by %.1g on %s in %s", name, difference, device, dtype)
         return False
@@ -199,8 +199,8 @@ def agrees(name: str, device: str, dtype: torch.dtype, channels: int = 64) -> bo
 
 
 def _try_out(backend: Backend, device: str, dtype: torch.dtype, channels: int) -> list[Tensor]:
-    """Output, statistics and gradients of a small attention of several tiles, padding included."""
-    # A generator of its own: torch.manual_seed would seed those of all devices, from which the user's dropout is drawn.
+    """Output, statistics and gradients of a small attention with several tiles and padding."""
+    # Use a separate generator: torch.manual_seed would seed all devices, and so change the user's dropout.
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad(), torch.autocast(device, enabled=False):
         query, key, value = (

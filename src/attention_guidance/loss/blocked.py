@@ -1,8 +1,8 @@
 """Backend `blocked`: exact attention in plain torch, in blocks of queries.
 
-The scores of a block are made once and serve output and statistics; the backward pass makes them again. The gradients
-of both losses are elementwise in A, so guidance adds no matrix product to those of plain attention: the gradient with
-respect to A gets ``2 g_r A`` and, at the targets, ``g_m``, and goes through the softmax with the rest.
+The scores of a block are computed once, for output and statistics; the backward pass recomputes them. The gradients of
+both losses are elementwise in A, so guidance adds no matrix product to those of plain attention: ``2 g_r A`` and (at
+the targets) ``g_m`` are added to the gradient with respect to A before it goes through the softmax.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _FIELDS = ("picks_BQP", "key_classes_BK", "query_classes_BQ", "map_BQK")
 
 def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] and row statistics, with gradients."""
-    # Drawn outside of the operator, so that the default generator decides and recomputation draws the same.
+    # Draw the seed outside the operator, from the default generator, so that recomputation draws the same seed.
     return _computed(call, torch.randint(2**62, (), device="cpu") if call.dropout else None)
 
 
 def statistics(call: AttentionCall) -> RowStatistics:
     """The row statistics alone, without gradient."""
     call = call.without_gradient()
-    # Values without channels make no output.
+    # With values of 0 channels, no output is computed.
     return _computed(replace(call, value_BHKD=call.value_BHKD[..., :0]), None)[1]
 
 
@@ -43,8 +43,8 @@ def _computed(call: AttentionCall, seed: Tensor | None) -> tuple[Tensor, RowStat
     return out_BHQD, RowStatistics(*rows)
 
 
-# The computation is an operator of torch, so that torch.compile takes it as it is. An operator takes tensors, numbers
-# and lists of these: targets travel as a flat list of tensors, one without dimensions for a field that is None.
+# The computation is a torch operator, which torch.compile does not trace into. An operator takes tensors, numbers and
+# lists of these: targets are passed as a flat list of tensors, with a 0-dimensional tensor for a field that is None.
 
 
 def _flat(call: AttentionCall) -> tuple[list[Tensor], list[int]]:
@@ -159,7 +159,7 @@ def _backward(
     call: AttentionCall, seed: Tensor | None, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = call.query_BHQD, call.key_BHKD, call.value_BHKD
-    # A sum over several blocks would lose digits in half precision.
+    # Summing over several blocks in half precision would lose digits.
     sums = torch.promote_types(key.dtype, torch.float32) if are_many(query, key) else key.dtype
     grad_query, grad_key, grad_value = _empty_by_head(query), _empty_by_head(key, sums), _empty_by_head(value, sums)
     scaled, rest = scaled_queries(query, call.scale)
@@ -185,7 +185,7 @@ def _backward(
                 listed.add_(grad_bqK, grad_mass[rows][..., None])
             grad_bqK = torch._softmax_backward_data(grad_bqK, map_bqK, -1, map_bqK.dtype, grad_input=grad_bqK)
             if among_targets is not None:
-                # d log m / ds = softmax over the targets - A: right also where m is too small for its precision.
+                # d log m / ds = softmax over the targets - A, which is exact even if m underflows.
                 grad_log_bq1 = grad_mass[rows].masked_fill(listed.count_bq == 0, 0.0)[..., None]
                 grad_bqK.addcmul_(map_bqK, grad_log_bq1, value=-1)
                 listed.add_(grad_bqK, grad_log_bq1 * among_targets)
@@ -196,7 +196,7 @@ def _backward(
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> None:
-    """Set a sum of products to its first, or add another."""
+    """Add ``left @ right`` to `total`, or overwrite it with the first product."""
     if total.dtype != left.dtype:
         product = torch.bmm(left, right)
         total.copy_(product) if first else total.add_(product)
@@ -214,7 +214,7 @@ def _empty_results(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _empty_by_head(like_BHTD: Tensor, dtype: torch.dtype | None = None, length: int | None = None) -> Tensor:
-    """[B, H, T, D], heads outermost in memory: a block of one head is contiguous, and a product goes right there."""
+    """[B, H, T, D], heads outermost in memory: a block of one head is contiguous, so products are written into it."""
     n_batch, n_heads, own_length, n_channels = like_BHTD.shape
     size = n_heads, n_batch, own_length if length is None else length, n_channels
     return like_BHTD.new_empty(size, dtype=dtype).transpose(0, 1)

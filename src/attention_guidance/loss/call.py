@@ -17,23 +17,23 @@ from attention_guidance.patterns import Targets
 class AttentionCall:
     """One call of a module's attention: all heads of a layer or, for most backends, the guided ones.
 
-    ``A_i = softmax(scale * q_i . k_j + bias_ij)`` over the keys that the mask shows; dropout applies to what is summed
-    into the output and not to A, of which the statistics are.
+    ``A_ij = softmax_j(scale * q_i . k_j + bias_ij)`` over the keys that the mask does not hide. Dropout applies to the
+    output only: the statistics are those of A.
 
     Attributes:
-        query_BHQD, key_BHKD, value_BHKD: keys and values may be of fewer heads, which queries share, where all heads of
-            a layer are there.
-        groups: the targets of each pattern and the number of its heads; none before the call is guided.
+        query_BHQD, key_BHKD, value_BHKD: queries, keys and values. If the tensors have all heads of a layer, several
+            query heads may share one key and value head (grouped queries).
+        groups: the targets of each pattern and the number of its heads; empty before the call is guided.
         scale: factor on the scores, usually ``D ** -0.5``.
-        mask: bool [B or 1, 1, Q or 1, K], True where a query may attend to a key; None for everywhere. As a model gives
-            it, it may be additive: see `with_bool_mask`.
+        mask: bool [B or 1, 1, Q or 1, K], True where a query may attend to a key, or None for no mask. The mask of a
+            model may be additive: see `with_bool_mask`.
         bias: added to the scores, [B or 1, H or 1, Q, K], or None.
-        dropout: the share of A that is dropped on the way into the output.
-        log_mass: whether the logarithm of the mass is wanted instead of the mass.
-        heads: which heads the groups are of, where the tensors have all heads of a layer; None for all in order, those
-            of one pattern side by side.
-        shared: a place where a backend keeps what other layers of the same pass can use, or None.
-        attention: what the model runs without guidance, `sdpa` or `eager`.
+        dropout: probability of dropping an entry of A when computing the output.
+        log_mass: whether to compute the logarithm of the mass instead of the mass.
+        heads: the heads that `groups` refers to, if the tensors have all heads of a layer. None: all heads in order,
+            with those of one pattern adjacent.
+        shared: a dict in which a backend stores what other layers of the same pass can use, or None.
+        attention: the model's attention without guidance, `sdpa` or `eager`.
         training: whether the attention module is in training mode.
     """
 
@@ -53,35 +53,36 @@ class AttentionCall:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Sequences and queries."""
+        """The number of sequences and the number of queries."""
         return self.query_BHQD.shape[0], self.query_BHQD.shape[2]
 
     def slices(self) -> Iterator[tuple[Targets, slice]]:
-        """The targets of each pattern and where its heads are."""
+        """The targets of each pattern, and the slice of its heads."""
         start = 0
         for targets, n_heads in self.groups:
             yield targets, slice(start, start + n_heads)
             start += n_heads
 
     def with_bool_mask(self, verb: str = "guide") -> AttentionCall:
-        """The same with a bool mask; what an additive one adds to the scores it shows goes into the bias.
+        """The same call with a bool mask. The values of an additive mask at keys that it does not hide become a bias.
 
         Args:
-            verb: what cannot be done where the mask does not serve; a text, which torch.compile traces.
+            verb: what cannot be done if the mask differs by head, for the error message. (A str, as torch.compile
+                traces this method.)
 
         Raises:
             AttachError: the mask differs by head.
         """
         mask, bias = self.mask, self.bias
         if mask is not None and mask.dtype != torch.bool:
-            # An additive mask hides a key with minus infinity, the dtype's lowest number, or -10,000 as BERT's own.
+            # An additive mask hides a key with minus infinity, the dtype's lowest number, or BERT's -10,000.
             mask, bias = mask > -1e4, mask if bias is None else bias + mask
         if mask is not None and mask.shape[1] != 1:
             raise AttachError(f"cannot {verb} attention whose mask differs by head (mask of shape {tuple(mask.shape)})")
         return self if mask is self.mask else replace(self, mask=mask, bias=bias)
 
     def with_all_keys(self) -> AttentionCall:
-        """The same with keys and values for each head of the queries."""
+        """The same call with keys and values repeated for each query head."""
         n_shared = self.query_BHQD.shape[1] // self.key_BHKD.shape[1]
         if n_shared == 1:
             return self
@@ -89,16 +90,16 @@ class AttentionCall:
         return replace(self, key_BHKD=key_BHKD, value_BHKD=value_BHKD)
 
     def without_gradient(self) -> AttentionCall:
-        """The same for statistics alone, which neither gradient nor dropout goes through."""
+        """The same call without gradients and dropout, for the statistics alone."""
         query, key, value = (tensor.detach() for tensor in (self.query_BHQD, self.key_BHKD, self.value_BHKD))
         return replace(self, query_BHQD=query, key_BHKD=key, value_BHKD=value, dropout=0.0)
 
     def in_full_precision(self) -> AttentionCall:
-        """The same in float32 or better."""
+        """The same call in float32 or better."""
         return self._in(torch.promote_types(self.query_BHQD.dtype, torch.float32))
 
     def in_autocast_precision(self) -> AttentionCall:
-        """The same in the precision that autocast would have attention in."""
+        """The same call in the dtype that autocast uses for attention."""
         device = self.query_BHQD.device.type
         if not torch.is_autocast_enabled(device) or self.query_BHQD.dtype == torch.float64:
             return self

@@ -1,6 +1,6 @@
 """Compute layer losses from row statistics, batched over layers of equal shape.
 
-Every operation on rows is small, and a GPU starts a kernel for each: for one layer after another they take longer than
+Operations on rows are small, and a GPU launches a kernel for each. Done layer by layer, they would take longer than
 what guidance adds to the attention itself.
 """
 
@@ -36,7 +36,7 @@ class LayerRows:
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """What one guided layer adds: its term of the loss, and each guided head's distance (`LayerProcessor.heads`).
+    """The loss of one guided layer, and the distance of each guided head (in the order of `LayerProcessor.heads`).
 
     Attributes:
         loss: the layer's term in the guidance loss, a scalar.
@@ -50,7 +50,7 @@ class LayerLoss:
 
 
 def no_loss(n_heads: int, device: torch.device) -> LayerLoss:
-    """What a layer with so many guided heads adds to a pass that leaves it out."""
+    """The zero loss of a layer with `n_heads` guided heads in a pass that skips it."""
     sums = torch.zeros(n_heads, device=device)
     return LayerLoss(torch.zeros((), device=device), sums, sums.long())
 

@@ -25,7 +25,7 @@ def statistics(call: AttentionCall) -> RowStatistics:
 
 
 def _scores(call: AttentionCall) -> Tensor:
-    """Scores in float32 or better; minus infinity where the mask hides a key, 0 all along a row that sees none."""
+    """Scores in float32 or better; minus infinity where the mask hides a key, 0 in rows without any visible key."""
     query_BHQD, key_BHKD = call.query_BHQD, call.key_BHKD
     if query_BHQD.dtype == torch.float16:
         # Products of float16 numbers may overflow.
@@ -42,7 +42,7 @@ def _scores(call: AttentionCall) -> Tensor:
 
 
 def probabilities(call: AttentionCall) -> Tensor:
-    """The map of every head, [B, H, Q, K] in float32 or better; zeros in a row that may attend to nothing."""
+    """The attention map of every head, [B, H, Q, K] in float32 or better; zeros in rows without any visible key."""
     map_BHQK = _scores(call).softmax(-1)
     return map_BHQK if call.mask is None else map_BHQK.masked_fill(~call.mask.any(-1, keepdim=True), 0.0)
 
@@ -56,7 +56,7 @@ def _statistics(call: AttentionCall, map_BHQK: Tensor) -> RowStatistics:
             targets_B1QK = targets_B1QK & call.mask
         n_targets_B1Q = targets_B1QK.expand(-1, -1, n_queries, n_keys).sum(-1)
         if call.log_mass:
-            # From the scores: a mass that underflows still has a logarithm and a gradient.
+            # Compute it from the scores, so that a mass that underflows still has a logarithm and a gradient.
             counted_B1Q1 = (n_targets_B1Q > 0)[..., None]
             scores_BHQK = _scores(call)[:, heads]
             hit_BHQK = scores_BHQK.masked_fill(~targets_B1QK & counted_B1Q1, -math.inf)

@@ -1,6 +1,6 @@
 """Row statistics of guided attention, and the loss computed from them.
 
-The loss of a row needs no map of attention, only the sum of its squares and its mass on the targets.
+The loss of a row does not need the attention map, only the sum of the row's squares and its mass on the targets.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ OBJECTIVES = ("squared_error", "log_mass")
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What the loss needs of each row of the guided heads' attention, before dropout.
+    """Statistics of each row of the guided heads' attention, before dropout, from which the loss is computed.
 
-    In float32 or better. A row that may attend to nothing has zeros.
+    In float32 or better. Rows without any visible key are zeros.
 
     Attributes:
         squares_BHQ: ``r_i = sum_j A_ij^2``.
         mass_BHQ: ``m_i = sum of A_ij over the targets``, or its logarithm (0 for a row without a target).
-        n_targets_BHQ: the number of targets that the mask shows, float.
+        n_targets_BHQ: the number of targets that the mask does not hide, as float.
     """
 
     squares_BHQ: Tensor
@@ -47,6 +47,6 @@ def row_losses(statistics: RowStatistics, objective: str) -> Tensor:
 
 
 def check_objective(objective: str) -> None:
-    """Raise ConfigError for a loss that does not exist."""
+    """Raise ConfigError if the loss is unknown."""
     if objective not in OBJECTIVES:
         raise ConfigError(f"unknown guidance loss {objective!r}; expected one of {', '.join(OBJECTIVES)}")
