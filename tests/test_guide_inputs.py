@@ -71,7 +71,7 @@ class TestNoModel:
         [
             ("bert-base-uncased", r"load the model first: AutoModel\.from_pretrained\('bert-base-uncased'\)"),
             (None, r"model is of class NoneType, and (guidance|looking) needs a torch\.nn\.Module"),
-            (BertModel, r"model=BertModel is a class; give one of its instances"),
+            (BertModel, r"model=BertModel is a class; pass an instance"),
             (nn.TransformerEncoder, "model=TransformerEncoder is a class"),
             (BertConfig(), "model is of class BertConfig"),
             ({"weight": torch.ones(2)}, "model is of class dict"),
@@ -88,7 +88,7 @@ class TestNoModel:
 
     def test_within(self, make_model):
         model = make_model()
-        with pytest.raises(AttachError, match="within='whole' is no model"):
+        with pytest.raises(AttachError, match=r"within='whole' is not a torch\.nn\.Module"):
             guide(model, HEADS, within="whole")
         assert model.config._attn_implementation == "sdpa"
 
@@ -225,14 +225,14 @@ class TestClassToken:
 
     def test_some_queries_alone(self):
         rows = get_pattern("class_token").where(lambda sequences: sequences.valid_BT, "mine")
-        with pytest.raises(PatternError, match="'mine' looks at the class token"):
+        with pytest.raises(PatternError, match="'mine' attends to the class token"):
             guide(WITHOUT["SiglipVision"](), "mine:1", patterns={"mine": rows})
 
     def test_the_census_too(self):
         batch = {"pixel_values": torch.randn(2, 3, 16, 16)}
-        with pytest.raises(PatternError, match="looks at the class token"):
+        with pytest.raises(PatternError, match="attends to the class token"):
             take_census(WITHOUT["SiglipVision"](), [batch], [get_pattern("class_token")])
-        with pytest.raises(PatternError, match="looks at the class token"):
+        with pytest.raises(PatternError, match="attends to the class token"):
             match_heads(WITHOUT["SiglipVision"](), "class_token:1", [batch])
 
     def test_a_class_token_of_the_whole(self):

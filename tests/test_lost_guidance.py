@@ -122,7 +122,7 @@ def plain(model, batch):
 
 
 class TestSchedulesThatHearOfNoStep:
-    MATCH = r"schedule 'linear' has not been told of any step.*guidance\.step\(\).*get_guidance\(model\)"
+    MATCH = r"schedule 'linear' was never stepped.*guidance\.step\(\).*get_guidance\(model\)"
 
     def test_a_loop_that_forgets_to_step(self, make_model, batch):
         model = make_model()
@@ -218,7 +218,7 @@ class TestGetGuidance:
         both = torch.nn.ModuleList([make_model("bert"), make_model("roberta")])
         for model in both:
             guide(model, HEADS, within=both)
-        with pytest.raises(AttachError, match=r"holds 2 guided models \(BertForMaskedLM, RobertaForMaskedLM\)"):
+        with pytest.raises(AttachError, match=r"contains 2 guided models \(BertForMaskedLM, RobertaForMaskedLM\)"):
             get_guidance(both)
 
 

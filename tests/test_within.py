@@ -70,7 +70,7 @@ def test_each_pass_adds_its_own(pair):
 def test_a_part_that_was_not_called(pair):
     guide(pair.narrow, "next:1", within=pair)
     pair(IDS)
-    with pytest.raises(AttachError, match="Pair never called its part BertModel in this pass"):
+    with pytest.raises(AttachError, match="Pair did not call its part BertModel in training mode"):
         pair(IDS, both=False)
 
 

@@ -40,37 +40,38 @@ def guide(
 ) -> Guidance:
     """Guide attention heads of a model toward patterns while it trains.
 
-    The model is changed in place and stays what it was: same class, same parameters, same state dict. In training mode
-    ``model(**batch).loss`` becomes objective + weight x guidance; in evaluation mode it stays the objective.
+    The model is changed in place; its class, parameters and state dict stay the same. In training mode,
+    ``model(**batch).loss`` becomes objective + weight x guidance. In evaluation mode, it remains the objective.
 
     Args:
-        model: a bidirectional encoder of transformers with any head on it; a module that holds one, such as a
-            SentenceTransformer; or one that is or holds torch's nn.MultiheadAttention, such as nn.TransformerEncoder.
+        model: a bidirectional encoder of transformers with any head; a module that contains exactly one, such as a
+            SentenceTransformer; or a module that is or contains nn.MultiheadAttention, such as nn.TransformerEncoder.
         heads: which heads follow which pattern, e.g. ``"next:1 previous:1 first:4"`` for every layer; see
             `attention_guidance.assignment`.
         weight: factor on the guidance loss; with `query` normalization, the pull on each guided head.
         loss: `squared_error` (the paper's) or `log_mass` (minus the log of the mass on the targets).
         normalization: `query` (sum over heads of the mean over rows) or `elementwise` (the authors' scale).
-        backend: what computes the guided heads: `auto`, `reference` (dense maps, serves everything), `blocked` (plain
-            torch, keeps no map) or `triton` (NVIDIA GPUs, experimental); see `attention_guidance.loss.backends`.
-        schedule: how the weight changes over training; a `Schedule` or the name of its shape. Anything but `constant`
-            needs to hear of the steps: from ``callbacks=[guidance.callback()]`` under Trainer, from ``guidance.step()``
-            in a loop of one's own.
-        total_steps: length of the run in optimisation steps, where the schedule needs it and no Trainer tells it.
-        tokenizer: finds the ids of token classes such as `delimiter` and `period`.
-        token_classes: classes of one's own for use in `heads`, by name; see `attention_guidance.patterns.get_pattern`.
-        patterns: patterns of one's own for use in `heads`, by name.
-        within: the module whose loss guidance joins, where `model` is only a part of it: a model of two encoders, a
-            module that computes a loss from the model's output.
+        backend: what computes the guided heads: `auto`, `reference` (dense maps, supports everything), `blocked` (plain
+            torch, stores no map) or `triton` (NVIDIA GPUs, experimental); see `attention_guidance.loss.backends`.
+        schedule: how the weight changes over training: a `Schedule` or the name of its shape. All but `constant` need
+            to know the training step: pass ``callbacks=[guidance.callback()]`` to Trainer, or call
+            ``guidance.step()`` in your own loop.
+        total_steps: length of the run in optimisation steps, if the schedule needs it and no Trainer provides it.
+        tokenizer: provides the ids of token classes such as `delimiter` and `period`.
+        token_classes: user-defined token classes for use in `heads`, by name; see
+            `attention_guidance.patterns.get_pattern`.
+        patterns: user-defined patterns for use in `heads`, by name.
+        within: the module to whose loss guidance is added, if `model` is only a part of it: a model with two encoders,
+            or a module that computes a loss from the model's output.
 
     Returns:
-        The handle: weights, per-head values, `remove()`.
+        The handle, with the weight, per-head errors and `remove()`.
 
     Raises:
-        AttachError: the model is guided already, is no bidirectional encoder, or does not take its attention through
-            transformers' attention interface or nn.MultiheadAttention.
+        AttachError: the model is guided already, is not a bidirectional encoder, or calls its attention neither through
+            transformers' attention interface nor through nn.MultiheadAttention.
         PatternError: the assignment does not fit the model.
-        ConfigError: unknown loss, normalization, backend or schedule; a weight or length that cannot be.
+        ConfigError: unknown loss, normalization, backend or schedule, or an invalid weight or length.
     """
     check_objective(loss)
     check_normalization(normalization, loss)
@@ -78,7 +79,9 @@ def guide(
     if total_steps is not None and not (isinstance(total_steps, Real) and total_steps > 0):
         raise ConfigError(f"total_steps={total_steps!r} must be the length of the run in steps, above 0")
     if within is not None and not isinstance(within, nn.Module):
-        raise AttachError(f"within={within!r} is no model; give the torch module whose loss guidance joins")
+        raise AttachError(
+            f"within={within!r} is not a torch.nn.Module; give the module to whose loss guidance is added"
+        )
     choice = BackendChoice(backend)
     adapter = adapter_of(model)
     guided = assign_heads(
@@ -94,17 +97,17 @@ def guide(
 
 
 def get_guidance(model: nn.Module) -> Guidance:
-    """The handle on a guided model: of a copy too, which has a guidance of its own.
+    """The handle on a guided model. A copy of a guided model has its own handle.
 
     Args:
-        model: guided, or holding one guided model.
+        model: a guided model, or a module that contains exactly one.
 
     Raises:
-        AttachError: it is not guided, or it holds several guided models.
+        AttachError: the model is not guided, or it contains several guided models.
     """
     hooks: list[Any] = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
     found: list[Any] = [getattr(hook, "__self__", None) for hook in hooks]
-    # One has hooks on the whole around its model, too.
+    # With `within=`, one Guidance has hooks on two modules.
     owners: list[Guidance] = list({id(owner): owner for owner in found if isinstance(owner, Guidance)}.values())
     if len(owners) == 1:
         return owners[0]
@@ -112,4 +115,4 @@ def get_guidance(model: nn.Module) -> Guidance:
     if not owners:
         raise AttachError(f"this {name} is not guided: call guide(model, ...) first")
     parts = ", ".join(type(owner.model).__name__ for owner in owners)
-    raise AttachError(f"this {name} holds {len(owners)} guided models ({parts}): ask for the guidance of one of them")
+    raise AttachError(f"this {name} contains {len(owners)} guided models ({parts}): call get_guidance() on one of them")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadGuidance:
-    """How far one guided head was from its pattern: the mean over rows of its squared error (or log mass)."""
+    """How far one guided head was from its pattern: its squared error (or log mass), averaged over rows."""
 
     layer: int
     head: int
@@ -80,12 +80,12 @@ class Guidance:
             for layer in sorted(by_layer)
         )
         self._lost = LostGuidance(self._whole, self.heads)
-        # Whether the guided part has been called since the whole was last.
+        # Whether the guided model was called since the last call of the module that contains it.
         self._called = False
         adapter.attach({layer.number: layer for layer in self._layers})
         modules = [self.model] if self._whole is self.model else [self.model, self._whole]
         self._forwards = [HookedForward(module) for module in modules]
-        # Bound methods, so that a copy of the model gets a copy of its guidance.
+        # Hooks are bound methods, so that copying the model also copies its guidance.
         self._hooks = [
             self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
             self.model.register_forward_hook(self._end, always_call=True),
@@ -96,9 +96,9 @@ class Guidance:
             self._hooks.append(self._whole.register_forward_hook(self._end_whole, always_call=True))
 
     def remove(self) -> None:
-        """Give the model back as it was: its attention implementation, its hooks, its modules. Idempotent.
+        """Restore the model's own attention implementation, hooks and modules. Idempotent.
 
-        What was measured can still be read from the handle.
+        Measurements can still be read from the handle.
         """
         if not self._hooks:
             return
@@ -120,7 +120,7 @@ class Guidance:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if getattr(model, "_is_replica", False):
             raise AttachError("nn.DataParallel cannot be guided; use DistributedDataParallel (torchrun)")
-        # Targets in the batch are for guidance; the model does not know of them.
+        # Targets in the batch are for guidance only: the model's forward has no such argument.
         model_kwargs = {name: value for name, value in kwargs.items() if name != GIVEN}
         self._adapter.begin_pass()
         if not (model.training or self._passes.measuring):
@@ -136,7 +136,7 @@ class Guidance:
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         ended, self._passes.current = self._passes.current, None
-        # No output: the forward pass has raised.
+        # There is no output if the forward pass raised.
         if ended is None or output is None:
             never_trained = self._passes.last is None and torch.is_grad_enabled() and self._is_weighted()
             if output is not None and never_trained and not torch.compiler.is_compiling():
@@ -157,29 +157,29 @@ class Guidance:
         self._called = True
 
     def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Add the guidance of the passes to the loss of the model, or of that which it is a part of."""
+        """Add the guidance of the passes to the loss of the model, or of the module passed as `within`."""
         if not model.training or output is None:
             return output
         called, self._called = self._called, False
         if not called and loss_of(output) is not None:
             raise AttachError(
-                f"{type(model).__name__} never called its part {type(self.model).__name__} in this pass, in training "
-                "mode: it would train unguided"
+                f"{type(model).__name__} did not call its part {type(self.model).__name__} in training mode in this "
+                "pass: it would train unguided"
             )
         return self._with_guidance(named_inputs(self._forwards[-1].__wrapped__, args, kwargs), output)
 
     def _join_loss_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Add the guidance of the passes to what a module of a Trainer gives out: a loss, or its parts by name."""
+        """Add the guidance of the passes to the output of a Trainer's loss module: a loss, or its parts by name."""
         if not self._passes.without_loss:
             return output
         guidance = self._guidance_loss(self._passes.of_the_loss(), added=True)
         return output + guidance if isinstance(output, Tensor) else {**output, "guidance_loss": guidance}
 
     def _join_losses_of(self, modules: Iterable[nn.Module]) -> None:
-        """Join the losses of modules that call the model, as those of a SentenceTransformerTrainer. Idempotent.
+        """Add guidance to the losses of modules that call the model, as in SentenceTransformerTrainer. Idempotent.
 
         Args:
-            modules: each gives out a loss, or a dict of the parts of one.
+            modules: modules that return a loss, or a dict of its parts.
         """
         for module in modules:
             joined = any(getattr(hook, "__self__", None) is self for hook in module._forward_hooks.values())
@@ -193,30 +193,30 @@ class Guidance:
             return output
         share = share_of_batch(inputs)
         if self._whole is not self.model:
-            # Several may join the loss of one whole: it stays as it is, and guidance goes as it goes.
+            # Several guidances may be added to one module's loss, so do not rescale that loss: scale guidance like it.
             share = share if normalizes_its_loss(self._whole) else None
         elif share is not None and not self._adapter.self_normalizing:
             objective = objective * share
         total = objective
         last = self._passes.last
-        # Of a pass without gradients its own alone: what comes before it is of a loss to come.
+        # A pass without gradients reports its own guidance only: earlier passes belong to a loss that is yet to come.
         passes = [last] if last is not None and not last.trains else self._passes.of_the_loss()
         if self.current_weight:
             total = objective + (1 if share is None else share) * self._guidance_loss(passes, added=True)
         return with_loss(output, total)
 
     def loss(self) -> Tensor:
-        """Weight x guidance of the training passes since the last loss: what `model(**batch).loss` already holds.
+        """Weight x guidance of the training passes since the last loss.
 
-        For loops that compute their own objective from the model's logits (called without ``labels``): add it there.
-        It holds every call of the model for that objective (two texts, two views), and the next training pass after it
-        begins anew. After a call in evaluation mode it is 0, as the objective stands alone there.
+        ``model(**batch).loss`` already includes it. If you compute the objective from the model's logits, without
+        passing ``labels``, add it yourself. It includes every call of the model for that objective (two texts, two
+        views); the next training pass starts a new sum. After a call in evaluation mode, it is 0.
 
         Returns:
             A scalar with gradient.
 
         Raises:
-            AttachError: no forward pass in training mode has been made yet.
+            AttachError: there was no forward pass in training mode yet.
         """
         if self._passes.evaluates and not self._passes.without_loss:
             return torch.zeros((), device=next(self.model.parameters()).device)
@@ -238,10 +238,10 @@ class Guidance:
 
     @property
     def weight(self) -> float:
-        """The full weight, before the schedule: 0 or a positive number.
+        """The full weight, before the schedule: a finite number, 0 or above.
 
         Raises:
-            ConfigError: it is set to something else.
+            ConfigError: set to an invalid value.
         """
         return self._weight
 
@@ -258,16 +258,16 @@ class Guidance:
         return self.current_weight > 0
 
     def step(self) -> None:
-        """Tell that an optimisation step was made; for loops of one's own with a schedule that is not constant."""
+        """Count an optimisation step. Call it in your own training loop if the schedule is not constant."""
         self.steps_done += 1
 
     def callback(self) -> GuidanceCallback:
-        """A callback for transformers' Trainer: tells the schedule of the steps and adds guidance to the logs."""
+        """A callback for transformers' Trainer that advances the schedule and adds guidance to the logs."""
         from attention_guidance.callback import GuidanceCallback
 
         return GuidanceCallback(self)
 
-    # Looking
+    # Measurements
 
     @property
     def heads(self) -> tuple[GuidedHead, ...]:
@@ -275,12 +275,12 @@ class Guidance:
         return tuple(head for layer in self._layers for head in layer.heads)
 
     def per_head(self) -> list[HeadGuidance]:
-        """How far each guided head was from its pattern: in the last loss or, after `measure`, over all of it.
+        """How far each guided head was from its pattern: in the last loss or, after `measure`, over all its batches.
 
-        The last loss may hold several passes; see `loss`.
+        The last loss may include several passes; see `loss`.
 
         Raises:
-            AttachError: no guided pass has been made yet.
+            AttachError: there was no guided forward pass yet.
         """
         values = mean(*self._sums_and_counts())
         errors: list[float] = values.tolist()
@@ -290,23 +290,23 @@ class Guidance:
         ]
 
     def rows_per_head(self) -> list[int]:
-        """How many rows counted for each of `per_head`: the query is a token and has a target.
+        """The number of rows behind each value of `per_head`: rows whose query is a token and has a target.
 
-        Where none did, the error is 0 and says nothing.
+        If there are none, the head's error is 0 and means nothing.
 
         Raises:
-            AttachError: no guided pass has been made yet.
+            AttachError: there was no guided forward pass yet.
         """
         rows: list[int] = self._sums_and_counts()[1].tolist()
         return rows
 
     def explain_backend(self) -> str:
-        """Which backend computed the guided heads of the last pass, and why not the others: a few lines of text."""
+        """A few lines of text: the backend that computed the last pass, and why the others did not."""
         return self._backend.explain()
 
     @contextmanager
     def measure(self) -> Iterator[Guidance]:
-        """Measure guidance in evaluation mode too, and average `per_head` over the batches seen inside.
+        """Measure guidance in evaluation mode too, and average `per_head` over all batches inside the block.
 
         Example::
 

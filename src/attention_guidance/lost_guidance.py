@@ -13,9 +13,9 @@ from attention_guidance.errors import GuidanceWarning
 from attention_guidance.forward.forward_pass import ForwardPass
 from attention_guidance.schedules import Schedule
 
-# Parameters that are changed this often are being trained, and not loaded or initialised.
+# Parameters that change this often are being trained, not loaded or initialised.
 _UPDATES = 3
-# After so many passes a pattern should have had a target; the rows are counted where they are until then.
+# After this many passes, each pattern should have had a target. Until then, counts stay on their device.
 _PASSES = 10
 
 
@@ -23,7 +23,7 @@ class LostGuidance:
     """Warns once of each way in which guidance is lost.
 
     Args:
-        model: that is trained.
+        model: the model that is trained.
         heads: the guided heads.
     """
 
@@ -39,41 +39,41 @@ class LostGuidance:
         self._rows: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has to be told itself."""
+        """A copy starts anew and warns by itself."""
         counts = {"_updates": 0, "_n_passes": 0, "_n_untrainable": 0}
         return self.__dict__ | counts | {"_said": set(), "_total": None, "_rows": None, "_backward": False}
 
     def check(self, n_untrained: int, schedule: Schedule, steps_done: int) -> None:
-        """Before a pass.
+        """Check for lost guidance before a pass.
 
         Args:
-            n_untrained: training passes through which a backward pass went without their guidance.
-            schedule: of the weight.
-            steps_done: optimisation steps that it has been told of.
+            n_untrained: number of training passes whose backward pass did not include their guidance.
+            schedule: schedule of the weight.
+            steps_done: number of optimisation steps that the schedule knows of.
         """
         if n_untrained:
             self._warn(
-                "the guidance of a forward pass was in no loss: backward() went through the model without it. Train on "
-                "model(**batch).loss, or add guidance.loss() to a loss of your own (compute_loss_func, compute_loss); "
-                "with sentence-transformers give its Trainer callbacks=[guidance.callback()]"
+                "the guidance of a forward pass was in no loss: backward() ran through the model without it. Train on "
+                "model(**batch).loss, or add guidance.loss() to your own loss (compute_loss_func, compute_loss); "
+                "with sentence-transformers, pass callbacks=[guidance.callback()] to its Trainer"
             )
         if schedule.shape != "constant" and not steps_done:
             self._warn_if_updated(
-                f"the schedule {schedule.shape!r} has not been told of any step, so the weight of guidance stays where "
-                "it is: call guidance.step() after optimizer.step(), or give Trainer callbacks=[guidance.callback()]; "
-                "a copy of a guided model has a guidance of its own, get_guidance(model)"
+                f"the schedule {schedule.shape!r} was never stepped, so the guidance weight does not change: call "
+                "guidance.step() after optimizer.step(), or pass callbacks=[guidance.callback()] to Trainer; "
+                "a copy of a guided model has its own guidance, get_guidance(model)"
             )
 
     def watch_evaluation(self, output: Any) -> None:
-        """Of a pass in evaluation mode with gradients on that has ended, where no training pass was ever made.
+        """Watch a finished pass in evaluation mode with gradients enabled, if there was no training pass so far.
 
         Args:
-            output: of the model.
+            output: the model's output.
         """
         if self._backward:
             self._warn_if_updated(
                 f"{type(self._model).__name__} is trained in evaluation mode, in which guidance is in no loss: call "
-                "model.train() (from_pretrained gives models in evaluation mode)"
+                "model.train() (from_pretrained returns models in evaluation mode)"
             )
         for tensor in _tensors(output):
             if tensor.requires_grad:
@@ -85,7 +85,7 @@ class LostGuidance:
         self._backward = True
 
     def count(self, ended: ForwardPass) -> None:
-        """Of a training pass that has ended, which may be of no loss, or one of several of a loss."""
+        """Count a finished training pass. A loss may include it, several such passes, or none."""
         if self._n_passes < _PASSES:
             self._count_rows(ended.sums_and_counts()[1])
         if ended.with_gradient and ended.learns is not None:
@@ -94,7 +94,7 @@ class LostGuidance:
                 self.check_trainable([ended])
 
     def check_trainable(self, passes: Iterable[ForwardPass]) -> None:
-        """Of the passes that a loss holds."""
+        """Warn if none of the passes of a loss can train guided heads."""
         learn = [one.learns for one in passes if one.trains and one.with_gradient and one.learns is not None]
         if learn and not any(learn):
             self._warn(
@@ -111,22 +111,22 @@ class LostGuidance:
         if names:
             self._warn(
                 f"no query of the first {_PASSES} training passes had a target of {', '.join(names)} in some guided "
-                "layers, so heads there are not guided: the tokens of a class are in no text, or the model's own mask "
-                "hides the targets (rows_per_head() tells where)"
+                "layers, so these heads are not guided: no text contains tokens of the class, or the model's own mask "
+                "hides the targets (rows_per_head() shows which heads)"
             )
 
     def _updated(self) -> int:
-        """How often a parameter was seen changed, by its sum: fused optimizers leave its version as it was."""
+        """How often a parameter's sum was seen to change. Fused optimizers do not increment its version counter."""
         trained = next((parameter for parameter in self._model.parameters() if parameter.requires_grad), None)
         if trained is not None:
-            # A parameter in shares (FSDP2) is asked for its own.
+            # Of a sharded parameter (FSDP2), this rank's shard is enough.
             total = float(getattr(trained, "_local_tensor", trained).detach().double().sum())
             self._updates += self._total not in (None, total)
             self._total = total
         return self._updates
 
     def _warn_if_updated(self, message: str) -> None:
-        # Parameters are summed for as long as there is something to say.
+        # Sum parameters only until the warning was given.
         if message not in self._said and self._updated() >= _UPDATES:
             self._warn(message)
 
@@ -137,7 +137,7 @@ class LostGuidance:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """The tensors that a model gives out, but for those deeper within."""
+    """The tensors at the top level of a model's output."""
     if isinstance(output, Mapping):
         output = tuple(output.values())
     return [one for one in (output if isinstance(output, tuple | list) else (output,)) if isinstance(one, Tensor)]

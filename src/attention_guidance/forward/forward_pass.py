@@ -19,13 +19,15 @@ from attention_guidance.patterns import GIVEN, Pattern, Sequences, Targets, chec
 
 
 class GradientTrace:
-    """How far a backward pass has come in a forward pass: what tensors hold of it, which must not hold their own graph.
+    """How far the backward pass through a forward pass has come.
+
+    Hooks of tensors hold this object and not the `ForwardPass`, since a tensor must not hold its own graph.
 
     Args:
-        reached: gets this trace once the backward pass has gone through the guided attention.
+        reached: this trace is appended here once the backward pass reaches the guided attention.
 
     Attributes:
-        guidance: the backward pass came from the guidance loss, too.
+        guidance: whether the guidance loss was part of the backward pass.
     """
 
     def __init__(self, reached: list[GradientTrace]) -> None:
@@ -34,7 +36,7 @@ class GradientTrace:
 
     @property
     def model(self) -> bool:
-        """Whether a backward pass has gone through the guided attention."""
+        """Whether a backward pass reached the guided attention."""
         return self.reached is None
 
     def reach_model(self, gradient: Tensor) -> None:
@@ -54,21 +56,21 @@ class ForwardPass:
 
     Attributes:
         inputs: the arguments of the model's forward, by name.
-        patch_size: height and width of the patches that the model cuts images into, or None.
-        with_gradient: whether the pass was begun with gradients on.
-        weighted: whether the guidance goes into a loss; without, it is only measured, which takes no gradient.
-        graph_task: the backward pass that it is made in, -1 outside of any.
-        recomputes: whether it is an earlier pass, made again in a backward pass.
-        trains: whether it is a training pass whose guidance a loss must hold.
-        rows: the rows of the guided layers, for each call of a layer so far; None once the pass has ended, after which
-            calls are recomputed and not counted.
-        layers: what the guided layers have added, once the pass has ended.
-        samples: one number of each query, key and value, [B, Q + 2K], for each call of a layer, by which recomputation
-            finds its pass.
-        learns: whether some queries or keys have a gradient; None if no guided layer was called, as audio encoders
-            leave layers out.
-        trace: how far a backward pass has come in it; None if no tensor can tell.
-        shared: what backends made of targets and masks, for the layers that have the same.
+        patch_size: height and width of the model's image patches in pixels, or None.
+        with_gradient: whether gradients were enabled when the pass began.
+        weighted: whether the guidance is added to a loss. If not, it is only measured, without gradients.
+        graph_task: number of the backward pass during which this pass runs, -1 outside of any.
+        recomputes: whether it is a recomputation of an earlier pass, during a backward pass.
+        trains: whether it is a training pass, whose guidance must be in a loss.
+        rows: the rows of the guided layers, for each call of a layer so far. None once the pass has ended: later calls
+            are recomputations and do not count.
+        layers: the losses of the guided layers, once the pass has ended.
+        samples: for each call of a layer, one number of each query, key and value, [B, Q + 2K]. They identify the pass
+            to which a recomputation belongs.
+        learns: whether some queries or keys require gradients. None if no guided layer was called: audio encoders skip
+            layers at random.
+        trace: how far the backward pass through it has come. None if no tensor has a hook.
+        shared: what backends prepared from targets and masks, for all layers with the same ones.
     """
 
     inputs: Mapping[str, Any]
@@ -87,12 +89,12 @@ class ForwardPass:
     _targets: dict[tuple[Any, ...], tuple[Tensor, list[Targets]]] = field(default_factory=dict)
 
     def see(self, layer: int, call: AttentionCall, reached: list[GradientTrace]) -> None:
-        """A layer is about to attend.
+        """Record a call of a layer's attention, before it is computed.
 
         Args:
             layer: the number of the layer.
-            call: as the model makes it; by the gradient of its queries or keys a backward pass is seen.
-            reached: where that is noted.
+            call: the model's call. A hook on its queries or keys notices the backward pass.
+            reached: receives the trace when that happens.
         """
         tensors = [tensor for tensor in (call.query_BHQD, call.key_BHKD) if tensor.requires_grad]
         self.learns = bool(self.learns or tensors)
@@ -105,18 +107,18 @@ class ForwardPass:
             self.samples.setdefault(layer, []).append(sample_of(call))
 
     def check_gradients(self) -> None:
-        """Raise AttachError where gradients are off within a pass that was begun with them."""
+        """Raise AttachError if gradients are disabled inside a pass that began with gradients enabled."""
         if self.rows is not None and self.with_gradient and not torch.is_grad_enabled():
             raise AttachError(
-                "gradients are off inside the model's forward pass, so guidance would train nothing; if this is "
+                "gradients are disabled inside the model's forward pass, so guidance would train nothing; if this is "
                 "gradient checkpointing, use gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
 
     def distance(self, layer: int, sample: Tensor) -> float:
-        """How far a recomputed call, by what `sample_of` gives of it, is from the nearest of a layer; infinite if far.
+        """Distance of a recomputed call, given by its `sample_of`, to the nearest call of a layer; infinite if far.
 
-        Recomputation need not be exact to the last bit, nor be finite where a GradScaler skips the step; another batch
-        is far off, if its queries, keys and values are not next to nothing.
+        A recomputation may differ in the last bits, and may be NaN in a step that a GradScaler skips. The calls of
+        another batch are far, unless all queries, keys and values are close to zero.
         """
         distances = [
             float((seen - sample).nan_to_num().abs().max())
@@ -126,16 +128,16 @@ class ForwardPass:
         return min(distances, default=math.inf)
 
     def add(self, layer: int, call: AttentionCall, statistics: RowStatistics, valid_BT: Tensor) -> None:
-        """Add the rows of a call of a layer, unless it is recomputed.
+        """Add the rows of a call of a layer, unless the call is a recomputation.
 
         Args:
             layer: the number of the layer.
-            call: guided.
-            statistics: of its guided heads.
-            valid_BT: bool, the positions that are tokens.
+            call: the guided call.
+            statistics: row statistics of its guided heads.
+            valid_BT: bool, True for positions that are tokens.
 
         Raises:
-            AttachError: targets come with the batch, and the layer was called before.
+            AttachError: the batch contains targets, and the layer was called before.
         """
         if self.rows is None:
             return
@@ -144,36 +146,36 @@ class ForwardPass:
         calls.append(LayerRows(statistics, valid_BT, call.mask, tuple(heads for _, heads in call.slices())))
 
     def check_call(self, layer: int, n_before: int) -> None:
-        """Make sure that the targets of a call of a layer are known.
+        """Check that the targets of a layer's call are known.
 
         Args:
-            layer: its number.
-            n_before: how often it was called before.
+            layer: the number of the layer.
+            n_before: number of its earlier calls in this pass.
 
         Raises:
-            AttachError: targets come with the batch, and the layer was called before.
+            AttachError: the batch contains targets, and the layer was called before.
         """
         if n_before and GIVEN in self.inputs:
             raise AttachError(
-                f"the attention of layer {layer} is called more than once in a forward pass (once an image or a "
+                f"the attention of layer {layer} is called more than once in a forward pass (once per image or "
                 f"window), and {GIVEN} in the batch does not say which targets are for which call"
             )
 
     def end(self, objective: str, normalization: str) -> None:
-        """All layers have attended; see `layer_losses` for the arguments."""
+        """End the pass and compute the losses of its layers; see `layer_losses` for the arguments."""
         self.layers, self.rows = layer_losses(self.rows or {}, objective, normalization), None
 
     def sums_and_counts(self) -> tuple[Tensor, Tensor]:
-        """Each guided head's sum over the rows that count, and their number, in the order of layers."""
+        """For each guided head, the sum over the rows that count and their number, in the order of layers."""
         layers = [self.layers[number] for number in sorted(self.layers)]
         return torch.cat([layer.sums for layer in layers]), torch.cat([layer.counts for layer in layers])
 
     def targets(self, patterns: Sequence[Pattern], call: AttentionCall) -> tuple[Tensor, list[Targets]]:
-        """Which positions of an attention call are tokens, bool [B, T], and the targets of patterns there.
+        """The positions of an attention call that are tokens, bool [B, T], and the targets of the patterns there.
 
-        Made once for all layers that are alike. See `sequences` for the call.
+        Computed once for all layers of the same shape. See `sequences` for the call.
         """
-        # The mask of one layer need not be that of the next.
+        # The masks of two layers may differ.
         by_mask = call.mask is not None and _shaped(self.inputs.get("attention_mask"), call.size) is None
         key = None if by_mask or torch.compiler.is_compiling() else (*patterns, *call.size, call.query_BHQD.device)
         if key is not None and key in self._targets:
@@ -185,14 +187,14 @@ class ForwardPass:
         return made
 
     def sequences(self, call: AttentionCall) -> Sequences:
-        """The batch as patterns see it, in the positions of an attention call.
+        """The batch as patterns receive it, in the positions of an attention call.
 
-        A model may count its positions otherwise than its inputs (audio samples and frames, pixels and patches): inputs
-        of another shape are left aside, and what is padding is read off the attention's own mask, as the keys that no
-        query may attend to.
+        The positions of the attention may differ from those of the inputs (audio samples and frames, pixels and
+        patches). Inputs of another shape are ignored; padding is then read from the attention mask: a key that no query
+        may attend to.
 
         Args:
-            call: with a bool mask.
+            call: a call with a bool mask.
         """
         size = call.size
         mask_BT = _shaped(self.inputs.get("attention_mask"), size)
@@ -213,16 +215,16 @@ class ForwardPass:
 
 def sample_of(call: AttentionCall) -> Tensor:
     """One number of each query, key and value, [B, Q + 2K]."""
-    # Of values too: queries and keys may begin at zero, and be alike in all texts.
+    # Include values: queries and keys may be initialized to zero, and then be the same for all texts.
     tensors = call.query_BHQD, call.key_BHKD, call.value_BHKD
     return torch.cat([tensor[:, 0, :, 0].detach() for tensor in tensors], -1)
 
 
 def _shaped(value: Any, size: tuple[int, ...]) -> Tensor | None:
-    """An input in the shape of the batch (multiple choice gives [B, choices, T]), None if it is another thing.
+    """An input reshaped to [B, T] (multiple choice passes [B, choices, T]), or None if its size differs.
 
-    ModernBERT takes a mapping of masks, one for each kind of layer.
-    A mask of four dimensions is one of pairs: the mask of the attention call tells what it hides.
+    It is None too for a mapping of masks, which ModernBERT takes, and for a mask with four dimensions, whose content
+    is in the mask of the attention call.
     """
     if not isinstance(value, Tensor) or value.dim() > 3:
         return None

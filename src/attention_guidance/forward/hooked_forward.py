@@ -1,6 +1,6 @@
 """Make `model.forward(...)` run the hooks of the model, as `model(...)` does.
 
-PEFT, sentence-transformers and others call the forward of a model directly, which goes around its hooks.
+PEFT, sentence-transformers and others call the forward of a model directly, which bypasses its hooks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch import nn
 
 
 class HookedForward:
-    """Takes the place of the forward of one model until it is removed.
+    """Replaces the forward of one model until it is removed.
 
-    A direct call becomes a call of the model, which runs its hooks and then comes back here for the forward of its own.
+    A direct call of it calls the model, which runs its hooks and then calls this object again for its own forward.
 
     Args:
         model: the model.
@@ -23,7 +23,7 @@ class HookedForward:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        # Of an instance, where there is one: a guided nn.MultiheadAttention has it, Accelerate's mixed precision too.
+        # The instance's forward, if it has one: a guided nn.MultiheadAttention, or Accelerate's mixed precision.
         self.own: Callable[..., Any] | None = model.__dict__.get("forward")
         self.called = False
         self._hooks = [
@@ -34,13 +34,13 @@ class HookedForward:
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
-        """The model's own forward: what `inspect.signature` reads."""
+        """The model's own forward; `inspect.signature` reads this attribute."""
         own: Callable[..., Any] = self.own or type(self.model).forward.__get__(self.model)
         return own
 
     @property
     def __func__(self) -> Callable[..., Any]:
-        """The function of which this is the bound method: what Accelerate wraps and binds to the model again.
+        """The function behind this bound method. Accelerate wraps it and binds it to the model again.
 
         It runs the hooks of the model that it is called with, which may be a copy.
         """
@@ -65,8 +65,8 @@ class HookedForward:
         outer = self.model.__dict__.get("forward")
         if outer is self:
             return self.model(*args, **kwargs)
-        # What wraps this forward is around the call already. Accelerate's autocast must not be entered twice: it keeps
-        # the state to restore in itself, and would stay switched on.
+        # A wrapper of this forward has been entered already. Accelerate's autocast must not be entered twice: it stores
+        # the state to restore in itself, so it would stay enabled.
         self.model.__dict__["forward"] = self
         try:
             return self.model(*args, **kwargs)
@@ -77,11 +77,11 @@ class HookedForward:
         self.called = True
 
     def _leave(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        # Where a hook raised before the forward was reached.
+        # A hook may have raised before the forward was called.
         self.called = False
 
     def remove(self) -> None:
-        """Leave the model as it was; where something has wrapped this forward since, it only passes calls on."""
+        """Restore the model's forward. If something has wrapped this object since, it only passes calls on."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -91,7 +91,7 @@ class HookedForward:
             if self.own is not None:
                 self.model.__dict__["forward"] = self.own
         while isinstance(outer, HookedForward):
-            # That of another guidance, made later.
+            # The forward of a guidance that was attached later.
             if outer.own is self:
                 outer.own = self.own
             outer = outer.own

@@ -25,11 +25,11 @@ class LayerProcessor:
     """Answers the calls of one attention layer; see `attention_guidance.adapters.base.AttentionProcessor`.
 
     Args:
-        number: of the layer.
+        number: the number of the layer.
         heads: its guided heads.
-        log_mass: whether the loss is of the logarithm of the mass.
-        backend: what computes the guided heads.
-        passes: the forward passes of the model, which all its layers share.
+        log_mass: whether the loss uses the logarithm of the mass.
+        backend: computes the guided heads.
+        passes: the forward passes of the model, shared by all its layers.
     """
 
     purpose = GUIDING
@@ -53,7 +53,7 @@ class LayerProcessor:
         return tuple(GuidedHead(self.number, head, pattern) for pattern, indices in self.groups for head in indices)
 
     def is_idle(self, training: bool) -> bool:
-        """See `AttentionProcessor`: the model evaluates, or a part of it was called on its own without training.
+        """See `AttentionProcessor`. True in evaluation mode, or if part of the model is called alone without gradients.
 
         Raises:
             AttachError: the call would train unguided.
@@ -61,12 +61,12 @@ class LayerProcessor:
         return self.passes.has_none(training)
 
     def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
-        """Answer a call of the layer's attention, and add its guidance to the pass that it belongs to.
+        """Compute a call of the layer's attention, and add its guidance to the pass that it belongs to.
 
         Raises:
-            AttachError: the call would train unguided; it has other keys than its queries; gradients were on when the
-                pass began and are off here, as under reentrant checkpointing, where the guidance would train nothing;
-                or the backend asked for cannot serve.
+            AttachError: the call would train unguided; the number of keys differs from that of queries; gradients were
+                enabled when the pass began and are disabled here, as under reentrant checkpointing, so guidance would
+                train nothing; or the requested backend does not support the call.
         """
         of_call = self.passes.of_call(self.number, call)
         if of_call is None:
@@ -86,9 +86,9 @@ class LayerProcessor:
         backend = self.backend.of(self._case(call))
         beside = backend.beside or not trains
         if beside:
-            # The model's own numbers to the last bit, where guidance does not train.
+            # If guidance does not train, the output equals the unguided model's to the last bit.
             result = unguided()
-        # Without autocast: what is to be computed in which precision is the backend's to know.
+        # Disable autocast: backends choose the precision of each operation themselves.
         with torch.set_grad_enabled(trains), torch.autocast(call.query_BHQD.device.type, enabled=False):
             if beside:
                 statistics = backend.statistics(_guided_alone(call, self.guided))
@@ -108,7 +108,7 @@ class LayerProcessor:
 
 
 def _guided_alone(call: AttentionCall, guided: tuple[int, ...]) -> AttentionCall:
-    """The guided heads taken out of a call."""
+    """The call with its guided heads only."""
     n_shared = call.query_BHQD.shape[1] // call.key_BHKD.shape[1]
     key_heads = [head // n_shared for head in guided]
     bias = call.bias
@@ -123,7 +123,7 @@ def _guided_alone(call: AttentionCall, guided: tuple[int, ...]) -> AttentionCall
 
 
 def _attend(call: AttentionCall, guided: tuple[int, ...], backend: Backend) -> tuple[Tensor, RowStatistics]:
-    """Output [B, Q, H, D] of all heads and row statistics of the guided ones, which the backend computes."""
+    """Output [B, Q, H, D] of all heads, and row statistics of the guided heads from the backend."""
     n_heads = call.query_BHQD.shape[1]
     others = [head for head in range(n_heads) if head not in guided]
     if backend.among or not others:
@@ -144,11 +144,11 @@ def _attend(call: AttentionCall, guided: tuple[int, ...], backend: Backend) -> t
 
 
 def _check_positions(call: AttentionCall, layer: int) -> None:
-    """Raise AttachError where keys are not the queries: which key is next to which query, nobody says."""
+    """Raise AttachError if keys are not at the positions of the queries: no key is then next to a query."""
     n_queries, n_keys = call.query_BHQD.shape[2], call.key_BHKD.shape[2]
     if n_queries != n_keys:
         raise AttachError(
             f"the attention of layer {layer} has {n_queries} queries and {n_keys} keys, as under prefix tuning, with "
-            "past_key_values or pooled keys; guidance is for a sequence that attends to itself: LoRA, adapters and "
+            "past_key_values or pooled keys; guidance needs self-attention over one sequence: LoRA, adapters and "
             "prompt tuning can be guided"
         )

@@ -10,9 +10,9 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module has the mode it had, frozen parts that were not in training too.
+    """Evaluation mode inside the block. Afterwards, every module has its previous mode, including frozen parts.
 
-    `model.train(was_training)` would put all modules into the mode of the outermost one.
+    `model.train(was_training)` would set all modules to the mode of the outermost one.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -16,13 +16,13 @@ def split_heads(tensor_BHTD: Tensor, chosen: Sequence[int], others: Sequence[int
 
 
 def join_heads(chosen_BHTD: Tensor, others_BHTD: Tensor, chosen: Sequence[int], others: Sequence[int]) -> Tensor:
-    """The opposite of `split_heads`, laid out as [B, T, H, D] and returned so."""
+    """The inverse of `split_heads`, returned as [B, T, H, D], contiguous."""
     joined: Tensor = _Join.apply(chosen_BHTD, others_BHTD, list(chosen), list(others))  # type: ignore[no-untyped-call]
     return joined
 
 
 def take_heads(tensor_BHTD: Tensor, heads: Sequence[int]) -> Tensor:
-    """Some heads; a view where they lie side by side."""
+    """Select heads; a view if they are adjacent."""
     first, n_heads = heads[0], len(heads)
     if list(heads) == list(range(first, first + n_heads)):
         return tensor_BHTD[:, first : first + n_heads]
@@ -38,7 +38,7 @@ def _put_heads(tensor_BHTD: Tensor, heads: Sequence[int], part_BHTD: Tensor) -> 
 
 
 def _joined(chosen_BHTD: Tensor, others_BHTD: Tensor, chosen: Sequence[int], others: Sequence[int]) -> Tensor:
-    """All heads as [B, H, T, D] in the memory of [B, T, H, D], as projections make them and want their gradients."""
+    """All heads as [B, H, T, D], stored as [B, T, H, D]: the layout of projections and of their gradients."""
     n_batch, _, length, n_channels = chosen_BHTD.shape
     joined_BTHD = chosen_BHTD.new_empty(n_batch, length, len(chosen) + len(others), n_channels)
     joined_BHTD = joined_BTHD.transpose(1, 2)
@@ -48,7 +48,7 @@ def _joined(chosen_BHTD: Tensor, others_BHTD: Tensor, chosen: Sequence[int], oth
 
 
 class _Split(torch.autograd.Function):
-    # Indexing twice would do, but its backward pass fills two tensors of zeros and adds them up.
+    # Indexing twice would be enough, but its backward pass fills two tensors with zeros and adds them.
     @staticmethod
     def forward(ctx: Any, tensor_BHTD: Tensor, chosen: list[int], others: list[int]) -> tuple[Tensor, Tensor]:
         ctx.heads = chosen, others
