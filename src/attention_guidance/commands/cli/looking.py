@@ -30,7 +30,7 @@ Do heads attend from a word to the word that it refers to or depends on, without
   attention-guidance probe MODEL dev.conllu --task dependency -o looks/dependency      # Universal Dependencies
   attention-guidance probe MODEL gap-development.tsv --task gap -o looks/gap           # GAP
   attention-guidance probe MODEL conll-2012/dev --task coreference -o looks/coref      # CoNLL-2012, your licensed copy
-  attention-guidance probe MODEL blimp/ --task minimal-pairs -o looks/blimp            # BLiMP
+  attention-guidance probe MODEL data/blimp --task minimal-pairs -o looks/blimp        # BLiMP
 
 Since the best of many heads is partly best by chance, it is chosen on one half of the texts and evaluated on the other.
 Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and figures. minimal-pairs asks the whole model, not
