@@ -27,7 +27,7 @@ def deltas(
     out_ptr, grad_out_ptr, delta_ptr, squares_ptr, mass_ptr, inverse_mass_ptr, grad_squares_ptr, grad_mass_ptr,
     patterns_ptr, places_ptr, n_heads, n_guided, n_queries,
     LOG_MASS: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr, QUERIES: tl.constexpr,
-):  # fmt: skip
+):
     """Compute delta [B, H, Q], which is subtracted from the gradient of every element of a row."""
     program = tl.program_id(0)
     n_query_tiles = tl.cdiv(n_queries, QUERIES)
@@ -59,7 +59,7 @@ def _gradients(
     mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed, n_queries, n_keys, dropout,
     GUIDED: tl.constexpr, SPECIAL: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr, MASK: tl.constexpr,
     N_PICKS: tl.constexpr, CLASSES: tl.constexpr,
-):  # fmt: skip
+):
     """For one tile in either orientation: the gradient with respect to its scores, and the weights of its values.
 
     `products` are those of the output's gradient with the values; quantities of rows are broadcast to the tile.
@@ -98,7 +98,7 @@ def _walk_keys(
     GUIDED: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr, MASK: tl.constexpr,
     N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """Add the listed tiles to the gradient of a block of queries: first plain tiles, then special ones."""
     for special in tl.static_range(2):
         first, last = 0, n_plain
@@ -115,7 +115,7 @@ def _walk_keys(
                 grad_mass[:, None], top[:, None], inverse_mass[:, None], queries[:, None], keys[None, :],
                 mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed, n_queries, n_keys, dropout,
                 GUIDED, special, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES,
-            )  # fmt: skip
+            )
             grad_query = tl.dot(gradients.to(key.dtype), key, grad_query, input_precision=PRECISION)
     return grad_query
 
@@ -129,7 +129,7 @@ def _walk_queries(
     GUIDED: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr, MASK: tl.constexpr,
     N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     QUERIES: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """Add the listed tiles, [keys, queries], to the gradients of a block of keys and values: plain, then special.
 
     Quantities of rows are those of the head, or of the guided head.
@@ -161,7 +161,7 @@ def _walk_queries(
                 grad_mass[None, :], top[None, :], inverse_mass[None, :], queries[None, :], keys[:, None],
                 mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed, n_queries, n_keys, dropout,
                 GUIDED, special, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES,
-            )  # fmt: skip
+            )
             grad_value = tl.dot(weights.to(grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)
             grad_key = tl.dot(gradients.to(query.dtype), query, grad_key, input_precision=PRECISION)
     return grad_key, grad_value
@@ -179,7 +179,7 @@ def of_queries(
     GUIDED: tl.constexpr, UNGUIDED: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr,
     MASK: tl.constexpr, N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """Gradient of the queries; loops over keys like the forward kernel. The grid is (tiles x B x H)."""
     program = tl.program_id(0)
     n_query_tiles = tl.cdiv(n_queries, QUERIES)
@@ -216,7 +216,7 @@ def of_queries(
                 key_ptr, value_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 key_stride_t, value_stride_t, n_queries, n_keys, scale, dropout,
                 False, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, KEYS, PRECISION,
-            )  # fmt: skip
+            )
     if GUIDED:
         if pattern > 0:
             picks_ptr += (sequence * picks_stride_b + pattern - 1) * N_PICKS * n_queries
@@ -235,7 +235,7 @@ def of_queries(
                 key_ptr, value_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 key_stride_t, value_stride_t, n_queries, n_keys, scale, dropout,
                 True, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, KEYS, PRECISION,
-            )  # fmt: skip
+            )
     # `scale` contains the factor log2 e for the exponentials.
     store_rows(
         grad_query_ptr + own, grad_query * (scale / _LOG2_E), queries, own_stride, n_queries, N_CHANNELS, CHANNELS
@@ -254,7 +254,7 @@ def of_keys(
     GUIDED: tl.constexpr, UNGUIDED: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr,
     MASK: tl.constexpr, N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """Gradients of keys and values, [B, K, H, D] of all H heads; loops over queries. The grid is (tiles x B x H)."""
     program = tl.program_id(0)
     n_key_tiles = tl.cdiv(n_keys, KEYS)
@@ -291,7 +291,7 @@ def of_keys(
                 inverse_mass_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 query_stride_t, own_stride, n_queries, n_keys, scale, dropout,
                 False, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, QUERIES, PRECISION,
-            )  # fmt: skip
+            )
     if GUIDED:
         if pattern > 0:
             picks_ptr += (sequence * picks_stride_b + pattern - 1) * N_PICKS * n_queries
@@ -305,7 +305,7 @@ def of_keys(
                 mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 query_stride_t, own_stride, n_queries, n_keys, scale, dropout,
                 True, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, QUERIES, PRECISION,
-            )  # fmt: skip
+            )
     own = far * n_keys * own_stride + head * N_CHANNELS
     store_rows(grad_key_ptr + own, grad_key * (scale / _LOG2_E), keys, own_stride, n_keys, N_CHANNELS, CHANNELS)
     store_rows(grad_value_ptr + own, grad_value, keys, own_stride, n_keys, N_CHANNELS, CHANNELS)

@@ -30,7 +30,7 @@ def _walk(
     GUIDED: tl.constexpr, VALUES: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr,
     MASK: tl.constexpr, N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """Process the listed tiles: first plain ones, then special ones, which have hidden keys or targets."""
     for special in tl.static_range(2):
         first, last = 0, n_plain
@@ -58,7 +58,7 @@ def _walk(
                     targets = are_targets(
                         picks_ptr, query_codes_ptr, key_codes_ptr, queries[:, None], keys[None, :], n_queries, n_keys,
                         N_PICKS, CLASSES,
-                    )  # fmt: skip
+                    )
                     if LOG_MASS:
                         # Targets have a separate maximum: a mass that underflows still has a logarithm.
                         among = tl.where(targets, scores, _NOTHING)
@@ -89,7 +89,7 @@ def attend(
     GUIDED: tl.constexpr, UNGUIDED: tl.constexpr, VALUES: tl.constexpr, LOG_MASS: tl.constexpr, DROPOUT: tl.constexpr,
     MASK: tl.constexpr, N_PICKS: tl.constexpr, CLASSES: tl.constexpr, N_CHANNELS: tl.constexpr, CHANNELS: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """Output and row statistics; see `launch.py` for the arguments. The grid is (tiles x B x H)."""
     program = tl.program_id(0)
     n_query_tiles = tl.cdiv(n_queries, QUERIES)
@@ -124,7 +124,7 @@ def attend(
                 key_ptr, value_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 key_stride_t, value_stride_t, n_queries, n_keys, scale, dropout,
                 False, VALUES, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, KEYS, PRECISION,
-            )  # fmt: skip
+            )
     if GUIDED:
         if pattern > 0:
             picks_ptr += (sequence * picks_stride_b + pattern - 1) * N_PICKS * n_queries
@@ -135,7 +135,7 @@ def attend(
                 key_ptr, value_ptr, mask_ptr, picks_ptr, query_codes_ptr, key_codes_ptr, seed,
                 key_stride_t, value_stride_t, n_queries, n_keys, scale, dropout,
                 True, VALUES, LOG_MASS, DROPOUT, MASK, N_PICKS, CLASSES, N_CHANNELS, CHANNELS, KEYS, PRECISION,
-            )  # fmt: skip
+            )
 
     inside = queries < n_queries
     inverse = tl.where(total > 0, 1 / total, 0.0)

@@ -61,7 +61,7 @@ class Launch:
             forward.attend[(n_tiles * self.n_batch * self.n_heads,)](
                 self.query, self.key, self.value, out, maximum, inverse, squares, mass, top, inverse_mass,
                 **self._common(self.prepared.forward, tile), VALUES=with_output,
-            )  # fmt: skip
+            )
         return out, squares, mass, maximum, inverse, top, inverse_mass
 
     def backward(
@@ -86,15 +86,15 @@ class Launch:
                 self.patterns_H, self.places_H, self.n_heads, self.n_guided, self.n_queries,
                 LOG_MASS=self.log_mass, QUERIES=for_queries.queries, N_CHANNELS=self.n_channels,
                 CHANNELS=padded_channels(self.n_channels),
-            )  # fmt: skip
+            )
             backward.of_queries[over_queries](
                 self.query, self.key, self.value, grad_out, grad_query, *of_rows,
                 **self._common(self.prepared.for_queries, for_queries),
-            )  # fmt: skip
+            )
             backward.of_keys[over_keys](
                 self.query, self.key, self.value, grad_out, grad_key, grad_value, *of_rows,
                 **self._common(self.prepared.for_keys, for_keys),
-            )  # fmt: skip
+            )
         return grad_query, self._of_shared(grad_key), self._of_shared(grad_value)
 
     def _common(self, lists: Tensor, tile: Tile) -> dict[str, Any]:
