@@ -29,7 +29,8 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
-    {"output_lock"},
+    {"output_lock", "plain"},
+    {"printing"},
     {"results", "setting", "text", "workspace"},
     {"annotations", "media", "tokenization", "report"},
     {"objectives", "probes"},

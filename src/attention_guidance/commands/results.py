@@ -51,10 +51,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: it is complete or absent, even after a crash or on a full disk."""
+    r"""Write a file atomically: it is complete or absent, even after a crash or on a full disk.
+
+    A lone surrogate, which a file name that is not UTF-8 has, is written as `\udcff`: in JSON the same text.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from attention_guidance.analysis.census import MEASURES, THRESHOLD, Census, take_census
 from attention_guidance.analysis.similarity import head_divergence, head_positions
 from attention_guidance.commands import results
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.printing import Console, Table, lines
 from attention_guidance.commands.report.figures import census as census_figures
 from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
@@ -101,7 +100,7 @@ def census(
         GuidanceError: bad input.
     """
     folder = Output.of_study(output, CENSUS_FILE, overwrite)
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     with Steps(console, quiet) as steps:
         content = measured_census(model, text, settings or CensusSettings(), steps)
     folder.json(CENSUS_FILE, content)
@@ -109,7 +108,7 @@ def census(
     for figure_name, figure in census_figures.all_figures(content).items():
         folder.figure(figure_name, figure)
     report(console, content)
-    console.print(f"results: {folder.path / CENSUS_FILE}, {CENSUS_TABLE}; figures are beside them", highlight=False)
+    console.print(f"results: {folder.path / CENSUS_FILE}, {CENSUS_TABLE}; figures are beside them")
     return content
 
 
@@ -232,15 +231,16 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
     table.add_column("layer", justify="right")
     for head in range(n_heads):
         table.add_column(str(head), justify="center")
-    by_layer: dict[int, list[str]] = {}
+    by_layer: dict[int, list[Any]] = {}
     for head in last["heads"]:
         name = head["follows"]
-        mass = "·" if name is None else f"{name}\n{head['patterns'][name]['mass']['value']:.2f}"
-        by_layer.setdefault(head["layer"], []).append(mass + ("*" if head["guided_toward"] else ""))
+        mass = ["·"] if name is None else [name, f"{head['patterns'][name]['mass']['value']:.2f}"]
+        mass[-1] += "*" if head["guided_toward"] else ""
+        by_layer.setdefault(head["layer"], []).append(lines(*mass))
     for layer, cells in by_layer.items():
         table.add_row(str(layer), *cells)
     console.print(table)
     if any(head["guided_toward"] for head in last["heads"]):
         console.print("* guided during training")
     shares = ", ".join(f"{name} {share:.0%}" for name, share in last["shares"].items() if share or name == "none")
-    console.print(f"share of heads: {shares}", highlight=False)
+    console.print(f"share of heads: {shares}")

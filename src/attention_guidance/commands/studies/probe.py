@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from attention_guidance.commands import results
 from attention_guidance.commands.annotations.conll2012 import read_conll2012
@@ -20,6 +18,7 @@ from attention_guidance.commands.annotations.gap import read_gap
 from attention_guidance.commands.annotations.reflexives import DISTRACTORS, read_reflexives
 from attention_guidance.commands.annotations.treebanks import read_trees
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.probes import tasks
 from attention_guidance.commands.probes.answers import DIRECTIONS, PROTOCOLS, Answers, answer
 from attention_guidance.commands.probes.questions import QuestionedText
@@ -203,7 +202,7 @@ def probe(
     if resamples < 100:
         raise ConfigError(f"--resamples {resamples}: must be at least 100")
     folder = Output.of_study(output, PROBE_FILE, overwrite)
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     subject = subjects(model)[0]
     with Steps(console, quiet) as steps:
         steps.begin(f"probing {subject.name}", None)
@@ -222,7 +221,7 @@ def probe(
     for name, figure in probe_figures.all_figures(content).items():
         folder.figure(name, figure)
     report(console, content)
-    console.print(f"results: {folder.path / PROBE_FILE}, {PROBE_TABLE}; figures are beside them", highlight=False)
+    console.print(f"results: {folder.path / PROBE_FILE}, {PROBE_TABLE}; figures are beside them")
     return content
 
 
@@ -262,14 +261,10 @@ def probe_rows(scores: Sequence[LabelScores], answers: Answers) -> Iterable[dict
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print the best head of each label beside the baselines."""
     counts = content["counts"]
-    console.print(
-        f"{counts['questions']:,} questions in {counts['texts']:,} texts{left_out(counts['skipped_texts'])}",
-        highlight=False,
-    )
+    console.print(f"{counts['questions']:,} questions in {counts['texts']:,} texts{left_out(counts['skipped_texts'])}")
     console.print(
         f"over all heads: max {content['max']:.3f} (biased upward by selection), mean {content['mean']:.3f}, "
-        f"chance {content['baselines']['chance']:.3f}",
-        highlight=False,
+        f"chance {content['baselines']['chance']:.3f}"
     )
     table = Table(title="Best head, chosen on one half of the texts, scored on the other (95 % interval)")
     for heading in ("label", "n", "head", "direction", "accuracy", "best baseline", "apart"):

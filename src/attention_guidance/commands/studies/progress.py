@@ -7,6 +7,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from attention_guidance.commands.plain import plain
+from attention_guidance.commands.printing import Description
+
 
 class Steps:
     """Context manager that shows the progress of a study.
@@ -18,7 +21,7 @@ class Steps:
 
     def __init__(self, console: Console, quiet: bool) -> None:
         self.console, self.quiet = console, quiet
-        done = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()
+        done = Description(), BarColumn(bar_width=24), MofNCompleteColumn()
         left = TextColumn("left"), TimeRemainingColumn()
         self.bars = Progress(*done, *left, console=console, disable=quiet or not console.is_terminal)
 
@@ -34,7 +37,7 @@ class Steps:
     def begin(self, name: str, total: int | None) -> None:
         """Start the next step, which has `total` parts (None: unknown)."""
         if self.bars.disable:
-            self.console.print(name, highlight=False)
+            self.console.print(plain(name), markup=False, emoji=False, highlight=False)
         self.task = self.bars.add_task(name, total=total)
 
     def at(self, done: int) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from attention_guidance.commands import results
 from attention_guidance.commands.annotations.reflexives import generate_reflexives
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.printing import Console
 from attention_guidance.commands.studies.output import Output
 
 SENTENCES_FILE = "reflexives.txt"
@@ -50,5 +49,5 @@ def reflexives(
     made = generate_reflexives(sentences, **options)  # type: ignore[arg-type]
     folder.json(RESULTS_FILE, {**results.header("reflexives"), "sentences": len(made), **options})
     results.write_text(output / SENTENCES_FILE, "".join(f"{sentence.line()}\n" for sentence in made))
-    Console(quiet=quiet, markup=False).print(f"{len(made):,} sentences: {output / SENTENCES_FILE}", highlight=False)
+    Console(quiet=quiet).print(f"{len(made):,} sentences: {output / SENTENCES_FILE}")
     return output / SENTENCES_FILE

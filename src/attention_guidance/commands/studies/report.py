@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.commands import results
@@ -20,6 +19,7 @@ from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, RunConfig, make_config
+from attention_guidance.commands.printing import Console
 from attention_guidance.commands.report.run_page import figures, write_run_page
 from attention_guidance.commands.studies.census import CensusSettings, census_rows, measured_census
 from attention_guidance.commands.studies.models import (
@@ -93,7 +93,7 @@ def report(
         GuidanceError: bad input.
     """
     folder = Output.of_study(output, REPORT_FILE, overwrite)
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     included = list(_included(include))
     census_text = text or _own_text(runs[0])
     shown = list(sentences) or _beginnings(census_text)
@@ -120,8 +120,8 @@ def report(
         folder.csv(f"data/{name}.csv", rows)
     write_run_page(content, output / PAGE_FILE)
     for line in _truncations(records):
-        console.print(line, highlight=False, markup=False)
-    console.print(f"open {output / PAGE_FILE}", highlight=False)
+        console.print(line)
+    console.print(f"open {output / PAGE_FILE}")
     return content
 
 

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from attention_guidance.analysis.intervals import rank_correlation
 from attention_guidance.commands import results
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.figures import skill as skill_figures
 from attention_guidance.commands.studies.models import names_of, subjects
 from attention_guidance.commands.studies.output import Output
@@ -45,7 +43,7 @@ def skill(
         GuidanceError: bad input, or fewer than three checkpoints with a known loss.
     """
     folder = Output.of_study(output, SKILL_FILE, overwrite)
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     names = names_of(runs)
     found = [
         (name, subject)
@@ -82,7 +80,7 @@ def skill(
     folder.csv(SKILL_TABLE, points)
     folder.figure("skill", skill_figures.scatter(content))
     report(console, content)
-    console.print(f"results: {folder.path / SKILL_FILE}, {SKILL_TABLE}; skill.svg is beside them", highlight=False)
+    console.print(f"results: {folder.path / SKILL_FILE}, {SKILL_TABLE}; skill.svg is beside them")
     return content
 
 
@@ -104,7 +102,7 @@ def correlations(points: Sequence[Mapping[str, Any]], seed: int) -> list[dict[st
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print the correlations."""
     counts = content["counts"]
-    console.print(f"{counts['texts']:,} texts{left_out(counts['skipped_texts'])}", highlight=False)
+    console.print(f"{counts['texts']:,} texts{left_out(counts['skipped_texts'])}")
     table = Table(title=f"Accuracy of heads ({content['task']}) against validation loss: Spearman's rank correlation")
     for heading in ("checkpoints of", "n", *MEASURES):
         table.add_column(heading, justify="right" if heading != "checkpoints of" else "left")

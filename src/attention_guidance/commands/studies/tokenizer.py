@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from attention_guidance.commands import results
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.saving.checkpoints import write_whole
 from attention_guidance.commands.pretraining.settings.architectures import tokenizer_folder
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.sample import Text
 from attention_guidance.commands.text.holding_out import split_validation
@@ -62,20 +59,21 @@ def train_tokenizers(
         GuidanceError: bad input.
     """
     folder = Output.of_study(output, TOKENIZERS_FILE, overwrite)
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     others = {name: load_tokenizer(tokenizer_folder(name)) for name in beside}
     split = split_validation(list(text.read()), share=_HELD_OUT, seed=seed)
     trained_on, held_out = ([document.text for document in part] for part in (split.train, split.validation))
     if (letters := sum(map(len, held_out))) < _FEW_LETTERS:
-        console.print(f"note: {letters:,} characters are few to evaluate tokenizers; give more text", highlight=False)
+        console.print(f"note: {letters:,} characters are few to evaluate tokenizers; give more text")
     sizes = list(vocab_sizes) or [suggest_vocab_size(sum(len(t.encode()) for t in trained_on))]
-    say = functools.partial(console.print, highlight=False)
     found = {}
     for kind in kinds:
         for size in sizes:
             name = f"{kind}-{size}"
-            console.print(f"training {name} on {len(trained_on):,} documents", highlight=False)
-            tokenizer = train_kind(kind, trained_on, size, max_length=max_length, at_most=not vocab_sizes, say=say)
+            console.print(f"training {name} on {len(trained_on):,} documents")
+            tokenizer = train_kind(
+                kind, trained_on, size, max_length=max_length, at_most=not vocab_sizes, say=console.print
+            )
             write_whole(output / name, tokenizer.save_pretrained)
             found[name] = tokenizer
     return _evaluated(folder, console, text, found | others, held_out)
@@ -105,7 +103,7 @@ def inspect_tokenizers(
     folder = Output.of_study(output, TOKENIZERS_FILE, overwrite)
     loaded = {name: load_tokenizer(tokenizer_folder(name)) for name in tokenizers}
     texts = [document.text for document in text.read()]
-    return _evaluated(folder, Console(quiet=quiet, markup=False), text, loaded, texts)
+    return _evaluated(folder, Console(quiet=quiet), text, loaded, texts)
 
 
 def _evaluated(
@@ -122,7 +120,7 @@ def _evaluated(
     }
     folder.json(TOKENIZERS_FILE, content)
     report(console, content)
-    console.print(f"results: {folder.path / TOKENIZERS_FILE}", highlight=False)
+    console.print(f"results: {folder.path / TOKENIZERS_FILE}")
     return content
 
 
@@ -138,8 +136,7 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         shares = f"{row['characters']:.1%}", f"{row['unused']:.1%}"
         table.add_row(row["name"], f"{row['vocabulary']:,}", *words, *shares)
     console.print(table)
-    say = functools.partial(console.print, highlight=False)
     for row in content["tokenizers"]:
-        say(f"{row['name']}: longest {' '.join(row['longest'][:5])}")
+        console.print(f"{row['name']}: longest {' '.join(row['longest'][:5])}")
         if row["lost_characters"]:
-            say(f"{row['name']}: loses {describe_characters(row['lost_characters'])}")
+            console.print(f"{row['name']}: loses {describe_characters(row['lost_characters'])}")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from attention_guidance.commands.plain import plain
 from attention_guidance.commands.text.formats import RECORD_SUFFIXES, TEXT_SUFFIXES, format_from_name, has_text_name
 from attention_guidance.commands.text.pipes import resolve_pipe, save_pipes
 from attention_guidance.errors import CorpusError
@@ -124,4 +125,4 @@ def _split_of(names: Sequence[str]) -> str | None:
 @functools.cache
 def _warn(folder: Path, what: str) -> None:
     """Log a warning once, however often the folder is read."""
-    _LOG.warning("%s: %s; give them by name to read them", folder, what)
+    _LOG.warning("%s", plain(f"{folder}: {what}; give them by name to read them"))

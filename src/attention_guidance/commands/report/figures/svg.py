@@ -11,6 +11,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from attention_guidance.commands.report.figures.tokens import printable
+
 #: Colour of each role on a light page (blue and vermilion: distinct in all common forms of colour blindness). The keys
 #: are the CSS variables of the page; values must be unique, because to_svg maps them back to roles.
 PALETTE = {
@@ -41,7 +43,7 @@ def to_svg(fig: Figure) -> str:
 
     The same figure gives the same string. The figure's label becomes the accessible name.
     """
-    label = str(fig.get_label())
+    label = printable(str(fig.get_label()))
     salt = f"{label} {fig.get_size_inches()}"  # ids must be unique among the figures on a page
     buffer = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "image.composite_image": False}

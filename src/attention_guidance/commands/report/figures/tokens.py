@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
-_BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+from attention_guidance.commands.plain import plain
+
 _LONGEST_TOKEN = 12
 
 
@@ -27,5 +27,4 @@ def whole_token(token: str) -> str:
 
 def printable(text: str) -> str:
     """Replace control and unassigned characters, and those that change the text direction, with their code point."""
-    odd = [c for c in set(text) if unicodedata.category(c) in ("Cc", "Cs", "Cn") or ord(c) in _BIDI_CONTROLS]
-    return text.translate({ord(c): "⏎" if c == "\n" else f"U+{ord(c):04X}" for c in odd})
+    return plain(text, lambda character: "⏎" if character == "\n" else f"U+{ord(character):04X}")

@@ -1,0 +1,26 @@
+"""Show text from outside in one line, without characters that control a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+
+# Control characters, lone surrogates, unassigned code points, separators of lines and paragraphs.
+_CATEGORIES = ("Cc", "Cs", "Cn", "Zl", "Zp")
+_BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+
+def _escape(character: str) -> str:
+    return repr(character)[1:-1]
+
+
+def plain(text: object, escape: Callable[[str], str] = _escape) -> str:
+    r"""The text in one line, with characters escaped that control a terminal or the direction of text.
+
+    Args:
+        text: any text, or an object such as a path or an error.
+        escape: shows a character (default: as in Python, `\n` and `\x1b`).
+    """
+    text = str(text)
+    odd = {c for c in set(text) if unicodedata.category(c) in _CATEGORIES or ord(c) in _BIDI_CONTROLS}
+    return text.translate({ord(c): escape(c) for c in odd})

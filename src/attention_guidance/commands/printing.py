@@ -1,0 +1,63 @@
+"""Print text from outside as data: file names, labels and models are neither markup nor terminal sequences.
+
+Commands print through these classes. Every string that they get, in lines, cells, headings, titles and descriptions of
+progress, is shown as it is, with control characters escaped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich.console
+import rich.progress
+import rich.table
+from rich.text import Text
+
+from attention_guidance.commands.plain import plain
+
+
+def lines(*texts: object) -> Text:
+    """A cell of several lines."""
+    return Text("\n".join(map(plain, texts)))
+
+
+def _shown(value: Any) -> Any:
+    return Text(plain(value)) if isinstance(value, str) else value
+
+
+class Console(rich.console.Console):
+    """A console that prints strings as they are.
+
+    Args:
+        quiet: whether to print nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet, markup=False, emoji=False, highlight=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects; see `rich.console.Console.print`."""
+        super().print(*map(_shown, objects), **options)
+
+
+class Table(rich.table.Table):
+    """A table whose title, headings and cells are shown as they are; `lines` makes a cell of several lines."""
+
+    def __init__(self, *, title: str, **options: Any) -> None:
+        super().__init__(title=_shown(title), **options)
+
+    def add_column(self, header: Any = "", footer: Any = "", **options: Any) -> None:
+        """Add a column; see `rich.table.Table.add_column`."""
+        super().add_column(_shown(header), _shown(footer), **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row; see `rich.table.Table.add_row`."""
+        super().add_row(*map(_shown, cells), **options)
+
+
+class Description(rich.progress.ProgressColumn):
+    """The column of progress bars that describes their tasks, as they are."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        """The description of a task."""
+        return Text(plain(task.description))
