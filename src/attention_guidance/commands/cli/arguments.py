@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from attention_guidance.commands.plain import plain
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {plain(message)} (see {self.prog} --help)\n")
 
 
 def add_command(commands: Any, name: str, summary: str, description: str, run: Any) -> argparse.ArgumentParser:
@@ -67,7 +69,7 @@ def fail(error: object, code: int) -> int:
     """Print an error as one line, in rank 0 only, and return the exit code."""
     if os.environ.get("RANK", "0") != "0":
         return code
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {plain(' '.join(str(error).split()))}", file=sys.stderr)
     return code
 
 
