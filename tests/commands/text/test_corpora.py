@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from attention_guidance.commands.text import corpora
+from attention_guidance.commands.text import lines
 from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents
 from attention_guidance.commands.text.embedded import embedded_documents
 from attention_guidance.errors import ConfigError, CorpusError
@@ -73,7 +73,7 @@ def test_auto_looks_at_a_prefix_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7])
 def test_chunks_may_cut_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
-    monkeypatch.setattr(corpora, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", chunk_bytes)
     content = "\ufeffnaïve\r\n日本語 👩‍👩‍👧\r\rẹ̀kọ́\n"
     expected = ["naïve", "日本語 👩‍👩‍👧", "ẹ̀kọ́"]
     for name in ("a.txt", "a.txt.gz", "a.txt.zst"):
@@ -96,12 +96,12 @@ def test_chunks_may_cut_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_bad_bytes_are_placed_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, suffix: str, content: bytes, offset: int
 ) -> None:
-    monkeypatch.setattr(corpora, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", chunk_bytes)
     path = write(tmp_path / f"bad{suffix}", content)
     message = refusal(path)
     assert str(path) in message
     assert f"byte offset {offset};" in message
-    assert "--errors replace" in message
+    assert "set `errors` to replace" in message
     (text,) = texts(path, errors="replace")
     assert text == content.removeprefix(codecs.BOM_UTF8).decode(errors="replace").replace("\0", "\ufffd").strip()
 

@@ -15,7 +15,7 @@ from attention_guidance.errors import CorpusError
 
 @pytest.fixture(autouse=True)
 def warn_anew():
-    folders._warn.cache_clear()
+    folders.warn_once.cache_clear()
 
 
 def read(folder: Path, *names: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def train_tokenizers(
             )
             write_whole(output / name, tokenizer.save_pretrained)
             found[name] = tokenizer
-    return _evaluated(folder, console, text, found | others, held_out)
+    return _evaluated(folder, console, text, found | others, lambda: held_out)
 
 
 @until_done()
@@ -102,19 +102,18 @@ def inspect_tokenizers(
         raise ConfigError("a tokenizer is given twice; name each once")
     folder = Output.of_study(output, TOKENIZERS_FILE, overwrite)
     loaded = {name: load_tokenizer(tokenizer_folder(name)) for name in tokenizers}
-    texts = [document.text for document in text.read()]
-    return _evaluated(folder, Console(quiet=quiet), text, loaded, texts)
+    return _evaluated(folder, Console(quiet=quiet), text, loaded, lambda: (document.text for document in text.read()))
 
 
 def _evaluated(
-    folder: Output, console: Console, text: Text, tokenizers: Mapping[str, Any], texts: Sequence[str]
+    folder: Output, console: Console, text: Text, tokenizers: Mapping[str, Any], read: Callable[[], Iterable[str]]
 ) -> dict[str, Any]:
     content = {
         **results.header("tokenizer"),
         "corpus": text.name,
-        "documents": len(texts),
+        "documents": sum(1 for _ in read()),
         "tokenizers": [
-            {"name": name} | dataclasses.asdict(tokenizer_facts(tokenizer, texts))
+            {"name": name} | dataclasses.asdict(tokenizer_facts(tokenizer, read()))
             for name, tokenizer in tokenizers.items()
         ],
     }

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from attention_guidance.errors import ConfigError, CorpusError
 
 _BATCH_TEXTS = 1024
-_BATCH_CHARS = 1 << 20
+_BATCH_CHARS = 1 << 19
 _FLUSH_BYTES = 1 << 24
 _ROWS_PER_BUFFER = 1024
 _Item = TypeVar("_Item")

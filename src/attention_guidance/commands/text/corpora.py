@@ -1,17 +1,15 @@
 """Stream documents from text, CSV, TSV, JSON lines and Parquet files."""
 
-import codecs
-import io
 import itertools
 import json
-import lzma
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attention_guidance.commands.text.folders import list_files, unreadable
-from attention_guidance.commands.text.formats import check_unpacked, format_of, is_json_lines, open_decompressed
+from attention_guidance.commands.text.folders import list_files, unreadable, warn_once
+from attention_guidance.commands.text.formats import Format, format_of, is_json_lines
+from attention_guidance.commands.text.lines import bad_character, cut, read_lines
 from attention_guidance.commands.text.pipes import is_piped
 from attention_guidance.commands.text.tables import Row, csv_rows, tsv_rows
 from attention_guidance.errors import ConfigError, CorpusError, reason_of
@@ -19,13 +17,12 @@ from attention_guidance.errors import ConfigError, CorpusError, reason_of
 SPLITS = ("auto", "line", "blank", "file")
 ERRORS = ("strict", "replace")
 
-_CHUNK_BYTES = 1 << 20
+LONGEST_DOCUMENT = 1 << 19
+"""Maximum length of a document in characters; longer ones are cut: tokenizing takes over 100 bytes a character."""
+
 _PREFIX_CHARS = 1 << 20
 _TEXT_FIELD = "text"
-# With --errors replace, a larger share of characters that are not text is an error, given enough characters.
-_MOST_REPLACED, _LEAST_CHARS = 0.3, 100
 _NUL_OR_SURROGATE = re.compile("[\0\ud800-\udfff]")
-_NO_TEXT = re.compile("[\ufffd\x01-\x08\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,9 @@ def read_documents(
         text_field: The field or column that holds the text in JSON lines and tables; each record is a document.
         split: How plain text is split into documents: `line`, at each line; `blank`, at blank lines (the lines of a
             document are joined by `\n`); `file`, not at all; `auto`, as `blank` if a blank line lies between others in
-            the first 2**20 characters, else as `line`. Memory holds one document, and for `auto` these characters.
+            the first 2**20 characters, else as `line`. Documents of more than 2**19 characters are cut, at line ends
+            or spaces where possible; a logged warning counts them. Memory holds one document, and for `auto` the
+            first 2**20 characters.
         errors: `strict` refuses invalid UTF-8, lone surrogates and NUL; `replace` replaces them by U+FFFD.
 
     Returns:
@@ -70,7 +69,7 @@ def read_documents(
     files_by_path = list_files([paths] if isinstance(paths, str | Path) else paths)
     if text_field != _TEXT_FIELD:
         files = [file for of_path in files_by_path.values() for file in of_path]
-        if not any(_has_fields(file, errors) for file in files):
+        if all(_format(file, errors).kind == "text" for file in files):
             raise CorpusError(
                 f"{files[0]}: plain text, which has no field {text_field!r}; rename a table to .csv, .tsv or .jsonl (a "
                 "pipe is read as plain text or JSON lines), or omit --text-field"
@@ -92,139 +91,88 @@ def _read_all(files_by_path: dict[Path, list[Path]], text_field: str, split: str
     for given, files in files_by_path.items():
         empty = True
         for file in files:
-            for place, text in _read_file(file, text_field, split, errors):
-                if text := text.strip():
-                    empty = False
-                    yield Document(text, f"{file.name}{place}")
+            n_cut, last, before = 0, None, None
+            for place, text in _pieces(_read_file(file, text_field, split, errors)):
+                n_cut += place == last != before
+                empty, last, before = False, place, last
+                yield Document(text, f"{file.name}{place}")
+            if n_cut:
+                warn_once(f"{file}: documents of more than {LONGEST_DOCUMENT:,} characters are cut ({n_cut:,})")
         if empty:
             what = f"all {len(files)} text files in the folder are" if given.is_dir() else "the file is"
             raise CorpusError(f"{given}: no document, {what} empty or blank; give a file that contains text")
 
 
+def _pieces(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Cut texts that are too long, strip them, and drop those that are empty."""
+    for place, text in texts:
+        for piece in cut(text, LONGEST_DOCUMENT):
+            if piece := piece.strip():
+                yield place, piece
+
+
 def _read_file(path: Path, text_field: str, split: str, errors: str) -> Iterator[tuple[str, str]]:
-    """Yield pairs of a place in the file and a text that is not yet stripped."""
-    try:
-        form = format_of(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    """Yield pairs of a place in the file and a text; both parts of a text that is cut have its place."""
+    form = _format(path, errors)
     if form.kind == "parquet":
         return _read_parquet(path, text_field, errors)
-    lines = _lines(_decode(_chunks(path, form.compression), path, errors))
-    if form.kind == "csv":
-        return _read_table(csv_rows, lines, path, text_field)
-    if form.kind == "tsv":
-        return _read_table(tsv_rows, lines, path, text_field)
     if form.kind == "text":
-        beginning = _beginning(lines)
-        lines = itertools.chain(beginning, lines)
-        if not is_json_lines(path, [line for line in beginning if line.strip()]):
-            return _split(lines, split)
-    return _read_jsonl(lines, path, text_field, errors)
+        return _split(read_lines(path, form.compression, errors, longest=LONGEST_DOCUMENT), split)
+    lines = read_lines(path, form.compression, errors)
+    if form.kind == "jsonl":
+        return _read_jsonl(lines, path, text_field, errors)
+    return _read_table(csv_rows if form.kind == "csv" else tsv_rows, lines, path, text_field)
 
 
-def _has_fields(path: Path, errors: str) -> bool:
-    """Whether a file is a table or JSON lines."""
+def _format(path: Path, errors: str) -> Format:
+    """The format of a file; JSON lines may have the name of plain text."""
     try:
         form = format_of(path)
     except OSError as error:
         raise unreadable(path, error) from error
     if form.kind != "text":
-        return True
-    beginning = _beginning(_lines(_decode(_chunks(path, form.compression), path, errors)))
-    return is_json_lines(path, [line for line in beginning if line.strip()])
+        return form
+    lines = read_lines(path, form.compression, errors, longest=LONGEST_DOCUMENT)
+    filled = (line for _, line in lines if line.strip())
+    return replace(form, kind="jsonl") if is_json_lines(path, list(itertools.islice(filled, 2))) else form
 
 
-def _beginning(lines: Iterator[str]) -> list[str]:
-    """Read lines up to the second one that is not blank."""
-    beginning: list[str] = []
-    n_filled = 0
-    while n_filled < 2 and (line := next(lines, None)) is not None:
-        beginning.append(line)
-        n_filled += bool(line.strip())
-    return beginning
-
-
-def _chunks(path: Path, compression: str | None) -> Iterator[bytes]:
-    n_bytes = 0
-    try:
-        with path.open("rb") as file:
-            stream = open_decompressed(file, compression)
-            while chunk := stream.read(_CHUNK_BYTES):
-                if compression and not n_bytes:
-                    check_unpacked(path, chunk, compression)
-                n_bytes += len(chunk)
-                yield chunk
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise unreadable(path, error) from error
-        raise CorpusError(
-            f"{path}: broken {compression} file after {n_bytes} bytes of text ({error}); download or compress it again"
-        ) from error
-
-
-def _decode(chunks: Iterable[bytes], path: Path, errors: str) -> Iterator[str]:
-    r"""Decode UTF-8, also across chunks, and convert line endings to `\n`."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    n_bytes, started = 0, False
-    for chunk in itertools.chain(chunks, [b""]):
-        waiting = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(chunk, final=not chunk)
-        except UnicodeDecodeError as error:
-            place = f"byte offset {n_bytes - waiting + error.start}"
-            raise _bad_character(path, place, f"invalid UTF-8 (0x{error.object[error.start]:02x})") from error
-        if errors == "strict" and (index := chunk.find(b"\0")) >= 0:
-            raise _bad_character(path, f"byte offset {n_bytes + index}", "a NUL character (UTF-16, or not text?)")
-        text = text.replace("\0", "\ufffd")
-        if len(text) >= _LEAST_CHARS and (n := len(_NO_TEXT.findall(text))) > _MOST_REPLACED * len(text):
-            raise CorpusError(
-                f"{path}: not UTF-8 text, {n / len(text):.0%} of the characters from byte offset {n_bytes} on are "
-                "not text; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
-            )
-        n_bytes += len(chunk)
-        if text and not started:
-            text, started = text.removeprefix("\ufeff"), True
-        yield newlines.decode(text, final=not chunk)
-
-
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    r"""Split at `\n` only: `str.splitlines` also splits at U+2028 and others."""
-    parts: list[str] = []
-    for text in texts:
-        head, *rest = text.split("\n")
-        parts.append(head)
-        for line in rest:
-            yield "".join(parts)
-            parts = [line]
-    if last := "".join(parts):
-        yield last
-
-
-def _split(lines: Iterator[str], split: str) -> Iterator[tuple[str, str]]:
+def _split(lines: Iterator[tuple[int, str]], split: str) -> Iterator[tuple[str, str]]:
     if split == "auto":
-        prefix: list[str] = []
+        prefix: list[tuple[int, str]] = []
         n_chars = 0
         while n_chars < _PREFIX_CHARS and (line := next(lines, None)) is not None:
             prefix.append(line)
-            n_chars += len(line) + 1
-        filled = "".join("x" if line.strip() else " " for line in prefix).strip()
+            n_chars += len(line[1]) + 1
+        filled = "".join("x" if line.strip() else " " for _, line in prefix).strip()
         split = "blank" if " " in filled else "line"
         lines = itertools.chain(prefix, lines)
     if split == "file":
-        yield "", "\n".join(lines)
+        yield from _joined(lines, "")
     elif split == "line":
-        yield from ((f":{number}", line) for number, line in enumerate(lines, 1))
+        yield from ((f":{number}", line) for number, line in lines)
     else:
-        numbered = enumerate(lines, 1)
-        for is_filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip())):
+        for is_filled, group in itertools.groupby(lines, key=lambda pair: bool(pair[1].strip())):
             if is_filled:
-                (number, first), *rest = group
-                yield f":{number}", "\n".join([first, *(line for _, line in rest)])
+                yield from _joined(group)
 
 
-def _read_jsonl(lines: Iterator[str], path: Path, field: str, errors: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(lines, 1):
+def _joined(lines: Iterable[tuple[int, str]], place: str | None = None) -> Iterator[tuple[str, str]]:
+    """Join the lines of a document, in several parts if it is too long; its place is its first line by default."""
+    parts: list[str] = []
+    n_chars = 0
+    for number, line in lines:
+        place = f":{number}" if place is None else place
+        if n_chars and n_chars + len(line) > LONGEST_DOCUMENT:
+            yield place, "\n".join(parts)
+            parts, n_chars = [], 0
+        parts.append(line)
+        n_chars += len(line) + 1
+    yield place or "", "\n".join(parts)
+
+
+def _read_jsonl(lines: Iterator[tuple[int, str]], path: Path, field: str, errors: str) -> Iterator[tuple[str, str]]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:
@@ -244,9 +192,12 @@ def _read_jsonl(lines: Iterator[str], path: Path, field: str, errors: str) -> It
 
 
 def _read_table(
-    rows: Callable[[Iterable[tuple[int, str]], Path], Iterator[Row]], lines: Iterator[str], path: Path, column: str
+    rows: Callable[[Iterable[tuple[int, str]], Path], Iterator[Row]],
+    lines: Iterable[tuple[int, str]],
+    path: Path,
+    column: str,
 ) -> Iterator[tuple[str, str]]:
-    for row in rows(enumerate(lines, 1), path):
+    for row in rows(lines, path):
         if column not in row.values:
             raise _no_field(path, "column", column, list(row.values))
         yield f":{row.place.rpartition(':')[2]}", row.values[column]
@@ -286,18 +237,14 @@ def _parquet_text(value: bytes | None, path: Path, row: int, errors: str) -> str
         return _clean(value.decode("utf-8", errors), path, f"row {row}", errors)
     except UnicodeDecodeError as error:
         place = f"row {row}, byte offset {error.start} of the text"
-        raise _bad_character(path, place, f"invalid UTF-8 (0x{value[error.start]:02x})") from error
+        raise bad_character(path, place, f"invalid UTF-8 (0x{value[error.start]:02x})") from error
 
 
 def _clean(text: str, path: Path, place: str, errors: str) -> str:
     if (match := _NUL_OR_SURROGATE.search(text)) and errors == "strict":
         what = "a NUL character" if match[0] == "\0" else f"a lone surrogate (U+{ord(match[0]):04X})"
-        raise _bad_character(path, place, what)
+        raise bad_character(path, place, what)
     return _NUL_OR_SURROGATE.sub("\ufffd", text) if match else text
-
-
-def _bad_character(path: Path, place: str, what: str) -> CorpusError:
-    return CorpusError(f"{path}: {what} at {place}; convert the file to UTF-8 or pass --errors replace")
 
 
 def _no_field(place: str | Path, kind: str, field: str, available: Sequence[str]) -> CorpusError:

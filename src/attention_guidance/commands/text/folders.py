@@ -30,6 +30,7 @@ _METADATA = re.compile(
     re.IGNORECASE,
 )
 _MOST_SHOWN = 8
+_BY_NAME = "give them by name to read them"
 
 
 def list_files(paths: Sequence[str | Path]) -> dict[Path, list[Path]]:
@@ -96,11 +97,11 @@ def _list_folder(folder: Path) -> list[Path]:
             f"{folder}: {there} in this folder; expected files ending in {known}; give other files by name"
         )
     if skipped_suffixes:
-        _warn(folder, f"skipped files ending in {' '.join(sorted(skipped_suffixes))}")
+        warn_once(f"{folder}: skipped files ending in {' '.join(sorted(skipped_suffixes))}; {_BY_NAME}")
     if left_out:
         shown = [str(path.relative_to(folder)) for path in sorted(left_out)]
         more = f" and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
-        _warn(folder, f"left out {', '.join(shown[:_MOST_SHOWN])}{more} (not training text)")
+        warn_once(f"{folder}: left out {', '.join(shown[:_MOST_SHOWN])}{more} (not training text); {_BY_NAME}")
     return read
 
 
@@ -123,6 +124,6 @@ def _split_of(names: Sequence[str]) -> str | None:
 
 
 @functools.cache
-def _warn(folder: Path, what: str) -> None:
-    """Log a warning once, however often the folder is read."""
-    _LOG.warning("%s", plain(f"{folder}: {what}; give them by name to read them"))
+def warn_once(message: str) -> None:
+    """Log a warning once, however often a file or folder is read."""
+    _LOG.warning("%s", plain(message))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 
 from attention_guidance.commands.text.corpora import Document
+from attention_guidance.commands.text.lines import cut
 from attention_guidance.errors import ConfigError, CorpusError
 
 # Shortest passages, in characters: normally, and in a text that is too short for these.
@@ -153,27 +153,6 @@ def hold_out_items(n: int, *, share: float, seed: int, at_most: int = 10_000) ->
     """
     n_chosen = min(max(1, round(share * n)), at_most, n - 1)
     return set(heapq.nsmallest(n_chosen, range(n), key=lambda index: _rank(f"{seed}:{index}")))
-
-
-def cut(text: str, longest: int) -> list[str]:
-    """Cut a text into slices of about equal length, at line ends, else at spaces, else between characters.
-
-    Args:
-        text: A text of any length.
-        longest: Maximum length of a slice in characters, at least 1.
-    """
-    slices, start = [], 0
-    while (left := len(text) - start) > longest:
-        end = start - (-left // -(-left // longest))
-        found = next((at for mark in "\n " if (at := text.rfind(mark, start, end)) >= 0), None)
-        if found is not None:
-            end = found + 1
-        # A combining mark stays with its letter.
-        while end > start + 1 and unicodedata.category(text[end]).startswith("M"):
-            end -= 1
-        slices.append(text[start:end])
-        start = end
-    return [*slices, text[start:]]
 
 
 def _passages(documents: Iterable[Document], longest: int) -> Iterator[Passage]:

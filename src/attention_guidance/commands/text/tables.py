@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from attention_guidance.commands.text.lines import Malformed, is_damaged, numbered_lines
+from attention_guidance.commands.text.lines import LONGEST_LINE, Malformed, is_damaged, numbered_lines, too_long
 from attention_guidance.errors import CorpusError, reason_of
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -147,23 +147,32 @@ def csv_rows(
 def _csv_cells(lines: Iterable[tuple[int, str]], path: Path, malformed: Malformed) -> Iterator[tuple[int, list[str]]]:
     # A cell may hold a book. The limit applies to all readers of the process.
     csv.field_size_limit(_MAX_CELL_CHARS)
-    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
-    n_read = 0
+    first = last = n_lines = n_chars = 0
+
+    def of_row() -> Iterator[str]:
+        nonlocal first, last, n_lines, n_chars
+        for last, line in lines:
+            first, n_lines, n_chars = first or last, n_lines + 1, n_chars + len(line)
+            if n_chars > LONGEST_LINE:  # a quote that never ends
+                raise too_long(path, first)
+            yield f"{line}\n"
+
+    reader = csv.reader(of_row(), strict=True)
     while True:
+        first = n_lines = n_chars = 0
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            fault = CorpusError(f"{path}:{n_read + 1}: not CSV ({error}); check the quotes of the row that starts here")
+            fault = CorpusError(f"{path}:{first}: not CSV ({error}); check the quotes of the row that starts here")
             # A row that started earlier may have swallowed others, which cannot be counted.
-            if reader.line_num != n_read + 1 or "unexpected end" in str(error):
+            if n_lines > 1 or "unexpected end" in str(error):
                 raise fault from error
             malformed.refuse(fault)
             cells = []
         if cells is None:
             return
-        n_read = reader.line_num
         if cells:
-            yield n_read, cells
+            yield last, cells
 
 
 def _rows(
