@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN = 10
-_BATCH = 256
+_BATCH, _BATCH_CHARACTERS = 256, 1 << 19
 # Warn above this share of lost characters, and this ratio of tokens.
 _MAX_LOST, _MAX_RATIO = 0.001, 1.02
 _SAMPLE_CHARACTERS = 1 << 18
@@ -84,7 +84,7 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) ->
         words.update(text.split())
         letters.update(filter(str.isalpha, text if normalizer is None else normalizer.normalize_str(text)))
         batch.append(text)
-        if len(batch) == _BATCH:
+        if len(batch) == _BATCH or sum(map(len, batch)) >= _BATCH_CHARACTERS:
             count()
     count()
     if not words:
