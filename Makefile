@@ -13,8 +13,9 @@ SEED ?= 1
 SEEDS ?= 1
 DEMO ?= demo/seed-$(SEED)
 OUT ?= gpu
+CASES ?= 20000
 
-.PHONY: demo test test-gpu bench-gpu lint clean
+.PHONY: demo test test-gpu bench-gpu fuzz lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "== making a virtual environment in $(VENV)"
@@ -46,6 +47,10 @@ bench-gpu:
 	$(PYTHON) benchmarks/cost.py --layers 12 --vocabulary 50265 --tokens 16384 --lengths 512 --dtypes bf16 \
 		--backends triton blocked reference --device cuda --seconds 60 --results $(OUT)/cost.jsonl
 
+fuzz: $(VENV)/ready
+	@echo "== mutating files that the commands read (about an hour); a second call continues"
+	$(BIN)/python benchmarks/fuzz.py --cases $(CASES) --results fuzz.jsonl
+
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checker"
 	$(BIN)/ruff check src tests benchmarks docs
@@ -53,4 +58,4 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo gpu .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo gpu fuzz.jsonl .pytest_cache .mypy_cache .ruff_cache

@@ -30,8 +30,8 @@ LIBRARY = [
 ]
 IN_COMMANDS = [
     {"output_lock", "plain"},
-    {"printing"},
-    {"results", "setting", "text", "workspace"},
+    {"printing", "setting"},
+    {"json_files", "results", "text", "workspace"},
     {"annotations", "media", "tokenization", "report"},
     {"objectives", "probes"},
     {"pretraining"},

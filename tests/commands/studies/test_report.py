@@ -80,9 +80,9 @@ def test_report_of_a_run_without_files_of_text(tmp_path, refusal, whole_run, lin
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"task": "/../../../ESCAPED"}, "unknown task"),
-        ({"schema_version": 2}, "schema_version 2"),
-        ({"labels": None}, "no labels"),
+        ({"task": "/../../../ESCAPED"}, "probe.json: task must be 'reflexive' or"),
+        ({"schema_version": 2}, "probe.json: schema_version must be 1; "),
+        ({"labels": None}, "probe.json: the content must have labels; "),
     ],
 )
 def test_results_that_the_page_cannot_show(tmp_path, cli, refusal, whole_run, sentences, content, message):

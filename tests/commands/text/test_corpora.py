@@ -14,6 +14,7 @@ import zstandard
 from attention_guidance.commands.text import lines
 from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents
 from attention_guidance.commands.text.embedded import embedded_documents
+from attention_guidance.commands.text.tables import read_table
 from attention_guidance.errors import ConfigError, CorpusError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -184,6 +185,34 @@ def test_parquet_refusals(tmp_path: Path) -> None:
     data = path.read_bytes()
     for broken in (data[: len(data) // 2], b"not parquet at all", b""):
         assert f"{path}: broken Parquet" in refusal(write(path, broken))
+
+
+@pytest.mark.parametrize("names", [("text.more", "text"), ("text", "text.more"), ("", "text"), ("[/x]", "text")])
+def test_parquet_columns_with_odd_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    values = {"text": ["the text"]} | {name: ["another"] for name in names if name != "text"}
+    pq.write_table(pa.table({name: values[name] for name in names}), tmp_path / "a.parquet")
+    assert texts(tmp_path / "a.parquet") == ["the text"]
+    other = next(name for name in names if name != "text")
+    assert texts(tmp_path / "a.parquet", text_field=other) == ["another"]
+
+
+def test_parquet_with_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"], "odd!": ["b"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"odd!", b"odd\xff"))
+    assert str(path) in refusal(path)
+    with pytest.raises(CorpusError, match=r"a\.parquet: cannot be read as Parquet"):
+        read_table(path)
+
+
+def test_parquet_tables_with_values_that_python_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"], "day": pa.array([2**31 - 1], pa.date32())}), path)
+    with pytest.raises(CorpusError, match=r"a\.parquet: cannot be read as Parquet"):
+        read_table(path)
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", " text"]), path)
+    with pytest.raises(CorpusError, match="two columns with the same name"):
+        read_table(path)
 
 
 @pytest.mark.parametrize("suffix", [".txt.gz", ".txt.zst", ".jsonl.gz", ".jsonl.zst"])

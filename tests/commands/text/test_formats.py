@@ -179,7 +179,7 @@ def test_tables_are_read_by_column(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(pack(data))
     assert list(read_documents([path], text_field="body")) == expected
-    assert "no column 'text'; there are 'id', 'body' (choose with --text-field)" in refusal(path)
+    assert "no column 'text'; there are 'id', 'body' (choose with `text_field`)" in refusal(path)
 
 
 @pytest.mark.parametrize(

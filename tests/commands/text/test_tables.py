@@ -36,9 +36,9 @@ def test_columns_by_name(tmp_path):
         find_columns(rows, (("headline",), ("label",)), None)
     with pytest.raises(CorpusError, match="no column other; there are idx"):
         find_columns(rows, (("text",), ("label",)), ["other", "Label"])
-    with pytest.raises(CorpusError, match="--columns idx idx: a column is named twice"):
+    with pytest.raises(CorpusError, match=r"columns=\['idx', 'idx'\]: a column is named twice"):
         find_columns(rows, (("text",), ("label",)), ["idx", "idx"])
-    with pytest.raises(CorpusError, match="--columns: 1 given; this task has 2"):
+    with pytest.raises(CorpusError, match=r"columns=\['other'\]: this task has 2 columns"):
         find_columns(rows, (("text",), ("label",)), ["other"])
 
 
@@ -91,7 +91,7 @@ def test_columns_are_counted_where_no_line_names_them(tmp_path, mark):
         (
             "sentence\tlabel",
             ["1", "2"],
-            r"a\.tsv:1: this line has column names \(sentence, label\), but --columns 1 2 expects",
+            r"a\.tsv:1: this line has column names \(sentence, label\), but columns=\['1', '2'\] is for",
         ),
         ("Mine\tClass ", ["1", "2"], r"a\.tsv:1: this line has column names \(Mine, Class\)"),
         ("Mine\tjudgment", ["1", "2"], r"a\.tsv:1: this line has a label that no other line has, 'judgment'"),

@@ -65,12 +65,12 @@ class CensusSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
-            raise ConfigError(f"--threshold {self.threshold}: must lie between 0 and 1")
+            raise ConfigError(f"threshold={self.threshold} must lie between 0 and 1")
         for name in ("sequences", "batch_size"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if self.similarity_rows < 0:
-            raise ConfigError(f"--similarity-rows {self.similarity_rows}: must be at least 0")
+            raise ConfigError(f"similarity_rows={self.similarity_rows} must be at least 0")
 
 
 @until_done()
@@ -119,7 +119,7 @@ def measured_census(model: str, text: Text, settings: CensusSettings, steps: Ste
     chosen = _patterns(settings.patterns, tokenizer, settings.token_classes)
     longest = longest_sequence(analysed[-1].load(), tokenizer)
     if settings.block_size is not None and settings.block_size > longest:
-        raise ConfigError(f"--block-size {settings.block_size}: this model takes at most {longest} tokens")
+        raise ConfigError(f"block_size={settings.block_size}: this model takes at most {longest} tokens")
     size = settings.block_size or min(longest, _BLOCK_SIZE)
     steps.begin(f"sampling {settings.sequences:,} blocks of {size} tokens", None)
     blocks = sampled_blocks(text, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed)

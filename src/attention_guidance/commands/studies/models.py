@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.saving import checkpoints
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import guided_heads
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
 from attention_guidance.commands.pretraining.settings.positions import longest_input
+from attention_guidance.commands.studies.schemas import LogEntry, RunResults, TrainerLog
+from attention_guidance.commands.text.folders import warn_once
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer, vocabulary_size
 from attention_guidance.errors import ConfigError, RunError, reason_of
 
@@ -85,13 +86,8 @@ class Subject:
         """The last validation loss before the checkpoint was saved, None if unknown."""
         if self.run is None or self.step is None:
             return None
-        try:
-            state = json.loads((Path(self.source) / "trainer_state.json").read_text(encoding="utf-8"))
-            losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
-            loss = float(losses[-1]) if losses else math.nan
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return loss if math.isfinite(loss) else None
+        losses = [entry["eval_loss"] for entry in trainer_log(Path(self.source)) if "eval_loss" in entry]
+        return losses[-1] if losses else None
 
 
 def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
@@ -166,12 +162,24 @@ def _is_local(path: Path) -> bool:
     return path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
 
 
-def results_of(run: Path) -> dict[str, Any]:
-    """The results of a finished run; empty if it has not finished."""
+def results_of(run: Path) -> RunResults:
+    """The results of a finished run; empty if it has not finished.
+
+    Raises:
+        RunError: they are damaged.
+    """
+    file = RunFolder(run).results
+    return read_json(file, RunResults) if file.exists() else {}
+
+
+def trainer_log(checkpoint: Path) -> list[LogEntry]:
+    """The Trainer's log up to a checkpoint; empty if there is none, or, with a logged warning, if it is damaged."""
+    file = checkpoint / "trainer_state.json"
     try:
-        return RunFolder(run).finished or {}
-    except ValueError:
-        return {}
+        return read_json(file, TrainerLog)["log_history"] if file.exists() else []
+    except RunError as error:
+        warn_once(f"{error}; until then its losses are unknown")
+        return []
 
 
 def longest_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, without: int = USUAL_LENGTH) -> int:

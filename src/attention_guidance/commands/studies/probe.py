@@ -114,14 +114,14 @@ class Probe:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        for name, value, known in (("--task", self.task, TASKS), ("--protocol", self.protocol, PROTOCOLS)):
+        for name, value, known in (("task", self.task, TASKS), ("protocol", self.protocol, PROTOCOLS)):
             if value not in known:
-                raise ConfigError(f"{name} {value!r}: expected one of {', '.join(known)}")
+                raise ConfigError(f"{name}={value!r} must be one of {', '.join(known)}")
         if self.batch_size < 1:
-            raise ConfigError(f"--batch-size {self.batch_size}: must be at least 1")
+            raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
         if self.task != "reflexive" and (self.distractors or self.protocol == "authors"):
-            what = "--distractors" if self.distractors else "--protocol authors"
-            raise ConfigError(f"{what} works only with --task reflexive, not with {self.task}")
+            what = "`distractors`" if self.distractors else "protocol=authors"
+            raise ConfigError(f"{what} works only with task=reflexive, not with {self.task}")
 
     def texts(self, tokenizer: PreTrainedTokenizerBase, longest: int, left_out: Counter[str]) -> list[QuestionedText]:
         """The texts with their questions.
@@ -149,9 +149,9 @@ class Probe:
         try:
             found = [line.strip() for line in self.distractors.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--distractors {self.distractors}: cannot be read ({error})") from error
+            raise ConfigError(f"distractors={str(self.distractors)!r}: cannot be read ({error})") from error
         if not found:
-            raise ConfigError(f"--distractors {self.distractors}: the file is empty; give one sentence per line")
+            raise ConfigError(f"distractors={str(self.distractors)!r}: the file is empty; give one sentence per line")
         return found
 
     def answers(self, subject: Subject, progress: Callable[[int], None] | None = None) -> Answers:
@@ -200,7 +200,7 @@ def probe(
         GuidanceError: bad input.
     """
     if resamples < 100:
-        raise ConfigError(f"--resamples {resamples}: must be at least 100")
+        raise ConfigError(f"resamples={resamples} must be at least 100")
     folder = Output.of_study(output, PROBE_FILE, overwrite)
     console = Console(quiet=quiet)
     subject = subjects(model)[0]

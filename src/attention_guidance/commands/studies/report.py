@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.commands import results
+from attention_guidance.commands.json_files import checked, read_json
 from attention_guidance.commands.objectives import OTHER_THAN_TEXT
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints
@@ -29,11 +29,12 @@ from attention_guidance.commands.studies.models import (
     names_of,
     results_of,
     subjects,
+    trainer_log,
 )
 from attention_guidance.commands.studies.output import Output
-from attention_guidance.commands.studies.probe import TASKS
 from attention_guidance.commands.studies.progress import Steps
 from attention_guidance.commands.studies.sample import Text
+from attention_guidance.commands.studies.schemas import FinetuneResult, LogEntry, ProbeResult, SkillResult
 from attention_guidance.commands.tokenization.byte_level import token_texts
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 
@@ -51,13 +52,8 @@ _OF_MODEL = ("layers", "hidden", "attention_heads", "feed_forward", "block_size"
 _OF_TRAINING = ("learning_rate", "masking_rate", "heads", "weight", "loss", "schedule", "hold", "end", "seed")
 _SETTINGS = (*_OF_MODEL, *_OF_TRAINING)
 
-# Results that a page can show, and the keys that they must have.
-_OF_PROBE = ("layers", "heads", "directions", "accuracy", "max", "mean", "baselines", "counts", "labels")
-_INCLUDED = {
-    "probe": ("task", "model", "data", "protocol", "distractors", *_OF_PROBE),
-    "skill": ("task", "data", "runs", "points", "correlations"),
-    "finetune": ("task", "model", "scores"),
-}
+# Results that a page can show.
+_INCLUDED = {"probe": ProbeResult, "skill": SkillResult, "finetune": FinetuneResult}
 
 
 @until_done()
@@ -138,13 +134,13 @@ def _own_text(run: str) -> Text:
             f"the run in {run} was trained on {OTHER_THAN_TEXT[config.objective]}, but report supports only text"
         )
     if config is not None and config.dataset is not None:
-        raise ConfigError(f"the run in {run} was trained on the data set {config.dataset}; give a text with --text")
+        raise ConfigError(f"the run in {run} was trained on the data set {config.dataset}; give a text with `text`")
     if config is None or not config.corpus:
         return Text()
     files = config.validation or config.corpus
     missing = [file for file in files if not Path(file).exists()]
     if missing:
-        raise CorpusError(f"the text of the run in {run} is no longer at {missing[0]}; give a text with --text")
+        raise CorpusError(f"the text of the run in {run} is no longer at {missing[0]}; give a text with `text`")
     return Text(files, config.text_field, config.documents, config.errors)
 
 
@@ -175,14 +171,11 @@ def _run(
     }
 
 
-def _history(run: str) -> list[dict[str, Any]]:
+def _history(run: str) -> list[LogEntry]:
     """The Trainer's log up to the newest checkpoint, or the validation curve of a finished run without checkpoints."""
     for checkpoint in reversed(checkpoints(RunFolder(Path(run)).checkpoints)):
-        try:
-            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            return list(state["log_history"])
-        except (OSError, ValueError, KeyError):
-            continue
+        if log := trainer_log(checkpoint):
+            return log
     curve = results_of(Path(run)).get("curve") or [] if (Path(run) / CONFIG_FILE).is_file() else []
     return [{"step": point["step"], "eval_loss": point["loss"]} for point in curve]
 
@@ -227,34 +220,23 @@ def _included(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
         found = False
         for file in files:
             try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+                content = read_json(file, Any)
+            except RunError:
                 if path.is_dir():
                     continue  # a folder may hold other files too
-                raise RunError(f"--include {file}: cannot be read as JSON ({error})") from error
-            if isinstance(content, dict) and content.get("kind") in _INCLUDED:
+                raise
+            kind = content.get("kind") if isinstance(content, dict) else None
+            if isinstance(kind, str) and kind in _INCLUDED:
                 found = True
-                yield _checked(content, file)
+                yield checked(content, _INCLUDED[kind], file)
         if not found:
-            raise RunError(f"--include {path}: holds no result of probe, skill or finetune")
-
-
-def _checked(content: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Check that the page can show a result (its task is used in file names), and return it."""
-    kind = content["kind"]
-    missing = [key for key in _INCLUDED[kind] if key not in content]
-    if content.get("schema_version") != results.SCHEMA_VERSION or missing:
-        what = f"no {', '.join(missing)}" if missing else f"schema_version {content.get('schema_version')!r}"
-        raise RunError(f"--include {file}: this version cannot read this result of {kind} ({what}); make it again")
-    if kind != "finetune" and content["task"] not in TASKS:
-        raise RunError(f"--include {file}: unknown task {content['task']!r}; expected one of {', '.join(TASKS)}")
-    return content
+            raise RunError(f"{path}: holds no result of probe, skill or finetune")
 
 
 def _scores(finetuned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for metric, values in (finetuned.get("scores") or {}).items():
-        of_run = {"model": finetuned.get("model"), "task": finetuned.get("task")}
-        yield {**of_run, "metric": metric, "mean": values.get("mean"), "seeds": values.get("seeds")}
+    for metric, values in finetuned["scores"].items():
+        of_run = {"model": finetuned["model"], "task": finetuned["task"]}
+        yield {**of_run, "metric": metric, "mean": values["mean"], "seeds": values["seeds"]}
 
 
 def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, object]]]]:

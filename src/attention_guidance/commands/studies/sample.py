@@ -68,7 +68,7 @@ def sampled_blocks(
         ConfigError: there is nothing to sample, or blocks are too small for a token.
     """
     if n_blocks < 1:
-        raise ConfigError(f"--sequences {n_blocks}: must be at least 1")
+        raise ConfigError(f"sequences={n_blocks} must be at least 1")
     generator = random.Random(seed)
     documents = _sampled(text.read(), max(1000, 20 * n_blocks), generator)
     blocks = pack((document.text for document in documents), tokenizer, block_size)

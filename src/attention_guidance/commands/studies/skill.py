@@ -54,7 +54,7 @@ def skill(
     if len(known) < 3:
         raise RunError(
             f"{len(known)} checkpoints with a known validation loss in {', '.join(runs)}; a correlation needs three: "
-            "train with pretrain --keep-checkpoints 20"
+            "train with keep_checkpoints=20"
         )
     points: list[dict[str, Any]] = []
     with Steps(console, quiet) as steps:

@@ -1,12 +1,13 @@
 """Stream documents from text, CSV, TSV, JSON lines and Parquet files."""
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from attention_guidance.commands.json_files import parse_json
+from attention_guidance.commands.plain import listed
 from attention_guidance.commands.text.folders import list_files, unreadable, warn_once
 from attention_guidance.commands.text.formats import Format, format_of, is_json_lines
 from attention_guidance.commands.text.lines import bad_character, cut, read_lines
@@ -72,7 +73,7 @@ def read_documents(
         if all(_format(file, errors).kind == "text" for file in files):
             raise CorpusError(
                 f"{files[0]}: plain text, which has no field {text_field!r}; rename a table to .csv, .tsv or .jsonl (a "
-                "pipe is read as plain text or JSON lines), or omit --text-field"
+                "pipe is read as plain text or JSON lines), or leave out `text_field`"
             )
     return _read_all(files_by_path, text_field, split, errors)
 
@@ -175,18 +176,16 @@ def _read_jsonl(lines: Iterator[tuple[int, str]], path: Path, field: str, errors
     for number, line in lines:
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            hint = "expected one JSON object per line"
-            raise CorpusError(f"{path}:{number}: not JSON ({error}); {hint}") from error
+        record = parse_json(line, f"{path}:{number}", "expected one JSON object per line", CorpusError)
         if not isinstance(record, dict):
             raise CorpusError(f"{path}:{number}: a JSON {type(record).__name__}, expected an object with {field!r}")
         if field not in record:
             raise _no_field(f"{path}:{number}", "field", field, list(record))
         if not isinstance(text := record[field], str):
             kind = "null" if text is None else type(text).__name__
-            raise CorpusError(f"{path}:{number}: field {field!r} is {kind}, expected a string (--text-field)")
+            raise CorpusError(
+                f"{path}:{number}: field {field!r} is {kind}, expected a string; choose another with `text_field`"
+            )
         # Only an escape can bring in NUL or a surrogate: JSON has no raw control characters, UTF-8 no surrogates.
         yield f":{number}", _clean(text, path, f"line {number}", errors) if "\\u" in line else text
 
@@ -215,7 +214,9 @@ def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, s
             kind = schema.field(column).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
-                raise CorpusError(f"{path}: column {column!r} holds {kind}, expected strings (--text-field)")
+                raise CorpusError(
+                    f"{path}: column {column!r} holds {kind}, expected strings; choose another with `text_field`"
+                )
             row = 0
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 values = batch.column(0)
@@ -224,7 +225,7 @@ def _read_parquet(path: Path, column: str, errors: str) -> Iterator[tuple[str, s
                 for value in values.cast(pa.large_binary()).to_pylist():
                     row += 1
                     yield f":{row}", _parquet_text(value, path, row, errors)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column name
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(path, error) from error
         raise CorpusError(f"{path}: broken Parquet file ({reason_of(error)}); download or write it again") from error
@@ -248,7 +249,6 @@ def _clean(text: str, path: Path, place: str, errors: str) -> str:
 
 
 def _no_field(place: str | Path, kind: str, field: str, available: Sequence[str]) -> CorpusError:
-    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in available[:12]]
-    shown = ", ".join(map(repr, names)) + (", ..." if len(available) > 12 else "")
+    shown = listed(available, repr)
     number = "no" if field not in available else "more than one"
-    return CorpusError(f"{place}: {number} {kind} {field!r}; there are {shown or 'none'} (choose with --text-field)")
+    return CorpusError(f"{place}: {number} {kind} {field!r}; there are {shown or 'none'} (choose with `text_field`)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from attention_guidance.commands.plain import listed
 from attention_guidance.commands.text.corpora import Document
 from attention_guidance.errors import ConfigError, CorpusError
 
@@ -33,7 +34,7 @@ class HubDocuments:
         columns = self.rows.features
         if field not in columns:
             raise CorpusError(
-                f"dataset={name!r}: no column {field!r} (--text-field); there are {', '.join(map(repr, columns))}"
+                f"dataset={name!r}: no column {field!r}; choose one with `text_field`: {listed([*columns], repr)}"
             )
         self.rows = self.rows.select_columns([field])
 

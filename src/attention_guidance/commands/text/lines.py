@@ -17,7 +17,7 @@ from attention_guidance.commands.text.folders import unreadable
 from attention_guidance.commands.text.formats import HEAD_BYTES, check_unpacked, detect_format, open_decompressed
 from attention_guidance.errors import CorpusError
 
-# With --errors skip, a file with a larger malformed share is refused: it is in another format.
+# With errors="skip", a file with a larger malformed share is refused: it is in another format.
 _MOST_SKIPPED = 0.1
 ERRORS = ("strict", "skip")
 LONGEST_LINE = 1 << 26
@@ -83,7 +83,9 @@ class Malformed:
         """
         n, first = len(self.errors), str(self.errors[0])
         if n > _MOST_SKIPPED * (n + n_kept):
-            raise CorpusError(f"{first}; {n:,} of {n + n_kept:,} {what} are malformed, too many for --errors skip")
+            raise CorpusError(
+                f"{first}; {n:,} of {n + n_kept:,} {what} are malformed, too many to skip; correct the file"
+            )
         return f"{n:,} of {n + n_kept:,} {what} of {self.path.name} are malformed and left out; the first: {first}"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from attention_guidance.commands.json_files import parse_json
+from attention_guidance.commands.plain import listed
 from attention_guidance.commands.text.lines import LONGEST_LINE, Malformed, is_damaged, numbered_lines, too_long
 from attention_guidance.errors import CorpusError, reason_of
 
@@ -60,7 +61,7 @@ def read_table(
     if not rows:
         raise CorpusError(f"{path}: no examples; expected a header and a row for each example")
     if len(rows[0].values) < least:
-        raise CorpusError(f"{path}: one column ({', '.join(rows[0].values)}); expected at least a text and a label")
+        raise CorpusError(f"{path}: one column ({listed([*rows[0].values])}); expected at least a text and a label")
     return rows
 
 
@@ -90,12 +91,12 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
     known, file = list(dict.fromkeys(name for row in rows for name in row.values)), rows[0].place.rpartition(":")[0]
     if given is not None:
         if len(given) != len(wanted):
-            raise CorpusError(f"--columns: {len(given)} given; this task has {len(wanted)}, texts first, label last")
+            raise CorpusError(f"{_given(given)}: this task has {len(wanted)} columns, texts first, label last")
         if len(set(given)) < len(given):
-            raise CorpusError(f"--columns {' '.join(given)}: a column is named twice; texts first, label last")
+            raise CorpusError(f"{_given(given)}: a column is named twice; texts first, label last")
         missing = [name for name in given if name not in known]
         if missing:
-            raise CorpusError(f"{file}: no column {', '.join(missing)}; there are {', '.join(known)}")
+            raise CorpusError(f"{file}: no column {listed(missing)}; there are {listed(known)}")
         if are_numbers(given) and known == [str(place) for place in range(1, len(known) + 1)]:
             _require_no_header(rows, given, wanted)
         return list(given)
@@ -105,8 +106,8 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
         name = next((lowered[name] for name in names if name in lowered and lowered[name] not in found), None)
         if name is None:
             raise CorpusError(
-                f"{file}: none of the columns {', '.join(known)} is named {' or '.join(names[:4])}; rename them, or "
-                "give them with --columns, texts first, label last"
+                f"{file}: none of the columns {listed(known)} is named {' or '.join(names[:4])}; rename them, or "
+                "give them with `columns`, texts first, label last"
             )
         found.append(name)
     return found
@@ -191,7 +192,7 @@ def _rows(
         values, place = dict(zip(header, cells, strict=False)), f"{path}:{number}"
         if len(cells) != len(header):
             named = "first line has" if by_number else "header has"
-            fault = CorpusError(f"{place}: {len(cells)} columns; the {named} {len(header)} ({', '.join(header)})")
+            fault = CorpusError(f"{place}: {len(cells)} columns; the {named} {len(header)} ({listed(header)})")
             if any("\n" in cell for cell in cells):  # a quote may have swallowed other rows
                 raise fault
             malformed.refuse(fault)
@@ -225,11 +226,19 @@ def _require_no_header(rows: Sequence[Row], given: Sequence[str], wanted: Sequen
     seen = any(labels & _labels_in(other[-1]) for other in others)
     # The first example may have no label, or a number.
     if names or not (seen or re.fullmatch(r"[-+\d.eE]*", first[-1])):
-        what = f"column names ({', '.join(first)})" if names else f"a label that no other line has, {first[-1]!r}"
-        raise CorpusError(
-            f"{rows[0].place}: this line has {what}, but --columns {' '.join(given)} expects a table without a header: "
-            "give --columns by name, or add a header to the table"
+        what = (
+            f"column names ({listed(first)})"
+            if names
+            else f"a label that no other line has, {listed(first[-1:], repr)}"
         )
+        raise CorpusError(
+            f"{rows[0].place}: this line has {what}, but {_given(given)} is for a table without a header: give "
+            "`columns` by name, or add a header to the table"
+        )
+
+
+def _given(columns: Sequence[str]) -> str:
+    return f"columns={[*columns]!r}"
 
 
 def _labels_in(cell: str) -> set[str]:
@@ -247,7 +256,7 @@ def _header(cells: list[str], path: Path, number: int) -> list[str]:
 
 def _require_distinct(header: list[str], path: Path, number: int) -> None:
     if len(set(header)) < len(header):
-        raise CorpusError(f"{path}:{number}: two columns with the same name in the header ({', '.join(header)})")
+        raise CorpusError(f"{path}:{number}: two columns with the same name in the header ({listed(header)})")
 
 
 def _json_rows(lines: Iterable[tuple[int, str]], path: Path, malformed: Malformed) -> Iterator[Row]:
@@ -258,10 +267,8 @@ def _json_rows(lines: Iterable[tuple[int, str]], path: Path, malformed: Malforme
     listed = first[1].lstrip().startswith("[") and path.suffix.lower() == ".json"
     records: Iterable[tuple[int, Any]]
     if listed:
-        try:
-            records = enumerate(json.loads("\n".join([first[1], *(line for _, line in filled)])), 1)
-        except ValueError as error:
-            raise CorpusError(f"{path}: not JSON ({error}); expected a list of objects or JSON lines") from error
+        text = "\n".join([first[1], *(line for _, line in filled)])
+        records = enumerate(parse_json(text, path, "expected a list of objects or JSON lines", CorpusError), 1)
     else:
         records = _json_lines(itertools.chain([first], filled), path, malformed)
     for number, record in records:
@@ -277,9 +284,9 @@ def _json_rows(lines: Iterable[tuple[int, str]], path: Path, malformed: Malforme
 def _json_lines(lines: Iterable[tuple[int, str]], path: Path, malformed: Malformed) -> Iterator[tuple[int, Any]]:
     for number, line in lines:
         try:
-            yield number, json.loads(line)
-        except ValueError as error:
-            malformed.refuse(CorpusError(f"{path}:{number}: not JSON ({error}); expected one object per line"))
+            yield number, parse_json(line, f"{path}:{number}", "expected one object per line", CorpusError)
+        except CorpusError as error:
+            malformed.refuse(error)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -287,8 +294,13 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        records = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(path)
+        _require_distinct([name.strip() for name in table.column_names], path, 1)
+        records = table.to_pylist()
+    # A value such as a date of the year 300,000 has no counterpart in Python.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        if isinstance(error, CorpusError):
+            raise
         raise CorpusError(f"{path}: cannot be read as Parquet ({reason_of(error)})") from error
     for number, record in enumerate(records, 1):
         yield Row({name.strip(): value for name, value in record.items()}, f"{path}:{number}")
