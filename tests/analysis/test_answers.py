@@ -148,11 +148,13 @@ def test_texts_that_cannot_be_asked_are_counted(model, tokenizer):
     texts = [
         fine, text(["the"]), text(["the", "kingkingking"] * 8, question),
         QuestionedText("the   king", ((0, 3), (4, 5), (6, 10)), (question,)),
+        text(["the", "kingkingking"] * 40_000, question),
     ]  # fmt: skip
     answers = answer(model, tokenizer, texts, longest=20)
     assert (answers.n_texts, len(answers.labels)) == (1, 1)
     assert answers.skipped == {
         "without a question": 1, "longer than 20 tokens": 1, "with a word that has no token of its own": 1,
+        "longer than 524,288 characters": 1,
     }  # fmt: skip
     assert answer(model, tokenizer, [fine], longest=4).n_texts == 1  # two words between two special tokens
     authors = answer(model, tokenizer, [fine, text(["the", "kit"], question)], protocol="authors")

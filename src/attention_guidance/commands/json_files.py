@@ -1,4 +1,4 @@
-"""Read JSON that may hold anything: a file is of the type that is expected, or an error names the place in it.
+"""Read JSON from outside, and check it against a type; errors name the file and the place in it.
 
 Types are those of annotations: `str`, `int`, `float`, `bool`, `None`, `Any`, `Literal`, `Annotated` with rules of
 `commands/setting.py`, unions, `list`, `dict` and `TypedDict`, with `NotRequired`. An object may have further keys.
@@ -17,7 +17,7 @@ from typing import Any
 from attention_guidance.commands.setting import Rule
 from attention_guidance.errors import GuidanceError, RunError, reason_of
 
-# Larger numbers are no counts, losses or shares, and overflow where they are drawn.
+# No count, loss or share is larger; larger numbers overflow in figures.
 _LARGEST = 1e15
 _RESTORE = "restore the file, or make it again"
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"} | {
@@ -32,12 +32,12 @@ def parse_json(text: str, place: object, hint: str, error: type[GuidanceError] =
     Args:
         text: the JSON.
         place: where it comes from, for the error.
-        hint: what is expected or to be done, for the error.
+        hint: what is expected, or how to repair it, for the error.
         error: the class of the error.
         options: of `json.loads`.
 
     Raises:
-        GuidanceError: it is not JSON, is nested too deeply, or has a number of thousands of digits.
+        GuidanceError: the text is not JSON, is nested too deeply, or has an integer of thousands of digits.
     """
     try:
         return json.loads(text, **options)
@@ -47,14 +47,14 @@ def parse_json(text: str, place: object, hint: str, error: type[GuidanceError] =
 
 
 def read_json(path: Path, kind: Any) -> Any:
-    """Read a JSON file whose content has a type.
+    """Read a JSON file, and check its content.
 
     Args:
         path: the file.
-        kind: the type.
+        kind: the expected type.
 
     Raises:
-        RunError: it cannot be read, is not JSON, or is of another type.
+        RunError: the file cannot be read, is not JSON, or its content has another type.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -67,10 +67,10 @@ def read_json(path: Path, kind: Any) -> Any:
 
 
 def checked(value: Any, kind: Any, path: Path) -> Any:
-    """Return a value from a file if it is of a type.
+    """Check a value from a file, and return it.
 
     Raises:
-        RunError: it is not; names the place in the file.
+        RunError: it has another type; the message names the place in the file.
     """
     if (problem := _problem(value, kind, "")) is not None:
         raise RunError(f"{path}: {problem[0] or 'the content'} {problem[1]}; {_RESTORE}")
@@ -82,7 +82,7 @@ _Problem = tuple[str, str]
 
 
 def _problem(value: Any, kind: Any, place: str) -> _Problem | None:
-    """The first place where a value is not of a type, or None."""
+    """The first place where a value does not match a type, or None."""
     origin, members = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return None
@@ -105,7 +105,7 @@ def _problem(value: Any, kind: Any, place: str) -> _Problem | None:
 
 
 def _problem_inside(value: Any, kind: Any, place: str) -> _Problem | None:
-    """The same for a list or an object."""
+    """As `_problem`, for a list or an object."""
     plain = typing.get_origin(kind) or dict
     if not isinstance(value, plain):
         return place, f"must be {_NAMES[plain]}"

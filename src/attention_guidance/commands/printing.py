@@ -1,7 +1,7 @@
-"""Print text from outside as data: file names, labels and models are neither markup nor terminal sequences.
+"""Print text from outside, such as file names and labels, as data: without markup and terminal sequences.
 
-Commands print through these classes. Every string that they get, in lines, cells, headings, titles and descriptions of
-progress, is shown as it is, with control characters escaped.
+Commands print through these classes. They show every string unchanged (lines, cells, headings, titles, descriptions of
+progress bars), with control characters escaped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _shown(value: Any) -> Any:
 
 
 class Console(rich.console.Console):
-    """A console that prints strings as they are.
+    """A console that prints strings without interpreting them.
 
     Args:
         quiet: whether to print nothing.
@@ -41,7 +41,7 @@ class Console(rich.console.Console):
 
 
 class Table(rich.table.Table):
-    """A table whose title, headings and cells are shown as they are; `lines` makes a cell of several lines."""
+    """A table that shows title, headings and cells without interpreting them; `lines` makes a cell of several lines."""
 
     def __init__(self, *, title: str, **options: Any) -> None:
         super().__init__(title=_shown(title), **options)
@@ -56,8 +56,8 @@ class Table(rich.table.Table):
 
 
 class Description(rich.progress.ProgressColumn):
-    """The column of progress bars that describes their tasks, as they are."""
+    """The description column of progress bars, shown without interpreting it."""
 
     def render(self, task: rich.progress.Task) -> Text:
-        """The description of a task."""
+        """Return the description of a task."""
         return Text(plain(task.description))

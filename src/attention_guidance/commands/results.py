@@ -1,4 +1,4 @@
-"""The header of every result file, and atomic writing of files."""
+"""The machine-readable results of all commands: the keys that they share, and atomic writing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 def header(kind: str) -> dict[str, Any]:
-    """The fields that every result starts with: schema, kind, date, versions, device and command."""
+    """The keys that every result has: schema version, kind, date, versions, device and command."""
     import torch
 
     device = (
@@ -38,7 +38,7 @@ def header(kind: str) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """The version of a package; None if it is not installed, for example if it runs from its source."""
+    """The version of a package; None if it is not installed but runs from its source."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -46,14 +46,14 @@ def _version(package: str) -> str | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically; numbers that are not finite become null."""
+    """Write JSON atomically, see `write_text`; a number that is not finite becomes null."""
     write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write a file atomically: it is complete or absent, even after a crash or on a full disk.
+    r"""Write a file atomically: also after a crash or on a full disk, it has the old content or all of the new.
 
-    A lone surrogate, which a file name that is not UTF-8 has, is written as `\udcff`: in JSON the same text.
+    A lone surrogate (from a file name that is not UTF-8) is written as `\udcff`, which JSON reads as the same text.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -78,7 +78,7 @@ def _finite(value: Any) -> Any:
 
 
 def processor() -> str:
-    """The name of the processor, or of its architecture if the system does not report a name."""
+    """The name of the processor, or of its architecture if the system does not give one."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

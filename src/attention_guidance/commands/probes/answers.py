@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from attention_guidance.analysis.observe import attention_map, observing
 from attention_guidance.commands.annotations.words import words_of_tokens
 from attention_guidance.commands.probes.questions import Question, QuestionedText
+from attention_guidance.commands.text.corpora import LONGEST_DOCUMENT
 from attention_guidance.errors import AttachError, ConfigError, CorpusError
 from attention_guidance.loss.call import AttentionCall
 
@@ -81,8 +82,8 @@ def answer(
     Args:
         model: Any encoder that `guide` supports and that is not guided; it is left unchanged.
         tokenizer: The model's tokenizer, a fast one.
-        texts: Texts with questions. Texts without questions, longer than `longest` tokens, or with a word that has no
-            token of its own are skipped and counted.
+        texts: Texts with questions. Texts without questions, longer than `longest` tokens or 2**19 characters, or with
+            a word that has no token are skipped and counted.
         protocol: `words`, or `authors`: as in the script of the paper's authors, only texts in which each word is one
             token; the answer is the largest weight among all tokens, including special ones and the word itself.
         directions: Any of `forward` and `backward`.
@@ -138,6 +139,9 @@ def _tokenize(
             raise ConfigError(f"a text is a {type(text).__name__}; give a QuestionedText, with its words")
         if not text.questions:
             skipped["without a question"] += 1
+            continue
+        if len(text.text) > LONGEST_DOCUMENT:
+            skipped[f"longer than {LONGEST_DOCUMENT:,} characters"] += 1
             continue
         encoded = tokenizer(
             text.text,

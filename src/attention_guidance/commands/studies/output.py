@@ -1,4 +1,4 @@
-"""The files that studies and scores write into their folder."""
+"""Write the output files of studies and scores."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Output(Workspace):
-    """A command's folder, and the files in it."""
+    """The output folder of a command, with methods that write its files."""
 
     @classmethod
     def of_study(cls, folder: Path, main: str, overwrite: bool) -> Output:
         """The folder of a study, which does not resume.
 
         Args:
-            folder: where to.
-            main: the file by which the study's results are known.
-            overwrite: replace what is there.
+            folder: the folder to write to.
+            main: name of the main results file; a folder that has it holds results of the study.
+            overwrite: whether to replace existing results.
 
         Raises:
             RunError: see `Workspace.claim`. Nothing is written yet.
@@ -41,7 +41,7 @@ class Output(Workspace):
         return self.path / name
 
     def csv(self, name: str, rows: Iterable[Mapping[str, object]]) -> Path:
-        """Write a table, its columns those of the first row; text that a spreadsheet takes for a formula is quoted."""
+        """Write a table with the columns of the first row; text that a spreadsheet would run as a formula is quoted."""
         rows = list(rows)
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
@@ -58,7 +58,7 @@ class Output(Workspace):
 
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not with_suffix: a name may have a dot of its own.
+        # Not with_suffix: a name may contain a dot.
         save_svg(figure, path.with_name(f"{path.name}.svg"))
         save_png(figure, path.with_name(f"{path.name}.png"))
 

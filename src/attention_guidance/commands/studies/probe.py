@@ -27,6 +27,7 @@ from attention_guidance.commands.report.figures import probe as probe_figures
 from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
+from attention_guidance.commands.text.corpora import LONGEST_DOCUMENT
 from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class Probe:
         """
 
         def count(text: str) -> int:
+            if len(text) > LONGEST_DOCUMENT:  # tokenizing would need gigabytes
+                return len(text)
             return len(tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"])
 
         # Documents are split in the same way for every model; other texts may be as long as this model accepts.

@@ -1,4 +1,4 @@
-"""The types of the JSON files that studies read back: results of probe, skill and finetune, and of runs."""
+"""Types of the JSON files that studies read: results of probe, skill, finetune and runs, and the Trainer's log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from attention_guidance.commands.setting import AT_LEAST_1, NOT_NEGATIVE, Rule
 
-# A figure with more heads in a row is larger than any renderer draws.
+# Larger figures exceed the limits of renderers.
 _MOST = 512
 
 Count = Annotated[int, NOT_NEGATIVE]
