@@ -35,6 +35,14 @@ def test_documents_are_those_of_the_files(folder):
     assert [d.text for d in HubDocuments(str(folder), None, "test", "text")] == ["A test."]
 
 
+def test_long_documents_are_cut_as_those_of_files(folder):
+    rows = [{"id": 1, "text": "long " * 200_000}, {"id": 2, "text": "short"}]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    documents = list(HubDocuments(str(folder), None, "test", "text"))
+    assert [d.source.rpartition(":")[2] for d in documents] == ["1", "1", "2"]
+    assert [d.text for d in documents] == [d.text for d in read_documents([folder / "test.jsonl"])]
+
+
 def test_a_run_takes_them(folder):
     settings = {"block_size": 16, "vocab_size": 270, "batch_size": 2, "validation_share": 0.2}
     data = prepare_data(make_config({"dataset": str(folder), **settings}), lambda said: None)

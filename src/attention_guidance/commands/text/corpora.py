@@ -92,24 +92,30 @@ def _read_all(files_by_path: dict[Path, list[Path]], text_field: str, split: str
     for given, files in files_by_path.items():
         empty = True
         for file in files:
-            n_cut, last, before = 0, None, None
-            for place, text in _pieces(_read_file(file, text_field, split, errors)):
-                n_cut += place == last != before
-                empty, last, before = False, place, last
-                yield Document(text, f"{file.name}{place}")
-            if n_cut:
-                warn_once(f"{file}: documents of more than {LONGEST_DOCUMENT:,} characters are cut ({n_cut:,})")
+            for document in cut_documents(_read_file(file, text_field, split, errors), file.name, str(file)):
+                empty = False
+                yield document
         if empty:
             what = f"all {len(files)} text files in the folder are" if given.is_dir() else "the file is"
             raise CorpusError(f"{given}: no document, {what} empty or blank; give a file that contains text")
 
 
-def _pieces(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Cut texts that are too long, strip them, and drop those that are empty."""
+def cut_documents(texts: Iterable[tuple[str, str]], name: str, origin: str) -> Iterator[Document]:
+    """Make documents of texts: cut those that are too long, strip them, and drop empty ones.
+
+    Args:
+        texts: Pairs of a place, such as `:12`, and a text; consecutive texts of one place are parts of one document.
+        name: What sources begin with.
+        origin: The file or data set, for the warning that counts the documents that are cut.
+    """
+    n_cut, last, before = 0, None, None
     for place, text in texts:
-        for piece in cut(text, LONGEST_DOCUMENT):
-            if piece := piece.strip():
-                yield place, piece
+        for piece in filter(None, map(str.strip, cut(text, LONGEST_DOCUMENT))):
+            n_cut += place == last != before
+            last, before = place, last
+            yield Document(piece, f"{name}{place}")
+    if n_cut:
+        warn_once(f"{origin}: documents of more than {LONGEST_DOCUMENT:,} characters are cut ({n_cut:,})")
 
 
 def _read_file(path: Path, text_field: str, split: str, errors: str) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from attention_guidance.commands.plain import listed
-from attention_guidance.commands.text.corpora import Document
+from attention_guidance.commands.text.corpora import Document, cut_documents
 from attention_guidance.errors import ConfigError, CorpusError
 
 _BROKEN = "give its files as the corpus instead to see the file and line of the error"
@@ -34,18 +34,20 @@ class HubDocuments:
         columns = self.rows.features
         if field not in columns:
             raise CorpusError(
-                f"dataset={name!r}: no column {field!r}; choose one with `text_field`: {listed([*columns], repr)}"
+                f"dataset={name!r}: no column {field!r} (`text_field`); there are {listed([*columns], repr)}"
             )
         self.rows = self.rows.select_columns([field])
 
     def __iter__(self) -> Iterator[Document]:
+        return cut_documents(self._texts(), self.name, f"dataset={self.name!r}")
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
         for number, row in enumerate(self.rows, 1):
             text = row[self.field]
             if not isinstance(text, str):
                 kind = "null" if text is None else type(text).__name__
                 raise CorpusError(f"{self.name}:{number}: column {self.field!r} holds {kind}, expected a string")
-            if text := text.strip():
-                yield Document(text, f"{self.name}:{number}")
+            yield f":{number}", text
 
 
 def _load(name: str, config: str | None, split: str) -> Any:
