@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from transformers import AutoModel, AutoTokenizer
 
 from attention_guidance import get_pattern
 from attention_guidance.analysis.census import take_census
 from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.commands.printing import Console
 from attention_guidance.commands.probes.scores import score
 from attention_guidance.commands.studies.census import CensusSettings, measured_census
 from attention_guidance.commands.studies.models import subjects

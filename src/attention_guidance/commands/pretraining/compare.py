@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from attention_guidance.commands import results
@@ -29,6 +27,7 @@ from attention_guidance.commands.pretraining.saving.folder import RESULTS_FILE, 
 from attention_guidance.commands.pretraining.settings.checks import check_heads, check_settings, guided_heads
 from attention_guidance.commands.pretraining.settings.config import RunConfig
 from attention_guidance.commands.pretraining.stopped import Stopped
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.compare_page import write_compare_page
 from attention_guidance.commands.setting import for_user
 from attention_guidance.commands.tokenization.byte_level import token_texts
@@ -89,7 +88,7 @@ def compare(
     existing = _seeds_in(output, finished=seeds is not None) if continues else []
     seeds = sorted({*(seeds or ()), *existing}) or [config.seed]
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     check_settings(config, folder)
     data = prepare_data(config, lambda note: console.print(for_user(note)), folder.known_tokenizer)
     check_heads(config, data.tokenizer)
@@ -235,7 +234,7 @@ def _memory(config: RunConfig, tokenizer: Path, console: Console) -> dict[str, f
     try:
         memory |= {name: peak_memory(arm, tokenizer) for name, arm in arms.items()}
     except (RuntimeError, OSError) as error:
-        console.print(str(error), highlight=False)
+        console.print(str(error))
     return memory | {"ratio": _ratio(memory["guided_mib"], memory["unguided_mib"])}
 
 
@@ -360,5 +359,5 @@ def _report(console: Console, comparison: dict[str, Any], output: Path) -> None:
         figure(memory[key], form, "not measured")
         for key, form in (("guided_mib", "{:.0f} MiB"), ("unguided_mib", "{:.0f} MiB"), ("ratio", "{:.2f}"))
     )
-    console.print(f"peak memory: guided {guided}, unguided {unguided} (ratio {ratio})", highlight=False)
-    console.print(f"figures {output / COMPARE_FILE}   page {output / PAGE_FILE}", highlight=False)
+    console.print(f"peak memory: guided {guided}, unguided {unguided} (ratio {ratio})")
+    console.print(f"figures {output / COMPARE_FILE}   page {output / PAGE_FILE}")

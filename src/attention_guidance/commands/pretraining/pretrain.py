@@ -7,9 +7,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.distributed import processes
 from attention_guidance.commands.pretraining.loop.clock import Clock
@@ -22,6 +19,7 @@ from attention_guidance.commands.pretraining.settings.checks import check_heads,
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
 from attention_guidance.commands.pretraining.settings.run_config import seconds_of
 from attention_guidance.commands.pretraining.stopped import Stopped
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.setting import for_user
 from attention_guidance.commands.workspace import State
 
@@ -51,7 +49,7 @@ def pretrain(
     """
     processes.start()
     quiet = quiet or not processes.is_first()
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
 
     def say(note: str) -> None:
         console.print(for_user(note))
@@ -102,7 +100,7 @@ def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> Non
     console.print(table)
     if summary["guidance"]:
         console.print(_guidance_table(summary["guidance"]))
-    console.print(f"model {folder.path / 'model'}   results {folder.results}", highlight=False)
+    console.print(f"model {folder.path / 'model'}   results {folder.results}")
 
 
 def figure(value: float | None, form: str, missing: str = "diverged") -> str:

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.downstream import downstream
 from attention_guidance.commands.finetuning.examples.data import Data
@@ -27,6 +24,7 @@ from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_apart, check_settings
 from attention_guidance.commands.pretraining.settings.config import make_config
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.recipe.clean import TextFacts, clean
 from attention_guidance.commands.recipe.rules import Choice, choose
 from attention_guidance.commands.report.recipe_page import write_recipe_page
@@ -95,8 +93,8 @@ def low_resource(
     state = folder.claim(resume=resume, overwrite=overwrite, other=lost, uses=uses)
     if resume and state is State.NOTHING and not settings.text.files:
         raise nothing_to_resume(output, "recipe")
-    console = Console(quiet=quiet, markup=False)
-    console.print("reading the text and the tasks", highlight=False)
+    console = Console(quiet=quiet)
+    console.print("reading the text and the tasks")
     with tempfile.TemporaryDirectory() as temporary:
         tasks = _tasks(settings, Path(temporary))
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
@@ -142,7 +140,7 @@ def low_resource(
     }
     folder.json(RECIPE_FILE, content)
     write_recipe_page(content, output / PAGE_FILE)
-    console.print(f"report {output / PAGE_FILE}   model {output / 'guided' / 'model'}", highlight=False)
+    console.print(f"report {output / PAGE_FILE}   model {output / 'guided' / 'model'}")
     return content
 
 
@@ -254,10 +252,9 @@ def _report_text(console: Console, facts: TextFacts, choices: Sequence[Choice]) 
     console.print(
         f"{facts.documents:,} documents, {facts.words:,} words, {facts.bytes / 1e6:.1f} MB; "
         f"{', '.join(facts.scripts)} script, language {', '.join(facts.languages) or 'not known'}",
-        highlight=False,
     )
     for warning in facts.warnings:
-        console.print(f"note: {warning}", highlight=False)
+        console.print(f"note: {warning}")
     table = Table(title="Settings")
     for heading in ("setting", "value", "why"):
         table.add_column(heading)

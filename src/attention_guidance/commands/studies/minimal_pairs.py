@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from attention_guidance.commands import results
 from attention_guidance.commands.annotations.minimal_pairs import MinimalPair, read_minimal_pairs
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.probes.pseudo_likelihood import n_predictions, pseudo_log_likelihoods
 from attention_guidance.commands.report.figures.minimal_pairs import accuracies
 from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
@@ -58,7 +57,7 @@ def minimal_pairs(
         GuidanceError: bad input.
     """
     folder = Output.of_study(output, PAIRS_FILE, overwrite)
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     pairs = read_minimal_pairs(data)
     snapshots, rows = [], []
     with Steps(console, quiet) as steps:
@@ -80,7 +79,7 @@ def minimal_pairs(
     folder.csv(PAIRS_TABLE, rows)
     folder.figure("minimal_pairs", accuracies(content))
     report(console, content)
-    console.print(f"results: {folder.path / PAIRS_FILE}, {PAIRS_TABLE}; the figure is beside them", highlight=False)
+    console.print(f"results: {folder.path / PAIRS_FILE}, {PAIRS_TABLE}; the figure is beside them")
     return content
 
 
@@ -179,7 +178,7 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print the accuracies."""
     last = content["snapshots"][-1]
     if last["skipped"]:
-        console.print(f"{last['skipped']:,} pairs are longer than the model reads", highlight=False)
+        console.print(f"{last['skipped']:,} pairs are longer than the model reads")
     table = Table(title="Accuracy on minimal pairs (95 % interval over pairs; chance is 0.5)")
     for heading in ("", "pairs", "accuracy"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -189,4 +188,4 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
         table.add_row(row["name"], f"{row['pairs']:,}", f"{row['value']:.3f}{interval}")
     console.print(table)
     for snapshot in content["snapshots"][:-1]:
-        console.print(f"{snapshot['model']}: {snapshot['accuracy']['value']:.3f}", highlight=False)
+        console.print(f"{snapshot['model']}: {snapshot['accuracy']['value']:.3f}")

@@ -13,7 +13,7 @@ from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import guided_heads
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
 from attention_guidance.commands.pretraining.settings.positions import longest_input
-from attention_guidance.commands.studies.schemas import LogEntry, RunResults, TrainerLog
+from attention_guidance.commands.report.schemas import LogEntry, RunResults, TrainerLog
 from attention_guidance.commands.text.folders import warn_once
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer, vocabulary_size
 from attention_guidance.errors import ConfigError, RunError, reason_of

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attention_guidance.commands.plain import plain
-from attention_guidance.commands.printing import Description
+from attention_guidance.commands.printing import Console, Description
 
 
 class Steps:

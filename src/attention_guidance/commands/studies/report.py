@@ -21,6 +21,7 @@ from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, RunConfig, make_config
 from attention_guidance.commands.printing import Console
 from attention_guidance.commands.report.run_page import figures, write_run_page
+from attention_guidance.commands.report.schemas import FinetuneResult, LogEntry, ProbeResult, SkillResult
 from attention_guidance.commands.studies.census import CensusSettings, census_rows, measured_census
 from attention_guidance.commands.studies.models import (
     USUAL_LENGTH,
@@ -34,7 +35,6 @@ from attention_guidance.commands.studies.models import (
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
 from attention_guidance.commands.studies.sample import Text
-from attention_guidance.commands.studies.schemas import FinetuneResult, LogEntry, ProbeResult, SkillResult
 from attention_guidance.commands.tokenization.byte_level import token_texts
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.commands.pretraining.loop.clock import Clock
+from attention_guidance.commands.printing import Console, Description
 
 _SHOWN = {
     "loss": "loss {:.3f}",
@@ -29,7 +29,7 @@ _SHORT = {
 def progress_bars(console: Console, quiet: bool) -> Progress:
     """Create the progress bars of one or several runs; disabled if quiet, or if the output is not a terminal."""
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        Description(),
         BarColumn(bar_width=24),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),  # in a narrow terminal, only the bar shrinks
         TextColumn("left"),
@@ -86,7 +86,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if self.lines is not None and "eval_loss" in logs:
             shown = self._text(_SHOWN)
             of = f"/{state.max_steps}" if self.clock is None else f" ({self.clock.progress:.0%} of the time)"
-            self.lines.print(f"{self.label}  step {state.global_step}{of}  {shown}", highlight=False)
+            self.lines.print(f"{self.label}  step {state.global_step}{of}  {shown}")
 
     def _text(self, forms: dict[str, str]) -> str:
         return "  ".join(forms[name].format(value) for name, value in self.figures.items())
