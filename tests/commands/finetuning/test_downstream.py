@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from attention_guidance.commands.finetuning.candidates import checkpoints_of, contenders
+from attention_guidance.commands.finetuning.candidates import candidates, checkpoints_of
 from attention_guidance.errors import ConfigError, RunError
 
 QUICK = ["--epochs", "1", "--learning-rates", "5e-3", "--batch-size", "8", "--no-baseline", "-q"]
@@ -31,23 +31,23 @@ def test_the_sides_of_a_compare_are_its_arms(tmp_path):
             run = tmp_path / f"seed-{seed}" / arm
             run.mkdir(parents=True)
             (run / "results.json").write_text("{}")
-    first, second = contenders([str(tmp_path)])
+    first, second = candidates([str(tmp_path)])
     assert first.name == "unguided"
     assert first.models == {f"unguided/seed-{n}": str(tmp_path / f"seed-{n}" / "unguided") for n in (2, 10)}
     assert [*second.models] == ["guided/seed-2", "guided/seed-10"]
     (tmp_path / "seed-10" / "guided" / "results.json").unlink()
     with pytest.raises(RunError, match="seed-10/guided has not ended"):
-        contenders([str(tmp_path)])
+        candidates([str(tmp_path)])
     # What has ended is what counts, also where another seed was begun before.
     (tmp_path / "compare.json").write_text('{"seeds": [{"seed": 2}]}')
-    assert [side.models for side in contenders([str(tmp_path)])] == [
+    assert [side.models for side in candidates([str(tmp_path)])] == [
         {arm: str(tmp_path / "seed-2" / arm)} for arm in ("unguided", "guided")
     ]
 
 
 def test_one_model_is_not_compared(whole_run):
     with pytest.raises(ConfigError, match="give two or more"):
-        contenders([str(whole_run)])
+        candidates([str(whole_run)])
 
 
 def test_checkpoints_are_spread_over_the_run(tmp_path, cli, arguments):

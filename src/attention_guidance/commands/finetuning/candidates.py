@@ -14,7 +14,7 @@ _ARMS = ("unguided", "guided")
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One side.
 
     Attributes:
@@ -26,7 +26,7 @@ class Contender:
     models: dict[str, str]
 
 
-def contenders(models: Sequence[str]) -> list[Contender]:
+def candidates(models: Sequence[str]) -> list[Candidate]:
     """What to compare, the side that others are compared with first.
 
     Args:
@@ -46,10 +46,10 @@ def contenders(models: Sequence[str]) -> list[Contender]:
                 raise RunError(f"{run} has not ended; the same compare with --resume goes on")
         several = len(seeds) > 1
         return [
-            Contender(arm, {f"{arm}/{seed.name}" if several else arm: str(seed / arm) for seed in seeds})
+            Candidate(arm, {f"{arm}/{seed.name}" if several else arm: str(seed / arm) for seed in seeds})
             for arm in _ARMS
         ]
-    return [Contender(name, {name: model}) for name, model in zip(names_of(models), models, strict=True)]
+    return [Candidate(name, {name: model}) for name, model in zip(names_of(models), models, strict=True)]
 
 
 def _seeds_of(comparison: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attention_guidance.commands import results
-from attention_guidance.commands.finetuning.candidates import Contender, checkpoints_of, contenders
+from attention_guidance.commands.finetuning.candidates import Candidate, candidates, checkpoints_of
 from attention_guidance.commands.finetuning.examples.tasks import Task, get_task
 from attention_guidance.commands.finetuning.finetune import check, finetune
 from attention_guidance.commands.finetuning.scoring import outcome
@@ -42,7 +42,7 @@ def downstream(
     """Fine-tune several models alike and compare each with the first.
 
     Args:
-        models: see `contenders`; the first is what the others are compared with.
+        models: see `candidates`; the first is what the others are compared with.
         settings: the task and how, the same for all.
         output: the folder for `downstream.json`, and a folder for each model with what `finetune` writes.
         n_checkpoints: fine-tune at most so many checkpoints of each run too, and draw the score over its steps.
@@ -56,7 +56,7 @@ def downstream(
     Raises:
         GuidanceError: bad input.
     """
-    sides = contenders(models)
+    sides = candidates(models)
     sources = {name: model for side in sides for name, model in side.models.items()}
     of_checkpoints = {name: checkpoints_of(model, n_checkpoints) for name, model in sources.items() if n_checkpoints}
     task = get_task(settings.task)
@@ -81,24 +81,24 @@ def downstream(
             of_step = fine_tune(f"{name}/step-{step}", source, same_rate)["scores"][task.metric]
             curve.append({"model": name, "step": step, "loss": loss} | of_step)
     # The data and the baseline are the same for all.
-    known = next(iter(found.values()))
+    shared = next(iter(found.values()))
     combined = all(of_model.get("combined") is not None for of_model in found.values())
     content = {
         **results.header("downstream"),
         "task": task.name,
         "metric": task.metric,
-        "split": known["split"],
+        "split": shared["split"],
         "models": [_model(side, found, task.metric) for side in sides],
-        "baseline": known["baseline"],
+        "baseline": shared["baseline"],
         "combined": [_combined(side, found, task.metric) for side in sides] if combined else None,
-        "combined_differences": _differences(sides, known, task, output, settings.seeds_used, combined=True)
+        "combined_differences": _differences(sides, shared, task, output, settings.seeds_used, combined=True)
         if combined
         else [],
-        "differences": _differences(sides, known, task, output, settings.seeds_used),
+        "differences": _differences(sides, shared, task, output, settings.seeds_used),
         "mismatched_differences": _differences(
-            sides, known | {"split": "mismatched"}, task, output, settings.seeds_used
+            sides, shared | {"split": "mismatched"}, task, output, settings.seeds_used
         )
-        if known["mismatched_scores"]
+        if shared["mismatched_scores"]
         else [],
         "checkpoints": curve,
     }
@@ -110,7 +110,7 @@ def downstream(
     return content
 
 
-def _begun(sides: Iterable[Contender]) -> tuple[str, ...]:
+def _begun(sides: Iterable[Candidate]) -> tuple[str, ...]:
     """What a comparison of such sides, over whatever seeds, or a fine-tuning leaves."""
     marks = (FINE_TUNING.finished, *FINE_TUNING.begun)
     folders = {glob.escape(name) for side in sides for name in (side.name, *side.models)}
@@ -118,7 +118,7 @@ def _begun(sides: Iterable[Contender]) -> tuple[str, ...]:
     return (*marks, *(mark for folder in folders for mark in within(folder, marks)))
 
 
-def _other(file: Path, task: Task, sides: Iterable[Contender], n_checkpoints: int) -> str | None:
+def _other(file: Path, task: Task, sides: Iterable[Candidate], n_checkpoints: int) -> str | None:
     """What would be lost: a comparison of another task, or of models or checkpoints that are not in this one."""
     if not file.is_file():
         return None
@@ -133,8 +133,8 @@ def _other(file: Path, task: Task, sides: Iterable[Contender], n_checkpoints: in
 
 
 def _differences(
-    sides: Sequence[Contender],
-    known: Mapping[str, Any],
+    sides: Sequence[Candidate],
+    shared: Mapping[str, Any],
     task: Task,
     output: Path,
     seeds: Iterable[int],
@@ -144,32 +144,35 @@ def _differences(
     """Differences between each side and the first, from the files of predictions."""
     predictions = {
         side.name: [
-            read_predictions(output / name, known["split"], task.kind, seeds, combined=combined) for name in side.models
+            read_predictions(output / name, shared["split"], task.kind, seeds, combined=combined)
+            for name in side.models
         ]
         for side in sides
     }
     first, *others = predictions
     return [
         {"model": other, "minus": first}
-        | outcome.told(
-            difference(predictions[other], predictions[first], task.metric, task.kind, **outcome.known(known))
+        | outcome.difference_json(
+            difference(
+                predictions[other], predictions[first], task.metric, task.kind, **outcome.difference_options(shared)
+            )
         )
         for other in others
     ]
 
 
-def _model(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
+def _model(side: Candidate, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
     """The scores of a side: of its one run, or over the means of its runs."""
     rates = {name: {"learning_rate": found[name]["learning_rate"]} for name in side.models}
     return _side(side, {name: rates[name] | found[name]["scores"][metric] for name in side.models}, metric)
 
 
-def _combined(side: Contender, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
+def _combined(side: Candidate, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
     """The same of a side's models, each combined with the baseline."""
     return _side(side, {name: found[name]["combined"]["scores"][metric] for name in side.models}, metric)
 
 
-def _side(side: Contender, scores: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
+def _side(side: Candidate, scores: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
     runs = [{"run": name, **score} for name, score in scores.items()]
     over = outcome.summary([run["mean"] for run in runs], metric) if len(runs) > 1 else runs[0]
     return {"model": side.name, **{name: over[name] for name in ("mean", "std", "low", "high", "seeds")}, "runs": runs}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _MOST_DRAWN = 100
 
 
-def told_split(data: Data) -> str:
+def reported_split(data: Data) -> str:
     """The split whose scores are told: the test set, or dev without one."""
     return "test" if "test" in data.splits else "dev"
 
@@ -68,13 +68,13 @@ def finetune_json(
         notes: what the user should know.
         baseline: a model without pre-training, if that was asked for.
     """
-    split_told, scored = told_split(data), fitted.scored
+    reported, scored = reported_split(data), fitted.scored
     return {
         **results.header("finetune"),
         "model": model,
         "task": data.task.name,
         "metric": data.task.metric,
-        "split": split_told,
+        "split": reported,
         "data": {
             split: {
                 "file": data.files[split],
@@ -105,12 +105,12 @@ def finetune_json(
             }
             for seed, found in fitted.fits.items()
         ],
-        "scores": _summaries([scored[seed][split_told]["metrics"] for seed in fitted.fits]),
+        "scores": _summaries([scored[seed][reported]["metrics"] for seed in fitted.fits]),
         "mismatched_scores": _summaries([of["mismatched"]["metrics"] for of in scored.values() if "mismatched" in of]),
         "baseline": None if baseline is None else baseline.facts,
-        "combined": _combined(fitted, split_told),
+        "combined": _combined(fitted, reported),
         "best_seed": fitted.best_seed,
-        "per_class": scored[fitted.best_seed][split_told]["per_class"],
+        "per_class": scored[fitted.best_seed][reported]["per_class"],
     }
 
 
@@ -127,7 +127,7 @@ def write(
     Returns:
         The results as written.
     """
-    output, split_told = folder.path, told_split(data)
+    output, reported = folder.path, reported_split(data)
     (output / FINETUNE_FILE).unlink(missing_ok=True)
     remove_predictions(output)
     for seed, scored in fitted.scored.items():
@@ -139,8 +139,8 @@ def write(
     for suffix in ("svg", "png"):
         (output / f"confusion.{suffix}").unlink(missing_ok=True)
     if data.task.kind in ("classify", "tokens") and len(data.labels) <= _MOST_DRAWN:
-        predictions = fitted.scored[fitted.best_seed][split_told]["predictions"]
-        folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[split_told], predictions)))
+        predictions = fitted.scored[fitted.best_seed][reported]["predictions"]
+        folder.figure("confusion", confusion_matrix(data.labels, *_flat(data.splits[reported], predictions)))
 
     best = fitted.combined.get(fitted.best_seed)
     partner = Partner(baseline.model, best.weight) if baseline and best else None
@@ -181,7 +181,7 @@ def _over_model(found: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """The difference of the combined model to the encoder alone, over seeds and examples."""
     kind, seeds = get_task(found["task"]).kind, [seed["seed"] for seed in found["seeds"]]
     both, alone = (read_predictions(output, found["split"], kind, seeds, combined=one) for one in (True, False))
-    return told(difference(both, alone, found["metric"], kind, **known(found)))
+    return difference_json(difference(both, alone, found["metric"], kind, **difference_options(found)))
 
 
 def over_baseline(
@@ -200,15 +200,15 @@ def over_baseline(
     kind, seeds = get_task(found["task"]).kind, [seed["seed"] for seed in found["seeds"]]
     model = read_predictions(output, found["split"], kind, seeds, combined=combined)
     baseline = read_predictions(of_baseline, found["split"], kind, [None])
-    return told(difference(model, baseline, found["metric"], kind, **known(found)))
+    return difference_json(difference(model, baseline, found["metric"], kind, **difference_options(found)))
 
 
-def known(found: Mapping[str, Any]) -> dict[str, Any]:
+def difference_options(found: Mapping[str, Any]) -> dict[str, Any]:
     """What `difference` has to know of a task, from `finetune.json`."""
     return {"labels": found["labels"], "entities": found["scheme"] is not None}
 
 
-def told(gap: Difference) -> dict[str, Any]:
+def difference_json(gap: Difference) -> dict[str, Any]:
     """A difference as it is written."""
     return dataclasses.asdict(gap) | {"verdict": gap.verdict}
 
