@@ -36,7 +36,7 @@ def test_the_sides_of_a_compare_are_its_arms(tmp_path):
     assert first.models == {f"unguided/seed-{n}": str(tmp_path / f"seed-{n}" / "unguided") for n in (2, 10)}
     assert [*second.models] == ["guided/seed-2", "guided/seed-10"]
     (tmp_path / "seed-10" / "guided" / "results.json").unlink()
-    with pytest.raises(RunError, match="seed-10/guided has not ended"):
+    with pytest.raises(RunError, match="seed-10/guided has not finished; run the same compare again with `resume`"):
         candidates([str(tmp_path)])
     # What has ended is what counts, also where another seed was begun before.
     (tmp_path / "compare.json").write_text('{"seeds": [{"seed": 2}]}')
@@ -46,7 +46,7 @@ def test_the_sides_of_a_compare_are_its_arms(tmp_path):
 
 
 def test_one_model_is_not_compared(whole_run):
-    with pytest.raises(ConfigError, match="give two or more"):
+    with pytest.raises(ConfigError, match="cannot compare a single model; give two or more"):
         candidates([str(whole_run)])
 
 

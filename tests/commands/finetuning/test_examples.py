@@ -64,9 +64,9 @@ def test_overlap_is_counted(tmp_path):
     table = "text\tlabel\na\tx\nb\ty\n"
     data = read_examples(get_task("classify"), files(tmp_path, train=table, dev=table, test="text\tlabel\na\tx\n"))
     assert data.notes[-3:] == (
-        "2 of 2 texts of dev are in train too; their scores flatter",
-        "1 of 1 texts of test are in train too; their scores flatter",
-        "1 of 1 texts of test are in dev too, on which learning rate and epoch are chosen",
+        "2 of 2 texts of dev are also in train, which inflates scores",
+        "1 of 1 texts of test are also in train, which inflates scores",
+        "1 of 1 texts of test are also in dev, on which learning rate and epoch are chosen",
     )
 
 
@@ -92,7 +92,7 @@ def test_a_text_is_the_same_however_it_is_written(tmp_path, other):
     given = files(tmp_path, train=f"text\tlabel\n{rows}{PLANTED}\tx\n",
                   dev="text\tlabel\nnew\tx\n", test=f"text\tlabel\n{other}\tx\n")  # fmt: skip
     data = read_examples(get_task("classify"), given)
-    assert of_texts(data) == ("1 of 1 texts of test are in train too; their scores flatter",)
+    assert of_texts(data) == ("1 of 1 texts of test are also in train, which inflates scores",)
     # One of them is not held out of training while the other is trained on.
     given = files(tmp_path, train=f"text\tlabel\n{rows}" + "".join(f"{PLANTED}\tx\n{other}\tx\n" * 9))
     for seed in range(8):
@@ -111,10 +111,10 @@ def test_texts_that_differ_in_more_are_two(tmp_path):
 def test_sentences_are_compared_by_their_words_together(tmp_path):
     train, dev = "Ann B-PER\nsees O\nYork B-LOC\n. O\n", "ann B-PER\nsees O\nYork. B-LOC\n\nLee B-PER\n"
     data = read_examples(get_task("ner"), files(tmp_path, "txt", train=train, dev=dev))
-    assert of_texts(data)[0] == "1 of 2 texts of dev are in train too; their scores flatter"
+    assert of_texts(data)[0] == "1 of 2 texts of dev are also in train, which inflates scores"
 
 
-def test_one_text_with_two_labels_is_told(tmp_path):
+def test_one_text_with_two_labels_is_noted(tmp_path):
     given = files(
         tmp_path,
         train="text\tlabel\na b\tx\nA  b.\ty\nc\ty\nc\ty\n",
@@ -122,14 +122,15 @@ def test_one_text_with_two_labels_is_told(tmp_path):
     )
     notes = of_texts(read_examples(get_task("classify"), given))
     train, dev = given["train"], given["dev"]
+    differ = "have a different label than an earlier copy of the same text"
     assert notes[1:] == (
-        f"1 of 4 texts of train have another label than the same text before, as at {train}:3 and {train}:2",
-        f"1 of 2 texts of dev have another label than the same text before, as at {dev}:2 and {train}:2",
+        f"1 of 4 texts of train {differ}, as at {train}:3 and {train}:2",
+        f"1 of 2 texts of dev {differ}, as at {dev}:2 and {train}:2",
     )
     several = files(tmp_path, train="text\tlabels\na\tx|y\na\ty|x\na\tz\n", dev="text\tlabels\nb\tx\n")
-    assert "1 of 3 texts of train have another label" in of_texts(read_examples(get_task("multilabel"), several))[0]
+    assert "1 of 3 texts of train have a different label" in of_texts(read_examples(get_task("multilabel"), several))[0]
     words = files(tmp_path, "txt", train="US B-LOC\n\nus O\n", dev="we O\nUS B-LOC\n")
-    assert "1 of 2 texts of train have another label" in of_texts(read_examples(get_task("ner"), words))[0]
+    assert "1 of 2 texts of train have a different label" in of_texts(read_examples(get_task("ner"), words))[0]
     # Of several numbers a mean may be meant.
     numbers = files(tmp_path, train="text\tscore\na\t1\na\t2\n", dev="text\tscore\nb\t1\n")
     assert of_texts(read_examples(get_task("regress"), numbers)) == ()
@@ -171,11 +172,11 @@ def test_what_is_mostly_malformed_is_something_else(tmp_path):
     with pytest.raises(CorpusError, match=r"train\.tsv:4: 1 columns.*; 1 of 3 rows are malformed, too many"):
         read_examples(get_task("classify"), given, errors="skip")
     given = files(tmp_path, train="text\tscore\na\tx\nb\ty\n", dev="text\tscore\na\t1\n")
-    with pytest.raises(CorpusError, match=r"train\.tsv: no row that is not malformed; the first: .*tsv:2: score 'x'"):
+    with pytest.raises(CorpusError, match=r"train\.tsv: every row is malformed; the first: .*tsv:2: score 'x'"):
         read_examples(get_task("regress"), given, errors="skip")
     given = files(tmp_path, "jsonl", train='{"text": null, "label": "x"}\n{"text": ["a"], "label": "y"}\n',
                   dev='{"text": "a", "label": "x"}\n')  # fmt: skip
-    with pytest.raises(CorpusError, match=r"no row that is not malformed; the first: .*jsonl:2: a list"):
+    with pytest.raises(CorpusError, match=r"every row is malformed; the first: .*jsonl:2: a list"):
         read_examples(get_task("classify"), given, errors="skip")
 
 
@@ -250,11 +251,11 @@ def test_colas_own_files(tmp_path, shared_data):
 
 def test_what_is_chosen_on_is_not_scored_on(tmp_path):
     given = files(tmp_path, train="text\tlabel\na\tx\nb\ty\n", dev="text\tlabel\na\tx\n")
-    with pytest.raises(ConfigError, match=r"--dev and --test are one file, .*dev\.tsv"):
+    with pytest.raises(ConfigError, match=r"`dev` and `test` are the same file, .*dev\.tsv"):
         read_examples(get_task("classify"), given | {"test": tmp_path / "." / "dev.tsv"})
 
 
-def test_words_without_entities_are_told(tmp_path):
+def test_words_without_entities_are_noted(tmp_path):
     tagged = "a LOC\nb O\nc PER\n"
     data = read_examples(get_task("ner"), files(tmp_path, "txt", train=tagged, dev=tagged))
     assert data.labels == ("O", "LOC", "PER")
@@ -282,7 +283,7 @@ def test_a_few_malformed_labels_are_not_another_scheme(tmp_path):
     assert data.scheme == "IOB1"
 
 
-def test_labels_are_told_apart_by_their_words_alone(tmp_path):
+def test_labels_are_distinguished_by_their_words_alone(tmp_path):
     rows = [["a\tb", "c"], ["a  b", ""], "a b|c|", " a\tb ,c"]
     lines = "".join(json.dumps({"text": str(n), "labels": labels}) + "\n" for n, labels in enumerate(rows))
     data = read_examples(get_task("multilabel"), files(tmp_path, "jsonl", train=lines, dev=lines))
@@ -292,7 +293,7 @@ def test_labels_are_told_apart_by_their_words_alone(tmp_path):
 
 
 def test_one_column_is_not_both():
-    with pytest.raises(ConfigError, match="--columns 1 1: words and labels cannot be in one column"):
+    with pytest.raises(ConfigError, match="columns=1 1: words and labels cannot be in the same column"):
         read_examples(get_task("ner"), {}, columns=["1", "1"])
 
 
@@ -304,11 +305,11 @@ CLASSES, SCORES, PAIRS = "text\tlabel\n", "text\tscore\n", "sentence1\tsentence2
     [
         ("classify", "tsv", f"{CLASSES}a\tx\nb\ty\n", f"{CLASSES}a\tx\nb\tz\n", r"dev\.tsv:3: label 'z' is not in"),
         ("classify", "tsv", f"{CLASSES}a\tx\n", f"{CLASSES}a\tx\n", r"train\.tsv: a single label \(x\)"),
-        ("mrpc", "tsv", f"{PAIRS}\tx\na\tb\ty\na\tb\tz\n", f"{PAIRS}\tx\n", r"3 labels \(x, y, z\); mrpc has two"),
+        ("mrpc", "tsv", f"{PAIRS}\tx\na\tb\ty\na\tb\tz\n", f"{PAIRS}\tx\n", r"3 labels \(x, y, z\); mrpc needs two"),
         ("regress", "tsv", f"{SCORES}a\tlots\n", f"{SCORES}a\t1\n", r"train\.tsv:2: score 'lots' is not a number"),
         ("regress", "tsv", f"{SCORES}a\tnan\n", f"{SCORES}a\t1\n", r"train\.tsv:2: no label in column 'score', nor"),
-        ("ner", "txt", "a O\nb O\n", "b B-PER\n", r"train\.txt: every word has the label O, so that there is nothing"),
-        ("ner", "txt", "a B-PER\n", "b O\nc O\n", r"dev\.txt: every word has the label O, so that there is nothing"),
+        ("ner", "txt", "a O\nb O\n", "b B-PER\n", r"train\.txt: every word has the label O, so there is nothing"),
+        ("ner", "txt", "a B-PER\n", "b O\nc O\n", r"dev\.txt: every word has the label O, so there is nothing"),
         ("ner", "txt", "a B-PER\n", "b O\nc B-LOC\n", r"dev\.txt:2: label 'B-LOC' is not in the training file"),
         (
             "classify",
@@ -333,6 +334,6 @@ def test_errors_name_the_line(tmp_path, task, suffix, train, dev, message):
 
 
 def test_unknown_tasks_are_refused():
-    with pytest.raises(ConfigError, match="--task 'glue': expected one of classify, pair"):
+    with pytest.raises(ConfigError, match="task='glue': expected one of classify, pair"):
         get_task("glue")
     assert all(get_task(name).name == name for name in TASKS)

@@ -134,7 +134,7 @@ def test_the_learning_rate_is_chosen_on_dev(tmp_path, cli, whole_run, table):
     assert content["learning_rate"] == 5e-3
     assert content["learning_rates"]["1e-07"] < content["learning_rates"]["0.005"]
     assert content["notes"] == [
-        "of the learning rates tried the highest, 0.005, is best on dev; one beyond may be better still"
+        "the best learning rate on dev, 0.005, is the highest one tried; a higher one may be better"
     ]
     assert content["scores"]["accuracy"]["std"] is None
 
@@ -148,19 +148,19 @@ def test_text_in_another_form_than_the_tokenizers_is_noted(tmp_path, cli, whole_
     saved = json.loads((other / "tokenizer.json").read_text())
     assert saved["normalizer"] == {"type": "NFC"}
     (other / "tokenizer.json").write_text(json.dumps(saved | {"normalizer": None}))
-    for model, n_told in ((whole_run, 0), (other, 1)):
-        out = tmp_path / f"out-{n_told}"
+    for model, n_notes in ((whole_run, 0), (other, 1)):
+        out = tmp_path / f"out-{n_notes}"
         assert cli("finetune", model, "--task", "classify", *files, "-o", out, *FAST, "--epochs", "1") == 0
-        told = [note for note in read(out)["notes"] if "form" in note]
-        assert len(told) == n_told
-    assert told[0].startswith("the text is not in the Unicode form that the tokenizer was trained on: in NFC it has")
+        notes = [note for note in read(out)["notes"] if "form" in note]
+        assert len(notes) == n_notes
+    assert notes[0].startswith("the text is not in the Unicode form that the tokenizer was trained on: in NFC it has")
 
 
-def test_rates_at_an_end_are_told_where_they_alone_are_best():
+def test_a_single_best_rate_at_an_end_is_noted():
     assert at_the_end({1e-4: 0.5, 1e-3: 0.6}, [1e-4, 1e-3]) == [
-        "of the learning rates tried the highest, 0.001, is best on dev; one beyond may be better still"
+        "the best learning rate on dev, 0.001, is the highest one tried; a higher one may be better"
     ]
-    assert "the lowest, 0.0001," in at_the_end({1e-4: 0.7, 1e-3: 0.6}, [1e-3, 1e-4])[0]
+    assert "0.0001, is the lowest one tried; a lower one" in at_the_end({1e-4: 0.7, 1e-3: 0.6}, [1e-3, 1e-4])[0]
     for scores in ({1e-4: 0.5, 1e-3: 0.5}, {1e-4: 0.5, 1e-3: 0.6, 1e-2: 0.5}, {1e-3: 0.5}):
         assert at_the_end(scores, [*scores]) == []
 
@@ -234,7 +234,7 @@ def test_what_a_later_model_cannot_do_is_told_first(tmp_path, cli, whole_run, ma
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_does_not_load_is_told_first(tmp_path, cli, whole_run, table, capsys):
+def test_a_model_that_does_not_load_is_refused_first(tmp_path, cli, whole_run, table, capsys):
     broken = shutil.copytree(whole_run / "model", tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"")
     command = ["downstream", whole_run, broken, "--task", "classify", *table(["x", "y"]), "-o", tmp_path / "out"]
@@ -282,6 +282,7 @@ def test_columns_of_glues_own_files(tmp_path):
 def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
     good = table(["x", "y"])
     (tmp_path / "one.tsv").write_text("text\na\n")
+    (tmp_path / "hot.jsonl").write_text('{"text": "a", "labels": [1]}\n{"text": "b", "labels": [0]}\n')
     (tmp_path / "blank.tsv").write_text("text\tlabel\na\t \n")
     (tmp_path / "half.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "\\ud83d", "label": "x"}\n')
     out = ["-o", tmp_path / "out"]
@@ -293,13 +294,26 @@ def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
         "at most 32 tokens": [whole_run, "--task", "classify", *good, "--max-length", "64"],
         "must lie between 0 and 1": [whole_run, "--task", "classify", *good, "--learning-rates", "2"],
         "--dropout": [whole_run, "--task", "classify", *good, "--dropout", "1"],
-        "leave no room": [whole_run, "--task", "classify", *good, "--max-length", "2"],
+        "--max-length: 2 tokens leave no room": [whole_run, "--task", "classify", *good, "--max-length", "2"],
         "stay below 2**32": [whole_run, "--task", "classify", *good, "--seed", "4294967295", "--seeds", "2"],
         "--precision 'fp64' is unknown": [whole_run, "--task", "classify", *good, "--precision", "fp64"],
         "--epochs 0: must be at least 1": [whole_run, "--task", "classify", *good, "--epochs", "0"],
         "--learning-rates [0.001, 2.0]: must": [whole_run, "--task", "rte", *good, "--learning-rates", "1e-3", "2"],
         "--weight-decay nan: must be": [whole_run, "--task", "classify", *good, "--weight-decay", "nan"],
         "2: no label in column 'label'": [whole_run, "--task", "classify", *good[:2], "--dev", tmp_path / "blank.tsv"],
+        f"--mismatched {good[1]}: only mnli": [whole_run, "--task", "rte", *good, "--mismatched", good[1]],
+        "--dev and --test are the same file": [
+            whole_run,
+            "--task",
+            "classify",
+            *good[:2],
+            "--dev",
+            good[1],
+            "--test",
+            good[1],
+        ],
+        "or use --task classify": [whole_run, "--task", "multilabel", "--train", tmp_path / "hot.jsonl", *good[2:]],
+        "--train missing: give the file to train on, or --data, a folder": [whole_run, "--task", "classify"],
         "2: a lone surrogate or invalid UTF-8": [
             whole_run,
             "--task",
@@ -308,7 +322,7 @@ def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
             "--dev",
             tmp_path / "half.jsonl",
         ],
-        "--columns": [whole_run, "--task", "ner", *good, "--columns", "word", "tag"],
+        "--columns word tag: ner needs": [whole_run, "--task", "ner", *good, "--columns", "word", "tag"],
     }
     for message, arguments in cases.items():
         capsys.readouterr()
@@ -362,7 +376,7 @@ def test_mnli_is_scored_on_both_and_labels_that_are_none_left_out(tmp_path, cli,
     assert "other against run, mismatched: " in capsys.readouterr().out
 
 
-def test_the_label_that_f1_is_of_is_told(tmp_path, cli, whole_run, table, capsys):
+def test_the_positive_label_is_reported(tmp_path, cli, whole_run, table, capsys):
     files = table(["True", "False"], "sentence1\tsentence2\tlabel", pair=True, n=24)
     fast = ["--epochs", "1", "--seeds", "1", "--learning-rates", "5e-3", "--no-baseline"]
     for given, positive in (([], "True"), (["--positive-label", "false"], "False")):

@@ -115,7 +115,7 @@ def test_weights_are_trained_in_single_precision(tmp_path, cli, whole_run, table
     assert AutoModel.from_pretrained(tmp_path / "out" / "model", dtype="auto").dtype == torch.float32
 
 
-def test_weights_that_are_no_numbers_end_it(tmp_path, cli, whole_run, table, capsys):
+def test_weights_that_diverge_to_nan_end_training(tmp_path, cli, whole_run, table, capsys):
     model = AutoModel.from_pretrained(whole_run / "model")
     torch.nn.init.constant_(model.get_input_embeddings().weight, float("nan"))
     model.save_pretrained(tmp_path / "broken")
@@ -123,7 +123,9 @@ def test_weights_that_are_no_numbers_end_it(tmp_path, cli, whole_run, table, cap
     arguments = ["--epochs", "2", "--learning-rates", "5e-3", "--seeds", "1", "--precision", "fp32"]
     command = ["finetune", tmp_path / "broken", "--task", "classify", *table(["x", "y"], n=24), *arguments]
     assert cli(*command, "-o", tmp_path / "out") == 1
-    assert "learning rate 0.005, seed 1: the weights are no numbers after the first epoch" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "learning rate 0.005, seed 1: training diverged to NaN or infinite weights in the first epoch" in error
+    assert "try lower --learning-rates" in error
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_weights_that_are_no_numbers_end_it(tmp_path, cli, whole_run, table, cap
 def test_a_learning_rate_that_diverges_is_not_taken(tmp_path, cli, whole_run, table, monkeypatch, diverges, rates):
     def diverging(*args, learning_rate, seed, **kwargs):
         if diverges(learning_rate, seed):
-            raise DivergedError(f"learning rate {learning_rate:g}: no numbers")
+            raise DivergedError(f"learning rate {learning_rate:g}: diverged")
         found, model = fit(*args, learning_rate=learning_rate, seed=seed, **kwargs)
         # On dev 0.005 is best, 0.01 next.
         best = {1e-3: 0.1, 5e-3: 0.9, 1e-2: 0.5}[learning_rate]
@@ -152,8 +154,8 @@ def test_a_learning_rate_that_diverges_is_not_taken(tmp_path, cli, whole_run, ta
     taken = 5e-3 if len(rates) == 2 else 1e-2
     assert content["learning_rate"] == taken
     other = 1e-2 if len(rates) == 2 else 5e-3
-    told = [note for note in content["notes"] if "for all of" not in note]
-    assert told == [f"learning rate {other:g}: no numbers"]
+    notes = [note for note in content["notes"] if "for all of" not in note]
+    assert notes == [f"learning rate {other:g}: diverged"]
 
 
 @pytest.mark.parametrize("kind", [RobertaConfig, BertConfig])

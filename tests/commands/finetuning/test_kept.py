@@ -105,7 +105,9 @@ def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, w
     assert cli(*command, "--seeds", "1", "-o", tmp_path / "out") == 0
     content = read(tmp_path / "out")
     assert content["baseline"] is None
-    assert any("no model without pre-training could be fitted (empty vocabulary" in note for note in content["notes"])
+    assert any(
+        "baseline without pre-training could not be fitted (empty vocabulary" in note for note in content["notes"]
+    )
     assert content["combined"] is None
     monkeypatch.setattr("attention_guidance.commands.finetuning.fits.runner.fit", no_fit)
     assert cli(*command, "--seeds", "1", "-o", tmp_path / "out", "--resume") == 0
@@ -186,7 +188,7 @@ def test_a_full_disk_is_one_line(tmp_path, cli, whole_run, table, monkeypatch, c
     assert cli("finetune", whole_run, *ONE, *table(["x", "y"], n=24), "-o", tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert "No space left on device" in said
-    assert "--resume go on" in said
+    assert "run the same command with --resume" in said
     assert said.count("\n") == 1
 
 

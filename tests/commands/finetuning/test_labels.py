@@ -54,7 +54,7 @@ def test_lists_of_0_and_1_are_classes(tmp_path):
     assert data.labels == ("0", "1", "2")
     assert labels_on(data, "train") == [["0", "2"], [], ["1"]]
     assert labels_on(data, "dev") == [["1", "2"]]
-    assert "column 'labels' is read as 0 or 1 for each of 3 classes, which are numbered from 0" in data.notes
+    assert "column 'labels' is read as 0 or 1 for each of 3 classes, numbered from 0" in data.notes
 
 
 def test_two_classes_of_0_and_1_are_no_names(tmp_path):
@@ -87,8 +87,8 @@ def test_a_column_a_label(tmp_path):
     data = read_examples(get_task("multilabel"), {"train": train, "dev": dev})
     assert labels_on(data, "train") == [["toxic"], [], ["obscene", "toxic"]]
     assert labels_on(data, "dev") == [["obscene"]]
-    assert data.notes[0] == "read as 0 or 1 of a label each: toxic, obscene, threat"
-    assert "no row of training has the label threat, which is left out" in data.notes
+    assert data.notes[0] == "read as one column of 0 and 1 per label: toxic, obscene, threat"
+    assert "no row of training has the label threat; it is left out" in data.notes
     assert "1 of 2 rows of dev.csv have no gold label: left out" in data.notes
     # Named, and one alone.
     given = table(tmp_path / "given.csv", header, "a1,x,1,0,0", "b2,y,0,1,0")
@@ -125,18 +125,18 @@ def test_labels_however_they_are_written(tmp_path, cells, expected):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ([[1], [0], [1]], r"train\.jsonl:1: a single 0 or 1 in every row .* --task classify"),
+        ([[1], [0], [1]], r"train\.jsonl:1: a single 0 or 1 in every row .* task=classify"),
         (["1", "0"], r"train\.jsonl:1: a single 0 or 1 in every row"),
         (["101", "010", "101"], r"train\.jsonl:3: '101' may be the name of a label, or 0 or 1 for each of 3 classes"),
         (["01", "10"], r"0 or 1 for each of 2 classes; write 0 1 for the latter"),
         ([101, 10, 0], r"'101' may be"),  # as numbers, without the zeros before them
         ([["11"], ["00"], []], r"'11' may be"),
-        ([[1, 0, 1], [1, 0]], r"train\.jsonl:2: labels 1, 0; others are 3 numbers, each 0 or 1"),
+        ([[1, 0, 1], [1, 0]], r"train\.jsonl:2: labels 1, 0; other rows have 3 numbers, each 0 or 1"),
         ([["a"], ["b"], [2, 0, 0]], r"train\.jsonl:3: numbers repeat in 2, 0, 0"),
         ([[0.3, 0.7], [1, 0]], r"train\.jsonl:1: 0\.3 in a list of labels"),
         ([["a", None], ["b"]], r"train\.jsonl:1: None in a list of labels"),
-        (["Paris, France; London", "Rome"], r"train\.jsonl:1: labels .* have ; and , between"),
-        (["[a, b]", "[c]"], r"train\.jsonl:1: labels '\[a, b\]' are no list"),
+        (["Paris, France; London", "Rome"], r"train\.jsonl:1: labels .* contain ; and ,; it is unclear"),
+        (["[a, b]", "[c]"], r"train\.jsonl:1: labels '\[a, b\]' are not a valid list"),
         ([[], []], r"train\.jsonl: no row has a label"),
         ([["a"], ["a"]], r"train\.jsonl: a single label \(a\)"),
         ([{"labels": {"a": 2}}], r"train\.jsonl:1: 2 in column 'a'; expected 0 or 1"),
@@ -184,14 +184,14 @@ def test_a_positive_label_that_cannot_be(tmp_path):
     pairs = table(tmp_path / "p.csv", "question1,question2,is_duplicate", "a,b,left", "c,d,right side", "e,f,left")
     both = {"train": pairs, "dev": pairs}
     with pytest.raises(
-        ConfigError, match=r"p\.csv: qqp is scored by the F1 .* give --positive-label right side, or le"
+        ConfigError, match=r"p\.csv: qqp is scored by the F1 .* give `positive_label` right side, or le"
     ):
         read_examples(get_task("qqp"), both)
     assert read_examples(get_task("qqp"), both, positive="left").labels == ("right side", "left")
-    with pytest.raises(ConfigError, match=r"--positive-label up: p\.csv has the labels left, right side"):
+    with pytest.raises(ConfigError, match=r"positive_label=up: p\.csv has the labels left, right side"):
         read_examples(get_task("qqp"), both, positive="up")
     three = jsonl(tmp_path / "three.jsonl", ["a", "b", "c"], "label")
-    with pytest.raises(ConfigError, match="--positive-label a: F1 is of one of two labels"):
+    with pytest.raises(ConfigError, match="positive_label=a: only for tasks with two labels"):
         read_examples(get_task("classify"), {"train": three, "dev": three}, positive="a")
 
 
@@ -236,11 +236,11 @@ def test_a_file_without_any_gold_label(tmp_path):
             read_examples(get_task("classify"), {"train": train, "dev": dev})
 
 
-def test_labels_that_may_be_others_are_told(tmp_path):
+def test_doubtful_labels_are_noted(tmp_path):
     train = jsonl(tmp_path / "train.jsonl", ["None", "Good", "good"], "label")
     notes = read_examples(get_task("classify"), {"train": train, "dev": train}).notes
-    assert "'None' is read as a label like others; leave cells empty where there is none" in notes
-    assert "the labels Good and good differ in capitals alone and are read as different" in notes
+    assert "'None' is read as an ordinary label; leave the cell empty if there is no label" in notes
+    assert "the labels Good and good differ only in case and are read as different" in notes
 
 
 @pytest.mark.parametrize(
@@ -283,9 +283,9 @@ def test_names_that_parquet_keeps(tmp_path):
 
 
 @pytest.mark.parametrize("cells", [["a b", "b", "a"], ["a/b", "b", "a"], ["a&b", ""], [["a", ""], ["b"]]])
-def test_a_file_where_nothing_divides_labels_is_told(tmp_path, cells):
+def test_a_file_without_separated_labels_is_noted(tmp_path, cells):
     files = {"train": jsonl(tmp_path / "train.jsonl", cells), "dev": jsonl(tmp_path / "dev.jsonl", cells)}
-    said = "no row of training has several labels; in a cell | ; or , divides them"
+    said = "no row of training has several labels; separate labels in a cell with | ; or ,"
     assert said in read_examples(get_task("multilabel"), files).notes
     files["train"] = jsonl(tmp_path / "train.jsonl", [*cells, "c|d"])
     assert said not in read_examples(get_task("multilabel"), files).notes
@@ -310,12 +310,12 @@ def test_labels_of_0_and_1_beside_others_are_names(tmp_path):
         ("multilabel", "text\tlabel\tlabels", ["a\tx\tx|y", "b\ty\ty"], "text, labels", "label"),
     ],
 )  # fmt: skip
-def test_columns_that_could_be_meant_too_are_told(tmp_path, task, header, rows, read, not_read):
+def test_other_columns_that_could_be_meant_are_noted(tmp_path, task, header, rows, read, not_read):
     file = table(tmp_path / "train.tsv", header, *rows)
     files = {"train": file, "dev": file}
-    said = f"read are the columns {read} and not {not_read}; --columns names those that are meant"
+    said = f"reading the columns {read} and ignoring {not_read}; if that is wrong, name the columns"
     assert said in read_examples(get_task(task), files).notes
     assert said not in read_examples(get_task(task), files, columns=read.split(", ")).notes
     others = ["extra" if name == not_read else name for name in header.split("\t")]
     table(tmp_path / "train.tsv", "\t".join(others), *rows)
-    assert "read are the columns" not in str(read_examples(get_task(task), files).notes)
+    assert "reading the columns" not in str(read_examples(get_task(task), files).notes)

@@ -76,7 +76,7 @@ def test_an_encoder_of_another_size_is_refused(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     name = "bert.embeddings.word_embeddings.weight"
     save_file(weights | {name: weights[name][:9].clone()}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ConfigError, match=f"cannot be loaded for rte .{name} has another size than its configuration"):
+    with pytest.raises(ConfigError, match=f"cannot be loaded for rte .{name} has a different size than"):
         make(Data(get_task("rte"), ("a", "b"), {}, {}), tmp_path, 1)
 
 
@@ -84,10 +84,10 @@ def test_a_model_that_was_fine_tuned_is_fine_tuned_on_another_task(tmp_path, cli
     fast = ["--epochs", "1", "--seeds", "1", "--no-baseline", "-q", "--learning-rates", "1e-9"]
     first, second = tmp_path / "first", tmp_path / "second"
     assert cli("finetune", whole_run, "--task", "classify", *table(["x", "y"], n=24), "-o", first, *fast) == 0
-    assert "fine-tuned before" not in str(read(first)["notes"])
+    assert "already fine-tuned" not in str(read(first)["notes"])
     files = table(["1", "2", "3"], n=24)
     assert cli("finetune", first / "model", "--task", "classify", *files, "-o", second, *fast) == 0
-    said = "the model was fine-tuned before (RobertaForSequenceClassification); its head is not used, but a new one"
+    said = "the model was already fine-tuned (RobertaForSequenceClassification); its head is replaced by a new one"
     assert said in read(second)["notes"]
     model = AutoModelForSequenceClassification.from_pretrained(second / "model")
     assert model.config.id2label == {0: "1", 1: "2", 2: "3"}

@@ -149,7 +149,7 @@ def test_a_model_of_others_is_read_by_its_head(tmp_path, cli, tagger, capsys):
         (["test.txt", "-o", "a.xml"], "--output a.xml: expected a name that ends in .jsonl"),
         (
             ["test.txt", "-o", "a.jsonl"],
-            "test.txt:1: a tab in a sentence; if the file has a word per line,",
+            "test.txt:1: a tab in a sentence; if the file has a word per line, set --words",
         ),
         (["empty.txt", "-o", "a.jsonl"], "empty.txt: no text to predict on"),
         (["test.txt", "--words", "--columns", "3", "-o", "a.jsonl"], "test.txt:1: no word in column 3"),

@@ -191,7 +191,7 @@ def test_a_pipeline_gives_each_word_the_label_that_was_scored(served, kind, part
     assert (n_alone > 20) == (kind != "wordpiece")
     # BERT's sees no NBSP: outside of all entities, and said so.
     assert read(folder / "out")["data"]["test"]["words_without_tokens"] == n_unseen
-    said = f"{n_unseen} words of test have no token; they get O where a well-formed sequence allows"
+    said = f"{n_unseen} words of test have no token; they are labelled O where a well-formed sequence allows it"
     assert (said in read(folder / "out")["notes"]) == (kind == "wordpiece")
 
 

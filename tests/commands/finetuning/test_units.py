@@ -46,7 +46,7 @@ def test_numbers_are_predicted_in_their_own_unit(tmp_path, cli, whole_run, table
     assert not hasattr(new_model(data, str(out / "model"), FitSettings()).config, "target_mean")
 
 
-def test_predictions_that_are_all_alike_are_told(tmp_path, cli, whole_run, table, monkeypatch):
+def test_constant_predictions_are_noted(tmp_path, cli, whole_run, table, monkeypatch):
     def constant(data, scores):
         return [2.5 for _ in scores]
 
@@ -56,12 +56,12 @@ def test_predictions_that_are_all_alike_are_told(tmp_path, cli, whole_run, table
     assert cli("finetune", whole_run, "--task", "regress", *files, "-o", out, *FAST) == 0
     assert read(out)["scores"]["pearson"]["mean"] == 0
     for split in ("dev", "test"):
-        said = f"seed 2 predicts 2.5 for all of {split}, with which nothing correlates: told is 0"
+        said = f"seed 2 predicts 2.5 for all of {split}: correlations are undefined, reported as 0"
         assert said in read(out)["notes"]
 
 
 @pytest.mark.parametrize(("task", "alike"), [("classify", [1, 1]), ("classify", [1, 0]), ("mrpc", [0, 0])])
-def test_one_label_for_all_is_told_as_its_score_looks_right(tmp_path, cli, whole_run, table, monkeypatch, task, alike):
+def test_one_label_for_all_is_noted_as_its_score_looks_good(tmp_path, cli, whole_run, table, monkeypatch, task, alike):
     """The F1 of the positive label alone is 0.8 where it is the label of two thirds."""
 
     def constant(data, scores):
@@ -73,9 +73,7 @@ def test_one_label_for_all_is_told_as_its_score_looks_right(tmp_path, cli, whole
     files = table(["no", "yes"], header, pair=task == "mrpc", n=24)
     assert cli("finetune", whole_run, "--task", task, *files, "-o", out, *FAST) == 0
     for split in ("dev", "test"):
-        said = (
-            f"predicts {['no', 'yes'][alike[0]]} for all of {split}, whatever the text: its score is that of one label"
-        )
+        said = f"predicts {['no', 'yes'][alike[0]]} for all of {split}: its score is that of a constant prediction"
         assert any(said in note for note in read(out)["notes"]) == (len({*alike}) == 1)
 
 

@@ -40,10 +40,10 @@ def candidates(models: Sequence[str]) -> list[Candidate]:
     if len(models) == 1:
         seeds = _seeds_of(Path(models[0]))
         if not seeds:
-            raise ConfigError("one model has nothing to be compared with; give two or more, or the folder of a compare")
+            raise ConfigError("cannot compare a single model; give two or more, or the output folder of compare")
         for run in (seed / arm for seed in seeds for arm in _ARMS):
             if not (run / "results.json").is_file():
-                raise RunError(f"{run} has not ended; the same compare with --resume goes on")
+                raise RunError(f"{run} has not finished; run the same compare again with `resume`")
         several = len(seeds) > 1
         return [
             Candidate(arm, {f"{arm}/{seed.name}" if several else arm: str(seed / arm) for seed in seeds})
@@ -69,7 +69,9 @@ def checkpoints_of(model: str, at_most: int) -> list[tuple[int, float | None, st
     """
     found = [s for s in subjects(model, with_checkpoints=True) if s.step is not None]
     if not found:
-        raise ConfigError(f"{model} has no checkpoints; pretrain keeps more of them with --keep-checkpoints")
+        raise ConfigError(
+            f"{model} has no checkpoints; to keep more of them, pre-train with a larger `keep_checkpoints`"
+        )
     n = min(at_most, len(found))
     chosen = sorted({round((k + 1) * len(found) / n) - 1 for k in range(n)})
     return [(s.step or 0, s.loss(), s.source) for s in (found[place] for place in chosen)]

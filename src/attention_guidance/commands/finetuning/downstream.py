@@ -106,7 +106,7 @@ def downstream(
     if curve:
         folder.figure("checkpoints", score_over_steps(content))
     report(console, content)
-    console.print(f"every figure: {output / DOWNSTREAM_FILE}", highlight=False)
+    console.print(f"all results: {output / DOWNSTREAM_FILE}", highlight=False)
     return content
 
 
@@ -129,7 +129,7 @@ def _other(file: Path, task: Task, sides: Iterable[Candidate], n_checkpoints: in
         ours = ours and bool(n_checkpoints or not content["checkpoints"])
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
-    return None if ours else f"a {DOWNSTREAM_FILE} of other models, checkpoints or another task; give those too"
+    return None if ours else f"a {DOWNSTREAM_FILE} of other models, checkpoints or another task; include those too"
 
 
 def _differences(

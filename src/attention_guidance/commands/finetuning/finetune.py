@@ -77,7 +77,7 @@ def finetune(
     console = Console(quiet=quiet, markup=False)
     subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
     if there is not None:
-        console.print(f"{output.name}: scored already", highlight=False)
+        console.print(f"{output.name}: already scored", highlight=False)
         lacks_baseline = settings.baseline and there.get("over_baseline") is None
         return _add_baseline(there, folder, data, Steps(console, quiet)) if lacks_baseline else there
     notes: list[str] = []
@@ -97,8 +97,8 @@ def finetune(
     }
     for split, item in encoded.items():
         if item.n_lost:
-            where = " where a well-formed sequence allows" if data.scheme else ""
-            note(f"{item.n_lost:,} words of {split} have no token; they get {data.labels[0]}{where}")
+            where = " where a well-formed sequence allows it" if data.scheme else ""
+            note(f"{item.n_lost:,} words of {split} have no token; they are labelled {data.labels[0]}{where}")
     kept = KeptFits(output, fits_request_of(subject.source, settings))
     kept.take_up(resume=resume, overwrite=overwrite)
     with Steps(console, quiet) as steps:
@@ -124,7 +124,7 @@ def finetune(
     found = outcome.write(folder, found, data, fitted, tokenizer, baseline)
     kept.forget()
     outcome.report(console, found)
-    console.print(f"every figure: {output / FINETUNE_FILE}; model, predictions beside it", highlight=False)
+    console.print(f"all results: {output / FINETUNE_FILE}, with the model and predictions beside it", highlight=False)
     return found
 
 
@@ -170,7 +170,7 @@ def _read(
 
 def _of_head(source: str) -> list[str]:
     head = head_of(source)
-    return [] if head is None else [f"the model was fine-tuned before ({head}); its head is not used, but a new one"]
+    return [] if head is None else [f"the model was already fine-tuned ({head}); its head is replaced by a new one"]
 
 
 def _try(
@@ -199,7 +199,7 @@ def _fitting(
     longest = settings.max_length or USUAL_LENGTH
     limit = longest_sequence(encoder, tokenizer, longest)
     if settings.max_length is not None and settings.max_length > limit:
-        raise ConfigError(f"--max-length {settings.max_length}: this model takes at most {limit} tokens")
+        raise ConfigError(f"max_length={settings.max_length}: this model takes at most {limit} tokens")
     width = getattr(encoder.config, "hidden_size", _SMALL + 1)
     return min(longest, limit), [*map(float, settings.learning_rates)] or [*_LEARNING_RATES[width < _SMALL]]
 
@@ -220,5 +220,5 @@ def _baseline(data: Data, steps: Steps, note: Callable[[str], None]) -> Baseline
     try:
         return fit_baseline(data)
     except ValueError as error:  # a single label in training, texts without a character
-        note(f"no model without pre-training could be fitted ({error})")
+        note(f"the baseline without pre-training could not be fitted ({error})")
         return None

@@ -84,7 +84,7 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
         n_special = tokenizer.num_special_tokens_to_add(pair=n_texts == 2)
         if longest < n_special + n_texts:
             raise ConfigError(
-                f"--max-length: {longest} tokens leave no room for text between the {n_special} special ones"
+                f"`max_length`: {longest} tokens leave no room for text between the {n_special} special tokens"
             )
     for example in examples:
         settings = {"split_special_tokens": True, "return_attention_mask": False, "verbose": False}
@@ -132,7 +132,7 @@ def _encode_words(
     before, inner, after = _frame(tokenizer, (join_words(example.texts)[0] for example in examples))
     n_before, room = len(before["input_ids"]), longest - len(before["input_ids"]) - len(after["input_ids"])
     if room < 2:
-        raise ConfigError(f"--max-length: {longest} tokens leave no room for words between the special ones")
+        raise ConfigError(f"`max_length`: {longest} tokens leave no room for words between the special tokens")
     inputs: list[dict[str, Any]] = []
     of_example: list[int] = []
     places: list[list[Place]] = []
@@ -198,7 +198,7 @@ def _frame(
         if 0 in special:
             break
     else:
-        raise ConfigError("the tokenizer has no token for any of the words; give a model of their script")
+        raise ConfigError("the tokenizer has no token for any of the words; use a model that covers their script")
     values = {name: [*of_name] for name, of_name in whole.items()} | {"labels": [IGNORED] * len(special)}
     start, end = special.index(0), len(special) - special[::-1].index(0)
     return (

@@ -67,7 +67,7 @@ def read_gold(
         n_refused = len(malformed[split].errors) - refused[split]
         n_rows, n_missing = len(rows) - n_refused, sum(answer is None for answer in gold[split]) - n_refused
         if not n_rows:
-            raise CorpusError(f"{files[split]}: no row that is not malformed; the first: {malformed[split].errors[0]}")
+            raise CorpusError(f"{files[split]}: every row is malformed; the first: {malformed[split].errors[0]}")
         if n_missing == n_rows:
             raise CorpusError(
                 f"{rows[0].place}: no label in column {', '.join(of_labels[split])!r}, nor in any other row"
@@ -129,7 +129,7 @@ def _number(row: Row, column: str) -> float | None:
 def unlike(labels: Sequence[str]) -> list[str]:
     """What to say of labels that may be others than they were meant."""
     notes = [
-        f"{label!r} is read as a label like others; leave cells empty where there is none"
+        f"{label!r} is read as an ordinary label; leave the cell empty if there is no label"
         for label in labels
         if label.lower() in _DOUBTFUL
     ]
@@ -137,7 +137,7 @@ def unlike(labels: Sequence[str]) -> list[str]:
     for label in labels:
         by_case.setdefault(label.casefold(), []).append(label)
     return notes + [
-        f"the labels {' and '.join(alike)} differ in capitals alone and are read as different"
+        f"the labels {' and '.join(alike)} differ only in case and are read as different"
         for alike in by_case.values()
         if len(alike) > 1
     ]

@@ -87,12 +87,14 @@ def positive_last(labels: Sequence[str], given: str | None, task: Task, file: st
     Raises:
         ConfigError: the one that is asked for is none of two, or the task is scored by F1 and names do not say.
     """
-    known = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
+    listed = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
     if given is not None:
         if task.kind != "classify" or len(labels) != 2:
-            raise ConfigError(f"--positive-label {given}: F1 is of one of two labels; {task.name} of {file} has others")
+            raise ConfigError(
+                f"positive_label={given}: only for tasks with two labels, which {task.name} of {file} is not"
+            )
         if name_of(given) not in labels:
-            raise ConfigError(f"--positive-label {given}: {file} has the labels {known}")
+            raise ConfigError(f"positive_label={given}: {file} has the labels {listed}")
         return tuple(sorted(labels, key=lambda label: label == name_of(given)))
     if task.kind != "classify" or len(labels) != 2 or all(map(_is_number, labels)):
         return tuple(labels)
@@ -101,8 +103,8 @@ def positive_last(labels: Sequence[str], given: str | None, task: Task, file: st
         return (second, first) if _is_negative(second, first) else (first, second)
     if task.metric == "f1":
         raise ConfigError(
-            f"{file}: {task.name} is scored by the F1 of one label, and the names {known} do not say which; "
-            f"give --positive-label {second}, or {first}"
+            f"{file}: {task.name} is scored by the F1 of the positive label, and the names {listed} do not show which "
+            f"that is; give `positive_label` {second}, or {first}"
         )
     return tuple(labels)
 

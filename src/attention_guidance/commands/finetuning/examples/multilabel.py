@@ -85,10 +85,8 @@ def read_several(
             split: malformed[split].each(rows, partial(_hot_row, columns=of_train)) for split, rows in tables.items()
         }
         never = {*of_train} - {label for answer in found["train"] for label in answer or ()}
-        notes = [f"read as 0 or 1 of a label each: {', '.join(of_train)}"]
-        return found, notes + [
-            f"no row of training has the label {label}, which is left out" for label in sorted(never)
-        ]
+        notes = [f"read as one column of 0 and 1 per label: {', '.join(of_train)}"]
+        return found, notes + [f"no row of training has the label {label}; it is left out" for label in sorted(never)]
     found = {
         split: malformed[split].each(rows, partial(_names_of, column=columns[split][0], classes=classes[split]))
         for split, rows in tables.items()
@@ -101,8 +99,8 @@ def read_several(
         alone = all(len(names or ()) < 2 for names in found["train"])
         if alone:
             _require_no_bits(found["train"], tables["train"])
-        return found, ["no row of training has several labels; in a cell | ; or , divides them"] * alone
-    return found, [f"column {of_train[0]!r} is read as 0 or 1 for each of {length} classes, which are numbered from 0"]
+        return found, ["no row of training has several labels; separate labels in a cell with | ; or ,"] * alone
+    return found, [f"column {of_train[0]!r} is read as 0 or 1 for each of {length} classes, numbered from 0"]
 
 
 def _length_of_hot(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -> int | None:
@@ -114,8 +112,8 @@ def _length_of_hot(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -
     repeated = any(len(set(names)) < len(names) for names in full)
     if not repeated and {*map(len, lists)} == {1}:
         raise CorpusError(
-            f"{rows[0].place}: a single 0 or 1 in every row is a label of its own, or one that is off or on; name the "
-            "labels that are on, or take --task classify"
+            f"{rows[0].place}: a single 0 or 1 in every row may be a label's name, or one label off or on; name the "
+            "labels that are on, or use task=classify"
         )
     # What others are not as long as is malformed.
     ((length, _),) = Counter(map(len, full)).most_common(1)
@@ -133,7 +131,7 @@ def _require_no_bits(found: Iterable[Sequence[str] | None], rows: Sequence[Row])
     if len(longest) > 1 and all(set(name) <= {"0", "1"} for name in names):
         raise CorpusError(
             f"{names[longest]}: {longest!r} may be the name of a label, or 0 or 1 for each of {len(longest)} classes; "
-            f"write {' '.join(longest)} for the latter, or give names with other characters than 0 and 1"
+            f"write {' '.join(longest)} for the latter, or use names with other characters than 0 and 1"
         )
 
 
@@ -149,7 +147,9 @@ def _checked(names: list[str] | None, place: str, length: int | None) -> list[st
             )
         return names
     if len(names) != length or any(name not in _ON for name in names):
-        raise CorpusError(f"{place}: labels {', '.join(names) or '(none)'}; others are {length} numbers, each 0 or 1")
+        raise CorpusError(
+            f"{place}: labels {', '.join(names) or '(none)'}; other rows have {length} numbers, each 0 or 1"
+        )
     return [str(number) for number, name in enumerate(names) if _ON[name]]
 
 
@@ -194,7 +194,7 @@ def _names_of(row: Row, column: str, classes: Sequence[str]) -> list[str] | None
 def _plain(label: str, place: str) -> str:
     label = " ".join(label.split())
     if "|" in label:
-        raise CorpusError(f"{place}: label {label!r} holds |, which stands between labels")
+        raise CorpusError(f"{place}: label {label!r} contains |, which separates labels")
     return label
 
 
@@ -210,14 +210,14 @@ def _listed(value: Any, place: str) -> list[Any] | dict[str, Any]:
         if isinstance(found, list | dict):
             return found
         if text[0] == "[":
-            raise CorpusError(f"{place}: labels {value!r} are no list; expected ['a', 'b'], or a | b")
+            raise CorpusError(f"{place}: labels {value!r} are not a valid list; expected ['a', 'b'], or a | b")
     if re.fullmatch(r"[01](\s+[01])+", text):
         return list(text.split())
     marks = [mark for mark in _MARKS if mark in text]
     if len(marks) > 1:
         raise CorpusError(
-            f"{place}: labels {value!r} have {' and '.join(marks)} between; which of them divides labels is not clear, "
-            "so give a list, or one of these marks alone"
+            f"{place}: labels {value!r} contain {' and '.join(marks)}; it is unclear which of them separates labels, "
+            "so give a list, or use only one separator"
         )
     return list(text.split(marks[0])) if marks else [text]
 

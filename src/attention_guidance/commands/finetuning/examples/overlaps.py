@@ -46,14 +46,14 @@ def overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
     keys = {split: [text_key(example) for example in examples] for split, examples in splits.items()}
     said = []
     for split, seen, why in (
-        ("dev", "train", "; their scores flatter"),
-        ("test", "train", "; their scores flatter"),
+        ("dev", "train", ", which inflates scores"),
+        ("test", "train", ", which inflates scores"),
         ("test", "dev", ", on which learning rate and epoch are chosen"),
     ):
         if split in splits:
             there = {*keys[seen]}
             if count := sum(key in there for key in keys[split]):
-                said.append(f"{count} of {len(splits[split])} texts of {split} are in {seen} too{why}")
+                said.append(f"{count} of {len(splits[split])} texts of {split} are also in {seen}{why}")
     return [*said, *_contradictions(splits, keys)]
 
 
@@ -71,7 +71,7 @@ def _contradictions(
                 clashing[split] += 1
                 example_of.setdefault(split, f"{example.place} and {place}")
     return [
-        f"{n:,} of {len(splits[split]):,} texts of {split} have another label than the same text before, as at "
-        f"{example_of[split]}"
+        f"{n:,} of {len(splits[split]):,} texts of {split} have a different label than an earlier copy of the same "
+        f"text, as at {example_of[split]}"
         for split, n in clashing.items()
     ]

@@ -58,10 +58,10 @@ def read_examples(
         stay, out = hold_out(splits["train"])
         if data.scheme is not None and not any(any(example.label) for example in out):
             raise ConfigError(
-                f"the {len(out):,} sentences of {names['train']} held out as dev have no entity; give a --dev file"
+                f"the {len(out):,} sentences of {names['train']} held out as dev have no entity; give a `dev` file"
             )
         notes = (*notes, f"{len(out):,} of {len(stay) + len(out):,} examples of {names['train']} are held out as dev")
-        # In the order in which splits are told.
+        # The order in which splits are reported.
         splits = {"train": stay, "dev": out} | {name: splits[name] for name in splits if name != "train"}
         names = names | {"dev": names["train"]}
     data = replace(data, splits=splits, files=names)
@@ -72,8 +72,8 @@ def _check_apart(files: Mapping[str, Path]) -> None:
     dev, test = files.get("dev"), files.get("test")
     if dev is not None and test is not None and dev.resolve() == test.resolve():
         raise ConfigError(
-            f"--dev and --test are one file, {test}: what is chosen on cannot be scored on; without --dev a tenth of "
-            "training is held out to choose on, without --test scores are those on dev"
+            f"`dev` and `test` are the same file, {test}; learning rate and epoch must not be chosen on the test "
+            "file. Without `dev`, a tenth of training is held out; without `test`, scores are on dev"
         )
 
 
@@ -89,11 +89,11 @@ def _read_tokens(
     if columns is not None:
         if len(columns) != 2 or not all(column.isdecimal() and int(column) > 0 for column in columns):
             raise ConfigError(
-                f"--columns {' '.join(columns)}: for {task.name} the numbers of word and label, such as 1 4"
+                f"columns={' '.join(columns)}: {task.name} needs the column numbers of word and label, such as 1 4"
             )
         numbers = (int(columns[0]), int(columns[1]))
         if numbers[0] == numbers[1]:
-            raise ConfigError(f"--columns {' '.join(columns)}: words and labels cannot be in one column")
+            raise ConfigError(f"columns={' '.join(columns)}: words and labels cannot be in the same column")
     read = {
         split: read_tagged(file, columns=numbers, repair=repair, malformed=malformed[split])
         for split, file in files.items()
@@ -105,8 +105,8 @@ def _read_tokens(
     for split, text in texts.items():
         if len(labels) < 2 or all(tag == _OUTSIDE for sentence in text.sentences for tag in sentence.tags):
             raise CorpusError(
-                f"{text.path}: every word has the label {text.sentences[0].tags[0]}, so that there is nothing to find; "
-                "name the columns of words and labels with --columns, such as 1 4"
+                f"{text.path}: every word has the label {text.sentences[0].tags[0]}, so there is nothing to predict; "
+                "give the column numbers of word and label as `columns`, such as 1 4"
             )
         examples = []
         for sentence in text.sentences:
@@ -124,7 +124,9 @@ def _read_tokens(
     ]
     if texts["train"].scheme == "IOB1":
         name = texts["train"].path.name
-        notes.append(f"{name} is read as IOB1: its entities begin with I-, and with B- only where two of a kind touch")
+        notes.append(
+            f"{name} is read as IOB1: its entities begin with I-, and with B- only right after one of their type"
+        )
     if texts["train"].scheme is None and _OUTSIDE.lower() in map(str.lower, labels):
         notes.append(
             f"the labels of {texts['train'].path.name} have no B- and I-, so they are scored word by word (macro F1), "
@@ -210,7 +212,9 @@ def _passed_over(rows: Sequence[Row], task: Task, read: Sequence[str]) -> list[s
     others = [name for name in rows[0].values if name.lower() in known and name not in read]
     if not others:
         return []
-    return [f"read are the columns {', '.join(read)} and not {', '.join(others)}; --columns names those that are meant"]
+    return [
+        f"reading the columns {', '.join(read)} and ignoring {', '.join(others)}; if that is wrong, name the columns"
+    ]
 
 
 def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path) -> tuple[str, ...]:
@@ -224,7 +228,7 @@ def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path)
         raise CorpusError(f"{file}: a single label ({', '.join(labels)}) in column {', '.join(columns[-1:])!r}")
     if len(labels) > 2 and task.metric == "f1":
         raise CorpusError(
-            f"{file}: {len(labels)} labels ({', '.join(labels[:5])}); {task.name} has two, of which its F1 is of one"
+            f"{file}: {len(labels)} labels ({', '.join(labels[:5])}); {task.name} needs two, for the F1 of one of them"
         )
     return tuple(labels)
 
@@ -252,5 +256,5 @@ def _example(row: Row, columns: Sequence[str], task: Task, labels: tuple[str, ..
 
 
 def _unseen(label: str, place: str, labels: Sequence[str]) -> CorpusError:
-    known = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
-    return CorpusError(f"{place}: label {label!r} is not in the training file, which has {known}")
+    listed = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
+    return CorpusError(f"{place}: label {label!r} is not in the training file, which has {listed}")

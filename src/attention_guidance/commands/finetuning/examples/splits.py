@@ -34,8 +34,8 @@ _NONE_ON = -1
 # One example more or less is 5 points of accuracy, as much as models differ by.
 FEW = 20
 _WHY = {
-    True: "learning rate and epoch are chosen by chance; give a larger --dev",
-    False: "its scores say little",
+    True: "learning rate and epoch are chosen by chance; give a larger development set",
+    False: "its scores are unreliable",
 }
 
 
@@ -54,19 +54,21 @@ def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None
         ConfigError: there are none, several of one name, one that is not of the task, or the hub cannot be reached.
     """
     if "mismatched" in given and task.name != "mnli":
-        raise ConfigError(f"--mismatched {given['mismatched']}: of mnli alone, not of {task.name}")
+        raise ConfigError(f"mismatched={given['mismatched']}: only mnli has this split, not {task.name}")
     found = ({} if folder is None else _in_folder(task, folder, given)) | dict(given)
     if not found and task.name in GLUE:
         return _from_hub(task)
     if "train" not in found:
-        raise ConfigError("--train missing: name the file to train on, or with --data the folder of all files")
+        raise ConfigError(
+            "`train` missing: give the file to train on, or `data`, a folder with the files of all splits"
+        )
     return found
 
 
 def _in_folder(task: Task, folder: Path, given: Collection[str]) -> dict[str, Path]:
     """The files of the splits that are not given."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; expected one of files called train, dev and test")
+        raise ConfigError(f"{folder}: no such folder; expected a folder with files called train, dev and test")
     # What may be a table is one where no other file of the name is.
     suffixes = (_TAGGED, ()) if task.kind == "tokens" else (FORMATS, LOOSE_FORMATS)
     found = {}
@@ -76,11 +78,11 @@ def _in_folder(task: Task, folder: Path, given: Collection[str]) -> dict[str, Pa
         sure, loose = ([file for file in called if file.suffix.lower() in some] for some in suffixes)
         files = sure or loose
         if len(files) > 1:
-            raise ConfigError(f"{folder}: several files of {split} ({', '.join(file.name for file in files)})")
+            raise ConfigError(f"{folder}: several files for {split} ({', '.join(file.name for file in files)})")
         if files:
             found[split] = files[0]
     if "train" not in {*found, *given}:
-        raise ConfigError(f"{folder}: no file called train there that ends in {', '.join(sum(suffixes, ()))}")
+        raise ConfigError(f"{folder}: no file called train that ends in {', '.join(sum(suffixes, ()))}")
     return found
 
 
@@ -105,8 +107,8 @@ def _from_hub(task: Task) -> dict[str, Path]:
         }
     except Exception as error:  # the hub raises all kinds
         raise ConfigError(
-            f"the files of {task.name} could not be fetched from the hub ({reason_of(error)}); give your own, "
-            "a folder of train and test"
+            f"cannot download the files of {task.name} from the hub ({reason_of(error)}); give your own, "
+            "or a folder with train and test files"
         ) from error
 
 
@@ -125,12 +127,12 @@ def hold_out(
     where = f" ({examples[0].place})" if examples else ""
     if len(labels) < 2:
         raise ConfigError(
-            f"{len(labels)} text to train on{where}: some would be held out; give more (blank lines divide sentences, "
-            "for ner), or a file of its own to choose on (--dev)"
+            f"{len(labels)} distinct text to train on{where}: too few to hold some out as dev; give more (for ner, "
+            "blank lines separate sentences), or a separate development file as `dev`"
         )
     out = _drawn(labels, share, np.random.default_rng(seed))
     if not out:
-        raise ConfigError(f"too few texts of each label{where}: some would be held out; give more, or a --dev file")
+        raise ConfigError(f"too few texts of each label{where} to hold some out as dev; give more, or a `dev` file")
     return [e for e in examples if text_key(e) not in out], [e for e in examples if text_key(e) in out]
 
 
@@ -202,7 +204,7 @@ def weak_splits(data: Data) -> list[str]:
                 f"{split} has no example of {len(lacks)} of the {len(lacks) + len(names[split])} labels: {listed}"
             )
         if data.task.kind == "regress" and len({example.label for example in examples}) == 1:
-            notes.append(f"all of {split} is {examples[0].label:g}, with which nothing can correlate: told is 0")
+            notes.append(f"all targets of {split} are {examples[0].label:g}: correlations are undefined, reported as 0")
         if split != "train" and len(examples) < FEW:
             notes.append(f"{split} has {len(examples)} examples, fewer than {FEW}: {_WHY[split == 'dev']}")
     return notes

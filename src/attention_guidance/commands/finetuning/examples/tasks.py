@@ -74,5 +74,5 @@ def get_task(name: str) -> Task:
         ConfigError: there is none.
     """
     if name not in TASKS:
-        raise ConfigError(f"--task {name!r}: expected one of {', '.join(TASKS)}")
+        raise ConfigError(f"task={name!r}: expected one of {', '.join(TASKS)}")
     return TASKS[name]

@@ -187,8 +187,8 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
         if not all(torch.isfinite(parameter).all() for parameter in kwargs["model"].parameters()):
             if not self.epoch:
                 raise DivergedError(
-                    f"learning rate {args.learning_rate:g}, seed {args.seed}: the weights are no numbers after the "
-                    "first epoch; try lower --learning-rates"
+                    f"learning rate {args.learning_rate:g}, seed {args.seed}: training diverged to NaN or infinite "
+                    "weights in the first epoch; try lower `learning_rates`"
                 )
             control.should_training_stop = True
             return

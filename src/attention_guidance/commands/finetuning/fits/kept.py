@@ -197,7 +197,7 @@ def write_model(target: Path, write: Callable[[Path], None]) -> None:
         write_whole(target, write)
     except (OSError, SafetensorError) as error:
         raise SaveError(
-            f"could not save {target} ({reason_of(error)}); once it can be written, the same command and --resume go on"
+            f"cannot save {target} ({reason_of(error)}); once it can be written, run the same command with `resume`"
         ) from error
 
 

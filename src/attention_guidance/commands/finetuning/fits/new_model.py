@@ -82,12 +82,12 @@ def _take_head(model: PreTrainedModel, drawn: PreTrainedModel, found: Mapping[st
         ValueError: those of the encoder have other sizes in the file.
     """
     if model.base_model is model and not found["missing_keys"]:
-        raise ValueError("its head cannot be told from its encoder, so that none can be drawn anew")
+        raise ValueError("cannot separate its head from its encoder, so the head cannot be initialized anew")
     of_encoder = {id(parameter) for parameter in model.base_model.parameters()}
     head = {name for name, parameter in model.named_parameters() if id(parameter) not in of_encoder}
     other_sizes = {name if isinstance(name, str) else name[0] for name in found["mismatched_keys"]} - head
     if other_sizes:
-        raise ValueError(f"{min(other_sizes)} has another size than its configuration says")
+        raise ValueError(f"{min(other_sizes)} has a different size than its configuration says")
     anew = head | (set(found["missing_keys"]) & set(dict(model.named_parameters())))
     theirs = drawn.state_dict()
     model.load_state_dict({name: theirs[name] for name in anew}, strict=False)

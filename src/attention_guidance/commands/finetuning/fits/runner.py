@@ -144,7 +144,7 @@ class Runner:
     def _fit(self, rate: float, seed: int) -> Fit:
         what, name = f"learning rate {rate:g}, seed {seed}", _name(rate, seed)
         there = self.kept.get(name)
-        self.steps.begin(f"{what}: fitted already" if there else what, self.settings.epochs)
+        self.steps.begin(f"{what}: already fitted" if there else what, self.settings.epochs)
         if there is not None:
             self.steps.at(self.settings.epochs)
             return there
@@ -197,9 +197,9 @@ def all_alike(data: Data, fitted: Fitted) -> list[str]:
     if data.task.kind not in ("regress", "classify"):
         return []
     numbers = data.task.kind == "regress"
-    why = "with which nothing correlates: told is 0" if numbers else "whatever the text: its score is that of one label"
+    why = "correlations are undefined, reported as 0" if numbers else "its score is that of a constant prediction"
     return [
-        f"seed {seed} predicts {f'{one:g}' if numbers else data.labels[one]} for all of {split}, {why}"
+        f"seed {seed} predicts {f'{one:g}' if numbers else data.labels[one]} for all of {split}: {why}"
         for seed, of_seed in fitted.scored.items()
         for split, found in of_seed.items()
         for one in [found["predictions"][0]]
@@ -217,5 +217,5 @@ def at_the_end(scores: Mapping[float, float], rates: Sequence[float]) -> list[st
     best = [rate for rate, score in scores.items() if score == max(scores.values())]
     if len(rates) < 2 or len(best) > 1 or best[0] not in (min(rates), max(rates)):
         return []
-    which = "highest" if best[0] == max(rates) else "lowest"
-    return [f"of the learning rates tried the {which}, {best[0]:g}, is best on dev; one beyond may be better still"]
+    which, beyond = ("highest", "higher") if best[0] == max(rates) else ("lowest", "lower")
+    return [f"the best learning rate on dev, {best[0]:g}, is the {which} one tried; a {beyond} one may be better"]

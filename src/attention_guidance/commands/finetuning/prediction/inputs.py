@@ -61,7 +61,7 @@ def read_items(task: Task, file: str, *, words: bool = False, columns: Sequence[
     suffix = path.suffix.lower()
     if words or suffix in _WORDS:
         if task.kind != "tokens":
-            raise CorpusError(f"{name}: has a word per line, but the model's task is {task.name}, which reads texts")
+            raise CorpusError(f"{name}: has one word per line, but the model's task, {task.name}, reads texts")
         return _read_words(path, name, suffix, columns)
     if suffix in _TABLES:
         return _read_table(task, path, columns)
@@ -85,7 +85,7 @@ def _read_words(path: Path, name: str, suffix: str, columns: Sequence[str] | Non
             if suffix == ".conllu" and not cells[0].isdecimal():
                 continue  # multiword ranges, empty nodes
             if len(cells) < at or not cells[at - 1].strip():
-                raise CorpusError(f"{name}:{number}: no word in column {at}; expected a word per line")
+                raise CorpusError(f"{name}:{number}: no word in column {at}; expected one word per line")
             begun = begun or number
             found.append(cells[at - 1].strip())
         elif found:
@@ -112,9 +112,9 @@ def _read_lines(task: Task, path: Path, name: str) -> Iterator[Item]:
             continue
         texts = tuple(part.strip() for part in line.split("\t")) if n_texts > 1 else (line.strip(),)
         if task.kind == "tokens" and "\t" in texts[0]:
-            raise CorpusError(f"{name}:{number}: a tab in a sentence; if the file has a word per line, give words=True")
+            raise CorpusError(f"{name}:{number}: a tab in a sentence; if the file has a word per line, set `words`")
         if len(texts) != n_texts or not all(texts):
-            raise CorpusError(f"{name}:{number}: expected two texts with a tab between them; {task.name} reads pairs")
+            raise CorpusError(f"{name}:{number}: expected two texts separated by a tab, as {task.name} reads pairs")
         yield _item(task, f"{name}:{number}", texts)
 
 

@@ -56,7 +56,7 @@ def predict_files(
     if suffix not in WRITERS:
         raise ConfigError(f"output={output}: expected a name that ends in {', '.join(WRITERS)}, or - for JSON lines")
     if not to_screen and Path(output).exists() and not overwrite:
-        raise RunError(f"{output} exists; give another output, or overwrite it")
+        raise RunError(f"{output} exists; give another `output`, or set `overwrite`")
     predictor = Predictor.load(model, batch_size=batch_size)
     if suffix in (".conll", ".txt") and predictor.data.task.kind != "tokens":
         task = predictor.data.task.name
