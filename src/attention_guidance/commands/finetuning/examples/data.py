@@ -1,4 +1,4 @@
-"""The examples of a task, as they are read: texts, labels and splits."""
+"""The examples of a task as read from its files: texts, labels and splits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Example:
     """One example.
 
     Attributes:
-        texts: the text, the two of a pair, or the words of a sentence (`tokens`).
-        label: a label's number, a tuple of 0 and 1 (`multilabel`), a number (`regress`), or the numbers of the words'
-            labels (`tokens`).
+        texts: the text, the two texts of a pair, or the words of a sentence (`tokens`).
+        label: the index of a label, a tuple of 0.0 and 1.0 (`multilabel`), a number (`regress`), or the label indices
+            of the words (`tokens`).
         place: file and line, for messages.
     """
 
@@ -30,11 +30,11 @@ class Data:
 
     Attributes:
         task: the task.
-        labels: names of the labels, in the order of their numbers; empty for `regress`.
-        splits: `train`, `dev` and, if it was given, `test`.
+        labels: names of the labels, by index; empty for `regress`.
+        splits: `train`, `dev` and, if given, `test`.
         files: the name of each split's file.
-        notes: what the user should know: repairs, overlaps.
-        scheme: of entities, see `TaggedText`; None without any.
+        notes: messages for the user, such as repairs and overlaps.
+        scheme: the entity scheme, see `TaggedText`; None if the labels are not entities.
     """
 
     task: Task
@@ -46,5 +46,5 @@ class Data:
 
     @property
     def positive(self) -> str | None:
-        """Of two labels the one that F1 is of, which is the second; None without."""
+        """The positive label of a task with two labels, which is the second; else None."""
         return self.labels[1] if self.task.kind == "classify" and len(self.labels) == 2 else None

@@ -1,4 +1,4 @@
-"""Examples as tokens. Sentences whose words are labelled are never cut: long ones become windows that overlap."""
+"""Tokenize examples. Sentences with labelled words are never truncated: long ones become overlapping windows."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-# The label of words of no entity comes first.
+# The label of words outside entities comes first.
 _OUTSIDE = 0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a word is read off a window.
+    """Where in a window a word is predicted.
 
     Attributes:
         token: the position of its first token in the window.
-        word: its number in the sentence.
-        margin: how many tokens there are to the nearer end of the window that cuts the sentence.
+        word: its index in the sentence.
+        margin: tokens to the nearest end of the window that cuts the sentence.
     """
 
     token: int
@@ -37,15 +37,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a model is given, an item for each example or window of one.
+    """The input of a model: one item per example, or per window of an example.
 
     Attributes:
-        inputs: `input_ids`, `labels` and what else the tokenizer makes, as lists.
-        example: the number of each item's example.
+        inputs: `input_ids`, `labels` and other outputs of the tokenizer, as lists.
+        example: the index of each item's example.
         places: the words of each item (`tokens`), else empty.
-        n_cut: texts that were cut (never for `tokens`).
-        n_windowed: sentences that became several windows.
-        n_lost: words that have no token, whose labels all score 0.
+        n_cut: number of truncated texts (never for `tokens`).
+        n_windowed: number of sentences split into several windows.
+        n_lost: number of words without a token, for which every label scores 0.
     """
 
     inputs: list[dict[str, Any]]
@@ -59,18 +59,18 @@ class Encoded:
 def encode(
     data: Data, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, *, overlap: bool = True
 ) -> Encoded:
-    """Make examples into tokens.
+    """Tokenize examples.
 
     Args:
-        data: their task.
-        examples: to encode.
-        tokenizer: a fast one.
-        longest: the most tokens of an item, special ones included.
-        overlap: whether windows of a long sentence overlap by half, as is good for reading; for training each word once
-            is enough, and half the work.
+        data: the task.
+        examples: the examples to encode.
+        tokenizer: a fast tokenizer.
+        longest: maximum tokens of an item, including special tokens.
+        overlap: whether windows of a long sentence overlap by half, which helps prediction; training needs each word
+            only once, at half the cost.
 
     Raises:
-        ConfigError: there is no room for a word between the special tokens.
+        ConfigError: `longest` leaves no room for a word between the special tokens, or no word has a token.
     """
     if data.task.kind == "tokens":
         return _encode_words(examples, tokenizer, longest, overlap, _continued(data))
@@ -97,7 +97,7 @@ def _encode_texts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBas
 
 
 def _continued(data: Data) -> list[int]:
-    """The label, by that of a word, of its tokens after the first: of its entity, which they do not begin anew."""
+    """For each label of a word, the label of its later tokens: that of the same entity, without beginning a new one."""
     numbers = {label: number for number, label in enumerate(data.labels)}
     if data.scheme is None:
         return [*numbers.values()]
@@ -107,11 +107,11 @@ def _continued(data: Data) -> list[int]:
 def _labels_of_tokens(
     label: Sequence[int], word_of: Sequence[int], firsts: dict[int, int], continued: Sequence[int]
 ) -> list[int]:
-    """What each token is trained to say, so that a pipeline, which reads all of them, finds the words' labels.
+    """The training label of each token, chosen so that a pipeline, which reads all tokens, finds the words' labels.
 
-    The first of a word says the word's label, the others continue it. A token that is but the space before a word (a
-    lone `▁` or `Ġ`) is within an entity where the word continues one, else outside of all; where labels are no
-    entities it says the word's.
+    The first token of a word has the word's label, and the others continue it. A token that is only the space before a
+    word (a lone `▁` or `Ġ`) is inside an entity if the word continues one, else outside; if labels are not entities, it
+    has the word's label.
     """
     labels = [IGNORED] * len(word_of)
     behind = IGNORED
@@ -171,7 +171,7 @@ def _encode_words(
 
 
 def _starts(n_tokens: int, room: int, step: int) -> list[int]:
-    """Where windows begin; with a step of half their room every word is far from an end in one of them."""
+    """Start of each window. If the step is half the room, every word is far from both ends of some window."""
     if n_tokens <= room:
         return [0]
     if step == room:
@@ -182,13 +182,13 @@ def _starts(n_tokens: int, room: int, step: int) -> list[int]:
 def _frame(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
 ) -> tuple[dict[str, list[int]], dict[str, int], dict[str, list[int]]]:
-    """What a model is given of the special tokens before a text, of each token of it, and of those after it.
+    """Model inputs of the special tokens before a text, of one token of the text, and of the special tokens after it.
 
-    As the tokenizer makes it, token types and all, so that who uses the model later gives it the same. Seen in the
-    first of the texts that has a token.
+    They are copied from the tokenizer's output, including token types, so that the model later gets the same inputs.
+    The first text that has a token is used.
 
     Raises:
-        ConfigError: none has.
+        ConfigError: no text has a token.
     """
     for text in texts:
         whole = tokenizer(
@@ -209,17 +209,17 @@ def _frame(
 
 
 def scores_of(data: Data, encoded: Encoded, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Any]:
-    """The scores of examples from a model's outputs.
+    """Scores of examples, from a model's outputs.
 
     Args:
         data: the task.
         encoded: the model's input.
         examples: the examples encoded in it.
-        outputs: an array of logits for each item: [labels], or [its tokens, labels].
+        outputs: logits of each item: [labels], or [tokens, labels].
 
     Returns:
-        For each example, an array [labels], or [words, labels] where words are labelled. A word of a long sentence is
-        read in the window where it is farthest from a cut; a word without tokens scores 0 for every label.
+        An array for each example: [labels], or [words, labels] if words are labelled. A word of a long sentence is
+        predicted in the window where it is farthest from a cut; a word without tokens scores 0 for every label.
     """
     if data.task.kind != "tokens":
         return list(outputs)

@@ -1,4 +1,4 @@
-"""What is right, of each row of a task's tables: nothing where there is none, one name for labels that are the same."""
+"""The gold labels of each row of a task's tables: None if a row has none, and one name for equal labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attention_guidance.commands.text.lines import Malformed
 from attention_guidance.commands.text.tables import Row
 from attention_guidance.errors import CorpusError
 
-# Labels that may have been meant as none.
+# Labels that may mean "no label".
 _DOUBTFUL = {"none", "na", "n/a", "?", "unlabeled", "unlabelled", "<na>"}
 
 
@@ -27,20 +27,20 @@ def read_gold(
     files: Mapping[str, Path],
     malformed: Mapping[str, Malformed],
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    """The names of each row's labels, or its number; None where there is none, or the row is malformed.
+    """The label names of each row, or its target; None if it has no gold label or is malformed.
 
     Args:
-        task: which.
+        task: the task.
         tables: rows by split, `train` first.
-        columns: of each split, texts first.
-        files: by split.
-        malformed: by split; leaves out, or refuses, rows with a cell that cannot be read, or without a text.
+        columns: column names by split, texts first.
+        files: files by split.
+        malformed: by split; skips or refuses rows that have an unreadable cell or lack a text.
 
     Returns:
-        By split and row; and what to say about it.
+        The labels by split and row, and notes for the user.
 
     Raises:
-        CorpusError: a split without any gold label, or a row that is malformed and not left out.
+        CorpusError: a split has no gold label, or a row is malformed and not skipped.
     """
     of_labels = {split: list(names[len(task.columns) - 1 :]) for split, names in columns.items()}
     refused = {split: len(bad.errors) for split, bad in malformed.items()}
@@ -60,7 +60,7 @@ def read_gold(
                 split: [_label(row.values.get(of_labels[split][0]), classes[split]) for row in rows]
                 for split, rows in tables.items()
             }
-        gold = _of_one_name(task, gold, classes)
+        gold = _canonical(task, gold, classes)
     for split, rows in tables.items():
         texts = columns[split][: len(task.columns) - 1]
         gold[split] = malformed[split].each(zip(rows, gold[split], strict=True), partial(_with_texts, texts=texts))
@@ -78,7 +78,7 @@ def read_gold(
 
 
 def _with_texts(of_row: tuple[Row, Any], texts: Sequence[str]) -> Any:
-    """What is right, of a row that has all of its texts."""
+    """The gold labels of a row; refuses a labelled row that lacks a text."""
     row, answer = of_row
     missing = [name for name in texts if row.values.get(name) is None]
     if missing and answer is not None:
@@ -91,10 +91,10 @@ def _label(value: Any, classes: Sequence[str]) -> list[str] | None:
     return None if name is None else [name]
 
 
-def _of_one_name(
+def _canonical(
     task: Task, gold: Mapping[str, Sequence[Any]], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Any]]:
-    """Labels by number get the names that another file has for them; what stands for none is none."""
+    """Replace label numbers by the names that another file gives them, and markers for "no label" by None."""
     names = next((of_split for of_split in classes.values() if of_split), [])
     found: dict[str, list[Any]] = {split: list(answers) for split, answers in gold.items()}
     if task.kind == "classify":
@@ -127,7 +127,7 @@ def _number(row: Row, column: str) -> float | None:
 
 
 def unlike(labels: Sequence[str]) -> list[str]:
-    """What to say of labels that may be others than they were meant."""
+    """Notes on labels that may not be what was meant."""
     notes = [
         f"{label!r} is read as an ordinary label; leave the cell empty if there is no label"
         for label in labels

@@ -1,4 +1,4 @@
-"""The names of labels: which are the same, which are none, in what order they stand, and which of two is positive."""
+"""Names of labels: which are equal, which mean "no label", their order, and which of two is positive."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from attention_guidance.commands.finetuning.examples.tasks import GLUE, Task
 from attention_guidance.errors import ConfigError
 
-# Where annotators agreed on none (SNLI, MNLI), or a table was written without one.
+# Annotators did not agree (SNLI, MNLI), or the table was written without a label.
 _DASH = "-"
 _MISSING = {"", _DASH, "null", "nan"}
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 _NEGATIONS = ("not", "no", "non", "un", "in", "im", "il", "ir", "dis")
 _NEGATIVE = {"false", "no", "not", "none", "neg", "negative", "never", "absent", "off"}
-# The negative one first.
+# The negative label first.
 _OPPOSITES = (("n", "y"), ("f", "t"), ("ham", "spam"), ("different", "same"), ("wrong", "right"), ("fail", "pass"))
 
 
@@ -26,14 +26,14 @@ def is_missing(value: Any) -> bool:
 
 
 def name_of(value: Any, classes: Sequence[str] = ()) -> str | None:
-    """The name of a label; the same for 1, "1" and 1.0, and for True and "true".
+    """The name of a label: the same for 1, "1" and 1.0, and for True and "true".
 
     Args:
-        value: what a cell holds.
-        classes: names by number, see `class_names`; -1 is none of them.
+        value: the value of a cell.
+        classes: names by number, see `class_names`; -1 then means no label.
 
     Returns:
-        None for none; but -, which beside + is a name: see `no_labels`.
+        The name, or None for no label. `-` is returned as a name, since next to `+` it is one; see `no_labels`.
     """
     if classes and isinstance(value, int) and value < len(classes):
         value = classes[value] if value >= 0 else None
@@ -46,10 +46,10 @@ def name_of(value: Any, classes: Sequence[str] = ()) -> str | None:
 
 
 def no_labels(task: Task, train: Collection[str]) -> set[str]:
-    """Names that stand for no label, given those of training.
+    """Names that mean "no label", given the label names of training.
 
-    That is - where there is no +, and -1 where labels are numbered from 0. Beside 0 and 1 alone -1 may well be a label,
-    unless the task has none of that name.
+    These are `-` if `+` is not a label, and -1 if labels are numbered from 0. If the only other labels are 0 and 1, -1
+    may be a label too, except in GLUE's tasks.
     """
     train = {*train} - {_DASH}
     numbered = "0" in train and all(label == "-1" or label.isdecimal() for label in train)
@@ -58,13 +58,13 @@ def no_labels(task: Task, train: Collection[str]) -> set[str]:
 
 
 def by_number(labels: Collection[str], classes: Sequence[str]) -> Mapping[str, str]:
-    """The names of labels that are numbers, where another file of the task tells these names; else nothing."""
+    """Names of labels that are numbers, if another file of the task has these names; else empty."""
     numbers = {str(number): name_of(name) or name for number, name in enumerate(classes)}
     return numbers if labels and set(labels) <= numbers.keys() and not set(labels) <= set(numbers.values()) else {}
 
 
 def in_order(labels: Collection[str]) -> list[str]:
-    """Numbers by their size, then names by the alphabet."""
+    """Labels sorted: numbers by value, then names alphabetically."""
     return sorted(labels, key=lambda label: (not _is_number(label), int(label) if _is_number(label) else 0, label))
 
 
@@ -73,19 +73,19 @@ def _is_number(label: str) -> bool:
 
 
 def positive_last(labels: Sequence[str], given: str | None, task: Task, file: str) -> tuple[str, ...]:
-    """Of two labels the one that F1 is of comes second.
+    """Sort two labels so that the positive one, which F1 is computed for, comes second.
 
-    It is the one that is asked for, else the greater number, else the one that is no negation: `match` of `match` and
-    `no match`, `True` of `True` and `False`. Where names do not say, it is the last by the alphabet.
+    The positive label is the given one, else the greater number, else the one that is not a negation: `match` of
+    `match` and `no match`, `True` of `True` and `False`. If the names do not decide, it is the last alphabetically.
 
     Args:
-        labels: in order.
-        given: the one that is asked for.
-        task: which.
-        file: for messages.
+        labels: in order, see `in_order`.
+        given: the positive label, if the user has named it.
+        task: the task.
+        file: its name, for messages.
 
     Raises:
-        ConfigError: the one that is asked for is none of two, or the task is scored by F1 and names do not say.
+        ConfigError: `given` is not one of two labels, or the task is scored by F1 and the names do not decide.
     """
     listed = ", ".join(labels[:12]) + (" and more" if len(labels) > 12 else "")
     if given is not None:
@@ -110,7 +110,7 @@ def positive_last(labels: Sequence[str], given: str | None, task: Task, file: st
 
 
 def _is_negative(label: str, other: str) -> bool:
-    """Whether a label says no."""
+    """Whether a label is the negative one of two."""
     label, other = label.lower(), other.lower()
     if (label, other) in _OPPOSITES:
         return True

@@ -1,4 +1,4 @@
-"""Several labels of a text, as tables hold them: names in a list or with marks between, 0 and 1 of each class."""
+"""Read several labels per text from tables: a list of names, separated names, or 0 and 1 for each class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attention_guidance.errors import CorpusError
 _ON = {"1": True, "True": True, "0": False, "False": False}
 _UNRATED = {None, "-", "-1"}
 _MARKS = "|;,"
-# A list as numpy writes it, without commas.
+# A list as NumPy prints it, without commas.
 _NUMPY = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*"|[\d.]+(?![\d.]))\s*)*\]""")
 _ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([\d.]+)""")
 
@@ -27,10 +27,10 @@ Labels = list[list[str] | None]
 
 
 def find_label_columns(rows: Sequence[Row], task: Task, given: Sequence[str] | None) -> list[str]:
-    """The columns of text and labels: one of labels, or one for each label that holds 0 and 1.
+    """The columns of text and labels: one column of labels, or one column of 0 and 1 per label.
 
     Raises:
-        CorpusError: a column that is not there.
+        CorpusError: a column is missing.
     """
     there = list(dict.fromkeys(name for row in rows for name in row.values))
     if given is not None and len(given) > 2 and task.kind == "multilabel":
@@ -44,7 +44,7 @@ def find_label_columns(rows: Sequence[Row], task: Task, given: Sequence[str] | N
 
 
 def is_hot(rows: Sequence[Row], columns: Sequence[str], task: Task) -> bool:
-    """Whether columns of labels hold 0 and 1 of one label each: there are several, or one that is called as a label."""
+    """Whether there is one column of 0 and 1 per label: several columns, or one that is named after its label."""
     return len(columns) > 1 or (columns[0].lower() not in task.columns[1] and _is_on_or_off(rows, columns[0]))
 
 
@@ -52,7 +52,7 @@ def _is_on_or_off(rows: Sequence[Row], column: str) -> bool:
     cells = [row.values.get(column) for row in rows]
     if any(isinstance(cell, list | dict) for cell in cells):
         return False
-    # Rows that were not rated are empty or -1.
+    # Unlabelled rows are empty or -1.
     names = {name_of(cell) for cell in cells} - _UNRATED
     return bool(names) and names <= _ON.keys()
 
@@ -64,20 +64,20 @@ def read_several(
     classes: Mapping[str, Sequence[str]],
     malformed: Mapping[str, Malformed],
 ) -> tuple[dict[str, Labels], list[str]]:
-    """The labels of each row, None where none is given, and what to say about how they were read.
+    """The labels of each row (None if it has no gold labels), and notes on how they were read.
 
-    Lists of 0 and 1 with one for each class are told from lists of labels called 0 and 1 by a number that repeats, or
-    by two of them in every row of training; their classes are numbered from 0.
+    A list of 0 and 1 may have one number per class, or be a list of labels named 0 and 1. It has one number per class
+    if a number repeats in some list, or if every list of training has two numbers; classes are then numbered from 0.
 
     Args:
-        task: which.
+        task: the task.
         tables: rows by split, `train` first.
-        columns: by split, one of labels, or one for each label.
-        classes: names by number of each split's labels, see `class_names`.
-        malformed: by split; leaves out, or refuses, rows with a cell that cannot be read.
+        columns: by split, one column of labels, or one column per label.
+        classes: label names by number for each split, see `class_names`.
+        malformed: by split; skips or refuses rows with an unreadable cell.
 
     Raises:
-        CorpusError: a cell that cannot be read and is not left out, or whose reading is not certain.
+        CorpusError: a cell cannot be read and is not skipped, or is ambiguous.
     """
     of_train = columns["train"]
     if is_hot(tables["train"], of_train, task):
@@ -104,7 +104,7 @@ def read_several(
 
 
 def _length_of_hot(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -> int | None:
-    """How many classes lists have 0 or 1 for; None where they are lists of labels."""
+    """Number of classes if lists have 0 or 1 for each class; None if they are lists of labels."""
     lists = [names for names in found if names is not None]
     full = [names for names in lists if names]
     if not full or any(name not in _ON for names in full for name in names):
@@ -115,16 +115,16 @@ def _length_of_hot(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -
             f"{rows[0].place}: a single 0 or 1 in every row may be a label's name, or one label off or on; name the "
             "labels that are on, or use task=classify"
         )
-    # What others are not as long as is malformed.
+    # A list of another length than most is malformed.
     ((length, _),) = Counter(map(len, full)).most_common(1)
     return length if repeated or {*map(len, lists)} == {2} else None
 
 
 def _require_no_bits(found: Iterable[Sequence[str] | None], rows: Sequence[Row]) -> None:
-    """Make sure that labels are not all of 0s and 1s, as 101 is: a name, or 0 or 1 of each class without a mark.
+    """Refuse labels made only of 0s and 1s, such as 101: names, or 0 and 1 for each class without separators.
 
     Raises:
-        CorpusError: they are.
+        CorpusError: all labels are such.
     """
     names = {name: row.place for row, of_row in zip(rows, found, strict=True) for name in of_row or ()}
     longest = max(names, key=len, default="")
@@ -136,7 +136,7 @@ def _require_no_bits(found: Iterable[Sequence[str] | None], rows: Sequence[Row])
 
 
 def _checked(names: list[str] | None, place: str, length: int | None) -> list[str] | None:
-    """The labels of a row: as they are, or those of the classes that are 1."""
+    """The labels of a row: the names as given, or the classes whose number is 1."""
     if names is None:
         return None
     if length is None:
@@ -158,7 +158,7 @@ def _hot_row(row: Row, columns: Sequence[str]) -> list[str] | None:
 
 
 def _on(cells: Mapping[str, Any], place: str) -> list[str] | None:
-    """The names whose cells are 1; None where a cell is empty or -1, as in rows that were not rated."""
+    """The names whose cells are 1; None if a cell is empty or -1, as in unlabelled rows."""
     names = {label: name_of(cell) for label, cell in cells.items()}
     if any(name in _UNRATED for name in names.values()):
         return None
@@ -168,7 +168,7 @@ def _on(cells: Mapping[str, Any], place: str) -> list[str] | None:
 
 
 def _names_of(row: Row, column: str, classes: Sequence[str]) -> list[str] | None:
-    """The labels of a cell; an empty text is none of them, nothing at all no answer."""
+    """The labels of a cell: [] for an empty string, None if it has no gold label."""
     value, place = row.values.get(column), row.place
     if isinstance(value, str) and not value.strip():
         return []
@@ -199,7 +199,7 @@ def _plain(label: str, place: str) -> str:
 
 
 def _listed(value: Any, place: str) -> list[Any] | dict[str, Any]:
-    """What a cell holds: a list, or text that is one, or labels with a mark between."""
+    """Parse a cell: a list, text that is a list, or separated labels."""
     if isinstance(value, list | dict):
         return value
     text = str(value).strip()
@@ -223,7 +223,7 @@ def _listed(value: Any, place: str) -> list[Any] | dict[str, Any]:
 
 
 def _literal(text: str) -> Any:
-    """What JSON, numpy or Python have written; None if none of them has."""
+    """Parse text written by JSON, NumPy or Python; None if it is none of these."""
     if _NUMPY.fullmatch(text):
         return ["".join(groups) for groups in _ITEM.findall(text)]
     for read in (json.loads, ast.literal_eval):

@@ -1,4 +1,4 @@
-"""Texts that come more than once: in several splits, or with different labels."""
+"""Repeated texts: in several splits, or with different labels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from attention_guidance.commands.finetuning.examples.data import Example
 
-# What may end a text without making it another: full stops, question marks, closing quotes and brackets of all scripts.
+# Ignored at the end of a text: full stops, question marks, closing quotes and brackets of all scripts.
 _ENDS = {"Po", "Pe", "Pf"}
 _QUOTES = str.maketrans(dict.fromkeys("‘’‚‛", chr(39)) | dict.fromkeys("“”„‟", chr(34)))
 
 
 def text_key(example: Example) -> tuple[str, ...]:
-    """What examples of one text have in common, whatever their labels.
+    """A key that is equal for examples of the same text, whatever their labels.
 
-    Case, spaces (those of tokenized text too), invisible characters, forms of letters and quotes, and the punctuation
-    at the end do not make another text.
+    It ignores case, spaces (also those of tokenized text), invisible characters, Unicode forms of letters and quotes,
+    and final punctuation.
     """
     of_words = isinstance(example.label, tuple) and not is_several(example.label)
     return (_plain("".join(example.texts)),) if of_words else tuple(map(_plain, example.texts))
 
 
 def is_several(label: tuple[object, ...]) -> bool:
-    """Whether it is several labels of one text, 0.0 and 1.0, and not those of its words."""
+    """Whether a label is 0.0 and 1.0 for several labels of one text, rather than the labels of its words."""
     return bool(label) and isinstance(label[0], float)
 
 
@@ -42,7 +42,7 @@ def _plain(text: str) -> str:
 
 
 def overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
-    """What should be known of texts that are in several splits, or several times in one with different labels."""
+    """Notes on texts that are in several splits, or that repeat with different labels."""
     keys = {split: [text_key(example) for example in examples] for split, examples in splits.items()}
     said = []
     for split, seen, why in (
@@ -60,7 +60,7 @@ def overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:
 def _contradictions(
     splits: Mapping[str, Sequence[Example]], keys: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> list[str]:
-    """Texts that have different labels, which no model can get right; of numbers, a mean may be meant."""
+    """Notes on texts with different labels, which no model can predict. Numbers may differ: they may be averaged."""
     first: dict[tuple[str, ...], tuple[Hashable, str]] = {}
     clashing: Counter[str] = Counter()
     example_of: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The examples of a task: read, labels collected from training, and what is wrong with them found before training."""
+"""Read the examples of a task, collect its labels from the training split, and check everything before training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attention_guidance.commands.text.lines import Malformed
 from attention_guidance.commands.text.tables import Row, read_table
 from attention_guidance.errors import ConfigError, CorpusError
 
-# Of a word that is of no entity.
+# The label of words outside entities.
 _OUTSIDE = "O"
 
 
@@ -36,18 +36,17 @@ def read_examples(
     """Read a task's files and check them against each other.
 
     Args:
-        task: what they are of.
-        files: by split; `train` is needed. Without `dev` a tenth of the training examples is held out for it.
-        columns: names of the columns of tables, texts first, label last (for `multilabel` also one for each label), or
-            their numbers where no line names them; for `tokens` the numbers of word and label.
+        task: the task.
+        files: files by split; `train` is required. Without `dev`, a tenth of the training examples is held out.
+        columns: column names of tables, texts first, label last (for `multilabel` also one per label), or column
+            numbers if there is no header; for `tokens`, the column numbers of word and label.
         repair: see `read_tagged`.
-        positive: of two labels the one that F1 is of; see `positive_last`.
-        errors: `strict` refuses what is malformed in a file, `skip` leaves it out (a row, or a sentence) and counts it.
+        positive: the positive label of two, see `positive_last`.
+        errors: `strict` refuses a malformed row or sentence, `skip` leaves it out and counts it.
 
     Raises:
-        CorpusError: a file that cannot be read, a label in dev or test that training never saw, a target that is no
-            number.
-        ConfigError: too few examples to hold some out, or one file for dev and test.
+        CorpusError: a file cannot be read, dev or test has a label that training lacks, or a target is not a number.
+        ConfigError: there are too few examples to hold some out, or dev and test are the same file.
     """
     _check_apart(files)
     read = _read_tokens if task.kind == "tokens" else _read_table
@@ -141,7 +140,7 @@ def _one_scheme(
     repair: bool,
     malformed: Mapping[str, Malformed],
 ) -> dict[str, TaggedText]:
-    """Where training is BIO, the others are too: a few malformed labels alone would look like IOB1."""
+    """If training is BIO, read the other splits as BIO too: a few malformed labels alone would look like IOB1."""
     if texts["train"].scheme != "BIO":
         return dict(texts)
     return {
@@ -159,7 +158,7 @@ def _one_scheme(
 
 
 def _token_labels(train: TaggedText) -> tuple[str, ...]:
-    """The labels of training, O first; an entity's kind has both B- and I-, also where training has one alone."""
+    """The labels of training, O first; each type of entity has both B- and I-, even if training has only one of them."""
     tags = {tag for sentence in train.sentences for tag in sentence.tags}
     if train.scheme is None:
         return tuple(sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag)))
@@ -182,7 +181,7 @@ def _read_table(
     for split in (split for split in SPLITS if split in files):
         rows, bad = read_table(files[split], columns=columns, malformed=malformed[split]), malformed[split]
         n_rows[split] = len(rows) + len(bad.errors)
-        # One column a label: those of training, also where others are 0 and 1 in this file.
+        # With one column per label, use those of training, even if this file has other columns of 0 and 1.
         of_train = named.get("train", [])
         hot = task.kind == "multilabel" and bool(of_train) and is_hot(tables["train"], of_train[1:], task)
         named[split] = find_label_columns(rows, task, of_train if hot else columns)
@@ -207,7 +206,7 @@ def _read_table(
 
 
 def _passed_over(rows: Sequence[Row], task: Task, read: Sequence[str]) -> list[str]:
-    """What to say of columns that are called as one of the task's and are not read, as another is."""
+    """A note on columns whose names suit the task but that are ignored, because another column is read."""
     known = {name for names in task.columns for name in names}
     others = [name for name in rows[0].values if name.lower() in known and name not in read]
     if not others:

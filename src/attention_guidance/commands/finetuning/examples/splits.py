@@ -1,4 +1,4 @@
-"""Where the examples of a task come from: files, a folder, the hub, or a part held out of training."""
+"""Find the splits of a task: files, a folder, the hub, or a part held out of training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from attention_guidance.commands.finetuning.examples.data import Data, Example
 
 SPLITS = ("train", "dev", "test", "mismatched")
-# What the files of a split are called in a folder.
+# File names of each split in a folder.
 _NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
-# GLUE's development sets of MNLI: of the genres of training, and of others.
+# MNLI's development sets: matched (genres of training) and mismatched (other genres).
 _NAMES_OF_MNLI = {
     "test": ("test", "dev_matched", "validation_matched"),
     "mismatched": ("mismatched", "test_mismatched", "dev_mismatched", "validation_mismatched"),
@@ -29,9 +29,9 @@ _NAMES_OF_MNLI = {
 _TAGGED = (".txt", ".conll", ".conllu", ".tsv", ".bio", ".iob", ".iob2")
 _GLUE_HUB = "nyu-mll/glue"
 HELD_OUT = 0.1
-# Of a text that may have several labels and has none. (Sets of None are not in one order in every process.)
+# Stands for an empty set of labels. (The order of a set with None differs between processes.)
 _NONE_ON = -1
-# One example more or less is 5 points of accuracy, as much as models differ by.
+# With 20 examples, one more or less is 5 points of accuracy, as much as models differ by.
 FEW = 20
 _WHY = {
     True: "learning rate and epoch are chosen by chance; give a larger development set",
@@ -42,16 +42,17 @@ _WHY = {
 def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None) -> dict[str, Path]:
     """The files of a task's splits.
 
-    The labels of GLUE's test sets are secret: its development set is tested on, and the one to choose on is held out of
-    training. MNLI's is two files, of the genres of training and of others (`mismatched`).
+    The labels of GLUE's test sets are secret, so its development set serves as the test set, and a part of training is
+    held out as dev. MNLI has two development sets: matched serves as `test`, mismatched as `mismatched`.
 
     Args:
-        task: which.
-        given: files by split; they come before those of the folder.
-        folder: where files are called train, dev (or valid, validation) and test.
+        task: the task.
+        given: files by split; they take precedence over those of the folder.
+        folder: a folder with files called train, dev (or valid, validation) and test.
 
     Raises:
-        ConfigError: there are none, several of one name, one that is not of the task, or the hub cannot be reached.
+        ConfigError: there is no training file, several files match a split, a split is not of the task, or the hub
+            cannot be reached.
     """
     if "mismatched" in given and task.name != "mnli":
         raise ConfigError(f"mismatched={given['mismatched']}: only mnli has this split, not {task.name}")
@@ -66,10 +67,10 @@ def find_files(task: Task, given: Mapping[str, Path], folder: Path | None = None
 
 
 def _in_folder(task: Task, folder: Path, given: Collection[str]) -> dict[str, Path]:
-    """The files of the splits that are not given."""
+    """Files of the splits that are not in `given`."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected a folder with files called train, dev and test")
-    # What may be a table is one where no other file of the name is.
+    # A file that may be a table counts as one only if no certain table has the name.
     suffixes = (_TAGGED, ()) if task.kind == "tokens" else (FORMATS, LOOSE_FORMATS)
     found = {}
     of_splits = _NAMES | (_NAMES_OF_MNLI if task.name == "mnli" else {})
@@ -87,7 +88,7 @@ def _in_folder(task: Task, folder: Path, given: Collection[str]) -> dict[str, Pa
 
 
 def _from_hub(task: Task) -> dict[str, Path]:
-    """GLUE's Parquet files, fetched once; its development set as the test set."""
+    """GLUE's Parquet files, downloaded once; its development set serves as the test set."""
     from huggingface_hub import HfApi, hf_hub_download
 
     parts = [("train", "train"), ("test", "validation")]
@@ -115,10 +116,18 @@ def _from_hub(task: Task) -> dict[str, Path]:
 def hold_out(
     examples: Sequence[Example], share: float = HELD_OUT, seed: int = 1
 ) -> tuple[list[Example], list[Example]]:
-    """Split examples into those that stay and about such a share that does not, of each label alike.
+    """Split examples into training and held-out examples, stratified by label.
 
-    Alike texts (see `text_key`) stay together. Each label of several texts is in both parts, for which more may be held
-    out, if a quarter of the texts suffices. Numbers are taken from all over their range.
+    Near-identical texts (see `text_key`) stay together. Each label with several texts is in both parts if
+    holding out up to a quarter of the texts suffices for that. Numbers are stratified by range.
+
+    Args:
+        examples: all training examples.
+        share: the share of texts to hold out, approximately.
+        seed: of the random generator.
+
+    Returns:
+        The examples that stay, and those held out.
 
     Raises:
         ConfigError: there are too few different texts, or too few of each label.
@@ -139,7 +148,7 @@ def hold_out(
 def _drawn(
     labels: Mapping[tuple[str, ...], Collection[object]], share: float, chance: np.random.Generator
 ) -> set[tuple[str, ...]]:
-    """The texts that are held out: one of each label, of each its share, rounded down, then any."""
+    """Choose the texts to hold out: one of each label, the share of each label (rounded down), then any."""
     texts = list(labels)
     order = [texts[n] for n in chance.permutation(len(texts))]
     count = Counter(label for of_text in labels.values() for label in of_text)
@@ -157,14 +166,14 @@ def _drawn(
         for text in texts:
             if len(out) >= n_out or enough():
                 break
-            # No label leaves training.
+            # Every label stays in training.
             if text not in out and all(count[label] - have[label] > 1 for label in labels[text]):
                 out.add(text)
                 have.update(labels[text])
 
-    # One of each first, but where they would be most of what is held out: that would be another distribution.
+    # One of each label first, unless these would be most of the held-out texts and distort the distribution.
     for least in (1, 0) if several <= n_out // 2 else (0, 1):
-        # The rarest first: texts of many labels bring the others along.
+        # Rarest label first: texts with several labels also count for the other labels.
         for label, of_it in of_label.items():
             draw(of_it, lambda label=label, least=least: have[label] >= max(least, int(share * count[label])))  # type: ignore[misc]
     draw(order, lambda: False)
@@ -172,7 +181,7 @@ def _drawn(
 
 
 def _labels_of_texts(examples: Sequence[Example], share: float) -> dict[tuple[str, ...], set[object]]:
-    """The labels of each text; of numbers in which part of them it lies, of up to ten of one size."""
+    """The labels of each text; for numbers, the quantile bin, of up to ten bins of equal size."""
     found: dict[tuple[str, ...], set[object]] = {}
     numbers = sorted(example.label for example in examples if isinstance(example.label, float))
     n_parts = min(10, max(1, round(share * len(numbers))))
@@ -192,7 +201,7 @@ def _labels(example: Example) -> Collection[object]:
 
 
 def weak_splits(data: Data) -> list[str]:
-    """What to say of splits that lack a label that another has, whose numbers are all one, or that are small."""
+    """Notes on splits that lack a label, whose targets are all equal, or that are small."""
     notes = []
     names = {split: _names_in(data, examples) for split, examples in data.splits.items()}
     for split, examples in data.splits.items():
@@ -211,7 +220,7 @@ def weak_splits(data: Data) -> list[str]:
 
 
 def _names_in(data: Data, examples: Sequence[Example]) -> dict[str, None]:
-    """The labels that examples have, or the kinds of their entities."""
+    """The labels of examples, or the types of their entities."""
     if data.task.kind == "regress":
         return {}
     numbers = {number for example in examples for number in _labels(example)} - {_NONE_ON}

@@ -1,4 +1,4 @@
-"""The kinds of tasks, and those of GLUE by name."""
+"""Kinds of tasks, and GLUE's tasks by name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SCORE = ("label", "score", "similarity", "target", "value")
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learnt.
+    """A task to fine-tune on.
 
     Attributes:
-        name: as the user calls it.
+        name: the name that users give.
         kind: `classify` (one label of a text or a pair), `multilabel`, `regress` or `tokens` (a label for each word).
-        columns: for each column of a table the names it may have, texts first, label last; empty for `tokens`.
-        metric: what models are chosen by and what is told first.
+        columns: for each column of a table, the names it may have, texts first, label last; empty for `tokens`.
+        metric: the main metric, which also selects learning rate and epoch.
     """
 
     name: str
@@ -53,7 +53,7 @@ GLUE = {
     "stsb": Task("stsb", "regress", (_FIRST, _SECOND, _SCORE), "pearson"),
 }
 TASKS = KINDS | GLUE
-#: Where a metric can be; all others lie from 0 to 1.
+#: Range of a metric; all others lie from 0 to 1.
 RANGES = {
     "pearson": (-1.0, 1.0),
     "spearman": (-1.0, 1.0),
@@ -63,15 +63,15 @@ RANGES = {
 
 
 def range_of(metric: str) -> tuple[float, float]:
-    """The least and the greatest that a metric can be."""
+    """The minimum and maximum of a metric."""
     return RANGES.get(metric, (0.0, 1.0))
 
 
 def get_task(name: str) -> Task:
-    """A task by its name.
+    """Look up a task by its name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such task.
     """
     if name not in TASKS:
         raise ConfigError(f"task={name!r}: expected one of {', '.join(TASKS)}")
