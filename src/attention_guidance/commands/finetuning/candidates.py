@@ -1,4 +1,4 @@
-"""What is compared downstream: models, or the two sides of a comparison with a run for each seed of pre-training."""
+"""Candidates of a downstream comparison: models, or the two sides of `compare` over seeds of pre-training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ARMS = ("unguided", "guided")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One side.
+    """A model to compare, or several pre-trained with different seeds.
 
     Attributes:
-        name: what to call it, fit for a folder's name.
-        models: folders or names of its models, by what to call each; several differ in the seed of pre-training.
+        name: its name, valid as a folder name.
+        models: folders or hub names of its models, by name; several models differ in the seed of pre-training.
     """
 
     name: str
@@ -27,15 +27,15 @@ class Candidate:
 
 
 def candidates(models: Sequence[str]) -> list[Candidate]:
-    """What to compare, the side that others are compared with first.
+    """The candidates to compare; the first is the reference.
 
     Args:
-        models: two or more models or runs, each a side of its own; or a single folder of `compare`, whose sides are
-            unguided and guided.
+        models: two or more models or runs, each a separate candidate; or a single output folder of `compare`, whose
+            candidates are unguided and guided.
 
     Raises:
-        ConfigError: a single model, or one given twice.
-        RunError: a comparison that has not ended.
+        ConfigError: there is a single model, or a model is given twice.
+        RunError: the comparison has not finished.
     """
     if len(models) == 1:
         seeds = _seeds_of(Path(models[0]))
@@ -53,7 +53,7 @@ def candidates(models: Sequence[str]) -> list[Candidate]:
 
 
 def _seeds_of(comparison: Path) -> list[Path]:
-    """The folders of the seeds that a comparison is of, or that are there while it has not ended."""
+    """The folders of the seeds of a comparison; if it has not finished, those that exist."""
     try:
         content = json.loads((comparison / "compare.json").read_text(encoding="utf-8"))
         return [comparison / f"seed-{pair['seed']}" for pair in content["seeds"]]
@@ -62,10 +62,17 @@ def _seeds_of(comparison: Path) -> list[Path]:
 
 
 def checkpoints_of(model: str, at_most: int) -> list[tuple[int, float | None, str]]:
-    """Checkpoints of a run: step, validation loss where known, folder; evenly spread, the newest among them.
+    """Evenly spread checkpoints of a run, including the newest.
+
+    Args:
+        model: folder of the run.
+        at_most: maximum number of checkpoints.
+
+    Returns:
+        Step, validation loss (None if unknown) and folder of each.
 
     Raises:
-        ConfigError: it is no run, or has no checkpoints.
+        ConfigError: it is not a run, or has no checkpoints.
     """
     found = [s for s in subjects(model, with_checkpoints=True) if s.step is not None]
     if not found:

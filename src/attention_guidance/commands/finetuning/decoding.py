@@ -1,4 +1,4 @@
-"""From scores to predictions: the best label of a text, the best well-formed label sequence of a sentence."""
+"""Decode scores into predictions: the best label of a text, or the best well-formed label sequence of a sentence."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Transitions:
-    """Scores of a label sequence beyond those of its words, as in a linear-chain CRF.
+    """Transition scores of label sequences, as in a linear-chain CRF.
 
     Attributes:
         start: score of each label for the first word, [labels].
-        between: score of each label (second dimension) after each other (first dimension), [labels, labels].
+        between: score of each label (second dimension) after each label (first dimension), [labels, labels].
     """
 
     start: Array
     between: Array
 
     def __mul__(self, factor: float) -> Transitions:
-        """Scaled. Only finite scores can be."""
+        """Scale the scores, which must be finite."""
         return Transitions(self.start * factor, self.between * factor)
 
     def __add__(self, other: Transitions) -> Transitions:
@@ -36,15 +36,15 @@ class Transitions:
 
 
 def decode(data: Data, scores: Sequence[Array], transitions: Transitions | None = None) -> list[Any]:
-    """Predictions of examples from their scores.
+    """Predict examples from their scores.
 
     Args:
         data: the task.
-        scores: of each example [labels], or [words, labels] where words are labelled.
-        transitions: of label sequences; without, those of entities must be well-formed, and all others may occur.
+        scores: for each example, [labels], or [words, labels] if words are labelled.
+        transitions: scores of label sequences; by default, entities must be well-formed and other labels are free.
 
     Returns:
-        As `Example.label`.
+        Predictions, in the form of `Example.label`.
     """
     kind = data.task.kind
     if kind == "regress":
@@ -59,12 +59,12 @@ def decode(data: Data, scores: Sequence[Array], transitions: Transitions | None 
 
 
 def no_transitions(labels: Sequence[str]) -> Transitions:
-    """Every sequence scores the same, so that the best label of each word wins."""
+    """Transitions of 0, so that each word gets its best label."""
     return Transitions(np.zeros(len(labels)), np.zeros((len(labels), len(labels))))
 
 
 def well_formed(labels: Sequence[str]) -> Transitions:
-    """Forbid I- where it continues no entity of its kind.
+    """Transitions that forbid an I- that continues no entity of its type.
 
     Args:
         labels: BIO labels.
@@ -78,7 +78,7 @@ def well_formed(labels: Sequence[str]) -> Transitions:
 
 
 def viterbi(scores: Array, transitions: Transitions) -> tuple[int, ...]:
-    """The best label sequence of a sentence; of equal ones that of the lower labels.
+    """The best label sequence of a sentence; ties go to the lower label index.
 
     Args:
         scores: [words, labels], at least one word.

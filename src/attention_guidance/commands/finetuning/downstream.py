@@ -1,4 +1,4 @@
-"""`attention-guidance downstream`: several models on one task, and whether their difference is shown."""
+"""`attention-guidance downstream`: fine-tune several models on one task and test their difference."""
 
 from __future__ import annotations
 
@@ -39,22 +39,23 @@ def downstream(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fine-tune several models alike and compare each with the first.
+    """Fine-tune several models identically and compare each with the first.
 
     Args:
-        models: see `candidates`; the first is what the others are compared with.
-        settings: the task and how, the same for all.
-        output: the folder for `downstream.json`, and a folder for each model with what `finetune` writes.
-        n_checkpoints: fine-tune at most so many checkpoints of each run too, and draw the score over its steps.
-        resume: take the scores and fits that are there already of the same models, files and settings.
-        overwrite: replace what is there.
+        models: see `candidates`; the others are compared with the first.
+        settings: the task and training settings, the same for all models.
+        output: the folder for `downstream.json`, with a folder for the outputs of `finetune` for each model.
+        n_checkpoints: also fine-tune up to this many checkpoints of each run, and plot the score over its steps.
+        resume: use existing scores and fits of the same models, files and settings.
+        overwrite: overwrite existing results.
         quiet: print nothing.
 
     Returns:
         The comparison, as in `downstream.json`.
 
     Raises:
-        GuidanceError: bad input.
+        GuidanceError: the input is invalid.
+        FailedRunError: training diverged, or a model cannot be saved.
     """
     sides = candidates(models)
     sources = {name: model for side in sides for name, model in side.models.items()}
@@ -66,7 +67,7 @@ def downstream(
     )
     console = Console(quiet=quiet, markup=False)
     for name, model in sources.items():
-        # What one cannot do is told before hours are spent on those before it.
+        # Fail before hours are spent on the models before an unsuitable one.
         check(model, settings, output / name, resume=resume, overwrite=overwrite)
 
     def fine_tune(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def downstream(
 
 
 def _begun(sides: Iterable[Candidate]) -> tuple[str, ...]:
-    """What a comparison of such sides, over whatever seeds, or a fine-tuning leaves."""
+    """Patterns of the files of an unfinished comparison of these sides, over any seeds, or of a fine-tuning."""
     marks = (FINE_TUNING.finished, *FINE_TUNING.begun)
     folders = {glob.escape(name) for side in sides for name in (side.name, *side.models)}
     folders |= {f"{glob.escape(side.name)}/seed-*" for side in sides}
@@ -119,7 +120,7 @@ def _begun(sides: Iterable[Candidate]) -> tuple[str, ...]:
 
 
 def _other(file: Path, task: Task, sides: Iterable[Candidate], n_checkpoints: int) -> str | None:
-    """What would be lost: a comparison of another task, or of models or checkpoints that are not in this one."""
+    """Describe results that would be lost: another task, or models or checkpoints not in this comparison."""
     if not file.is_file():
         return None
     try:
@@ -141,7 +142,7 @@ def _differences(
     *,
     combined: bool = False,
 ) -> list[dict[str, Any]]:
-    """Differences between each side and the first, from the files of predictions."""
+    """Differences between each side and the first, computed from the saved predictions."""
     predictions = {
         side.name: [
             read_predictions(output / name, shared["split"], task.kind, seeds, combined=combined)
@@ -162,7 +163,7 @@ def _differences(
 
 
 def _model(side: Candidate, found: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    """The scores of a side: of its one run, or over the means of its runs."""
+    """The scores of a side: those of its only run, or over the means of its runs."""
     rates = {name: {"learning_rate": found[name]["learning_rate"]} for name in side.models}
     return _side(side, {name: rates[name] | found[name]["scores"][metric] for name in side.models}, metric)
 

@@ -1,4 +1,4 @@
-"""`attention-guidance finetune`: a downstream score of any encoder, over seeds, chosen on dev, test touched once."""
+"""`attention-guidance finetune`: score any encoder downstream, over seeds; choices use dev, and test is used once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from attention_guidance.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Small encoders want larger steps than those of the papers, which are of a hidden width of 768 and more.
+# Small encoders need larger learning rates than those of papers, whose hidden size is 768 or more.
 _SMALL = 512
 _LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
 
@@ -54,24 +54,24 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tune an encoder over seeds and score it.
 
-    The learning rate is chosen on the development set with the first seed, the epoch of each fine-tuning too; the test
-    set is predicted once a seed, by the model so chosen.
+    The learning rate is chosen on the development set with the first seed, and the epoch of each fine-tuning by its own
+    score there. The test set is predicted once per seed, with the chosen weights.
 
     Args:
         model: folder of a model or of a run, or a name on the hub.
-        settings: the task and how.
-        output: the folder for `finetune.json`, predictions, the picture of confusions, and the model of the seed that
-            is best on dev.
-        resume: take what is there of the same model, files and settings: the scores, or else the fits so far.
-        overwrite: replace what is there; with `resume`, what is of others.
+        settings: the task and training settings.
+        output: the folder for `finetune.json`, predictions, the confusion matrix, and the model of the seed that is
+            best on dev.
+        resume: use existing results of the same model, files and settings: the scores, or the finished fits.
+        overwrite: overwrite existing results; with `resume`, only those of other requests.
         quiet: print nothing.
 
     Returns:
         The results, as in `finetune.json`.
 
     Raises:
-        GuidanceError: bad input.
-        FailedRunError: training diverged, or a model could not be written.
+        GuidanceError: the input is invalid.
+        FailedRunError: training diverged, or a model cannot be saved.
     """
     folder = Output(output, FINE_TUNING)
     console = Console(quiet=quiet, markup=False)
@@ -131,18 +131,18 @@ def finetune(
 def check(
     model: str, settings: FinetuneSettings, output: Path, *, resume: bool = False, overwrite: bool = False
 ) -> None:
-    """Make sure that a model can be fine-tuned so, without doing it.
+    """Check that a model can be fine-tuned, without doing so. Arguments are as for `finetune`.
 
     Args:
-        model: as for `finetune`, and all else.
-        settings: the task and how.
-        output: the folder.
-        resume: take what is there.
-        overwrite: replace what is there.
+        model: folder of a model or of a run, or a name on the hub.
+        settings: the task and training settings.
+        output: the output folder.
+        resume: use existing results of the same request.
+        overwrite: overwrite existing results.
 
     Raises:
-        GuidanceError: it, its tokenizer, the files, the length or the heads to guide do not go together, or the folder
-            holds what is of others.
+        GuidanceError: the model, its tokenizer, the files, the length or the heads to guide are incompatible, or the
+            folder holds other results.
     """
     subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
     if there is None:
@@ -153,10 +153,11 @@ def check(
 def _read(
     model: str, settings: FinetuneSettings, output: Path, *, resume: bool, overwrite: bool
 ) -> tuple[Subject, PreTrainedTokenizerBase, Data, dict[str, Any] | None]:
-    """What is fine-tuned, its tokenizer and data, and the scores that are there already."""
+    """The model to fine-tune, its tokenizer, the data, and existing scores of the same request."""
     subject = subjects(model)[0]
     there = scores_there(output, subject.source, settings, resume=resume, overwrite=overwrite)
-    tokenizer = subject.tokenizer("pad")  # for batches; all else a task needs of it, the model was trained with
+    # Batches need padding; the model was trained with any other special token that a task needs.
+    tokenizer = subject.tokenizer("pad")
     data = read_examples(
         get_task(settings.task),
         settings.files,
@@ -176,10 +177,10 @@ def _of_head(source: str) -> list[str]:
 def _try(
     subject: Subject, tokenizer: PreTrainedTokenizerBase, data: Data, longest: int, settings: FinetuneSettings
 ) -> None:
-    """See that the model takes the first examples, and the guide the model.
+    """Check that the model accepts the first examples, and that its heads can be guided.
 
     Raises:
-        GuidanceError: they do not go together.
+        GuidanceError: they are incompatible.
     """
     untrained = new_model(data, subject.source, settings.fit)
     try_out(untrained, data, encode(data, data.splits["train"][:2], tokenizer, longest, overlap=False), tokenizer)
@@ -190,10 +191,10 @@ def _try(
 def _fitting(
     settings: FinetuneSettings, subject: Subject, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, list[float]]:
-    """The most tokens of an item and the learning rates to try: what was asked for, or what fits the model.
+    """Maximum tokens of an item and the learning rates to try: as requested, or by default what suits the model.
 
     Raises:
-        ConfigError: the model takes fewer tokens than are asked for.
+        ConfigError: the model accepts fewer tokens than requested.
     """
     encoder = subject.load()
     longest = settings.max_length or USUAL_LENGTH
@@ -205,17 +206,17 @@ def _fitting(
 
 
 def _add_baseline(there: dict[str, Any], folder: Output, data: Data, steps: Steps) -> dict[str, Any]:
-    """Scores that are there, written again with those of a model without pre-training."""
+    """Add the baseline to existing results and write them again."""
     notes = [*there["notes"]]
     with steps:
         baseline = _baseline(data, steps, notes.append)
-    # One that could not be fitted before is told once.
+    # A baseline that failed before is noted only once.
     found = there | {"baseline": baseline and baseline.facts, "notes": [*dict.fromkeys(notes)]}
     return outcome.write_results(folder, found, data, baseline)
 
 
 def _baseline(data: Data, steps: Steps, note: Callable[[str], None]) -> Baseline | None:
-    """A model without pre-training; None, and a note, where none can be fitted."""
+    """Fit the baseline without pre-training; None, with a note, if it cannot be fitted."""
     steps.begin("baseline without pre-training", None)
     try:
         return fit_baseline(data)

@@ -1,4 +1,4 @@
-"""What a fine-tuning is asked for, each setting declared once."""
+"""Settings of a fine-tuning, each declared once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RATES = Rule("must lie between 0 and 1", lambda rates: all(0 < rate < 1 for rat
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a model is fine-tuned."""
+    """Settings of each fine-tuning run."""
 
     epochs: int = setting(5, "epochs at most; the best on dev is taken", AT_LEAST_1)
     batch_size: int = setting(32, "examples (or windows) in a step", AT_LEAST_1)
@@ -36,7 +36,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """What is learned, on which files by split (see `read_examples`), and how often."""
+    """The task, its files by split (see `read_examples`), and the fine-tunings to run."""
 
     task: str
     files: Mapping[str, Path]
@@ -68,5 +68,5 @@ class FinetuneSettings:
 
     @property
     def seeds_used(self) -> range:
-        """The seeds that are scored."""
+        """The seeds to fine-tune with."""
         return range(self.seed, self.seed + self.seeds)

@@ -1,6 +1,6 @@
-"""The baseline of a task: the score without any pre-training, its regularization chosen on the development set.
+"""The baseline of a task: a model without pre-training, with regularization chosen on the development set.
 
-It answers whether pre-training was worth it at this size.
+It shows whether pre-training is worth it for this amount of data.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Baseline:
 
     Attributes:
         model: the model.
-        facts: `model` (its name), `strength` (chosen on dev), and the metrics of `dev` and, if there is one, `test`.
-        predictions: by split, as `Example.label`.
-        scores: by split, of each example [labels], or [words, labels]; empty for several labels and for numbers.
+        facts: `model` (its name), `strength` (chosen on dev), and the metrics by split (`dev` and any test splits).
+        predictions: by split, in the form of `Example.label`.
+        scores: by split, for each example [labels] or [words, labels]; empty for several labels and for numbers.
     """
 
     model: Crf | Linear
@@ -37,7 +37,7 @@ def fit_baseline(data: Data) -> Baseline:
     """Fit the baseline of a task and score it.
 
     Raises:
-        ValueError: none can be fitted to its training split.
+        ValueError: no model can be fitted to the training split.
     """
     kind = Crf if data.task.kind == "tokens" else Linear
     fitted = {strength: kind.fit(data, strength) for strength in kind.strengths}

@@ -1,8 +1,8 @@
 """The fine-tuned encoder and the baseline as one model: a weighted sum of their scores, decoded together.
 
-Scores are logarithms of probabilities up to a constant, so the sum is a product of experts (Hinton 2002). For labelled
-words it is the CRF with the encoder's scores as one more feature of each word. The weight is chosen on the development
-set; nothing is trained.
+Scores are log-probabilities up to a constant, so the sum is a product of experts (Hinton 2002). For labelled words, it
+is a CRF with the encoder's scores as an additional feature of each word. The weight is chosen on the development set;
+nothing is trained.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ WEIGHTS = [n / 10 for n in range(11)]
 
 @dataclass(frozen=True)
 class Combination:
-    """A weight and what it predicts.
+    """A weight, with the predictions of the combined model.
 
     Attributes:
-        weight: of the encoder, from 0 to 1; the baseline has the rest.
+        weight: weight of the encoder, from 0 to 1; the baseline has the rest.
         metrics: by split.
-        predictions: by split, as `Example.label`.
+        predictions: by split, in the form of `Example.label`.
     """
 
     weight: float
@@ -38,12 +38,12 @@ class Combination:
 
 
 def choose_combination(data: Data, baseline: Baseline, of_encoder: Mapping[str, Sequence[Array]]) -> Combination:
-    """Choose the weight that is best on dev, of equals the nearest to a half, and predict all splits.
+    """Choose the weight that is best on dev (ties go to the one nearest 0.5), and predict all splits.
 
     Args:
         data: a task with one label for each text or word.
-        baseline: fitted to it.
-        of_encoder: scores by split, see `scores_of`.
+        baseline: the fitted baseline.
+        of_encoder: the encoder's scores by split, see `scores_of`.
     """
 
     def predict(weight: float, split: str) -> list[Any]:
@@ -60,17 +60,17 @@ def choose_combination(data: Data, baseline: Baseline, of_encoder: Mapping[str, 
 
 
 def combine(of_baseline: Sequence[Array], of_encoder: Sequence[Array], weight: float) -> list[Array]:
-    """The weighted sum of the scores of examples, [labels] or [words, labels]; `weight` is the encoder's."""
+    """Weighted sum of the scores of examples, [labels] or [words, labels]; `weight` is that of the encoder."""
     return [(1 - weight) * a + weight * b for a, b in zip(of_baseline, of_encoder, strict=True)]
 
 
 def transitions_of(data: Data, baseline: Crf | Linear | None, weight: float) -> Transitions | None:
-    """The transitions to decode combined scores with, see `decode`; None where no words are labelled.
+    """The transitions to decode combined scores with, see `decode`; None if the task does not label words.
 
     Args:
         data: the task.
-        baseline: what the encoder is combined with; None for the encoder alone.
-        weight: of the encoder.
+        baseline: the baseline combined with the encoder; None for the encoder alone.
+        weight: weight of the encoder.
     """
     if data.task.kind != "tokens":
         return None

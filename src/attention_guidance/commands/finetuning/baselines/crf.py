@@ -16,11 +16,11 @@ _ITERATIONS = 60
 class Crf:
     """A fitted CRF.
 
-    Its scores are at hand, unlike those of CRFsuite's own tagger, so that other models can be combined with it.
+    Unlike CRFsuite's own tagger, it exposes its scores, so that it can be combined with other models.
 
     Args:
-        features: by feature the weight of each label, [labels].
-        between: weight of each label (second dimension) after each other, [labels, labels].
+        features: for each feature, the weight of each label, [labels].
+        between: weight of each label (second dimension) after each other label (first dimension), [labels, labels].
     """
 
     name = "CRF on words, affixes, shapes and neighbours"
@@ -32,11 +32,11 @@ class Crf:
 
     @classmethod
     def fit(cls, data: Data, strength: float) -> Crf:
-        """Fit it to the training split.
+        """Fit a CRF to the training split.
 
         Args:
-            data: a task whose words are labelled.
-            strength: of both the L1 and the L2 penalty.
+            data: a task that labels words.
+            strength: coefficient of both the L1 and the L2 penalty.
         """
         model = sklearn_crfsuite.CRF(
             algorithm="lbfgs", c1=strength, c2=strength, max_iterations=_ITERATIONS, all_possible_transitions=True
@@ -53,7 +53,7 @@ class Crf:
         return cls(features, between)
 
     def scores(self, examples: Sequence[Example]) -> list[Array]:
-        """Of each sentence the scores of its words, [words, labels]."""
+        """Scores of the words of each sentence, [words, labels]."""
         nothing = np.zeros(len(self.transitions.start))
         return [
             np.array(
@@ -66,12 +66,12 @@ class Crf:
         ]
 
     def predict(self, examples: Sequence[Example]) -> list[tuple[int, ...]]:
-        """The best labels of each sentence."""
+        """The best label sequence of each sentence."""
         return [viterbi(scores, self.transitions) for scores in self.scores(examples)]
 
 
 def features_of(words: Sequence[str]) -> list[dict[str, bool]]:
-    """What a CRF sees of each word: itself, its affixes and shape, and the words beside it."""
+    """Features of each word: the word, its affixes and shape, and the neighbouring words."""
     own = [
         [
             f"word={word.lower()}",
@@ -93,6 +93,6 @@ def features_of(words: Sequence[str]) -> list[dict[str, bool]]:
 
 
 def _shape(word: str) -> str:
-    """As `Xx`, `X.X.`, `d`: capitals, small letters, digits, runs of the same written once."""
+    """The shape of a word, such as `Xx`, `X.X.`, `d`: upper case, lower case, digits, with runs collapsed."""
     kinds = ["X" if c.isupper() else "x" if c.isalpha() else "d" if c.isdigit() else c for c in word]
     return "".join(kind for n, kind in enumerate(kinds) if n == 0 or kind != kinds[n - 1])

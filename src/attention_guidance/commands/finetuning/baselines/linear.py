@@ -1,4 +1,4 @@
-"""A linear model on character n-grams, for texts with a label, several labels or a number."""
+"""A linear model on character n-grams, for texts with one label, several labels or a number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.commands.finetuning.scoring.scores import choose_threshold
 
 _NGRAMS = (1, 5)
-# In a smaller training set an n-gram may occur once.
+# In training sets up to this size, n-grams that occur once are kept.
 _FEW = 100
 
 
@@ -24,11 +24,11 @@ class Linear:
     """A fitted linear model.
 
     Args:
-        kind: of the task.
-        n_labels: how many labels the task has.
-        vectorizers: of each text of an example.
-        model: of scikit-learn.
-        threshold: the probability above which one of several labels is predicted; None for other kinds.
+        kind: kind of the task.
+        n_labels: number of labels of the task.
+        vectorizers: one for each text of an example.
+        model: the model of scikit-learn.
+        threshold: for several labels, the probability above which a label is predicted; else None.
     """
 
     name = "linear model on character 1- to 5-grams"
@@ -47,14 +47,14 @@ class Linear:
 
     @classmethod
     def fit(cls, data: Data, strength: float) -> Linear:
-        """Fit it to the training split.
+        """Fit a model to the training split.
 
         Args:
-            data: a task of texts.
+            data: a task that labels texts.
             strength: the inverse of the L2 penalty.
 
         Raises:
-            ValueError: scikit-learn cannot fit it: a single label, or texts without a character.
+            ValueError: scikit-learn cannot fit it, as there is a single label or no text has a character.
         """
         train = data.splits["train"]
         vectorizers = [
@@ -64,7 +64,7 @@ class Linear:
         model: Any = Ridge(alpha=1 / strength)
         if data.task.kind != "regress":
             model = LogisticRegression(C=strength, max_iter=1000)
-        # scikit-learn takes a single column of 0 and 1 for two classes.
+        # scikit-learn reads a single column of 0 and 1 as two classes.
         if data.task.kind == "multilabel" and len(data.labels) > 1:
             model = OneVsRestClassifier(model)
         model.fit(_vectors(vectorizers, train), np.squeeze(np.array([example.label for example in train])))
@@ -75,26 +75,26 @@ class Linear:
         return fitted
 
     def scores(self, examples: Sequence[Example]) -> list[Array]:
-        """Log-probabilities of each example's labels, [labels]; of a label that training lacks about -700."""
+        """Log-probabilities of each example's labels, [labels]; about -700 for a label that training lacks."""
         found = np.full((len(examples), self.n_labels), np.log(np.finfo(float).tiny))
         found[:, self.model.classes_] = self.model.predict_log_proba(_vectors(self.vectorizers, examples))
         return [*np.maximum(found, np.log(np.finfo(float).tiny))]
 
     def predict(self, examples: Sequence[Example]) -> list[Any]:
-        """As `Example.label`."""
+        """Predict, in the form of `Example.label`."""
         if self.threshold is not None:
             return [tuple(map(float, row)) for row in self._probabilities(examples) > self.threshold]
         found = self.model.predict(_vectors(self.vectorizers, examples))
         return [float(value) if self.kind == "regress" else int(value) for value in found]
 
     def _probabilities(self, examples: Sequence[Example]) -> Array:
-        """Of each of several labels, [examples, labels]."""
+        """The probability of each of several labels, [examples, labels]."""
         found: Array = self.model.predict_proba(_vectors(self.vectorizers, examples))
         return found if self.n_labels > 1 else found[:, 1:]
 
 
 def vectorizer(**settings: Any) -> TfidfVectorizer:
-    """Counts character n-grams within words, weighted by rarity."""
+    """A TF-IDF vectorizer of character n-grams within words."""
     return TfidfVectorizer(analyzer="char_wb", ngram_range=_NGRAMS, sublinear_tf=True, **settings)
 
 

@@ -158,7 +158,7 @@ def _one_scheme(
 
 
 def _token_labels(train: TaggedText) -> tuple[str, ...]:
-    """The labels of training, O first; each type of entity has both B- and I-, even if training has only one of them."""
+    """The labels of training, O first; each type of entity has both B- and I-, even if training lacks one of them."""
     tags = {tag for sentence in train.sentences for tag in sentence.tags}
     if train.scheme is None:
         return tuple(sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag)))
@@ -181,7 +181,7 @@ def _read_table(
     for split in (split for split in SPLITS if split in files):
         rows, bad = read_table(files[split], columns=columns, malformed=malformed[split]), malformed[split]
         n_rows[split] = len(rows) + len(bad.errors)
-        # With one column per label, use those of training, even if this file has other columns of 0 and 1.
+        # With one column per label, use those of training, even if this file has more columns of 0 and 1.
         of_train = named.get("train", [])
         hot = task.kind == "multilabel" and bool(of_train) and is_hot(tables["train"], of_train[1:], task)
         named[split] = find_label_columns(rows, task, of_train if hot else columns)
@@ -222,7 +222,7 @@ def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path)
     labels = in_order({label for answer in given for label in answer})
     if not labels:
         raise CorpusError(f"{file}: no row has a label")
-    # Of several labels one alone is there or not.
+    # A single one of several labels can still be on or off.
     if len(labels) < 2 and not (task.kind == "multilabel" and any(not answer for answer in given)):
         raise CorpusError(f"{file}: a single label ({', '.join(labels)}) in column {', '.join(columns[-1:])!r}")
     if len(labels) > 2 and task.metric == "f1":

@@ -1,4 +1,4 @@
-"""One fine-tuning: a model, a learning rate, a seed; the epoch is chosen on the development set."""
+"""Fine-tune one model with one learning rate and seed; the best epoch on the development set is kept."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Fit:
-    """What came out of it.
+    """Results of one fine-tuning.
 
     Attributes:
-        epoch: the epoch that was best on dev, from 1.
-        dev: metrics on dev, of each epoch; the last is the one before training diverged, if it did.
-        seconds: of training, without evaluation.
-        tokens_per_second: tokens trained on a second, padding not counted.
-        threshold: the probability from which on one of several labels is predicted, chosen on dev; else None.
+        epoch: the best epoch on dev, counted from 1.
+        dev: metrics on dev after each epoch; if training diverged, up to the epoch before that.
+        seconds: training time, without evaluation.
+        tokens_per_second: training tokens per second, not counting padding.
+        threshold: for several labels, the probability above which a label is predicted, chosen on dev; else None.
     """
 
     epoch: int
@@ -67,29 +67,29 @@ def fit(
     settings: FitSettings,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Fit, PreTrainedModel]:
-    """Fine-tune once.
+    """Fine-tune a model once.
 
     Args:
         data: the task.
-        encoded: its splits; `train` is trained on, `dev` decides the epoch, any other is not looked at.
+        encoded: its splits: `train` to train on, `dev` to choose the epoch; others are not used.
         source: folder or name of the model.
-        tokenizer: the model's.
-        learning_rate: its peak.
-        seed: of the new layers, the order and dropout.
-        settings: all else.
-        progress: called with the number of epochs done.
+        tokenizer: the model's tokenizer.
+        learning_rate: the peak learning rate.
+        seed: seed of the new layers, the order of examples and dropout.
+        settings: other settings.
+        progress: called with the number of finished epochs.
 
     Returns:
-        What came out, and the model as it was after the best epoch.
+        The results, and the model with its weights after the best epoch.
 
     Raises:
         ConfigError: the model cannot be loaded.
-        GuidanceError: heads that do not fit the model.
-        DivergedError: after the first epoch its weights are no numbers.
+        GuidanceError: the heads to guide do not fit the model.
+        DivergedError: the weights are NaN or infinite after the first epoch.
     """
     set_seed(seed)
     model = new_model(data, source, settings)
-    # Trainer would write the tokenizer's into the configuration alone: loaded again it would be another model.
+    # Trainer would write the tokenizer's id only into the configuration; loaded again, the model would differ.
     model = aligned(model, type(model), {"pad_token_id": tokenizer.pad_token_id})
     if settings.heads:
         guidance = guide(model, settings.heads, settings.weight, tokenizer=tokenizer)
@@ -128,7 +128,7 @@ def fit(
 
 
 def _standardised(data: Data, train: Encoded) -> Encoded:
-    """With numbers of mean 0 and deviation 1: from a head near 0 a few epochs do not come to the year 1940."""
+    """Scale targets to mean 0 and deviation 1: in a few epochs, a head near 0 cannot reach targets such as 1940."""
     if data.task.kind != "regress":
         return train
     mean, deviation = target_scale(data)
@@ -136,7 +136,7 @@ def _standardised(data: Data, train: Encoded) -> Encoded:
 
 
 def _arguments(settings: FitSettings, folder: str, n_items: int, learning_rate: float, seed: int) -> TrainingArguments:
-    """Trainer's, on one device; nothing is saved and logged."""
+    """Arguments of Trainer: one device, no saving and no logging."""
     precision = choose_precision(settings.precision)
     steps = math.ceil(n_items / settings.batch_size) * settings.epochs
     arguments = TrainingArguments(
@@ -163,7 +163,7 @@ def _arguments(settings: FitSettings, folder: str, n_items: int, learning_rate: 
 
 
 class _KeepBest(TrainerCallback):  # type: ignore[misc]
-    """Evaluates after every epoch and keeps the best weights."""
+    """Evaluate after every epoch and keep the best weights."""
 
     def __init__(self, score: Callable[[], dict[str, float]], metric: str, progress: Callable[[int], None] | None):
         self.score, self.metric, self.progress = score, metric, progress
@@ -175,13 +175,13 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock, now that everything is set up."""
+        """Start the clock after setup."""
         self.began = time.perf_counter()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look how good the model is now."""
+        """Score the model on dev; stop if its weights are NaN or infinite."""
         began = time.perf_counter()
         self.n_epochs += 1
         if not all(torch.isfinite(parameter).all() for parameter in kwargs["model"].parameters()):
@@ -203,17 +203,17 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
 
 
 def try_out(model: PreTrainedModel, data: Data, first: Encoded, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Put the first examples through a model: what does not go together is seen before anything is trained.
+    """Run the first examples through a model, to find incompatibilities before training.
 
     Raises:
-        ConfigError: the model cannot take them.
+        ConfigError: the model fails on them.
     """
     try:
         if getattr(model.config, "pad_token_id", None) is None:
-            model.config.pad_token_id = tokenizer.pad_token_id  # as Trainer does, before it trains
+            model.config.pad_token_id = tokenizer.pad_token_id  # as Trainer does before training
         batch = collator(data, tokenizer)([dict(item) for item in first.inputs[:2]])
         with torch.no_grad(), evaluating(model):
             model(**batch)
-    except Exception as error:  # whatever a model of any kind raises
+    except Exception as error:  # models may raise anything
         what = f"the {model.config.model_type} model fails on the first examples for {data.task.name}"
         raise ConfigError(f"{what}: {reason_of(error)}") from error

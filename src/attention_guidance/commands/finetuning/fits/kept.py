@@ -1,4 +1,4 @@
-"""What fine-tunings leave on the disk, by which a later one with --resume goes on: scores, and fits until then."""
+"""What a fine-tuning saves so that it can be resumed: each finished fit, and in the end the scores."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from attention_guidance.commands.finetuning.settings import FinetuneSettings
 
 FINETUNE_FILE = FINE_TUNING.finished
-# How many fits there are, which does not decide what each is.
+# Settings that decide which fits there are, but not the result of each.
 _OF_SEVERAL = ("seeds", "seed", "learning_rates", "baseline")
 _FACTS = "fit.json"
-# What decides a model; a checkpoint has the optimizer's state beside it.
+# Files that define a model; a checkpoint also has the optimizer's state.
 _OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merges.txt", "spiece.model")
 
 
 def request_of(source: str, settings: FinetuneSettings) -> str:
-    """A digest of all that was asked for but the baseline, the content of the model and the files included."""
+    """Hash of the whole request except the baseline, including the contents of the model and the files."""
     return _digest_of(_asked(source, settings))
 
 
 def fits_request_of(source: str, settings: FinetuneSettings) -> str:
-    """A digest of what decides a single fit: learning rate and seed are in its name."""
+    """Hash of what decides a single fit, except learning rate and seed, which are in the fit's name."""
     asked = _asked(source, settings)
     return _digest_of({name: value for name, value in asked.items() if name not in _OF_SEVERAL})
 
@@ -67,17 +67,17 @@ def _digest_of(asked: dict[str, Any]) -> str:
 def scores_there(
     output: Path, source: str, settings: FinetuneSettings, *, resume: bool, overwrite: bool
 ) -> dict[str, Any] | None:
-    """The scores that are there already, if they are what is asked for.
+    """Existing scores of the same request, or None.
 
     Args:
         output: the folder of a fine-tuning, see `Workspace.claim`.
         source: the folder or name of the model.
-        settings: the task and how.
-        resume: take what is there of this request.
-        overwrite: what is there of another may be replaced.
+        settings: the task and training settings.
+        resume: use existing results of the same request.
+        overwrite: allow replacing results of another request.
 
     Raises:
-        RunError: it may not, or the folder holds something else.
+        RunError: the folder holds results that may not be replaced, or something else.
     """
     content: Any = None
 
@@ -97,22 +97,22 @@ def scores_there(
 
 
 class KeptFits:
-    """The fits of a fine-tuning that has not ended, and their models, of which no more than one need be in memory.
+    """Fits of an unfinished fine-tuning, saved with their models so that only one model is in memory at a time.
 
     Args:
-        output: its folder.
-        request: see `fits_request_of`; fits of another are not taken.
+        output: the output folder.
+        request: see `fits_request_of`; fits of other requests are ignored.
     """
 
     def __init__(self, output: Path, request: str) -> None:
         self.output, self.folder = output, output / "fits" / request
 
     def take_up(self, *, resume: bool, overwrite: bool) -> None:
-        """Begin with those that are there, or with none.
+        """Start from the saved fits, or without any.
 
         Args:
-            resume: whether they are taken; else they are removed.
-            overwrite: whether those of other requests are removed.
+            resume: use saved fits; otherwise remove them.
+            overwrite: remove fits of other requests.
         """
         for folder in self.others if overwrite else ():
             shutil.rmtree(folder, ignore_errors=True)
@@ -121,24 +121,24 @@ class KeptFits:
 
     @property
     def others(self) -> list[Path]:
-        """Those of other requests."""
+        """Folders of fits of other requests."""
         return [path for mark in FINE_TUNING.begun for path in self.output.glob(mark) if path != self.folder]
 
     def get(self, name: str) -> Fit | None:
-        """One of them; None if it is not there, or not as it was written."""
+        """Load a saved fit; None if it is missing or damaged."""
         folder = self.folder / name
         if damage(folder) is not None:
             return None
         return Fit(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
 
     def load(self, name: str, data: Data, settings: FitSettings) -> PreTrainedModel:
-        """The model of one that is there, on the best device there is."""
+        """Load the model of a saved fit, on the best available device."""
         device: Any = torch.accelerator.current_accelerator() or "cpu"
         model: PreTrainedModel = new_model(data, str(self.folder / name), settings, fresh=False).to(device)
         return model.eval()
 
     def put(self, name: str, fit: Fit, model: PreTrainedModel) -> None:
-        """Keep one."""
+        """Save a fit and its model."""
 
         def write(folder: Path) -> None:
             model.save_pretrained(folder)
@@ -148,7 +148,7 @@ class KeptFits:
         write_model(self.folder / name, write)
 
     def forget(self) -> None:
-        """Remove them all."""
+        """Remove all saved fits."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()
@@ -161,23 +161,23 @@ def write_fine_tuned(
     longest: int,
     more: Callable[[Path], None],
 ) -> None:
-    """Write a finished model with its tokenizer, which then truncates and reads special tokens as fine-tuning did.
+    """Save a finished model with its tokenizer, set to truncate and read special tokens as in fine-tuning.
 
-    It truncates where texts were truncated, and reads the name of a special token, such as [SEP], as text.
+    The saved tokenizer truncates at the same length, and reads the name of a special token, such as [SEP], as text.
 
     Args:
         target: the folder.
         model: the model.
-        tokenizer: the one it was fine-tuned with, which is left unchanged.
-        longest: the most tokens of an item.
+        tokenizer: the tokenizer of fine-tuning; not modified.
+        longest: maximum tokens of an item.
         more: writes the other files of the folder.
 
     Raises:
-        SaveError: it could not be written.
+        SaveError: the folder cannot be written.
     """
     own = copy.deepcopy(tokenizer)
     own.model_max_length = longest
-    own.split_special_tokens = own.init_kwargs["split_special_tokens"] = True  # what is saved are the latter
+    own.split_special_tokens = own.init_kwargs["split_special_tokens"] = True  # `init_kwargs` is what gets saved
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -188,10 +188,10 @@ def write_fine_tuned(
 
 
 def write_model(target: Path, write: Callable[[Path], None]) -> None:
-    """`write_whole`, with one error for all that libraries raise on a full disk.
+    """Call `write_whole`, turning every error that libraries raise on a full disk into one.
 
     Raises:
-        SaveError: it could not be written.
+        SaveError: the folder cannot be written.
     """
     try:
         write_whole(target, write)

@@ -1,4 +1,4 @@
-"""The model that a fine-tuning begins with: an encoder as it is, and a new head."""
+"""The initial model of a fine-tuning: the encoder with a new head."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ _FINE_TUNED = ("ForSequenceClassification", "ForTokenClassification", "ForQuesti
 
 
 def new_model(data: Data, source: str, settings: FitSettings, *, fresh: bool = True) -> PreTrainedModel:
-    """The encoder with a new head for the task: whatever is not of the encoder is drawn anew, by torch's generator.
+    """Load an encoder with a new head for the task.
+
+    All parameters outside the encoder are initialized anew, by torch's random generator.
 
     Args:
         data: the task.
         source: folder or name of the model.
-        settings: its dropout.
-        fresh: without, the head that is there is taken, as of a fit that has ended.
+        settings: its dropout is used.
+        fresh: initialize a new head; if False, load the saved head, as of a finished fit.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: the model cannot be loaded.
     """
     n_labels = len(data.labels) or 1
     kinds = {
@@ -51,10 +53,10 @@ def new_model(data: Data, source: str, settings: FitSettings, *, fresh: bool = T
             if hasattr(config, name):
                 setattr(config, name, settings.dropout)
         if any(name.endswith("EncoderModel") for name in config.architectures or ()):
-            # T5's head for texts reads a decoder; where none was saved it is new, and one layer of it is enough.
+            # T5's head for texts reads a decoder. If none was saved it is new, and one layer is enough.
             config.num_decoder_layers = 1
         loader = AutoModelForTokenClassification if data.task.kind == "tokens" else AutoModelForSequenceClassification
-        # Whatever it was stored in: in half precision small steps round away and scores may be no numbers.
+        # Always in float32: in half precision, small updates round to 0 and scores may be NaN.
         if not fresh:
             return loader.from_pretrained(source, config=config, dtype=torch.float32, trust_remote_code=False)
         for name in OF_THE_TASK:
@@ -71,15 +73,15 @@ def new_model(data: Data, source: str, settings: FitSettings, *, fresh: bool = T
         )
         _take_head(model, drawn, found)
         return model
-    except Exception as error:  # transformers, safetensors and the hub raise all kinds
+    except Exception as error:  # transformers, safetensors and the hub raise many types
         raise ConfigError(f"model {source!r}: cannot be loaded for {data.task.name} ({reason_of(error)})") from error
 
 
 def _take_head(model: PreTrainedModel, drawn: PreTrainedModel, found: Mapping[str, Any]) -> None:
-    """Give a model another's parameters where they are not of the encoder, or were not in the file.
+    """Copy the parameters outside the encoder, and those missing from the file, from a newly initialized model.
 
     Raises:
-        ValueError: those of the encoder have other sizes in the file.
+        ValueError: parameters of the encoder have other sizes in the file, or the head is part of the encoder.
     """
     if model.base_model is model and not found["missing_keys"]:
         raise ValueError("cannot separate its head from its encoder, so the head cannot be initialized anew")
@@ -94,13 +96,13 @@ def _take_head(model: PreTrainedModel, drawn: PreTrainedModel, found: Mapping[st
 
 
 def head_of(source: str) -> str | None:
-    """The class of a model that was fine-tuned before, whose head is not used; None of others.
+    """The class of a model that was already fine-tuned, whose head will be discarded; None for other models.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: the model cannot be loaded.
     """
     try:
         names = AutoConfig.from_pretrained(source, trust_remote_code=False).architectures or []
-    except Exception as error:  # transformers and the hub raise all kinds
+    except Exception as error:  # transformers and the hub raise many types
         raise ConfigError(f"model {source!r}: cannot be loaded ({reason_of(error)})") from error
     return next((name for name in names if name.endswith(_FINE_TUNED)), None)

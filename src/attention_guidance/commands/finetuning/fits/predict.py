@@ -1,4 +1,4 @@
-"""What a fine-tuned model predicts: numbers in the unit of the file, labels from a threshold on."""
+"""Predict with a fine-tuned model: numbers in the unit of the file, several labels above a threshold."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from attention_guidance.commands.finetuning.settings import FitSettings
 
-#: What `fit` writes into a model's configuration for its predictions.
+#: Values for prediction that `fit` stores in a model's configuration.
 OF_THE_TASK = ("target_mean", "target_deviation", "threshold")
 
 
 def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Pads a batch to its longest item."""
+    """A collator that pads a batch to its longest item."""
     return (DataCollatorForTokenClassification if data.task.kind == "tokens" else DataCollatorWithPadding)(tokenizer)
 
 
@@ -33,12 +33,12 @@ def collator(data: Data, tokenizer: PreTrainedTokenizerBase) -> Any:
 def predict(
     model: PreTrainedModel, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, settings: FitSettings
 ) -> list[np.ndarray]:  # type: ignore[type-arg]
-    """The logits of each item, [labels] or [its tokens, labels], in evaluation mode.
+    """The logits of each item, [labels] or [tokens, labels], in evaluation mode.
 
-    In single precision, as whoever loads the model computes: labels that are nearly as probable would change places in
-    half of it. Only within training a model computes as it is trained. Numbers are in the unit of the file, and logits
-    of several labels positive where the label is predicted: both by what `fit` has written into the model's
-    configuration. Like lengths share a batch.
+    They are computed in single precision, like those of anyone who loads the model: half precision could swap labels of
+    nearly equal probability. Only during training does a model compute in the precision of training. Numbers are in the
+    unit of the file, and for several labels, the logit of a predicted label is positive; both use values that `fit` has
+    stored in the model's configuration. Items of similar length share a batch.
     """
     size = 2 * settings.batch_size
     device = next(model.parameters()).device
@@ -56,7 +56,7 @@ def predict(
     if model.config.problem_type == "multi_label_classification":
         return [logits - _logit(model.config) for logits in found]
     if model.config.problem_type == "regression":
-        # Not by the last layer's weights: in half precision the years 1936 and 1940 are one number.
+        # Not folded into the last layer's weights: in half precision, the years 1936 and 1940 are equal.
         mean, deviation = (
             getattr(model.config, name, one) for name, one in (("target_mean", 0), ("target_deviation", 1))
         )
@@ -65,20 +65,20 @@ def predict(
 
 
 def _without_padding(logits: Any, item: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The logits of an item's own tokens, whichever side its tokenizer pads on."""
+    """The logits of an item without padding, whichever side the tokenizer pads on."""
     n_tokens = len(item["input_ids"])
     return logits[-n_tokens:] if tokenizer.padding_side == "left" else logits[:n_tokens]
 
 
 def target_scale(data: Data) -> tuple[float, float]:
-    """Mean and standard deviation of the numbers to train on."""
+    """Mean and standard deviation of the training targets."""
     targets = [example.label for example in data.splits["train"]]
-    # One number alone may be left where others are held out.
+    # All targets may be equal once others are held out.
     return float(np.mean(targets)), float(np.std(targets)) or 1.0
 
 
 def with_threshold(model: PreTrainedModel, data: Data, outputs: Sequence[Any]) -> list[Any]:
-    """Outputs beside the threshold that is best for them, which the model keeps."""
+    """Choose the best threshold for outputs on dev, store it in the model, and shift the logits by it."""
     logits = np.array(outputs) + _logit(model.config)
     model.config.threshold = choose_threshold(data, data.splits["dev"], expit(logits))
     return [*(logits - _logit(model.config))]

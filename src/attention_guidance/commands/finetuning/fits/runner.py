@@ -1,4 +1,4 @@
-"""The fits of one model on one task: a learning rate chosen on dev with the first seed, then every seed, scored."""
+"""Fit one model on one task: choose the learning rate on dev with the first seed, then fit and score every seed."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The fine-tunings of a model, scored.
+    """The scored fine-tunings of a model.
 
     Attributes:
         rate: the chosen learning rate.
         on_dev: the best score on dev of each learning rate tried.
         fits: by seed, in order.
-        scored: by seed and split (`dev` and, where given, `test` and `mismatched`): `metrics`, `per_class`,
-            `predictions`.
-        combined: by seed, the encoder combined with the baseline; empty without one.
-        best_seed: the seed that is best on dev.
+        scored: by seed and split (`dev` and, if given, `test` and `mismatched`): `metrics`, `per_class`, `predictions`.
+        combined: by seed, the encoder combined with the baseline; empty without a baseline.
+        best_seed: the seed with the best score on dev.
         model: the model of that seed.
     """
 
@@ -49,16 +48,16 @@ class Fitted:
 
 
 class Runner:
-    """Fine-tunes and scores, and says how far it is.
+    """Fine-tune and score a model, and show progress.
 
     Args:
         data: the task.
         encoded: its splits.
         source: folder or name of the model.
-        tokenizer: the model's.
-        settings: how each fit is done.
+        tokenizer: the model's tokenizer.
+        settings: settings of each fit.
         steps: shows the progress.
-        kept: keeps the fits until all have ended.
+        kept: saves the fits until all are finished.
     """
 
     def __init__(
@@ -75,10 +74,10 @@ class Runner:
         self.settings, self.steps, self.kept = settings, steps, kept
 
     def try_rates(self, rates: Sequence[float], seed: int, note: Callable[[str], None]) -> dict[float, Fit]:
-        """A fit by each learning rate; of those that diverge a note.
+        """Fit with each learning rate; those that diverge are skipped with a note.
 
         Raises:
-            DivergedError: all do.
+            DivergedError: all learning rates diverge.
         """
         tried, diverged = {}, None
         for rate in rates:
@@ -92,7 +91,7 @@ class Runner:
         return tried
 
     def on_dev(self, tried: Mapping[float, Fit]) -> dict[float, float]:
-        """The score of each on dev."""
+        """The best score on dev of each learning rate."""
         return {rate: self._best(found) for rate, found in tried.items()}
 
     def run(
@@ -102,18 +101,18 @@ class Runner:
         note: Callable[[str], None],
         baseline: Baseline | None = None,
     ) -> Fitted:
-        """Fit the other seeds with the best of the learning rates tried, and score each on dev and, once, on test.
+        """Fit the other seeds with the best learning rate, and score each seed on dev and, once, on test.
 
-        Where one of them diverges, the next best rate is taken, with a note.
+        If a seed diverges, the next best rate is used, with a note.
 
         Args:
             tried: the first seed's fits, by learning rate.
             seeds: all seeds.
-            note: receives what the user should know.
-            baseline: the model without pre-training that each fit is combined with.
+            note: called with each message for the user.
+            baseline: the model without pre-training to combine each fit with.
 
         Raises:
-            DivergedError: with each rate a seed diverges.
+            DivergedError: with every rate, some seed diverges.
         """
         on_dev = self.on_dev(tried)
         by_score = sorted(on_dev, key=lambda rate: on_dev[rate], reverse=True)
@@ -162,7 +161,7 @@ class Runner:
         return found
 
     def _predict(self, model: PreTrainedModel) -> dict[str, list[Any]]:
-        """The scores of all examples of dev and of the splits to test on, see `scores_of`."""
+        """Scores of the examples of dev and the test splits, see `scores_of`."""
         return {
             split: scores_of(
                 self.data,
@@ -188,12 +187,12 @@ class Runner:
 
 
 def _name(rate: float, seed: int) -> str:
-    """What a fit is kept as."""
+    """The name that a fit is saved under."""
     return f"{rate!r}-seed-{seed}"
 
 
 def all_alike(data: Data, fitted: Fitted) -> list[str]:
-    """What to say where a model predicts one number or one label for all: its score may look like one of a model."""
+    """Notes on a model that predicts one number or label for all examples: its score may look plausible."""
     if data.task.kind not in ("regress", "classify"):
         return []
     numbers = data.task.kind == "regress"
@@ -208,11 +207,11 @@ def all_alike(data: Data, fitted: Fitted) -> list[str]:
 
 
 def at_the_end(scores: Mapping[float, float], rates: Sequence[float]) -> list[str]:
-    """What to say where a single learning rate is best, and none beyond it, on one side, was tried.
+    """A note if the single best learning rate is the lowest or highest one tried.
 
     Args:
-        scores: on dev, by learning rate.
-        rates: all that were tried, those that diverged too.
+        scores: scores on dev, by learning rate.
+        rates: all learning rates tried, including those that diverged.
     """
     best = [rate for rate, score in scores.items() if score == max(scores.values())]
     if len(rates) < 2 or len(best) > 1 or best[0] not in (min(rates), max(rates)):

@@ -18,8 +18,8 @@ def card(found: Mapping[str, Any], kind: str, n_texts: int) -> str:
 
     Args:
         found: the results, as in `finetune.json`.
-        kind: of the task.
-        n_texts: texts of an example.
+        kind: kind of the task.
+        n_texts: number of texts per example.
     """
     metric, combined = found["metric"], found["combined"]
     scores = [("this model", found["scores"][metric]["mean"])]

@@ -19,7 +19,7 @@ STANDARD_INPUT = "-"
 # Files with a word per line.
 _WORDS = (".conll", ".conllu", ".bio", ".iob")
 _TABLES = (*FORMATS, ".ndjson")
-# A word with its marks and inner apostrophes, hyphens and points, or any other sign: as in files of labelled words.
+# A word with its marks and inner apostrophes, hyphens and periods, or any other sign: as in files of labelled words.
 _WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f]|['’ʼ\-.](?=[^\W_]))*|\S")
 
 
@@ -29,8 +29,8 @@ class Item:
 
     Attributes:
         place: file and line.
-        texts: the words of a sentence, or else the text, or the two texts of a pair.
-        text: the sentence as it was written.
+        texts: the words of a sentence, the text, or the two texts of a pair.
+        text: the sentence as written.
         spans: start and end of each word in `text`; empty unless words are labelled.
     """
 
@@ -43,18 +43,18 @@ class Item:
 def read_items(task: Task, file: str, *, words: bool = False, columns: Sequence[str] | None = None) -> Iterator[Item]:
     """Read a file.
 
-    A table (.csv, .tsv, .jsonl, .parquet) has a text (a pair: two) in each row, a file of words (.conll, .conllu, or
-    `words`) a word in each line and a blank line between sentences, and any other file a text in each line; in lines of
-    pairs a tab separates the texts. Blank lines are skipped.
+    A table (.csv, .tsv, .jsonl, .parquet) has a text (for pairs, two) in each row. A file of words (.conll, .conllu, or
+    `words`) has one word per line and a blank line between sentences. Any other file has one text per line; for pairs,
+    a tab separates the two. Blank lines are skipped.
 
     Args:
-        task: what is predicted.
-        file: its path; `-` is standard input.
-        words: whether it has a word per line, whatever its name.
-        columns: the names or numbers of the columns of texts, or the number of that of words.
+        task: the task of the model.
+        file: path of the file; `-` is standard input.
+        words: whether the file has one word per line, whatever its name.
+        columns: names or numbers of the columns of texts, or the number of the column of words.
 
     Raises:
-        CorpusError: it cannot be read as such.
+        CorpusError: the file cannot be read in this format.
     """
     path = Path("/dev/stdin" if file == STANDARD_INPUT else file)
     name = "standard input" if file == STANDARD_INPUT else file

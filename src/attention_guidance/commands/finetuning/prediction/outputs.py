@@ -16,7 +16,7 @@ Writer = Callable[[Item, Prediction], str]
 
 
 def entities(item: Item, prediction: Prediction) -> Iterator[dict[str, Any]]:
-    """The entities of a sentence: `type`, `text`, `start`, `end` (characters), `score` (the mean of its words')."""
+    """The entities of a sentence: `type`, `text`, `start`, `end` (in characters), `score` (the mean over its words)."""
     assert isinstance(prediction.labels, tuple)
     begun: list[int] = []
     labels = [*prediction.labels, "O"]
@@ -37,7 +37,7 @@ def entities(item: Item, prediction: Prediction) -> Iterator[dict[str, Any]]:
 
 
 def json_line(item: Item, prediction: Prediction) -> str:
-    """One object: `place`, what was read, `labels` and `scores` (or `value`), and `entities` if there can be some."""
+    """A JSON object: `place`, the text, `labels` and `scores` (or `value`), and `entities` if the labels are BIO."""
     found: dict[str, Any] = {"place": item.place}
     if item.spans:
         found |= {"text": item.text, "words": item.texts, "labels": prediction.labels, "scores": prediction.scores}
@@ -60,7 +60,7 @@ def conll(item: Item, prediction: Prediction) -> str:
 
 
 def tsv_row(item: Item, prediction: Prediction) -> str:
-    """Place, texts, labels (separated by spaces) or value, scores; tabs and line ends in texts become spaces."""
+    """Tab-separated place, texts, labels (separated by spaces) or value, scores; white space becomes single spaces."""
     value = prediction.labels
     labels = " ".join(value) if isinstance(value, tuple) else repr(value)
     texts = (" ".join(item.texts),) if item.spans else item.texts
@@ -69,13 +69,13 @@ def tsv_row(item: Item, prediction: Prediction) -> str:
 
 
 def csv_row(item: Item, prediction: Prediction) -> str:
-    """The same, as CSV."""
+    """The same as `tsv_row`, as CSV."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(tsv_row(item, prediction)[:-1].split("\t"))
     return buffer.getvalue()
 
 
-#: By the end of the output's name.
+#: By the suffix of the output's name.
 WRITERS: dict[str, Writer] = {
     ".jsonl": json_line,
     ".conll": conll,

@@ -17,7 +17,7 @@ from attention_guidance.commands.finetuning.prediction.outputs import WRITERS, W
 from attention_guidance.commands.finetuning.prediction.predictor import Predictor
 from attention_guidance.errors import ConfigError, RunError
 
-# Read, predicted and written at once, so that any number of texts needs the memory of these.
+# Texts are read, predicted and written in chunks of this size, to bound memory.
 _CHUNK = 512
 
 
@@ -37,19 +37,19 @@ def predict_files(
     Args:
         model: see `Predictor.load`.
         files: see `read_items`.
-        output: a file, whose name decides the format: .jsonl, .tsv, .csv, .conll or .txt; `-` is standard output, as
-            JSON lines.
+        output: the output file; its name decides the format: .jsonl, .tsv, .csv, .conll or .txt. `-` is standard
+            output, as JSON lines.
         words: see `read_items`.
         columns: see `read_items`.
-        batch_size: items in a batch.
-        overwrite: replace the output.
-        quiet: print nothing but predictions that go to standard output.
+        batch_size: items per batch.
+        overwrite: replace an existing output file.
+        quiet: print nothing except predictions to standard output.
 
     Returns:
         The number of texts.
 
     Raises:
-        GuidanceError: bad input. A file is written whole or not at all.
+        GuidanceError: the input is invalid. A file is written completely or not at all.
     """
     to_screen = output == STANDARD_INPUT
     suffix = ".jsonl" if to_screen else Path(output).suffix.lower()
@@ -84,7 +84,7 @@ def _predictions(predictor: Predictor, items: Iterator[Item], write: Writer) -> 
 
 @contextlib.contextmanager
 def _stream(output: str) -> Iterator[IO[str]]:
-    """Where predictions go: standard output, or a file that appears when all are written."""
+    """The output stream: standard output, or a file that appears once all predictions are written."""
     if output == STANDARD_INPUT:
         yield sys.stdout
         return

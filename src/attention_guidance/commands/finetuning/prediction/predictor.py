@@ -1,4 +1,4 @@
-"""`Predictor`: a fine-tuned model with all that its predictions need."""
+"""`Predictor`: a fine-tuned model with everything needed to predict."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Prediction:
     """The prediction of one example.
 
     Attributes:
-        labels: of each word, of the text (one, or several), or a number.
-        scores: the probability of each of them; empty for a number.
+        labels: the labels of the words, or of the text (one or several), or a number.
+        scores: the probability of each label; empty for a number.
     """
 
     labels: tuple[str, ...] | float
@@ -45,15 +45,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fine-tuned model with all that its predictions need.
+    """A fine-tuned model with everything needed to predict.
 
     Attributes:
-        data: its task and labels, without examples.
+        data: the task and its labels, without examples.
         model: the encoder with its head, in evaluation mode.
-        tokenizer: its tokenizer.
-        longest: the most tokens of an item; longer sentences become windows, longer texts are truncated.
-        partner: the baseline that it is combined with, or None.
-        batch_size: items in a batch.
+        tokenizer: the model's tokenizer.
+        longest: maximum tokens of an item; longer sentences become windows, longer texts are truncated.
+        partner: the baseline that the model is combined with, or None.
+        batch_size: items per batch.
     """
 
     data: Data
@@ -65,11 +65,12 @@ class Predictor:
 
     @classmethod
     def load(cls, source: str, *, batch_size: int = 32) -> Predictor:
-        """Load a model that `finetune` has written, or any other with a head for texts or tokens.
+        """Load a model written by `finetune`, or any other model with a head for texts or tokens.
 
         Args:
-            source: the output folder of `finetune`, its `model`, the folder of another model, or a name on the hub.
-            batch_size: items in a batch.
+            source: the output folder of `finetune`, the `model` folder in it, the folder of another model, or a name on
+                the hub.
+            batch_size: items per batch.
 
         Raises:
             ConfigError: the model cannot be loaded, or has no head.
@@ -87,10 +88,13 @@ class Predictor:
         return cls(data, model.to(device).eval(), tokenizer, longest, partner, batch_size)
 
     def __call__(self, texts: Sequence[Sequence[str]]) -> list[Prediction]:
-        """Predict.
+        """Predict labels and scores.
 
         Args:
-            texts: for each example the words of a sentence, or else its text, or the two texts of a pair.
+            texts: for each example, the words of a sentence, its text, or the two texts of a pair.
+
+        Returns:
+            A prediction for each example.
         """
         if not texts:
             return []
@@ -124,14 +128,14 @@ class Predictor:
 
 
 def _task_of(source: str) -> Data:
-    """The task of a model that `finetune` has not written, by its head.
+    """The task of a model that `finetune` has not written, from its head.
 
     Raises:
-        ConfigError: it cannot be loaded, or has no head.
+        ConfigError: the model cannot be loaded, or has no head.
     """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # transformers and the hub raise all kinds
+    except Exception as error:  # transformers and the hub raise many types
         raise ConfigError(f"model {source!r}: cannot be loaded ({reason_of(error)})") from error
     head = next((name for name in config.architectures or () if name.endswith((_TOKENS, _TEXTS))), None)
     if head is None:
@@ -139,7 +143,7 @@ def _task_of(source: str) -> Data:
     labels = tuple(str(config.id2label[n]) for n in range(config.num_labels))
     if head.endswith(_TOKENS):
         entities = "O" in labels and all(label == "O" or label[:2] in ("B-", "I-") for label in labels)
-        # Well-formed sequences need the B- of each kind; models of IOB1 labels lack some.
+        # Well-formed sequences need the B- label of each type; models of IOB1 labels lack some.
         entities = entities and all(f"B-{label[2:]}" in labels for label in labels if label[0] == "I")
         return Data(get_task("ner"), labels, {}, {}, scheme="BIO" if entities else None)
     if config.num_labels == 1 or config.problem_type == "regression":

@@ -1,4 +1,4 @@
-"""What a fine-tuned model is saved with besides its weights: its task, and the baseline that it is combined with."""
+"""Save and load what a fine-tuned model needs besides its weights: its task, and the baseline combined with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attention_guidance.commands.finetuning.examples.tasks import Task, get_task
 from attention_guidance.errors import ConfigError
 
 TASK_FILE = "task.json"
-# Strings (features, n-grams) and arrays of the baseline.
+# The baseline: its strings (features, n-grams), and its arrays.
 _NAMES_FILE, _ARRAYS_FILE = "baseline.json", "baseline.safetensors"
 
 
@@ -31,7 +31,7 @@ class Partner:
 
     Attributes:
         model: the baseline.
-        weight: of the encoder, from 0 to 1; the baseline has the rest.
+        weight: weight of the encoder, from 0 to 1; the baseline has the rest.
     """
 
     model: Crf | Linear
@@ -39,12 +39,12 @@ class Partner:
 
 
 def save_task(folder: Path, data: Data, partner: Partner | None) -> None:
-    """Write the task of a model into its folder, and the baseline that it is combined with.
+    """Save the task of a model, and the baseline combined with it, in the model's folder.
 
     Args:
-        folder: the model's.
+        folder: the model's folder.
         data: the task.
-        partner: the baseline; None without one.
+        partner: the baseline, or None.
     """
     content = {
         "schema_version": results.SCHEMA_VERSION,
@@ -63,7 +63,7 @@ def save_task(folder: Path, data: Data, partner: Partner | None) -> None:
 
 
 def load_task(folder: Path) -> tuple[Data, Partner | None] | None:
-    """Read what `save_task` has written; None where it has not.
+    """Load what `save_task` has written; None if the folder has no task.
 
     Raises:
         ConfigError: a file is damaged.

@@ -1,4 +1,4 @@
-"""What a fine-tuning leaves: `finetune.json`, predictions, the picture of confusions, the best model, a table."""
+"""Outputs of a fine-tuning: `finetune.json`, predictions, the confusion matrix, the best model and a printed table."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from attention_guidance.commands.studies.output import Output
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A picture of more labels could not be read, and would take gigabytes.
+# With more labels the figure would be unreadable and take gigabytes.
 _MOST_DRAWN = 100
 
 
 def reported_split(data: Data) -> str:
-    """The split whose scores are told: the test set, or dev without one."""
+    """The split whose scores are reported: test, or dev if there is no test split."""
     return "test" if "test" in data.splits else "dev"
 
 
@@ -58,15 +58,15 @@ def finetune_json(
     """The results, as in `finetune.json`.
 
     Args:
-        model: its name.
+        model: name of the model.
         data: the task.
-        encoded: what the model was given of it.
-        settings: how each fit was done.
-        fitted: what came out.
-        longest: the most tokens of an item.
+        encoded: its tokenized splits.
+        settings: settings of each fit.
+        fitted: the scored fits.
+        longest: maximum tokens of an item.
         request: see `request_of`.
-        notes: what the user should know.
-        baseline: a model without pre-training, if that was asked for.
+        notes: messages for the user.
+        baseline: the model without pre-training, if any.
     """
     reported, scored = reported_split(data), fitted.scored
     return {
@@ -122,7 +122,7 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     baseline: Baseline | None,
 ) -> dict[str, Any]:
-    """Write it all; `finetune.json` last, as it tells that all is there.
+    """Write all outputs; `finetune.json` comes last, since it marks the output as complete.
 
     Returns:
         The results as written.
@@ -154,7 +154,7 @@ def write(
 
 
 def write_results(folder: Output, found: Mapping[str, Any], data: Data, baseline: Baseline | None) -> dict[str, Any]:
-    """Write `finetune.json`, and what the baseline predicts, beside predictions that are there."""
+    """Write the predictions of the baseline and `finetune.json`; the other predictions must exist already."""
     for split, predictions in () if baseline is None else baseline.predictions.items():
         write_predictions(folder.path, data, split, None, predictions)
     whole = {**found, "over_baseline": over_baseline(found, folder.path, folder.path)}
@@ -178,7 +178,7 @@ def _combined(fitted: Fitted, split: str) -> dict[str, Any] | None:
 
 
 def _over_model(found: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """The difference of the combined model to the encoder alone, over seeds and examples."""
+    """The difference between the combined model and the encoder alone, over seeds and examples."""
     kind, seeds = get_task(found["task"]).kind, [seed["seed"] for seed in found["seeds"]]
     both, alone = (read_predictions(output, found["split"], kind, seeds, combined=one) for one in (True, False))
     return difference_json(difference(both, alone, found["metric"], kind, **difference_options(found)))
@@ -187,13 +187,16 @@ def _over_model(found: Mapping[str, Any], output: Path) -> dict[str, Any]:
 def over_baseline(
     found: Mapping[str, Any], output: Path, of_baseline: Path, *, combined: bool = False
 ) -> dict[str, Any] | None:
-    """The difference of a model to one without pre-training, over seeds and examples.
+    """The difference between a model and its baseline without pre-training, over seeds and examples.
 
     Args:
-        found: as in its `finetune.json`; without a baseline there is no difference.
-        output: where its predictions are.
-        of_baseline: where the baseline's are.
-        combined: whether the model is combined with the baseline.
+        found: the model's results, as in `finetune.json`.
+        output: folder with the model's predictions.
+        of_baseline: folder with the baseline's predictions.
+        combined: whether to use the predictions of the model combined with the baseline.
+
+    Returns:
+        The difference, or None if there is no baseline.
     """
     if found["baseline"] is None:
         return None
@@ -204,17 +207,17 @@ def over_baseline(
 
 
 def difference_options(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What `difference` has to know of a task, from `finetune.json`."""
+    """Arguments of `difference` that describe the task, from the results in `finetune.json`."""
     return {"labels": found["labels"], "entities": found["scheme"] is not None}
 
 
 def difference_json(gap: Difference) -> dict[str, Any]:
-    """A difference as it is written."""
+    """A difference as in `finetune.json` and `downstream.json`."""
     return dataclasses.asdict(gap) | {"verdict": gap.verdict}
 
 
 def _flat(examples: Sequence[Example], predictions: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Gold and predicted numbers, word by word where words are labelled."""
+    """Gold and predicted label indices, of each word if words are labelled."""
     gold = [example.label for example in examples]
     if gold and isinstance(gold[0], tuple):
         return [number for label in gold for number in label], [number for label in predictions for number in label]
@@ -228,7 +231,7 @@ def _summaries(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, fl
 def summary(values: Sequence[float], metric: str) -> dict[str, float | int | None]:
     """Mean and standard deviation over seeds, with the 95 % interval of the mean (Student's).
 
-    The interval ends where the metric does: of few seeds Student's would hold values that no score can have.
+    The interval is clipped to the range of the metric: with few seeds, Student's would contain impossible scores.
     """
     from scipy.stats import t
 

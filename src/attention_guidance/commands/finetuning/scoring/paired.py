@@ -1,8 +1,8 @@
 """Is one model better downstream than another? A bootstrap over seeds and test examples at once.
 
-Metrics such as F1 are no means over examples, but functions of sums over them: of right and predicted entities, of the
-cells of a confusion matrix, of squares. Every example gives its terms of these sums, so that a resample of thousands of
-examples is a product of matrices.
+Metrics such as F1 are not means over examples, but functions of sums over them: of correct and predicted entities, of
+the cells of a confusion matrix, of squares. Each example contributes terms to these sums, so resampling thousands of
+examples is a matrix product.
 
 Shape suffixes: S seeds, N examples, K terms, R resamples.
 """
@@ -32,9 +32,9 @@ class Difference:
     Attributes:
         first, second: means over seeds.
         value, low, high: the difference and its 95 % interval.
-        p: two-sided, of no difference.
-        trainings: how many there are of the model with most (of pre-training, or of fine-tuning where that was done
-            once); with one the interval tells of test examples alone.
+        p: two-sided p-value for no difference.
+        trainings: the largest number of pre-trainings or fine-tunings of either model; if it is 1, the interval covers
+            only the choice of test examples.
     """
 
     first: float
@@ -47,7 +47,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The conclusion in words."""
         if self.trainings < 2:
             return "not known from one training"
         if self.low <= 0 <= self.high:
@@ -60,8 +60,8 @@ class Predictions:
     """Gold and predicted labels of one test file, by seed.
 
     Attributes:
-        gold: of each example: a label, a tuple of labels (of words, or several of a text), or a number.
-        predicted: the same for each seed.
+        gold: for each example, a label, a tuple of labels (of its words, or several of a text), or a number.
+        predicted: the same, for each seed.
     """
 
     gold: tuple[Any, ...]
@@ -81,23 +81,23 @@ def difference(
 ) -> Difference:
     """Compare two models on the same test examples.
 
-    In every resample test examples are drawn with replacement, the same for both models, and seeds of each; where there
-    are several pre-trainings of each, pairs of these too. A handful of seeds, drawn anew, stray less from their mean
-    than their mean does from that of all seeds: strays are made larger by sqrt(n / (n - 1)) and Student's t, but never
-    beyond what two scores can differ by.
+    Each resample draws test examples with replacement, the same ones for both models, and seeds of each model; if each
+    model was pre-trained several times, it also draws pairs of pre-trainings. Resampling a handful of n seeds
+    underestimates their variance, so their deviations from the mean are widened by sqrt(n / (n - 1)) and Student's t,
+    but never beyond the largest possible difference of two scores.
 
     Args:
-        first: predictions of the one model; several are of different seeds of pre-training.
-        second: of the other, on the same file; as many, paired with the first in their order.
-        metric: which one, as in `finetune.json`.
-        kind: of the task, see `attention_guidance.commands.finetuning.examples.tasks`.
-        labels: all that training knew, in their order; those of gold and predictions without.
-        entities: whether labels of words are of entities.
-        seed: of the bootstrap.
-        resamples: of it.
+        first: predictions of the first model; several are of different seeds of pre-training.
+        second: predictions of the second model on the same file; as many, paired with the first in order.
+        metric: name of the metric, as in `finetune.json`.
+        kind: kind of the task, see `attention_guidance.commands.finetuning.examples.tasks`.
+        labels: all labels of training, in order; by default those of gold labels and predictions.
+        entities: whether labels of words are entities.
+        seed: seed of the bootstrap.
+        resamples: number of resamples.
 
     Raises:
-        ConfigError: the gold labels differ, or the metric is none that can be compared.
+        ConfigError: the gold labels differ, or the metric cannot be compared.
     """
     sides = [[side] if isinstance(side, Predictions) else list(side) for side in (first, second)]
     gold = sides[0][0].gold
@@ -114,7 +114,7 @@ def difference(
     times_RN = np.concatenate([np.ones((1, n)), chance.multinomial(n, np.full(n, 1 / n), size=resamples)])
     n_runs = len(sides[0])
     which = chance.integers(0, n_runs, size=(resamples, n_runs)) if n_runs > 1 else np.zeros((resamples, 1), int)
-    # Of each side: the mean over seeds in every draw of examples [1 + R], and how far draws of seeds are from it [R].
+    # For each side: the mean over seeds for every draw of examples [1 + R], and how far draws of seeds deviate [R].
     means, strays = [], []
     for side in sides:
         by_seed = [
@@ -129,12 +129,12 @@ def difference(
     freedom = n_runs - 1 if n_runs > 1 else sum(len(model.predicted) - 1 for side in sides for model in side)
     gaps = means[0] - means[1]
     gaps[1:] += _widening(freedom) * (strays[0] - strays[1])
-    # What is made larger may stray beyond what two scores can differ by. Both sides stray together where pairs of
-    # pre-trainings do, so that it is the gap that ends there and not each side.
+    # Widened deviations may exceed the largest possible difference of two scores. Both sides deviate together if pairs
+    # of pre-trainings are drawn, so the gap is clipped and not each side.
     least, most = range_of(metric)
     gaps = np.clip(gaps, least - most, most - least)
     low, high = np.percentile(gaps[1:], [2.5, 97.5])
-    # Never 0: so many resamples cannot say less.
+    # Never 0: this many resamples cannot show a smaller p.
     tail = (1 + min((gaps[1:] <= 0).sum(), (gaps[1:] >= 0).sum())) / (1 + resamples)
     first_mean, second_mean = (float(mean[0]) for mean in means)
     p = float(min(1.0, 2 * tail))
@@ -142,12 +142,12 @@ def difference(
 
 
 def _widening(freedom: int) -> float:
-    """How much wider Student's 95 % interval is than the normal one, which a bootstrap comes to with so few draws."""
+    """The ratio of Student's 95 % interval to the normal one, which a bootstrap over few seeds approaches."""
     return float(stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)) if freedom else 1.0
 
 
 def _redrawn(scores: Array, n: int, chance: np.random.Generator) -> Array:
-    """Means of so many draws with replacement, each of as many as there are."""
+    """Means of `n` resamples with replacement, each as large as the sample."""
     drawn: Array = scores[chance.integers(0, len(scores), size=(n, len(scores)))].mean(1)
     return drawn
 
@@ -181,7 +181,7 @@ def _terms(
         number = {label: n for n, label in enumerate(labels)}
 
         def right_gold_guess(predicted: Sequence[Any]) -> Array:
-            """Whether it is right, and the label that is right and that was said, each a column a label."""
+            """Columns: whether the prediction is correct, then the gold label and the predicted label, both one-hot."""
             rows = np.arange(len(gold))
             terms = np.zeros((len(gold), 1 + 2 * len(labels)))
             terms[:, 0] = [g == p for g, p in zip(gold, predicted, strict=True)]
@@ -195,13 +195,13 @@ def _terms(
 
 
 def _entities(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
-    """Right, predicted and gold entities of a sentence, as seqeval finds them."""
+    """Numbers of correct, predicted and gold entities of a sentence, as counted by seqeval."""
     there, found = set(get_entities(list(gold))), set(get_entities(list(predicted)))
     return len(there & found), len(found), len(there)
 
 
 def _by_label(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Array:
-    """Right, predicted and gold words of each label in each sentence, [N, 3 labels]."""
+    """Numbers of correct, predicted and gold words of each label in each sentence, [N, 3 labels]."""
     labels = sorted({label for side in (gold, predicted) for sentence in side for label in sentence})
     number = {label: n for n, label in enumerate(labels)}
     counts = np.zeros((len(gold), len(labels), 3))
@@ -214,7 +214,7 @@ def _by_label(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]])
 
 
 def _macro_f1_of_present(sums: Array) -> Array:
-    """The mean over the labels that are there, in gold or predictions."""
+    """Mean F1 over the labels that occur in the gold labels or predictions."""
     sums = sums.reshape(len(sums), -1, 3)
     present = sums[..., 1:].sum(-1) > 0
     mean: Array = (_f1(sums) * present).sum(-1) / np.maximum(present.sum(-1), 1)
@@ -222,13 +222,13 @@ def _macro_f1_of_present(sums: Array) -> Array:
 
 
 def _f1(sums: Array) -> Array:
-    """From right, predicted and gold, along the last dimension."""
+    """F1 from the numbers of correct, predicted and gold, along the last dimension."""
     result: Array = 2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1)
     return result
 
 
 def _split(sums: Array) -> tuple[Array, Array, Array]:
-    """How many are right [R], and how often each label is right and said [R, labels]."""
+    """Number of correct predictions [R], and how often each label is gold and is predicted [R, labels]."""
     n_labels = (sums.shape[1] - 1) // 2
     return sums[:, 0], sums[:, 1 : 1 + n_labels], sums[:, 1 + n_labels :]
 
@@ -240,16 +240,16 @@ def _accuracy(sums: Array) -> Array:
 
 
 def _f1_of_second(sums: Array) -> Array:
-    """Of the second of two labels, as GLUE's F1."""
+    """F1 of the second of two labels, as in GLUE."""
     right, gold, guess = _split(sums)
-    # All that are right but those of the first: of two labels, right = n - gold_2 - guess_2 + 2 both_2.
+    # Correct predictions of the second label: with two labels, right = n - gold_2 - guess_2 + 2 both_2.
     both = (right - gold.sum(1) + gold[:, 1] + guess[:, 1]) / 2
     result: Array = 2 * both / np.maximum(gold[:, 1] + guess[:, 1], 1)
     return result
 
 
 def _matthews(sums: Array) -> Array:
-    """For any number of labels (Gorodkin 2004)."""
+    """Matthews correlation for any number of labels (Gorodkin 2004)."""
     right, gold, guess = _split(sums)
     total = gold.sum(1)
     spread = np.sqrt((total**2 - (guess**2).sum(1)) * (total**2 - (gold**2).sum(1)))
@@ -257,7 +257,7 @@ def _matthews(sums: Array) -> Array:
 
 
 def _centred(values: Sequence[float]) -> Array:
-    """Of years or timestamps the squares would leave no digits for what they differ by."""
+    """Center and scale numbers: squares of years or timestamps would lose the digits in which they differ."""
     numbers = np.array(values, float)
     numbers = numbers - numbers.mean()
     result: Array = numbers / (np.abs(numbers).max() or 1.0)

@@ -1,4 +1,4 @@
-"""The files of predictions that `finetune` writes, and `downstream` reads."""
+"""Files of predictions, written by `finetune` and read by `downstream`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FILE = re.compile(r"(train|dev|test|mismatched)-(seed-\d+(?:-combined)?|baselin
 def write_predictions(
     folder: Path, data: Data, split: str, seed: int | None, predictions: Sequence[Any], *, combined: bool = False
 ) -> None:
-    """Write predictions beside the gold labels into the output folder of `finetune`.
+    """Write predictions and gold labels to the output folder of `finetune`.
 
     Args:
         folder: the output folder.
         data: the task.
         split: the split predicted.
-        seed: of the model; None for the baseline.
+        seed: seed of the model; None for the baseline.
         predictions: as `Example.label`.
         combined: whether the model is combined with the baseline.
     """
@@ -58,7 +58,7 @@ def write_predictions(
 
 
 def remove_predictions(folder: Path) -> None:
-    """Remove all that `write_predictions` has written there, so that none stays of other seeds or another task."""
+    """Remove all files of `write_predictions`, so that none of other seeds or another task remain."""
     for file in (folder / _FOLDER).glob("*"):
         if _FILE.fullmatch(file.name):
             file.unlink()
@@ -74,20 +74,20 @@ def read_predictions(
     """Read the predictions that `finetune` has written, of seeds or (None) of the baseline.
 
     Raises:
-        ConfigError: those of a seed are not there.
+        ConfigError: the predictions of a seed are missing.
     """
     suffix = "txt" if kind == "tokens" else "tsv"
     files = [folder / _FOLDER / f"{_name(split, seed, combined)}.{suffix}" for seed in seeds]
     for file in files:
         if not file.is_file():
-            raise ConfigError(f"{file}: not there; fine-tune this model again")
+            raise ConfigError(f"{file}: not found; fine-tune this model again")
     read = [_read_tokens(file) if kind == "tokens" else _read_rows(file, kind) for file in files]
     return Predictions(read[0][0], tuple(predicted for _, predicted in read))
 
 
 def _read_tokens(file: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     gold, predicted = [], []
-    # As it was written: in text mode a carriage return in a word would end the line.
+    # Bytes, as written: in text mode, a carriage return in a word would end the line.
     for block in file.read_bytes().decode().split("\n\n"):
         rows = [line.rsplit("\t" if "\t" in line else " ", 2) for line in block.split("\n") if line]
         gold.append(tuple(row[1] for row in rows))

@@ -1,7 +1,7 @@
-"""The metrics of tasks: GLUE's own, macro F1 and Hamming loss for several labels, entities by seqeval.
+"""Metrics of tasks: GLUE's own, macro F1 and Hamming loss for several labels, entity F1 by seqeval.
 
-Macro F1 is always the mean over the labels that are in gold or predictions, as scikit-learn's is of labels by name: a
-label that is in neither has no F1.
+Macro F1 is always the mean over the labels that occur in the gold labels or predictions, like scikit-learn's for label
+names: a label in neither has no F1.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def evaluate(data: Data, examples: Sequence[Example], predictions: Sequence[Any]
 
     Args:
         data: the task and its labels.
-        examples: with their gold labels.
-        predictions: as `Example.label`; for `multilabel` 0 and 1, for `regress` numbers.
+        examples: the examples, with their gold labels.
+        predictions: in the form of `Example.label`.
     """
     gold = [example.label for example in examples]
     if data.task.kind == "tokens":
@@ -59,7 +59,7 @@ def evaluate(data: Data, examples: Sequence[Example], predictions: Sequence[Any]
 
 
 def per_class(data: Data, examples: Sequence[Example], predictions: Sequence[Any]) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and support of each label, or kind of entity; empty for `regress`."""
+    """Precision, recall, F1 and support of each label or type of entity; empty for `regress`."""
     gold = [example.label for example in examples]
     if data.task.kind == "regress":
         return {}
@@ -79,7 +79,7 @@ def per_class(data: Data, examples: Sequence[Example], predictions: Sequence[Any
 
 
 def _by_label(data: Data, gold: Sequence[Any], predictions: Sequence[Any]) -> dict[str, dict[str, float]]:
-    """As `per_class`, of the labels that are in gold or predictions."""
+    """`per_class` for the labels that occur in the gold labels or predictions."""
     several = data.task.kind == "multilabel"
     truth, guess = (
         np.array(side, int) if several else np.eye(len(data.labels), dtype=int)[np.array(side, int)]
@@ -106,7 +106,7 @@ def _by_label(data: Data, gold: Sequence[Any], predictions: Sequence[Any]) -> di
 
 
 def _several(truth: Array, guess: Array) -> dict[str, float]:
-    # scikit-learn takes a single column for two classes; one of zeros beside it has no F1.
+    # scikit-learn reads a single column as two classes, so add a column of zeros, which has no F1.
     columns = [np.column_stack([side, np.zeros(len(side))]) for side in (truth, guess)]
     there = bool(truth.any() or guess.any())
     return {
@@ -118,11 +118,11 @@ def _several(truth: Array, guess: Array) -> dict[str, float]:
 
 
 def choose_threshold(data: Data, examples: Sequence[Example], shares: Array) -> float:
-    """The probability from which on a label is predicted that is best on examples; of equals the nearest to a half.
+    """The best threshold on examples: the probability above which a label is predicted. Ties go to the nearest to 0.5.
 
     Args:
-        data: a task of several labels.
-        examples: those of dev.
+        data: a task with several labels.
+        examples: the examples of dev.
         shares: probabilities, [examples, labels].
     """
     gold = np.array([example.label for example in examples])
