@@ -1,4 +1,4 @@
-"""The fixtures of small runs and tasks."""
+"""Fixtures: small runs and tasks."""
 
 from finetunings import many_models, table
 from small_runs import arguments, cli, corpus, whole_run

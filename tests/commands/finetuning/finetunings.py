@@ -1,4 +1,4 @@
-"""A small task, and what a fine-tuning has written."""
+"""A small task, and helpers that read the results of a fine-tuning."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def words(chance, n=4):
 
 @pytest.fixture
 def many_models(tmp_path, whole_run):
-    """The run's model once more, under another name."""
+    """A copy of the run's model under another name."""
     shutil.copytree(whole_run / "model", tmp_path / "other")
     return tmp_path / "other"
 
 
 @pytest.fixture
 def table(tmp_path):
-    """Texts whose first word tells their label."""
+    """Texts whose first word determines their label."""
 
     def write(labels, header="text\tlabel", pair=False, n=256):
         chance = random.Random(0)

@@ -1,4 +1,4 @@
-"""Several models on one task: what is compared, both sides of a compare, checkpoints, resuming."""
+"""Several models on one task: candidates, both sides of `compare`, checkpoints, resuming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = ["--epochs", "1", "--learning-rates", "5e-3", "--batch-size", "8", "--no
 
 @pytest.fixture
 def task(tmp_path):
-    """A folder with a task whose first word tells the label."""
+    """A folder with a task whose first word determines the label."""
     chance = random.Random(0)
     for split, n in (("train", 48), ("test", 24)):
         rows = [f"{label * 3} {chance.choice('abcdef')}\t{label}" for label in chance.choices("xy", k=n)]
@@ -38,7 +38,7 @@ def test_the_sides_of_a_compare_are_its_arms(tmp_path):
     (tmp_path / "seed-10" / "guided" / "results.json").unlink()
     with pytest.raises(RunError, match="seed-10/guided has not finished; run the same compare again with `resume`"):
         candidates([str(tmp_path)])
-    # What has ended is what counts, also where another seed was begun before.
+    # Only the seeds of compare.json count, even if another seed was started earlier.
     (tmp_path / "compare.json").write_text('{"seeds": [{"seed": 2}]}')
     assert [side.models for side in candidates([str(tmp_path)])] == [
         {arm: str(tmp_path / "seed-2" / arm)} for arm in ("unguided", "guided")
@@ -63,7 +63,7 @@ def test_checkpoints_are_spread_over_the_run(tmp_path, cli, arguments):
         checkpoints_of(str(run / "model"), 3)
 
 
-def test_compare_goes_on_to_the_task(tmp_path, cli, arguments, task):
+def test_compare_continues_with_the_task(tmp_path, cli, arguments, task):
     out = tmp_path / "both"
     short = [*arguments, "--max-steps", "6", "--seeds", "2", "-o", out, "-q"]
     assert cli("compare", *short, "--downstream", "classify", "--task-data", task, "--finetune-seeds", "2") == 0
@@ -97,8 +97,8 @@ def test_compare_looks_at_the_task_before_it_trains(tmp_path, cli, arguments, ta
     assert "--downstream ner needs --task-data, a folder of files" in capsys.readouterr().err
 
 
-def test_compare_takes_what_the_task_needs_to_be_read(tmp_path, cli, arguments, capsys):
-    """MRPC's F1 is of one label; these names do not say of which, nor those of the columns what they hold."""
+def test_compare_passes_the_settings_that_read_the_task(tmp_path, cli, arguments, capsys):
+    """Names of labels and columns that do not show which label is positive and what each column holds."""
     for split, n in (("train", 24), ("test", 12)):
         rows = (f"a {n}\tb {n}\t{'rb'[n % 2]}" for n in range(n))
         (tmp_path / f"{split}.tsv").write_text("\n".join(["left\tright\tcolour", *rows, ""]))
@@ -139,7 +139,7 @@ def test_the_score_over_pre_training(tmp_path, cli, whole_run, task):
     content = json.loads((out / "downstream.json").read_text())
     points = [(point["model"], point["step"], point["seeds"]) for point in content["checkpoints"]]
     assert points == [("run", 57, 2), ("run", 60, 2), ("second", 57, 2), ("second", 60, 2)]
-    # The finished model is that of the last step.
+    # The finished model is the one of the last step.
     last, whole = content["checkpoints"][1], content["models"][0]
     assert last["mean"] == whole["mean"]
     assert last["loss"] > 0

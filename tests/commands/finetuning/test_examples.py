@@ -1,4 +1,4 @@
-"""Examples of every kind of task, and what is wrong with them found before training."""
+"""Read examples of every kind of task, and find errors before training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def files(tmp_path, suffix="tsv", **contents):
 
 
 def of_texts(data):
-    """What is said of texts that come again, and not of small splits."""
+    """The notes on repeated texts, without those on small splits."""
     return tuple(note for note in data.notes if " texts of " in note)
 
 
@@ -93,7 +93,7 @@ def test_a_text_is_the_same_however_it_is_written(tmp_path, other):
                   dev="text\tlabel\nnew\tx\n", test=f"text\tlabel\n{other}\tx\n")  # fmt: skip
     data = read_examples(get_task("classify"), given)
     assert of_texts(data) == ("1 of 1 texts of test are also in train, which inflates scores",)
-    # One of them is not held out of training while the other is trained on.
+    # Both stay on the same side when examples are held out.
     given = files(tmp_path, train=f"text\tlabel\n{rows}" + "".join(f"{PLANTED}\tx\n{other}\tx\n" * 9))
     for seed in range(8):
         stay, out = hold_out(read_examples(get_task("classify"), given | {"dev": given["train"]}).splits["train"],
@@ -131,7 +131,7 @@ def test_one_text_with_two_labels_is_noted(tmp_path):
     assert "1 of 3 texts of train have a different label" in of_texts(read_examples(get_task("multilabel"), several))[0]
     words = files(tmp_path, "txt", train="US B-LOC\n\nus O\n", dev="we O\nUS B-LOC\n")
     assert "1 of 2 texts of train have a different label" in of_texts(read_examples(get_task("ner"), words))[0]
-    # Of several numbers a mean may be meant.
+    # Different numbers of one text may be averaged.
     numbers = files(tmp_path, train="text\tscore\na\t1\na\t2\n", dev="text\tscore\nb\t1\n")
     assert of_texts(read_examples(get_task("regress"), numbers)) == ()
 
@@ -160,7 +160,7 @@ def test_a_few_malformed_examples_are_left_out_where_that_is_asked_for(tmp_path,
     assert [e.texts for e in data.splits["train"]] == [e.texts for e in expected.splits["train"]]
     n, what = len(expected.splits["train"]), "sentences" if task == "ner" else "rows"
     assert data.notes[0].startswith(f"{len(bad)} of {n + len(bad)} {what} of train.txt are malformed and left out; the")
-    # A label that training never saw is not malformed.
+    # A label that training lacks is not malformed.
     if task == "classify":
         given = files(tmp_path, "txt", dev="text\tlabel\na\tz\n") | {"train": given["train"]}
         with pytest.raises(CorpusError, match="label 'z' is not in the training file"):
@@ -196,7 +196,7 @@ def json_rows(rows):
 def test_rows_without_a_gold_label_are_not_malformed(tmp_path, task, labels, none, bad):
     rows = [{"text": f"text {n}", "label": labels[n % 2]} for n in range(60)]
     odd = [{"text": f"odd {n}", "label": label} for n, label in enumerate([*none, *bad])]
-    # Without text one with a label is malformed, and one without is left out as that.
+    # Without a text, a labelled row is malformed, and an unlabelled row is left out as unlabelled.
     odd += [{"label": labels[0]}, {"text": None, "label": labels[0]}, {"label": None}]
     given = files(tmp_path, "jsonl", train=json_rows([*rows[:30], *odd, *rows[30:]]), dev=json_rows(rows[:20]))
     data = read_examples(get_task(task), given, errors="skip")
@@ -238,7 +238,7 @@ def test_labels_of_tables_without_a_header(tmp_path, task, columns, rows, labels
 
 @pytest.mark.shared
 def test_colas_own_files(tmp_path, shared_data):
-    """Their four columns (source, label, the author's own mark, sentence) have no header."""
+    """The four columns (source, label, the author's mark, sentence) have no header."""
     lines = (shared_data / "cola" / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     (tmp_path / "in_domain_dev.tsv").write_text(
         "".join(f"gj04\t{label}\t{'' if label == '1' else '*'}\t{text}\n" for text, label in
@@ -249,7 +249,7 @@ def test_colas_own_files(tmp_path, shared_data):
     assert [(e.texts, e.label) for e in data.splits["dev"]] == [(e.texts, e.label) for e in expected.splits["dev"]]
 
 
-def test_what_is_chosen_on_is_not_scored_on(tmp_path):
+def test_dev_and_test_must_be_separate_files(tmp_path):
     given = files(tmp_path, train="text\tlabel\na\tx\nb\ty\n", dev="text\tlabel\na\tx\n")
     with pytest.raises(ConfigError, match=r"`dev` and `test` are the same file, .*dev\.tsv"):
         read_examples(get_task("classify"), given | {"test": tmp_path / "." / "dev.tsv"})
@@ -278,7 +278,7 @@ def test_a_few_malformed_labels_are_not_another_scheme(tmp_path):
     data = read_examples(get_task("ner"), files(tmp_path, "txt", train=dev, dev=dev))
     assert data.scheme == "IOB1"
     assert "train.txt is read as IOB1" in data.notes[0]
-    # Training decides, whatever the others begin with.
+    # Training decides the scheme, even if the other splits look different.
     data = read_examples(get_task("ner"), files(tmp_path, "txt", train=dev, dev=train))
     assert data.scheme == "IOB1"
 
@@ -292,7 +292,7 @@ def test_labels_are_distinguished_by_their_words_alone(tmp_path):
     assert found == [{"a b", "c"}, {"a b"}, {"a b", "c"}, {"a b", "c"}]
 
 
-def test_one_column_is_not_both():
+def test_words_and_labels_need_two_columns():
     with pytest.raises(ConfigError, match="columns=1 1: words and labels cannot be in the same column"):
         read_examples(get_task("ner"), {}, columns=["1", "1"])
 

@@ -1,4 +1,4 @@
-"""`finetune` from the command line: every kind of task learns, writes what it says, and refuses what is wrong."""
+"""`finetune` from the command line: every kind of task trains, writes its results, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
     assert [seed["seed"] for seed in content["seeds"]] == [1, 2]
     for seed in content["seeds"]:
         on_dev = [metrics["accuracy"] for metrics in seed["dev_by_epoch"]]
-        # The first of the best epochs, and the scores are those of the weights of then.
+        # The first of the best epochs, with the scores of its weights.
         assert seed["epoch"] == 1 + on_dev.index(max(on_dev))
         assert seed["dev"]["accuracy"] == pytest.approx(max(on_dev))
     lines = (out / "predictions" / "test-seed-1.tsv").read_text().splitlines()
@@ -38,7 +38,7 @@ def test_classification_learns_and_writes(tmp_path, cli, whole_run, table):
     assert (lines[0], len(right)) == ("text1\tgold\tpredicted", 24)
     assert np.mean(right) == pytest.approx(accuracies[0])
     assert set(content["per_class"]) == {"x", "y", "z"}
-    # The first word tells it all, so characters do.
+    # The first word determines the label, so character n-grams suffice.
     assert content["baseline"]["test"]["accuracy"] > 0.9
     lines = (out / "predictions" / "test-baseline.tsv").read_text().splitlines()
     right = [line.split("\t")[1] == line.split("\t")[2] for line in lines[1:]]
@@ -203,7 +203,7 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     assert (out / "run" / "finetune.json").read_bytes() == before
     assert cli(*other, "--overwrite") == 0
     assert (out / "run" / "finetune.json").read_bytes() != before
-    # Another text under the same name is another request.
+    # Different text under the same name is a different request.
     before = (out / "run" / "finetune.json").read_bytes()
     test = tmp_path / "test.tsv"
     test.write_text(test.read_text().replace("\tx", "\ty"))
@@ -279,7 +279,7 @@ def test_columns_of_glues_own_files(tmp_path):
         assert [(example.texts, example.label) for example in train] == [(("a", "b"), 1), (("c", "d"), 0)]
 
 
-def test_what_is_refused(tmp_path, cli, whole_run, table, capsys):
+def test_bad_input_is_refused(tmp_path, cli, whole_run, table, capsys):
     good = table(["x", "y"])
     (tmp_path / "one.tsv").write_text("text\na\n")
     (tmp_path / "hot.jsonl").write_text('{"text": "a", "labels": [1]}\n{"text": "b", "labels": [0]}\n')

@@ -1,4 +1,4 @@
-"""One fine-tuning: the best epoch's weights come back, without guidance; outputs become predictions."""
+"""One fine-tuning: it returns the weights of the best epoch, without guidance; outputs become predictions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def examples(n, seed, swapped=False):
 
 
 def test_the_best_epoch_comes_back_without_guidance(whole_run):
-    """What is right in training is wrong on dev, so the model gets worse there with every epoch."""
+    """Labels of dev contradict those of training, so the model gets worse on dev with every epoch."""
     source = str(whole_run / "model")
     tokenizer = AutoTokenizer.from_pretrained(source)
     splits = {"train": examples(96, 0), "dev": examples(40, 1, swapped=True)}
@@ -83,7 +83,7 @@ def test_outputs_become_predictions(task, labels, logits, expected):
 
 
 def test_words_are_read_whichever_side_is_padded(whole_run):
-    """In a batch of two lengths as alone. BERT's positions move with the padding; without them they say the same."""
+    """Predictions do not depend on the batch. BERT's positions shift with padding on the left, so they are zeroed."""
     tokenizer = AutoTokenizer.from_pretrained(whole_run / "model")
     sentences = [Example(tuple("abcdefgh"[:n]), (0,) * n, "") for n in (8, 2, 5)]
     data = Data(get_task("ner"), ("O", "B-X", "I-X"), {}, {})
@@ -131,17 +131,17 @@ def test_weights_that_diverge_to_nan_end_training(tmp_path, cli, whole_run, tabl
 @pytest.mark.parametrize(
     ("diverges", "rates"),
     [
-        # Of the three tried the highest, a lower one that is not the lowest, and none that the second seed stands.
+        # The highest of three rates diverges; or the best one diverges, but only with the second seed.
         (lambda rate, seed: rate == 1e-2, ["0.001", "0.005"]),
         (lambda rate, seed: rate == 5e-3 and seed == 2, ["0.001", "0.005", "0.01"]),
     ],
 )
-def test_a_learning_rate_that_diverges_is_not_taken(tmp_path, cli, whole_run, table, monkeypatch, diverges, rates):
+def test_a_learning_rate_that_diverges_is_skipped(tmp_path, cli, whole_run, table, monkeypatch, diverges, rates):
     def diverging(*args, learning_rate, seed, **kwargs):
         if diverges(learning_rate, seed):
             raise DivergedError(f"learning rate {learning_rate:g}: diverged")
         found, model = fit(*args, learning_rate=learning_rate, seed=seed, **kwargs)
-        # On dev 0.005 is best, 0.01 next.
+        # On dev, 0.005 is best and 0.01 second.
         best = {1e-3: 0.1, 5e-3: 0.9, 1e-2: 0.5}[learning_rate]
         return replace(found, dev=[metrics | {"accuracy": best} for metrics in found.dev]), model
 
@@ -161,7 +161,7 @@ def test_a_learning_rate_that_diverges_is_not_taken(tmp_path, cli, whole_run, ta
 @pytest.mark.parametrize("kind", [RobertaConfig, BertConfig])
 @pytest.mark.parametrize("padding", [0, 1, 5])
 def test_a_model_with_another_padding_than_its_tokenizer_s_stays_itself(tmp_path, whole_run, kind, padding):
-    """Positions count from RoBERTa's padding, and Trainer writes the tokenizer's into the configuration."""
+    """RoBERTa's positions depend on the padding token, which Trainer copies from the tokenizer to the configuration."""
     tokenizer = AutoTokenizer.from_pretrained(whole_run / "tokenizer")
     config = kind(vocab_size=280, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
                   max_position_embeddings=40, pad_token_id=padding)  # fmt: skip
@@ -198,7 +198,7 @@ def test_training_that_diverges_later_keeps_the_best_epoch(whole_run, monkeypatc
     how = {"learning_rate": 5e-3, "seed": 1, "settings": settings, "progress": spoil}
     found, model = fit(data, encoded, source, tokenizer, **how)
     assert (found.epoch, len(found.dev)) == (1, 1)
-    # It has stopped where it was seen.
+    # Training stops at the first epoch with NaN weights.
     n_tokens = sum(len(item["input_ids"]) for item in encoded["train"].inputs)
     assert round(found.tokens_per_second * found.seconds) == 2 * n_tokens
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""What fine-tunings leave on the disk: a later one goes on with it, and nothing of others is lost."""
+"""Saved results of a fine-tuning: a later one resumes from them, and results of other requests are never lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
     out = tmp_path / "out"
     assert cli(*command, "-o", out) == 130
     assert len([*(out / "fits").glob("*/*/fit.json")]) == 2
-    # One of them is damaged: it is fitted again.
+    # A damaged fit is repeated.
     (damaged,) = (out / "fits").glob("*/0.005-seed-1/fit.json")
     damaged.write_text("{}")
     fitted.clear()
@@ -48,7 +48,7 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
     assert halved["learning_rates"] == whole["learning_rates"]
     for name in ("predictions/test-seed-1.tsv", "predictions/test-seed-2.tsv"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    # Done is done, and what is of other settings is not replaced.
+    # Finished scores are kept, and scores of other settings are not replaced.
     before = (out / "finetune.json").read_bytes()
     assert cli(*command, "-o", out, "--resume") == 0
     assert "out: scored already" in capsys.readouterr().out
@@ -200,7 +200,7 @@ def test_a_comparison_of_others_is_not_replaced(tmp_path, cli, whole_run, many_m
     assert cli("downstream", whole_run, third, *task, "-o", out, "--resume") == 2
     assert "holds a downstream.json of other models, checkpoints or another task" in capsys.readouterr().err
     assert (out / "downstream.json").read_bytes() == before
-    # One more, and the same again, lose nothing.
+    # Adding a model, or repeating the command, loses nothing.
     assert cli("downstream", whole_run, many_models, third, *task, "-o", out, "--resume") == 0
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -236,7 +236,7 @@ def test_unfinished_fits_of_others_are_found_before_the_first_is_fitted(
 
 
 def test_a_fine_tuning_may_become_a_comparison(tmp_path, cli, whole_run, many_models, table):
-    """As where a recipe is given --compare after all, and a compare more seeds."""
+    """As if a recipe is repeated with --compare, or a compare with more seeds."""
     task = [*ONE, *table(["x", "y"], n=24), "--no-baseline", "-o", tmp_path / "out"]
     assert cli("finetune", whole_run, *task) == 0
     assert cli("downstream", whole_run, many_models, *task, "--resume") == 0

@@ -1,4 +1,4 @@
-"""Labels as they were meant: 0 and 1 of each class, the same under two names, none, and which of two is positive."""
+"""How labels are read: 0 and 1 per class, equal names, missing labels, and which of two labels is positive."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_lists_of_0_and_1_are_classes(tmp_path):
 
 
 def test_two_classes_of_0_and_1_are_no_names(tmp_path):
-    """As names both would be in every row."""
+    """Read as names, both labels would be in every row."""
     train = jsonl(tmp_path / "train.jsonl", [[1, 0], [0, 1], [0, 1]])
     data = read_examples(get_task("multilabel"), {"train": train, "dev": train})
     assert labels_on(data, "train") == [["0"], ["1"], ["1"]]
@@ -80,7 +80,7 @@ def test_parquet_of_0_and_1_and_of_named_numbers(tmp_path):
 
 
 def test_a_column_a_label(tmp_path):
-    """As of the toxic comments, whose unrated rows are -1."""
+    """As in the toxic comments data, where unlabelled rows are -1."""
     header = "id,comment,toxic,obscene,threat"
     train = table(tmp_path / "train.csv", header.replace("comment", "text"), "a1,x,1,0,0", "b2,y,0,0,0", "c3,z,1,1,0")
     dev = table(tmp_path / "dev.csv", header.replace("comment", "text"), "d4,v,0,1,0", "e5,w,-1,-1,-1")
@@ -90,7 +90,7 @@ def test_a_column_a_label(tmp_path):
     assert data.notes[0] == "read as one column of 0 and 1 per label: toxic, obscene, threat"
     assert "no row of training has the label threat; it is left out" in data.notes
     assert "1 of 2 rows of dev.csv have no gold label: left out" in data.notes
-    # Named, and one alone.
+    # Columns given by name, and a single one.
     given = table(tmp_path / "given.csv", header, "a1,x,1,0,0", "b2,y,0,1,0")
     data = read_examples(
         get_task("multilabel"), {"train": given, "dev": given}, columns=["comment", "toxic", "obscene"]
@@ -129,7 +129,7 @@ def test_labels_however_they_are_written(tmp_path, cells, expected):
         (["1", "0"], r"train\.jsonl:1: a single 0 or 1 in every row"),
         (["101", "010", "101"], r"train\.jsonl:3: '101' may be the name of a label, or 0 or 1 for each of 3 classes"),
         (["01", "10"], r"0 or 1 for each of 2 classes; write 0 1 for the latter"),
-        ([101, 10, 0], r"'101' may be"),  # as numbers, without the zeros before them
+        ([101, 10, 0], r"'101' may be"),  # as numbers, without leading zeros
         ([["11"], ["00"], []], r"'11' may be"),
         ([[1, 0, 1], [1, 0]], r"train\.jsonl:2: labels 1, 0; other rows have 3 numbers, each 0 or 1"),
         ([["a"], ["b"], [2, 0, 0]], r"train\.jsonl:3: numbers repeat in 2, 0, 0"),
@@ -166,7 +166,7 @@ def test_what_several_labels_cannot_be(tmp_path, cells, message):
         (["entailment", "not_entailment"], "entailment"),
         (["spam", "ham"], "spam"),
         (["hate", "none"], "hate"),
-        # Names that do not say: the last.
+        # Names that do not decide: the last.
         (["cat", "dog"], "dog"),
         (["normal", "abnormally long"], "normal"),
     ],
@@ -204,7 +204,7 @@ def test_rows_without_a_gold_label_are_left_out_and_counted(tmp_path):
     assert data.labels == ("contradiction", "entailment", "neutral")
     assert classes(data, "train") == ["neutral", "entailment", "contradiction"]
     assert data.notes.count("5 of 8 rows of train.jsonl have no gold label: left out") == 2
-    # The first row may be the one that lacks it.
+    # The first row may lack a label.
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
     data = read_examples(get_task("mnli"), {split: tmp_path / f"{split}.jsonl" for split in ("train", "dev")})
     assert len(data.splits["dev"]) == 3

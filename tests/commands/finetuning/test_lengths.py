@@ -1,4 +1,4 @@
-"""What is asked of a tokenizer, how long its texts may be, and what is saved of it."""
+"""What fine-tuning requires of a tokenizer, how long texts may be, and how the tokenizer is saved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAST = ["--epochs", "1", "--batch-size", "8", "--learning-rates", "1e-2", "--see
 
 @pytest.fixture
 def long_model(tmp_path, whole_run):
-    """A model of 8,192 positions, with its tokenizer."""
+    """A model with 8,192 positions, and its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(whole_run / "model")
     tokenizer.model_max_length = 8192
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -80,7 +80,7 @@ def test_a_saved_model_is_given_no_more_than_it_was_fine_tuned_on(tmp_path, long
 
 
 def without_mask(tokenizer, **others):
-    """A tokenizer as T5's: an end, and neither mask nor beginning."""
+    """A tokenizer like T5's: an end token, but no mask and no beginning token."""
     backend = tokenizer.backend_tokenizer
     backend.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", special_tokens=[("</s>", 2)])
     return PreTrainedTokenizerFast(
@@ -111,7 +111,7 @@ def test_an_encoder_of_t5_needs_no_mask(tmp_path, cli, t5_encoder, table):
 
 
 def test_an_encoder_of_t5_labels_words_by_those_around_them(tmp_path, cli, t5_encoder):
-    """What `bc` is the word before it tells, but in every tenth text the label is wrong: right is an F1 of 0.9."""
+    """The word before `bc` determines its label, but every tenth label is wrong: the best possible F1 is 0.9."""
     chance, files, out = random.Random(0), [], tmp_path / "out"
     for split, n in (("train", 600), ("dev", 40), ("test", 60)):
         sentences = []
@@ -160,7 +160,7 @@ def test_a_tokenizer_is_asked_for_what_is_needed(tmp_path, cli, whole_run, t5_en
     with pytest.raises(ConfigError, match="no mask and no cls or bos token; give the tokenizer of a masked language"):
         load_tokenizer(str(t5_encoder))
     assert load_tokenizer(str(t5_encoder), ["pad", "sep or eos"]).mask_token is None
-    # A task needs no end either, but batches need padding.
+    # A task does not need an end token, but batches need padding.
     bare = without_mask(AutoTokenizer.from_pretrained(whole_run / "model"))
     bare.save_pretrained(tmp_path / "bare")
     assert load_tokenizer(str(tmp_path / "bare"), ["pad"]).eos_token is None

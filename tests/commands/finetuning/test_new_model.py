@@ -1,4 +1,4 @@
-"""Every fine-tuning begins with a head that is drawn anew, whatever the model was fine-tuned on before."""
+"""Every fine-tuning starts with a new head, even if the model was already fine-tuned."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make(data, source, seed):
 
 
 def parts(model):
-    """Weights of the encoder, and those of the head that are drawn at random."""
+    """Weights of the encoder, and the randomly initialized weights of the head."""
     of_encoder = {id(parameter) for parameter in model.base_model.parameters()}
     named = [(name, p.detach()) for name, p in model.named_parameters() if "pooler" not in name or "bert" not in name]
     return (
@@ -64,7 +64,7 @@ def test_the_old_head_is_not_taken(tmp_path, kind, task, n_labels):
         assert not (value == 0.37).any()
         assert torch.equal(value, parts(again)[1][name])
         assert not torch.equal(value, parts(other)[1][name])
-    # The same as that of a model of no task before: they start alike.
+    # Equal to the head of a model that was never fine-tuned.
     AutoModelForMaskedLM.from_config(kind(**SIZES, **more)).save_pretrained(tmp_path / "plain")
     plain = parts(make(data, tmp_path / "plain", 1))[1]
     assert all(torch.equal(value, plain[name]) for name, value in head.items())

@@ -70,7 +70,7 @@ def as_scheme(tags, scheme):
 
 
 def file_of(sentences, chance):
-    """The bytes of an odd file that holds these sentences."""
+    """The bytes of an unusual file with these sentences."""
     mark, end = chance.choice((" ", "\t", " _ _ ", "\tNN\t")), chance.choice(("\n", "\n", "\r\n"))
     language = chance.choice(("", "", "en:", "zh-min-nan:"))
     scheme = chance.choice(("BIO", "IOBES"))
@@ -84,7 +84,7 @@ def file_of(sentences, chance):
 
 
 def spans(sentences):
-    """Entities by conlleval: they begin at B- and where the kind changes, and end before that."""
+    """Entities as in conlleval: one begins at B-, or where the type changes."""
     found = set()
     for number, tags in enumerate(sentences):
         start = None
@@ -134,7 +134,7 @@ def test_f1_is_that_of_the_predictions_on_the_disk(tmp_path, part):
 
 
 def rows_of(folder):
-    """Gold and predicted label of each word, sentence by sentence, as any reader sees them."""
+    """Gold and predicted labels of each word, by sentence, read independently."""
     text = (folder / "predictions" / "dev-seed-1.txt").read_text(encoding="utf-8")
     for block in text.rstrip("\n").split("\n\n"):
         rows = [line.split() for line in block.splitlines()]

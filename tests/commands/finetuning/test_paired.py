@@ -1,4 +1,4 @@
-"""The difference between two models: metrics as libraries have them, intervals that hold what they promise."""
+"""The difference between two models: metrics agree with libraries, and intervals have their nominal coverage."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_labels_that_gold_lacks_count():
         Predictions(several, (none,)), Predictions(several, (several,)), "macro_f1", "multilabel", labels=["a", "b"],
         resamples=100,
     )  # fmt: skip
-    # Of a label in neither there is no F1, as where each text has one label.
+    # A label in neither has no F1, as for single labels.
     matrices = [np.array([[label in row for label in "ab"] for row in side]) for side in (several, none)]
     assert (
         found.first == pytest.approx(f1_score(*matrices, average="macro", zero_division=np.nan)) == pytest.approx(2 / 3)
@@ -93,7 +93,7 @@ def test_labels_that_gold_lacks_count():
 
 
 def at_random(gold, share, rng):
-    """Labels of which so large a share is right."""
+    """Predicted labels, of which this share is correct."""
     return tuple(g if rng.random() < share else str(1 - int(g)) for g in gold)
 
 
@@ -109,7 +109,7 @@ def test_no_difference_is_shown_as_often_as_it_should():
 
 @pytest.mark.parametrize(("runs", "seeds"), [(2, 3), (3, 3), (1, 3)])
 def test_few_seeds_show_no_difference_that_is_not_there(runs, seeds):
-    """Where accuracy strays by 4 points, from one pre-training to the next or else from one fine-tuning to the next."""
+    """Accuracy has a standard deviation of 4 points, between pre-trainings or between fine-tunings."""
     gold = tuple(str(n % 2) for n in range(1000))
 
     def side(rng):
@@ -144,12 +144,12 @@ def test_one_training_each_tells_of_no_other():
     found = difference(one, other, "accuracy", "classify")
     assert found.low > 0.4
     assert found.verdict == "not known from one training"
-    # A model that is the same each time, such as a baseline, may stand beside several.
+    # A deterministic model, such as a baseline, may be compared with several seeds.
     assert difference(Predictions(gold, (gold,) * 2), other, "accuracy", "classify").verdict == "better"
 
 
 def test_many_labels_need_no_table_of_all_pairs():
-    """3,000 labels: their pairs of 4,000 examples would be 288 GB."""
+    """With 3,000 labels, confusion matrices of 4,000 examples would take 288 GB."""
     chance = np.random.default_rng(0)
     gold, guess = ([f"l{n}" for n in chance.integers(0, 3000, 4000)] for _ in range(2))
     sides = Predictions(tuple(gold), (tuple(gold),)), Predictions(tuple(gold), (tuple(guess),))
@@ -189,13 +189,13 @@ def test_several_pre_trainings_widen_the_interval_and_are_paired():
     def model(n_wrong):
         return Predictions(gold, (wrong[:n_wrong] + gold[n_wrong:],) * 3)
 
-    # Good and bad pre-trainings, always 10 points apart: the gap is at least as sure as within one of them.
+    # Good and bad pre-trainings, always 10 points apart: the interval is no wider than for one of them.
     bases = (100, 300, 500)
     paired = difference([model(n) for n in bases], [model(n + 100) for n in bases], "accuracy", "classify")
     one = difference(model(300), model(400), "accuracy", "classify")
     assert paired.value == pytest.approx(0.1)
     assert 0.3 * (one.high - one.low) < paired.high - paired.low <= one.high - one.low
-    # Gaps of 0, 10 and 20 points are not.
+    # Gaps of 0, 10 and 20 points give a wider interval.
     uneven = difference([model(n) for n in bases], [model(n + k) for n, k in zip(bases, (0, 100, 200), strict=True)],
                         "accuracy", "classify")  # fmt: skip
     assert uneven.value == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""`predict` gives new texts the labels that scoring gave them, in every format, also without a file."""
+"""`predict` gives the same labels as scoring, in every format, also on standard input."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def labelled(chance, n, longest=14):
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory, cli, whole_run):
-    """A model of entities with short windows, and its test file."""
+    """An entity model with short windows, and its test file."""
     folder, chance, files = tmp_path_factory.mktemp("tagger"), random.Random(0), []
     for split, n in (("train", 60), ("dev", 20), ("test", 30)):
         blocks = ("".join(f"{word}\t{label}\n" for word, label in rows) for rows in labelled(chance, n))
@@ -58,7 +58,7 @@ def test_words_get_the_labels_that_were_scored(tmp_path, cli, tagger):
     assert found == scored(tagger)
     facts = json.loads((tagger / "ft" / "finetune.json").read_text())
     assert facts["data"]["test"]["windowed"] > 0
-    # The file is there, and stays unless asked.
+    # An existing file is not overwritten unless asked.
     assert cli("predict", tagger / "ft" / "model", tagger / "test.txt", "--words", "-o", out, "-q") == 2
     assert cli("predict", tagger / "ft" / "model", tagger / "test.txt", "--words", "-o", out, "-q", "--overwrite") == 0
 
@@ -117,7 +117,7 @@ def test_texts_get_what_was_scored(tmp_path, cli, whole_run, table, task, labels
     else:
         assert ["|".join(row["labels"]) for row in rows] == wanted
         assert all(len(row["scores"]) == len(row["labels"]) for row in rows)
-    # The same from lines; of a pair both texts.
+    # The same from lines; a pair has two texts.
     lines = tmp_path / "lines.txt"
     lines.write_text("".join(line.rpartition("\t")[0] + "\n" for line in test.read_text().splitlines()[1:]))
     assert cli("predict", tmp_path / "ft", lines, "-o", tmp_path / "lines.tsv", "-q") == 0

@@ -1,4 +1,4 @@
-"""The files of predictions: what is read is what was written, whatever labels are called."""
+"""Files of predictions: reading returns what was written, whatever the names of labels."""
 
 from __future__ import annotations
 

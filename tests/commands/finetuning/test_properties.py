@@ -41,7 +41,7 @@ def as_csv(rows):
 
 WRITERS = {"jsonl": as_jsonl, "csv": as_csv}
 
-# Of one label: what it is called in the results, and what may stand for it in a file; then what stands for none.
+# A label's name in the results, and its spellings in files; then the spellings of no label.
 ONE = {
     "numbers": ("jsonl", {"0": [0, "0", 0.0, "0.0"], "1": [1, "1", 1.0, " 1.0"]}, [None, "-", "", float("nan")]),
     "numbers of csv": ("csv", {"0": ["0", "0.0"], "1": ["1", "1.00"], "2": ["2", "2."]}, ["", "-", "null", "NaN", -1]),
@@ -103,13 +103,13 @@ def check_one(tmp_path, style, seed):
 @pytest.mark.parametrize("style", ONE)
 def test_one_label(tmp_path, style):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's of a single class
+        warnings.simplefilter("ignore")  # scikit-learn warns about a single class
         for seed in range(FILES):
             check_one(tmp_path, style, seed)
 
 
 NAMES = ["toxic", "severe insult", "obscene", "threat, veiled"]
-# Of several labels: the file's kind, and what a cell holds, given which of all are on.
+# Several labels: the file's format, and the content of a cell, given which labels are on.
 SEVERAL = {
     "names": ("jsonl", lambda on, names: {"labels": [name for name in names if name in on]}),
     "text of json": ("csv", lambda on, names: {"labels": json.dumps(on)}),
@@ -147,7 +147,7 @@ def check_several(tmp_path, style, seed):
     chance = random.Random(f"{style} {seed}")
     suffix, cell = SEVERAL[style]
     numbered = "0" in style or style == "truth"
-    # One column alone, as `toxic`, is on or off; a list needs two.
+    # A single column, such as `toxic`, is on or off; a list needs two numbers.
     names = NAMES[: chance.randint(1 if "columns" in style or not numbered else 3, 4)]
     meant, files = {}, {}
     for split in ("train", "dev"):
@@ -191,7 +191,7 @@ def test_several_labels(tmp_path, style):
 @pytest.mark.parametrize("unit", [(0.5, 0.3), (1920, 11), (-3e6, 1e3), (1e9, 1.0)])
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_numbers(tmp_path, unit, suffix):
-    warnings.simplefilter("ignore")  # scipy's of constants
+    warnings.simplefilter("ignore")  # scipy warns about constants
     for seed in range(FILES):
         chance = random.Random(f"{unit} {suffix} {seed}")
         files, meant = {}, {}

@@ -1,4 +1,4 @@
-"""What the saved model says in transformers' own pipeline is what was scored, whatever its tokenizer's kind."""
+"""The saved model predicts in transformers' pipeline what was scored, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, pip
 
 from attention_guidance.commands.tokenization.kinds import train_kind
 
-# What begins an entity, and what continues one; a letter is of one kind of word, so that little models learn it.
+# Words that begin and continue an entity; each letter occurs in one kind of word, so that small models learn it.
 NAMES = {
     "PER": (["Zkz", "Ωg-k", "qz"], ["Xix", "Xi&i"]),
     "LOC": (["Dop", "Jp'd", "¡Új!"], ["Vyv", "Ұy+v"]),
@@ -52,7 +52,7 @@ def sentences(chance, n, parts=False):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, cli):
-    """Fine-tune a model with a tokenizer of a kind; gives its folder."""
+    """Fine-tune a model with a kind of tokenizer; returns its folder."""
     done = {}
 
     def fine_tuned(kind, parts=False):
@@ -81,13 +81,13 @@ def served(tmp_path_factory, cli):
     return fine_tuned
 
 
-# Words that a tokenizer could take for its own, and some that mean nothing to it.
+# Words that a tokenizer could take for special tokens, and some that it has no token for.
 ODD = ["</s>", "<s>", "[SEP]", "[MASK]", "<mask>", "[PAD]", "x</s>y", "\u2581", "\u0120", "\u00a0"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def unsure(request, tmp_path_factory, cli):
-    """A model that has learnt next to nothing, trained in half precision, and what it says of odd words."""
+    """A barely trained model, in half precision, on unusual words."""
     kind, folder, chance = request.param, tmp_path_factory.mktemp("unsure"), random.Random(1)
     texts = [" ".join([*FILL, *(name for of_kind in NAMES.values() for names in of_kind for name in names)])] * 4
     tokenizer = train_kind(kind, texts, KINDS[kind], max_length=64, at_most=True)
@@ -110,7 +110,7 @@ def unsure(request, tmp_path_factory, cli):
 
 
 def test_the_first_token_of_a_word_says_what_was_scored_though_little_is_learnt(unsure):
-    """Where what the first tokens say is well-formed; elsewhere the best well-formed labels were scored."""
+    """Compare sentences where the labels of first tokens are well-formed; elsewhere the best well-formed ones count."""
     kind, folder = unsure
     tokens = pipeline("ner", model=str(folder / "out" / "model"), ignore_labels=[])
     n = n_malformed = 0
@@ -132,7 +132,7 @@ def test_the_first_token_of_a_word_says_what_was_scored_though_little_is_learnt(
 
 
 def scored(folder):
-    """The sentences of the test file with the labels that were predicted and scored."""
+    """The sentences of the test file with their predicted labels."""
     texts = (folder / "test.txt").read_text(encoding="utf-8").strip("\n").split("\n\n")
     predictions = (folder / "out" / "predictions" / "test-seed-1.txt").read_text(encoding="utf-8")
     for text, block in zip(texts, predictions.strip("\n").split("\n\n"), strict=True):
@@ -141,7 +141,7 @@ def scored(folder):
 
 
 def spans(words, labels):
-    """Entities of BIO labels as [start, end) in the text of the words, and their kind; an I- may begin one."""
+    """Entities of BIO labels as [start, end) in the text, with their type; an I- may begin one."""
     found, at = [], 0
     before = "O"
     for word, label in zip(words, labels, strict=True):
@@ -171,7 +171,7 @@ def test_a_pipeline_gives_each_word_the_label_that_was_scored(served, kind, part
         text, starts = " ".join(words), word_starts(words)
         of_word = {}
         for token in tokens(text):
-            # A token is of the word that its end is in, unless it is white space alone.
+            # A token belongs to the word that contains its end, unless it is only white space.
             alone = not text[token["start"] : token["end"]].strip(" ")
             word = max(n for n, start in enumerate(starts) if alone or start < token["end"])
             n_alone += alone
@@ -189,7 +189,7 @@ def test_a_pipeline_gives_each_word_the_label_that_was_scored(served, kind, part
     assert n_first > 200
     assert n_rest > 100
     assert (n_alone > 20) == (kind != "wordpiece")
-    # BERT's sees no NBSP: outside of all entities, and said so.
+    # BERT's tokenizer drops NBSP: it is outside entities, with a note.
     assert read(folder / "out")["data"]["test"]["words_without_tokens"] == n_unseen
     said = f"{n_unseen} words of test have no token; they are labelled O where a well-formed sequence allows it"
     assert (said in read(folder / "out")["notes"]) == (kind == "wordpiece")
@@ -207,7 +207,7 @@ def test_the_entities_of_a_pipeline_are_those_that_were_scored(served, kind, str
             warnings.simplefilter("ignore")  # "Tokenizer does not support real words" for all but WordPiece
             found = entities(text)
         assert all(entity["word"].strip() for entity in found)
-        # Spaces around an entity may be part of it, as they are of a word's first token.
+        # Spaces around an entity may be part of it, as they may be part of a word's first token.
         left = [len(text[: e["end"]]) - len(text[e["start"] : e["end"]].lstrip(" ")) for e in found]
         right = [e["start"] + len(text[e["start"] : e["end"]].rstrip(" ")) for e in found]
         at = [*zip(left, right, [entity["entity_group"] for entity in found], strict=True)]

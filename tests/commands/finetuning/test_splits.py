@@ -1,4 +1,4 @@
-"""Where examples come from: files, a folder, GLUE on the hub, or held out of training."""
+"""Sources of splits: files, a folder, GLUE on the hub, or held out of training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def test_a_tenth_is_held_out_and_the_rest_stays():
     assert sorted((*stay, *out), key=lambda e: int(e.texts[0])) == given
     assert (stay, out) == hold_out(given)
     assert out != hold_out(given, seed=2)[1]
-    # From all over the file, not its end.
+    # Drawn from the whole file, not its end.
     assert min(int(e.texts[0]) for e in out) < 50 < 150 < max(int(e.texts[0]) for e in out)
 
 
-def test_alike_texts_are_on_one_side():
+def test_equal_texts_are_on_one_side():
     stay, out = hold_out(examples(*"abcdefghij" * 5))
     assert {e.texts for e in stay}.isdisjoint(e.texts for e in out)
     assert len(out) == 5
@@ -40,13 +40,13 @@ def test_a_label_is_not_held_out_whole():
         assert out
         words = [Example((str(n),), (0, 1 + n % 2 if n > 47 else 0), f"f:{n}") for n in range(50)]
         assert {label for e in hold_out(words, seed=seed)[0] for label in e.label} == {0, 1, 2}
-        # Several labels of a text: which are on.
+        # Several labels of a text: 1 for those that are on.
         several = [Example((str(n),), (1.0, float(n == 49)), f"f:{n}") for n in range(50)]
         assert any(e.label[1] for e in hold_out(several, seed=seed)[0])
 
 
 def test_a_rare_class_is_held_out_too():
-    """Of 61 texts 6, drawn without a look at labels, would have none of the 3."""
+    """A random 6 of 61 texts would have none of the 3 rare labels."""
     given = [Example((str(n),), int(n < 3), f"f:{n}") for n in range(61)]
     for seed in range(20):
         stay, out = hold_out(given, seed=seed)
@@ -54,7 +54,7 @@ def test_a_rare_class_is_held_out_too():
         assert len(out) == 6
 
 
-def test_every_share_is_held_out_alike():
+def test_each_label_is_held_out_by_its_share():
     given = [Example((str(n),), n % 10 // 7, f"f:{n}") for n in range(400)]
     assert sum(e.label for e in hold_out(given)[1]) == 12
     several = [Example((str(n),), (float(n % 4 == 0), float(n % 20 == 0), float(n == 7)), "") for n in range(400)]
@@ -77,7 +77,7 @@ def test_more_than_a_tenth_is_held_out_where_each_label_needs_one():
     given = [Example((str(n),), n % 4, "") for n in range(20)]
     out = hold_out(given)[1]
     assert sorted(e.label for e in out) == [0, 1, 2, 3]
-    # Half of what there is would be too much.
+    # One of each label would be half of the texts, which is too many.
     assert len(hold_out([Example((str(n),), n % 100, "") for n in range(200)])[1]) == 20
 
 
@@ -151,7 +151,7 @@ def test_the_files_of_a_folder(tmp_path):
         (tmp_path / name).write_text("")
     found = find_files(get_task("cola"), {"test": tmp_path / "mine.tsv"}, tmp_path)
     assert found == {"train": tmp_path / "train.tsv", "dev": tmp_path / "valid.jsonl", "test": tmp_path / "mine.tsv"}
-    # What is given need not be there, or may be there twice.
+    # A split that is given may be missing from the folder, or ambiguous there.
     (tmp_path / "train.tsv").rename(tmp_path / "test.tsv")
     found = find_files(get_task("cola"), dict.fromkeys(("train", "test"), tmp_path / "mine.tsv"), tmp_path)
     assert found == {"train": tmp_path / "mine.tsv", "dev": tmp_path / "valid.jsonl", "test": tmp_path / "mine.tsv"}
@@ -195,7 +195,7 @@ def test_no_file_at_all():
 
 
 class Hub:
-    """What huggingface_hub gives for GLUE."""
+    """A stand-in for huggingface_hub, with GLUE's files."""
 
     NAMES = ("README.md", *(f"{task}/{split}-00000-of-00001.parquet" for task in ("cola", "mnli_matched", "mnli")
                             for split in ("test", "train", "validation_matched", "validation_mismatched",

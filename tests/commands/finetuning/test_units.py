@@ -1,4 +1,4 @@
-"""Numbers are learnt and predicted in the unit of the file; intervals stay where a metric can be; thresholds."""
+"""Numbers are predicted in the unit of the file; intervals stay in the range of a metric; thresholds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_numbers_are_predicted_in_their_own_unit(tmp_path, cli, whole_run, table
     config = AutoConfig.from_pretrained(out / "model")
     train = [float(line.split("\t")[1]) for line in (tmp_path / "train.tsv").read_text().splitlines()[1:]]
     assert (config.target_mean, config.target_deviation) == pytest.approx((np.mean(train), np.std(train)))
-    # Fine-tuned on: the unit of before is forgotten.
+    # Fine-tuned again: the previous unit is discarded.
     data = Data(get_task("regress"), (), {"train": [Example(("a",), 1.0, ""), Example(("b",), 2.0, "")]}, {})
     assert not hasattr(new_model(data, str(out / "model"), FitSettings()).config, "target_mean")
 
@@ -62,7 +62,7 @@ def test_constant_predictions_are_noted(tmp_path, cli, whole_run, table, monkeyp
 
 @pytest.mark.parametrize(("task", "alike"), [("classify", [1, 1]), ("classify", [1, 0]), ("mrpc", [0, 0])])
 def test_one_label_for_all_is_noted_as_its_score_looks_good(tmp_path, cli, whole_run, table, monkeypatch, task, alike):
-    """The F1 of the positive label alone is 0.8 where it is the label of two thirds."""
+    """Always predicting the positive label has an F1 of 0.8 if two thirds have it."""
 
     def constant(data, scores):
         return [alike[n % 2] for n in range(len(scores))]
@@ -81,7 +81,7 @@ def test_one_label_for_all_is_noted_as_its_score_looks_good(tmp_path, cli, whole
     ("metric", "kind", "most"), [("pearson", "regress", 2), ("accuracy", "classify", 1), ("matthews", "classify", 2)]
 )
 def test_intervals_stay_where_a_difference_can_be(metric, kind, most):
-    """Seeds as far apart as can be, which Student's t would carry beyond."""
+    """Seeds at both ends of the range, for which Student's interval exceeds it."""
     chance = random.Random(0)
     gold = tuple(chance.gauss(0, 1) if kind == "regress" else chance.choice("01") for _ in range(40))
     against = tuple(-g if kind == "regress" else str(1 - int(g)) for g in gold)
@@ -112,7 +112,7 @@ def several(*labels):
 
 
 def test_a_label_in_neither_gold_nor_predictions_has_no_f1():
-    """As for one label of a text, so for several."""
+    """Several labels of a text are treated like one label."""
     one = Data(get_task("classify"), ("a", "b", "c"), {}, {})
     gold = [Example((str(n),), label, "") for n, label in enumerate((0, 0, 1, 1))]
     assert evaluate(one, gold, [0, 0, 1, 0])["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
@@ -123,7 +123,7 @@ def test_a_label_in_neither_gold_nor_predictions_has_no_f1():
     assert evaluate(data, gold, guess)["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert per_class(data, gold, guess)["a"]["f1-score"] == pytest.approx(0.8)
     assert list(per_class(data, gold, guess)) == ["a", "b"]
-    # What is predicted alone counts.
+    # A label that is only predicted counts.
     guess[3] = (0.0, 1.0, 1.0)
     assert evaluate(data, gold, guess)["macro_f1"] == pytest.approx(2 / 3)
 
@@ -163,5 +163,5 @@ def test_predictions_are_from_the_threshold_on(whole_run, tmp_path):
         outputs = predict(fitted, encoded["dev"], tokenizer, settings)
         predictions = decode(data, scores_of(data, encoded["dev"], splits["dev"], outputs))
         assert evaluate(data, splits["dev"], predictions) == found.dev[found.epoch - 1]
-    # At a half few are as rare labels are.
+    # Rare labels seldom reach a threshold of 0.5.
     assert found.threshold < 0.5

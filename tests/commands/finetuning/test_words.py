@@ -42,7 +42,7 @@ def data(examples):
 
 
 def outputs_that_say(encoded, say):
-    """Logits of each window: of each word's first token what `say(example, word)` gives, else nonsense."""
+    """Logits of each window: `say(example, word)` for the first token of each word, else noise."""
     for number, places, item in zip(encoded.example, encoded.places, encoded.inputs, strict=True):
         logits = np.random.default_rng(0).normal(size=(len(item["input_ids"]), 5))
         for place in places:
@@ -75,7 +75,7 @@ def test_a_word_is_read_where_it_is_farthest_from_a_cut(tokenizer):
         n_tokens = len(encoded.inputs[window]["input_ids"]) - 2
         for place in places:
             at = place.token - 1
-            # The first window is cut on its right alone, the last on its left.
+            # The first window is cut only on its right, the last only on its left.
             ends = [at] * (window > 0) + [n_tokens - 1 - at] * (window < windows[-1])
             room.setdefault(place.word, []).append((min(ends), window))
     expected = {word: max(found, key=lambda pair: pair[0]) for word, found in room.items()}
@@ -88,7 +88,7 @@ def test_a_word_is_read_where_it_is_farthest_from_a_cut(tokenizer):
 
 @pytest.mark.parametrize("scheme", ["BIO", None])
 def test_the_tokens_of_a_word_continue_its_label(tokenizer, scheme):
-    """B- stands at the first alone; where labels are no entities all tokens have the word's."""
+    """Only the first token has B-; if labels are not entities, all tokens have the word's label."""
     example = Example(("abc", "d", "efgh", "ijklmn"), (1, 0, 3, 4), "")
     encoded = encode(replace(data([example]), scheme=scheme), [example], tokenizer, 32)
     labels, places = encoded.inputs[0]["labels"], encoded.places[0]
@@ -100,7 +100,7 @@ def test_the_tokens_of_a_word_continue_its_label(tokenizer, scheme):
 
 
 def test_a_model_is_given_what_its_tokenizer_makes(tokenizer):
-    """Token types of special tokens and of words, as XLNet's tokenizer tells."""
+    """Token types of special tokens and of words, as in XLNet's tokenizer."""
     other = copy.deepcopy(tokenizer)
     other.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     other.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -116,7 +116,7 @@ def test_a_model_is_given_what_its_tokenizer_makes(tokenizer):
 
 @pytest.mark.parametrize("unknown", [None, "<s>"])
 def test_special_tokens_stand_where_the_tokenizer_puts_them_whatever_its_alphabet(unknown):
-    """A tokenizer that has no letter of ours, and drops it or has the start of a text for it."""
+    """A tokenizer without any of our letters, which drops them or maps them to the token that begins a text."""
     backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "ወደ": 2}, unknown) if unknown else models.BPE(
         {"<s>": 0, "</s>": 1, "ወ": 2, "ደ": 3, "ወደ": 4}, [("ወ", "ደ")]))  # fmt: skip
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -134,7 +134,7 @@ def test_special_tokens_stand_where_the_tokenizer_puts_them_whatever_its_alphabe
 
 
 def entities(tags):
-    """Spans by conlleval's rules, written anew: an entity begins at B-, or at I- after O or another kind."""
+    """Spans by conlleval's rules, implemented independently: an entity begins at B-, or I- after O or another type."""
     found, start = set(), None
     for at, (before, tag, after) in enumerate(zip(("O", *tags), tags, (*tags[1:], "O"), strict=False)):
         if tag != "O" and (tag[0] == "B" or before == "O" or before[2:] != tag[2:]):
@@ -189,7 +189,7 @@ def test_training_goes_through_a_long_sentence_about_once(tokenizer):
     apart, overlapping = (encode(data(examples), examples, tokenizer, 32, overlap=overlap) for overlap in (False, True))
     read = [sum(len(item["input_ids"]) for item in encoded.inputs) for encoded in (apart, overlapping)]
     assert read[0] < 0.6 * read[1]
-    # Every word is trained on, once.
+    # Every word is trained on exactly once.
     assert [place.word for places in apart.places for place in places] == [*range(300)]
 
 

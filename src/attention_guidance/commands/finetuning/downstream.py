@@ -61,9 +61,11 @@ def downstream(
     sources = {name: model for side in sides for name, model in side.models.items()}
     of_checkpoints = {name: checkpoints_of(model, n_checkpoints) for name, model in sources.items() if n_checkpoints}
     task = get_task(settings.task)
-    folder = Output(output, dataclasses.replace(DOWNSTREAM, begun=_begun(sides)))
+    folder = Output(output, dataclasses.replace(DOWNSTREAM, begun=_unfinished(sides)))
     folder.claim(
-        resume=resume, overwrite=overwrite, other=lambda: _other(output / DOWNSTREAM_FILE, task, sides, n_checkpoints)
+        resume=resume,
+        overwrite=overwrite,
+        other=lambda: _what_would_be_lost(output / DOWNSTREAM_FILE, task, sides, n_checkpoints),
     )
     console = Console(quiet=quiet, markup=False)
     for name, model in sources.items():
@@ -111,7 +113,7 @@ def downstream(
     return content
 
 
-def _begun(sides: Iterable[Candidate]) -> tuple[str, ...]:
+def _unfinished(sides: Iterable[Candidate]) -> tuple[str, ...]:
     """Patterns of the files of an unfinished comparison of these sides, over any seeds, or of a fine-tuning."""
     marks = (FINE_TUNING.finished, *FINE_TUNING.begun)
     folders = {glob.escape(name) for side in sides for name in (side.name, *side.models)}
@@ -119,7 +121,7 @@ def _begun(sides: Iterable[Candidate]) -> tuple[str, ...]:
     return (*marks, *(mark for folder in folders for mark in within(folder, marks)))
 
 
-def _other(file: Path, task: Task, sides: Iterable[Candidate], n_checkpoints: int) -> str | None:
+def _what_would_be_lost(file: Path, task: Task, sides: Iterable[Candidate], n_checkpoints: int) -> str | None:
     """Describe results that would be lost: another task, or models or checkpoints not in this comparison."""
     if not file.is_file():
         return None

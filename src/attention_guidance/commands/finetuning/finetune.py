@@ -87,10 +87,10 @@ def finetune(
         console.print(said, highlight=False)
 
     texts = (" ".join(example.texts) for examples in data.splits.values() for example in examples)
-    for said in (*data.notes, *misfits(tokenizer, texts), *_of_head(subject.source)):
+    for said in (*data.notes, *misfits(tokenizer, texts), *_head_note(subject.source)):
         note(said)
-    longest, rates = _fitting(settings, subject, tokenizer)
-    _try(subject, tokenizer, data, longest, settings)
+    longest, rates = _length_and_rates(settings, subject, tokenizer)
+    _check_compatible(subject, tokenizer, data, longest, settings)
     encoded = {
         split: encode(data, examples, tokenizer, longest, overlap=split != "train")
         for split, examples in data.splits.items()
@@ -146,8 +146,8 @@ def check(
     """
     subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
     if there is None:
-        longest, _ = _fitting(settings, subject, tokenizer)
-        _try(subject, tokenizer, data, longest, settings)
+        longest, _ = _length_and_rates(settings, subject, tokenizer)
+        _check_compatible(subject, tokenizer, data, longest, settings)
 
 
 def _read(
@@ -169,12 +169,12 @@ def _read(
     return subject, tokenizer, data, there
 
 
-def _of_head(source: str) -> list[str]:
+def _head_note(source: str) -> list[str]:
     head = head_of(source)
     return [] if head is None else [f"the model was already fine-tuned ({head}); its head is replaced by a new one"]
 
 
-def _try(
+def _check_compatible(
     subject: Subject, tokenizer: PreTrainedTokenizerBase, data: Data, longest: int, settings: FinetuneSettings
 ) -> None:
     """Check that the model accepts the first examples, and that its heads can be guided.
@@ -188,7 +188,7 @@ def _try(
         guide(untrained, settings.fit.heads, settings.fit.weight, tokenizer=tokenizer).remove()
 
 
-def _fitting(
+def _length_and_rates(
     settings: FinetuneSettings, subject: Subject, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, list[float]]:
     """Maximum tokens of an item and the learning rates to try: as requested, or by default what suits the model.

@@ -17,7 +17,7 @@ from attention_guidance.commands.text.tables import Row
 from attention_guidance.errors import CorpusError
 
 # Labels that may mean "no label".
-_DOUBTFUL = {"none", "na", "n/a", "?", "unlabeled", "unlabelled", "<na>"}
+_MAYBE_MISSING = {"none", "na", "n/a", "?", "unlabeled", "unlabelled", "<na>"}
 
 
 def read_gold(
@@ -131,7 +131,7 @@ def unlike(labels: Sequence[str]) -> list[str]:
     notes = [
         f"{label!r} is read as an ordinary label; leave the cell empty if there is no label"
         for label in labels
-        if label.lower() in _DOUBTFUL
+        if label.lower() in _MAYBE_MISSING
     ]
     by_case: dict[str, list[str]] = {}
     for label in labels:

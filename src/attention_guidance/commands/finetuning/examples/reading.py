@@ -48,7 +48,7 @@ def read_examples(
         CorpusError: a file cannot be read, dev or test has a label that training lacks, or a target is not a number.
         ConfigError: there are too few examples to hold some out, or dev and test are the same file.
     """
-    _check_apart(files)
+    _check_dev_is_not_test(files)
     read = _read_tokens if task.kind == "tokens" else _read_table
     malformed = {split: Malformed(file, errors == "skip") for split, file in files.items()}
     data = read(task, files, columns, repair, positive, malformed)
@@ -67,7 +67,7 @@ def read_examples(
     return replace(data, notes=(*notes, *weak_splits(data), *overlaps(splits)))
 
 
-def _check_apart(files: Mapping[str, Path]) -> None:
+def _check_dev_is_not_test(files: Mapping[str, Path]) -> None:
     dev, test = files.get("dev"), files.get("test")
     if dev is not None and test is not None and dev.resolve() == test.resolve():
         raise ConfigError(
@@ -188,7 +188,7 @@ def _read_table(
         plain = named[split][: n_texts if task.kind == "multilabel" else n_texts + 1]
         tables[split] = [row for row in bad.each(rows, partial(_plain, columns=plain)) if row is not None]
     gold, notes = read_gold(task, tables, named, files, malformed)
-    notes += _passed_over(tables["train"], task, named["train"]) if columns is None else []
+    notes += _ignored_columns(tables["train"], task, named["train"]) if columns is None else []
     skipped = [bad.note("rows", n_rows[split] - len(bad.errors)) for split, bad in malformed.items() if bad.errors]
     if task.kind == "regress" and len(numbers := {answer for answer in gold["train"] if answer is not None}) == 1:
         raise CorpusError(f"{files['train']}: every number in column {named['train'][-1]!r} is {min(numbers):g}")
@@ -205,7 +205,7 @@ def _read_table(
     return Data(task, labels, splits, _names(files), (*skipped, *notes, *unlike(labels)))
 
 
-def _passed_over(rows: Sequence[Row], task: Task, read: Sequence[str]) -> list[str]:
+def _ignored_columns(rows: Sequence[Row], task: Task, read: Sequence[str]) -> list[str]:
     """A note on columns whose names suit the task but that are ignored, because another column is read."""
     known = {name for names in task.columns for name in names}
     others = [name for name in rows[0].values if name.lower() in known and name not in read]
@@ -217,7 +217,7 @@ def _passed_over(rows: Sequence[Row], task: Task, read: Sequence[str]) -> list[s
 
 
 def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path) -> tuple[str, ...]:
-    """Those of training, in order."""
+    """The labels of training, in order."""
     given = [answer for answer in gold if answer is not None]
     labels = in_order({label for answer in given for label in answer})
     if not labels:

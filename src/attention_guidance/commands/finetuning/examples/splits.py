@@ -30,7 +30,7 @@ _TAGGED = (".txt", ".conll", ".conllu", ".tsv", ".bio", ".iob", ".iob2")
 _GLUE_HUB = "nyu-mll/glue"
 HELD_OUT = 0.1
 # Stands for an empty set of labels. (The order of a set with None differs between processes.)
-_NONE_ON = -1
+_NO_LABEL = -1
 # With 20 examples, one more or less is 5 points of accuracy, as much as models differ by.
 FEW = 20
 _WHY = {
@@ -139,13 +139,13 @@ def hold_out(
             f"{len(labels)} distinct text to train on{where}: too few to hold some out as dev; give more (for ner, "
             "blank lines separate sentences), or a separate development file as `dev`"
         )
-    out = _drawn(labels, share, np.random.default_rng(seed))
+    out = _choose_texts(labels, share, np.random.default_rng(seed))
     if not out:
         raise ConfigError(f"too few texts of each label{where} to hold some out as dev; give more, or a `dev` file")
     return [e for e in examples if text_key(e) not in out], [e for e in examples if text_key(e) in out]
 
 
-def _drawn(
+def _choose_texts(
     labels: Mapping[tuple[str, ...], Collection[object]], share: float, chance: np.random.Generator
 ) -> set[tuple[str, ...]]:
     """Choose the texts to hold out: one of each label, the share of each label (rounded down), then any."""
@@ -196,7 +196,7 @@ def _labels(example: Example) -> Collection[object]:
     """The labels of a text or of its words."""
     label = example.label
     if isinstance(label, tuple) and is_several(label):
-        return [number for number, is_on in enumerate(label) if is_on] or [_NONE_ON]
+        return [number for number, is_on in enumerate(label) if is_on] or [_NO_LABEL]
     return label if isinstance(label, tuple) else (label,)
 
 
@@ -223,7 +223,7 @@ def _names_in(data: Data, examples: Sequence[Example]) -> dict[str, None]:
     """The labels of examples, or the types of their entities."""
     if data.task.kind == "regress":
         return {}
-    numbers = {number for example in examples for number in _labels(example)} - {_NONE_ON}
+    numbers = {number for example in examples for number in _labels(example)} - {_NO_LABEL}
     named = [data.labels[number] for number in sorted(numbers)]  # type: ignore[type-var, call-overload]
     if data.scheme is not None:
         named = [name.partition("-")[2] for name in named if "-" in name]

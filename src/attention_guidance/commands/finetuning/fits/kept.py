@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FINETUNE_FILE = FINE_TUNING.finished
 # Settings that decide which fits there are, but not the result of each.
-_OF_SEVERAL = ("seeds", "seed", "learning_rates", "baseline")
+_NOT_OF_ONE_FIT = ("seeds", "seed", "learning_rates", "baseline")
 _FACTS = "fit.json"
 # Files that define a model; a checkpoint also has the optimizer's state.
 _OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merges.txt", "spiece.model")
@@ -39,16 +39,16 @@ _OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merge
 
 def request_of(source: str, settings: FinetuneSettings) -> str:
     """Hash of the whole request except the baseline, including the contents of the model and the files."""
-    return _digest_of(_asked(source, settings))
+    return _digest_of(_request(source, settings))
 
 
 def fits_request_of(source: str, settings: FinetuneSettings) -> str:
     """Hash of what decides a single fit, except learning rate and seed, which are in the fit's name."""
-    asked = _asked(source, settings)
-    return _digest_of({name: value for name, value in asked.items() if name not in _OF_SEVERAL})
+    asked = _request(source, settings)
+    return _digest_of({name: value for name, value in asked.items() if name not in _NOT_OF_ONE_FIT})
 
 
-def _asked(source: str, settings: FinetuneSettings) -> dict[str, Any]:
+def _request(source: str, settings: FinetuneSettings) -> dict[str, Any]:
     folder = Path(source)
     weights = {file.name: _digest(file) for pattern in _OF_MODEL for file in folder.glob(pattern) if file.is_file()}
     return dataclasses.asdict(settings) | {

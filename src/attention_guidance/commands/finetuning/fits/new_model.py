@@ -71,13 +71,13 @@ def new_model(data: Data, source: str, settings: FitSettings, *, fresh: bool = T
             output_loading_info=True,
             trust_remote_code=False,
         )
-        _take_head(model, drawn, found)
+        _copy_head(model, drawn, found)
         return model
     except Exception as error:  # transformers, safetensors and the hub raise many types
         raise ConfigError(f"model {source!r}: cannot be loaded for {data.task.name} ({reason_of(error)})") from error
 
 
-def _take_head(model: PreTrainedModel, drawn: PreTrainedModel, found: Mapping[str, Any]) -> None:
+def _copy_head(model: PreTrainedModel, drawn: PreTrainedModel, found: Mapping[str, Any]) -> None:
     """Copy the parameters outside the encoder, and those missing from the file, from a newly initialized model.
 
     Raises:
