@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from attention_guidance.commands.annotations.tagged import read_tagged
+from attention_guidance.commands.finetuning.decoding import decode, no_transitions
 from attention_guidance.commands.finetuning.examples.data import Data, Example
-from attention_guidance.commands.finetuning.examples.encoding import IGNORED, decode, encode
+from attention_guidance.commands.finetuning.examples.encoding import IGNORED, encode, scores_of
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.scoring.scores import evaluate, per_class
 from attention_guidance.errors import ConfigError
@@ -41,6 +42,11 @@ def data(examples):
     return Data(get_task("ner"), LABELS, {"dev": examples}, {}, (), "BIO")
 
 
+def best_labels(data, encoded, examples, outputs):
+    """The best label of each word, well-formed or not."""
+    return decode(data, scores_of(data, encoded, examples, outputs), no_transitions(data.labels))
+
+
 def outputs_that_say(encoded, say):
     """Logits of each window: `say(example, word)` for the first token of each word, else noise."""
     for number, places, item in zip(encoded.example, encoded.places, encoded.inputs, strict=True):
@@ -61,7 +67,7 @@ def test_no_word_of_a_long_sentence_is_lost(tokenizer):
         seen = {place.word for places in windows for place in places}
         assert seen == set(range(len(example.texts)))
     outputs = list(outputs_that_say(encoded, lambda number, place: examples[number].label[place.word]))
-    assert decode(data(examples), encoded, examples, outputs) == [example.label for example in examples]
+    assert best_labels(data(examples), encoded, examples, outputs) == [example.label for example in examples]
     assert evaluate(data(examples), examples, [example.label for example in examples])["f1"] == 1
 
 
@@ -80,9 +86,9 @@ def test_a_word_is_read_where_it_is_farthest_from_a_cut(tokenizer):
             room.setdefault(place.word, []).append((min(ends), window))
     expected = {word: max(found, key=lambda pair: pair[0]) for word, found in room.items()}
     assert min(distance for distance, _ in expected.values()) >= 4
-    # Windows tell their words by their own number.
+    # Every word of a window is predicted as the window's index.
     outputs = [np.eye(5)[[window % 5] * len(encoded.inputs[window]["input_ids"])] for window in windows]
-    (found,) = decode(data([example]), encoded, [example], outputs)
+    (found,) = best_labels(data([example]), encoded, [example], outputs)
     assert found == tuple(expected[word][1] % 5 for word in range(40))
 
 
@@ -157,7 +163,7 @@ def test_f1_is_conllevals_counted_independently(tokenizer, seed):
             lambda n, place: guess[n, place.word] if noise[n, place.word] else examples[n].label[place.word],
         )
     )
-    predictions = decode(data(examples), encoded, examples, outputs)
+    predictions = best_labels(data(examples), encoded, examples, outputs)
     gold, found = (
         {(n, *span) for n, numbers in enumerate(side) for span in entities([LABELS[label] for label in numbers])}
         for side in ([example.label for example in examples], predictions)
@@ -206,4 +212,4 @@ def test_real_sentences_longer_than_the_model(tokenizer, shared_data):
     outputs = [
         np.eye(len(labels))[[max(0, label) for label in item["labels"]]] for item in encoded.inputs
     ]  # fmt: skip
-    assert decode(of_task, encoded, examples, outputs) == [example.label for example in examples]
+    assert best_labels(of_task, encoded, examples, outputs) == [example.label for example in examples]
