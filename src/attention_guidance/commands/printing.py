@@ -30,10 +30,11 @@ class Console(rich.console.Console):
 
     Args:
         quiet: whether to print nothing.
+        stderr: whether to print to standard error.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        super().__init__(quiet=quiet, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, quiet: bool = False, stderr: bool = False) -> None:
+        super().__init__(quiet=quiet, stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print objects; see `rich.console.Console.print`."""

@@ -9,9 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.candidates import Candidate, candidates, checkpoints_of
 from attention_guidance.commands.finetuning.examples.tasks import Task, get_task
@@ -21,6 +18,7 @@ from attention_guidance.commands.finetuning.scoring.paired import difference
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.figures.finetune import score_over_steps
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.workspace import DOWNSTREAM, FINE_TUNING, within
@@ -67,7 +65,7 @@ def downstream(
         overwrite=overwrite,
         other=lambda: _what_would_be_lost(output / DOWNSTREAM_FILE, task, sides, n_checkpoints),
     )
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     for name, model in sources.items():
         # Fail before hours are spent on the models before an unsuitable one.
         check(model, settings, output / name, resume=resume, overwrite=overwrite)
@@ -109,7 +107,7 @@ def downstream(
     if curve:
         folder.figure("checkpoints", score_over_steps(content))
     report(console, content)
-    console.print(f"all results: {output / DOWNSTREAM_FILE}", highlight=False)
+    console.print(f"all results: {output / DOWNSTREAM_FILE}")
     return content
 
 
@@ -198,7 +196,7 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
     for gaps, where in compared:
         for gap in content[gaps]:
             said = f"{gap['model']} against {first}{where}: {gap['verdict']} (p {gap['p']:.3f})"
-            console.print(said, highlight=False)
+            console.print(said)
 
 
 def _add_rows(table: Table, models: Sequence[Mapping[str, Any]], gaps: Sequence[Mapping[str, Any]], what: str) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from attention_guidance.attach import guide
 from attention_guidance.commands.finetuning.baselines.baseline import Baseline, fit_baseline
 from attention_guidance.commands.finetuning.examples.data import Data
@@ -27,6 +25,7 @@ from attention_guidance.commands.finetuning.fits.runner import Runner, all_alike
 from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.printing import Console
 from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
@@ -74,17 +73,17 @@ def finetune(
         FailedRunError: training diverged, or a model cannot be saved.
     """
     folder = Output(output, FINE_TUNING)
-    console = Console(quiet=quiet, markup=False)
+    console = Console(quiet=quiet)
     subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
     if there is not None:
-        console.print(f"{output.name}: already scored", highlight=False)
+        console.print(f"{output.name}: already scored")
         lacks_baseline = settings.baseline and there.get("over_baseline") is None
         return _add_baseline(there, folder, data, Steps(console, quiet)) if lacks_baseline else there
     notes: list[str] = []
 
     def note(said: str) -> None:
         notes.append(said)
-        console.print(said, highlight=False)
+        console.print(said)
 
     texts = (" ".join(example.texts) for examples in data.splits.values() for example in examples)
     for said in (*data.notes, *misfits(tokenizer, texts), *_head_note(subject.source)):
@@ -124,7 +123,7 @@ def finetune(
     found = outcome.write(folder, found, data, fitted, tokenizer, baseline)
     kept.forget()
     outcome.report(console, found)
-    console.print(f"all results: {output / FINETUNE_FILE}, with the model and predictions beside it", highlight=False)
+    console.print(f"all results: {output / FINETUNE_FILE}, with the model and predictions beside it")
     return found
 
 

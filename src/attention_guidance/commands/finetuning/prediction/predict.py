@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-
 from attention_guidance.commands.finetuning.prediction.inputs import STANDARD_INPUT, Item, read_items
 from attention_guidance.commands.finetuning.prediction.outputs import WRITERS, Writer
 from attention_guidance.commands.finetuning.prediction.predictor import Predictor
+from attention_guidance.commands.printing import Console
 from attention_guidance.errors import ConfigError, RunError
 
 # Texts are read, predicted and written in chunks of this size, to bound memory.
@@ -62,7 +61,7 @@ def predict_files(
         task = predictor.data.task.name
         raise ConfigError(f"output={output}: {suffix} is for labels of words; this model's task is {task}")
     items = (item for file in files for item in read_items(predictor.data.task, file, words=words, columns=columns))
-    console = Console(stderr=True, quiet=quiet or to_screen, markup=False)
+    console = Console(stderr=True, quiet=quiet or to_screen)
     with _stream(output) as stream, console.status("predicting") as status:
         n = 0
         for text in _predictions(predictor, items, WRITERS[suffix]):
@@ -72,7 +71,7 @@ def predict_files(
                 status.update(f"predicting: {n:,} texts")
         if not n:
             raise ConfigError(f"{', '.join(files)}: no text to predict on")
-    console.print(f"{n:,} texts: {output}", highlight=False)
+    console.print(f"{n:,} texts: {output}")
     return n
 
 

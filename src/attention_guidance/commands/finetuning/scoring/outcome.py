@@ -9,9 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.baselines.baseline import Baseline
 from attention_guidance.commands.finetuning.examples.data import Data, Example
@@ -28,6 +25,7 @@ from attention_guidance.commands.finetuning.scoring.predictions import (
     write_predictions,
 )
 from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.figures.finetune import confusion_matrix
 from attention_guidance.commands.studies.output import Output
 
@@ -269,11 +267,11 @@ def report(console: Console, found: Mapping[str, Any]) -> None:
     if found["baseline"] is not None:
         score = found["baseline"][found["split"]][found["metric"]]
         name = f"without pre-training ({found['baseline']['model']})"
-        console.print(f"{name}: {found['metric']} {score:.4f}; {_gap('this model', found)}", highlight=False)
+        console.print(f"{name}: {found['metric']} {score:.4f}; {_gap('this model', found)}")
     if found.get("combined") is not None:
         score = found["combined"]["scores"][found["metric"]]["mean"]
         said = _gap("both together", found["combined"])
-        console.print(f"combined with it: {found['metric']} {score:.4f}; {said}", highlight=False)
+        console.print(f"combined with it: {found['metric']} {score:.4f}; {said}")
 
 
 def _gap(name: str, found: Mapping[str, Any]) -> str:
