@@ -41,7 +41,7 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
     assert "already; continue it with --resume, replace it with --overwrite" in capsys.readouterr().err
     assert cli(*command, "-o", out, "--resume") == 0
     assert fitted == [(5e-3, 1), (read(out)["learning_rate"], 2)]
-    assert "learning rate 0.001, seed 1: fitted already" in capsys.readouterr().out
+    assert "learning rate 0.001, seed 1: already fitted" in capsys.readouterr().out
     assert not (out / "fits").exists()
     whole, halved = read(tmp_path / "whole"), read(out)
     assert halved["scores"] == whole["scores"]
