@@ -196,7 +196,7 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     assert cli(*command) == 2  # nothing is overwritten unless asked
     assert cli(*command, "--resume") == 0
     assert (out / "run" / "finetune.json").read_bytes() == before
-    assert "run: scored already" in capsys.readouterr().out
+    assert "run: already scored" in capsys.readouterr().out
     other = [*command[:-4], "--seeds", "1", "-o", out, "--resume", "-q"]
     assert cli(*other) == 2
     assert "holds scores of another model, other files or settings" in capsys.readouterr().err
@@ -209,7 +209,7 @@ def test_downstream_compares_and_resumes(tmp_path, cli, whole_run, many_models, 
     test.write_text(test.read_text().replace("\tx", "\ty"))
     assert cli(*other) == 2
     assert cli(*other[:-1], "--overwrite") == 0
-    assert "scored already" not in capsys.readouterr().out
+    assert "already scored" not in capsys.readouterr().out
     assert (out / "run" / "finetune.json").read_bytes() != before
 
 

@@ -51,7 +51,7 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
     # Finished scores are kept, and scores of other settings are not replaced.
     before = (out / "finetune.json").read_bytes()
     assert cli(*command, "-o", out, "--resume") == 0
-    assert "out: scored already" in capsys.readouterr().out
+    assert "out: already scored" in capsys.readouterr().out
     assert cli(*command, "--seed", "7", "-o", out, "--resume") == 2
     assert "holds scores of another model, other files or settings" in capsys.readouterr().err
     assert (out / "finetune.json").read_bytes() == before
