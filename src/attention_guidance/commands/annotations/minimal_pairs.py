@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.text.lines import numbered_lines
+from attention_guidance.commands.text.lines import is_damaged, numbered_lines
 from attention_guidance.errors import CorpusError
 
 _GOOD, _BAD = "sentence_good", "sentence_bad"
@@ -60,6 +60,8 @@ def _pair(place: str, line: str, name: str) -> MinimalPair:
     for key in (_GOOD, _BAD):
         if not isinstance(values.get(key), str) or not values[key].strip():
             raise CorpusError(f"{place}: no text in {key}; expected {_GOOD} and {_BAD}")
+    if any(is_damaged(str(value)) for value in values.values()):
+        raise CorpusError(f"{place}: a lone surrogate; correct or remove it")
     rest = {key: str(values[key]) for key in ("UID", "linguistics_term", "field") if values.get(key) is not None}
     return MinimalPair(
         values[_GOOD], values[_BAD], rest.get("UID", name), rest.get("linguistics_term"), rest.get("field")

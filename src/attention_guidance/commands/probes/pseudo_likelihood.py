@@ -8,9 +8,10 @@ Shape suffixes: B rows of a batch, T positions, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -44,9 +45,9 @@ def pseudo_log_likelihoods(
 
     Args:
         model: a masked language model, in evaluation mode.
-        tokenizer: its fast tokenizer, with a mask and a padding token.
+        tokenizer: its fast tokenizer, with a mask token.
         sentences: the sentences.
-        batch_tokens: tokens in a forward pass, padding included.
+        batch_tokens: tokens in a forward pass.
         progress: called with the number of masked tokens predicted.
 
     Returns:
@@ -55,66 +56,70 @@ def pseudo_log_likelihoods(
     rows = sorted(_rows(tokenizer, sentences), key=lambda row: len(row.ids))
     found = [0.0] * len(sentences)
     head = MaskedHead(model)
-    device, start = model.device, 0
+    n_done = 0
     try:
-        while start < len(rows):
-            # All rows of a batch are nearly as long as its longest.
-            end = start + 1
-            while end < len(rows) and len(rows[end].ids) * (end - start + 1) <= batch_tokens:
-                end += 1
-            batch, labels_BT = _batch(tokenizer, rows[start:end])
-            labels_BT = labels_BT.to(device)
-            logits = model(**{name: value.to(device) for name, value in batch.items()}, labels=labels_BT).logits
-            # Without a head that MaskedHead knows, the model predicts at all positions.
-            logits_BV = logits if logits.dim() == 2 else logits[labels_BT != IGNORED]
-            targets_B = labels_BT[labels_BT != IGNORED]
-            log_probabilities = logits_BV.float().log_softmax(-1).gather(1, targets_B[:, None])[:, 0].tolist()
-            for row, value in zip(rows[start:end], log_probabilities, strict=True):
-                found[row.sentence] += value
-            start = end
-            if progress is not None:
-                progress(start)
+        # Rows of one length need no padding, which moves positions or changes the outputs of some models.
+        for length, same in itertools.groupby(rows, key=lambda row: len(row.ids)):
+            while batch := list(itertools.islice(same, max(1, batch_tokens // length))):
+                for row, value in zip(batch, _log_probabilities(model, tokenizer, batch), strict=True):
+                    found[row.sentence] += value
+                n_done += len(batch)
+                if progress is not None:
+                    progress(n_done)
     finally:
         head.remove()
     return found
 
 
-def n_predictions(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> int:
-    """How many tokens of the sentences are masked, one by one."""
-    return sum(len(ids) for ids in tokenizer([*sentences], add_special_tokens=False, verbose=False)["input_ids"])
+def n_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], *, special: bool) -> list[int]:
+    """The number of tokens of each sentence, with the special ones or without (those that are masked, one by one)."""
+    encoded = tokenizer([*sentences], add_special_tokens=special, split_special_tokens=True, verbose=False)
+    return [len(ids) for ids in encoded["input_ids"]]
 
 
 def _rows(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[_Row]:
-    encoded = tokenizer([*sentences], return_special_tokens_mask=True, split_special_tokens=True, verbose=False)
+    encoded = tokenizer(
+        [*sentences],
+        return_special_tokens_mask=True,
+        return_offsets_mapping=True,
+        split_special_tokens=True,
+        verbose=False,
+    )
     rows = []
     for number, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)):
-        words = encoded.word_ids(number)
+        words = _words(sentences[number], encoded.word_ids(number), encoded["offset_mapping"][number])
         for position, word in enumerate(words):
             if special[position]:
                 continue
-            behind = range(position, len(ids))
-            masked = [at for at in behind if at == position or (word is not None and words[at] == word)]
+            masked = [at for at in range(position, len(ids)) if at == position or (word and words[at] == word)]
             rows.append(_Row(number, position, ids, masked))
     return rows
 
 
-def _batch(tokenizer: PreTrainedTokenizerBase, rows: Sequence[_Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The model's inputs, and labels at the one position that each row scores, [B, T]."""
-    items: list[dict[str, Any]] = []
-    for row in rows:
-        ids = list(row.ids)
-        for at in row.masked:
-            ids[at] = tokenizer.mask_token_id
-        items.append(
-            {"input_ids": ids, "labels": [n if at == row.position else IGNORED for at, n in enumerate(row.ids)]}
-        )
-    longest = max(len(row.ids) for row in rows)
-    left = tokenizer.padding_side == "left"
-    padded = [
-        [IGNORED] * (longest - len(of_row)) * left + of_row + [IGNORED] * (longest - len(of_row)) * (not left)
-        for of_row in (item.pop("labels") for item in items)
-    ]
-    inputs = tokenizer.pad(items, return_tensors="pt")
-    if bool(inputs["attention_mask"].all()):
-        del inputs["attention_mask"]  # attention is faster without a mask
-    return dict(inputs), torch.tensor(padded)
+def _words(
+    sentence: str, ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]
+) -> list[tuple[int, int] | None]:
+    """What tells the word of each token from the others: the tokenizer's number, and that between white space.
+
+    A tokenizer without pre-tokenization has one number for the whole sentence. White space belongs to the word after
+    it, as a token may start with a space, or be one.
+    """
+    begins = (c.isspace() and not before.isspace() for before, c in zip(f"x{sentence}", sentence, strict=False))
+    between = [0, *itertools.accumulate(begins)]
+    return [None if word is None else (word, between[end]) for word, (_, end) in zip(ids, offsets, strict=True)]
+
+
+def _log_probabilities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[_Row]) -> list[float]:
+    """That of the token that each row scores; rows have one length."""
+    ids_BT = torch.tensor([row.ids for row in rows])
+    labels_BT = torch.full_like(ids_BT, IGNORED)
+    for number, row in enumerate(rows):
+        labels_BT[number, row.position] = row.ids[row.position]
+        ids_BT[number, row.masked] = tokenizer.mask_token_id
+    labels_BT = labels_BT.to(model.device)
+    logits = model(input_ids=ids_BT.to(model.device), labels=labels_BT).logits
+    # Without a head that MaskedHead knows, the model predicts at all positions.
+    logits_BV = logits if logits.dim() == 2 else logits[labels_BT != IGNORED]
+    targets_B = labels_BT[labels_BT != IGNORED]
+    found: list[float] = logits_BV.float().log_softmax(-1).gather(1, targets_B[:, None])[:, 0].tolist()
+    return found

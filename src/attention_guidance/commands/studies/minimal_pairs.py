@@ -13,7 +13,7 @@ from attention_guidance.commands import results
 from attention_guidance.commands.annotations.minimal_pairs import MinimalPair, read_minimal_pairs
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
-from attention_guidance.commands.probes.pseudo_likelihood import n_predictions, pseudo_log_likelihoods
+from attention_guidance.commands.probes.pseudo_likelihood import n_tokens, pseudo_log_likelihoods
 from attention_guidance.commands.report.figures.minimal_pairs import accuracies
 from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
@@ -89,41 +89,45 @@ def _scores(
     """The scores of both sentences of each pair, and the pairs that the model can read.
 
     Raises:
-        ConfigError: the model is no masked language model, or has no mask token.
+        ConfigError: the model is no masked language model, has no mask token, or its scores are NaN.
         CorpusError: it can read none of the pairs.
     """
-    tokenizer = subject.tokenizer("mask", "pad")
+    tokenizer = subject.tokenizer("mask")
     model = _load(subject)
     longest = longest_sequence(model, tokenizer)
     sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
-    lengths = [len(ids) for ids in tokenizer(sentences, verbose=False)["input_ids"]]
+    lengths = n_tokens(tokenizer, sentences, special=True)
     fits = [max(lengths[2 * n : 2 * n + 2]) <= longest for n in range(len(pairs))]
     kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
     if not kept:
         raise CorpusError(f"every sentence is longer than the {longest} tokens that {subject.name} reads")
     sentences = [sentence for pair in kept for sentence in (pair.good, pair.bad)]
-    steps.begin(f"scoring {len(kept):,} pairs with {subject.name}", n_predictions(tokenizer, sentences))
+    steps.begin(f"scoring {len(kept):,} pairs with {subject.name}", sum(n_tokens(tokenizer, sentences, special=False)))
     found = pseudo_log_likelihoods(model, tokenizer, sentences, batch_tokens=batch_tokens, progress=steps.at)
+    if any(map(math.isnan, found)):
+        raise ConfigError(f"model {subject.source!r}: its scores are NaN; its weights may have diverged to NaN")
     return [*zip(found[::2], found[1::2], strict=True)], kept
 
 
 def _load(subject: Subject) -> PreTrainedModel:
-    """The model with its masked language model head, in evaluation mode.
+    """The model with its masked language model head, in single precision and evaluation mode.
 
     Raises:
-        ConfigError: it cannot be loaded, or its head was not saved.
+        ConfigError: it cannot be loaded, has a decoder, or its head was not saved.
     """
     import torch
     from transformers import AutoModelForMaskedLM
 
     try:
         model, found = AutoModelForMaskedLM.from_pretrained(
-            subject.source, output_loading_info=True, trust_remote_code=False
+            subject.source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     except Exception as error:  # transformers, safetensors and the hub raise all kinds
         raise ConfigError(
             f"model {subject.source!r}: cannot be loaded as a masked language model ({reason_of(error)})"
         ) from error
+    if model.config.is_encoder_decoder:
+        raise ConfigError(f"model {subject.source!r} has a decoder; pairs are scored by a masked language model")
     if found["missing_keys"]:
         raise ConfigError(
             f"model {subject.source!r} has no masked language model head ({min(found['missing_keys'])} is missing); "
