@@ -95,6 +95,29 @@ def test_the_crf_predicts_what_crfsuite_predicts():
     assert [[LABELS[n] for n in row] for row in Crf.fit(data, 1.0).predict(odd)] == predicted
 
 
+@pytest.mark.parametrize("labels", [LABELS, ("O", "B-a: b", "B-c --> d", "I-a: b", "I-c --> d")])
+@pytest.mark.parametrize("word", ["a: b", "-->", "x --> y: 1.0", "New\rYork", "a\x0bb", "a\nb"])
+def test_the_crf_takes_any_names(labels, word):
+    splits = {
+        split: [Example(tuple(word if w == "leo" else w for w in e.texts), e.label, "") for e in of_split]
+        for split, of_split in entities().splits.items()
+    }
+    odd, plain = Crf.fit(Data(get_task("ner"), labels, splits, {}, scheme="BIO"), 0.1), Crf.fit(entities(), 0.1)
+    assert odd.predict(splits["test"]) == plain.predict(entities().splits["test"])
+    assert f"word={word}".lower() in odd.features
+
+
+@pytest.mark.parametrize("strength", Crf.strengths)
+def test_a_label_that_training_lacks_is_not_predicted(strength):
+    """As I- where every entity is one word."""
+    alone = [Example((word, "na"), (LABELS.index("B-LOC"), 0), "") for word in ("Moshi", "Arusha", "Dodoma")]
+    data = Data(get_task("ner"), ("O", "B-LOC", "I-LOC"), {"train": alone, "dev": alone}, {}, scheme="BIO")
+    unlike = [Example(("Zz", "qq", "77", "!?"), (0,) * 4, "")]
+    (scores,) = Crf.fit(data, strength).scores(unlike)
+    assert (scores[:, 2] < scores[:, :2].min() - 100).all()
+    assert 2 not in Crf.fit(data, strength).predict(unlike)[0]
+
+
 def texts(n, seed):
     chance = np.random.default_rng(seed)
     return [

@@ -13,6 +13,8 @@ from scipy.special import logsumexp, softmax
 from attention_guidance.commands.finetuning.examples.data import Data
 
 Array = npt.NDArray[np.float64]
+#: The score of a label that training lacks, about -708: finite, so that it can be weighted.
+LEAST = float(np.log(np.finfo(float).tiny))
 
 
 @dataclass(frozen=True)

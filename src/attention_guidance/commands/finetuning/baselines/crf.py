@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import sklearn_crfsuite
 
-from attention_guidance.commands.finetuning.decoding import Array, Transitions, viterbi
+from attention_guidance.commands.finetuning.decoding import LEAST, Array, Transitions, viterbi
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 
 _ITERATIONS = 60
+# A feature that all words have.
+_BIAS = "bias"
 
 
 class Crf:
@@ -42,14 +44,23 @@ class Crf:
             algorithm="lbfgs", c1=strength, c2=strength, max_iterations=_ITERATIONS, all_possible_transitions=True
         )
         train = data.splits["train"]
-        model.fit([features_of(e.texts) for e in train], [[data.labels[n] for n in e.label] for e in train])
-        number = {label: n for n, label in enumerate(data.labels)}
+        # By number: the weights are read from a text in which names with spaces, colons or arrows would be ambiguous.
+        numbers: dict[str, str] = {}
+        words = [
+            [[numbers.setdefault(name, str(len(numbers))) for name in word] for word in features_of(example.texts)]
+            for example in train
+        ]
+        model.fit(words, [[*map(str, example.label)] for example in train])
+        n_labels, names = len(data.labels), [*numbers]
         features: dict[str, Array] = {}
         for (feature, label), weight in model.state_features_.items():
-            features.setdefault(feature, np.zeros(len(number)))[number[label]] = weight
-        between = np.zeros((len(number), len(number)))
+            features.setdefault(names[int(feature)], np.zeros(n_labels))[int(label)] = weight
+        between = np.zeros((n_labels, n_labels))
         for (before, label), weight in model.transition_features_.items():
-            between[number[before], number[label]] = weight
+            between[int(before), int(label)] = weight
+        # A label that training lacks (I- where every entity is one word) has no weights, and 0 could be the best score.
+        seen = {number for example in train for number in example.label}
+        features.setdefault(_BIAS, np.zeros(n_labels))[[*{*range(n_labels)} - seen]] = LEAST
         return cls(features, between)
 
     def scores(self, examples: Sequence[Example]) -> list[Array]:
@@ -83,7 +94,7 @@ def features_of(words: Sequence[str]) -> list[dict[str, bool]]:
     ]
     features = []
     for place in range(len(words)):
-        found = dict.fromkeys(["bias", *own[place]], True)
+        found = dict.fromkeys([_BIAS, *own[place]], True)
         for step in (-2, -1, 1, 2):
             inside = 0 <= place + step < len(words)
             beside = own[place + step][:2] if inside else ["edge"]

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
-from attention_guidance.commands.finetuning.decoding import Array
+from attention_guidance.commands.finetuning.decoding import LEAST, Array
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.commands.finetuning.scoring.scores import choose_threshold
 
@@ -76,9 +76,9 @@ class Linear:
 
     def scores(self, examples: Sequence[Example]) -> list[Array]:
         """Log-probabilities of each example's labels, [labels]; about -700 for a label that training lacks."""
-        found = np.full((len(examples), self.n_labels), np.log(np.finfo(float).tiny))
+        found = np.full((len(examples), self.n_labels), LEAST)
         found[:, self.model.classes_] = self.model.predict_log_proba(_vectors(self.vectorizers, examples))
-        return [*np.maximum(found, np.log(np.finfo(float).tiny))]
+        return [*np.maximum(found, LEAST)]
 
     def predict(self, examples: Sequence[Example]) -> list[Any]:
         """Predict, in the form of `Example.label`."""
