@@ -34,8 +34,8 @@ Fine-tune several models with the same settings, and test whether they differ by
 over seeds and test examples gives an interval for the difference of each model to the first.
 
   attention-guidance downstream runs/unguided runs/guided --task ner --train ner/train.txt --dev ner/dev.txt \\
-      --test ner/test.txt -o ft/sw
-  attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/sw --resume   # continue a stopped run
+      --test ner/test.txt -o ft/both
+  attention-guidance downstream runs/unguided runs/guided runs/other ... -o ft/both --resume   # continue a stopped run
   attention-guidance downstream runs/compare --task cola -o ft/cola    # both arms of a compare, with all its seeds
   attention-guidance downstream runs/unguided runs/guided ... --checkpoints 8   # scores during pre-training
 
