@@ -12,11 +12,16 @@ import sys
 import numpy as np
 import pytest
 from finetunings import words
+from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 from transformers import AutoConfig, AutoModelForTokenClassification
 
 from attention_guidance.commands.finetuning.decoding import Transitions, marginals
-from attention_guidance.commands.finetuning.prediction.predictor import Predictor
+from attention_guidance.commands.finetuning.examples.data import Data
+from attention_guidance.commands.finetuning.examples.tasks import get_task
+from attention_guidance.commands.finetuning.prediction.inputs import Item, read_items
+from attention_guidance.commands.finetuning.prediction.outputs import csv_row, json_line
+from attention_guidance.commands.finetuning.prediction.predictor import Prediction, Predictor
 
 FAST = ["--epochs", "2", "--seeds", "1", "-q", "--learning-rates", "5e-3", "--batch-size", "8"]
 ENTITIES = {"PER": ("Aa", "ii"), "LOC": ("Oo", "ee"), None: ("", "")}
@@ -73,7 +78,9 @@ def test_without_the_baseline_it_is_the_model_alone(tmp_path, cli, tagger):
 
 def test_sentences_are_found_words_in_and_entities_have_their_places(cli, tagger, monkeypatch, capsys):
     text = "Aa ii, Oo ee (Aa)."
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"\ufeff{text}\n\n  \nOo\n".encode())))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(f"\ufeff{text}\n\n  \nOo\n".encode())))
+    )
     assert cli("predict", tagger / "ft", "-") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["place"] for row in rows] == ["standard input:1", "standard input:4"]
@@ -86,8 +93,6 @@ def test_sentences_are_found_words_in_and_entities_have_their_places(cli, tagger
 
 
 def test_marks_stay_within_their_words(tagger):
-    from attention_guidance.commands.finetuning.prediction.inputs import read_items
-
     file = tagger / "yo.txt"
     file.write_text("Ọjọ́ kẹẹ̀dógún, ng'ombe wa-Swahili; U.S. 3.5%\n", encoding="utf-8")
     (item,) = read_items(Predictor.load(str(tagger / "ft")).data.task, str(file))
@@ -196,3 +201,122 @@ def test_the_card_runs(tagger, monkeypatch, capsys):
     exec(code.replace("FOLDER", str(tagger / "ft" / "model")))
     assert "Prediction(labels=(" in capsys.readouterr().out
     assert "The predictions combine the encoder with the model without pre-training" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी में।", ["हिन्दी", "में", "।"]),
+        ("می\u200cروم שָׁלוֹם", ["می\u200cروم", "שָׁלוֹם"]),
+        ("❤\ufe0f!", ["❤\ufe0f", "!"]),
+    ],
+)
+def test_marks_of_all_scripts_stay_within_their_words(tmp_path, text, words):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert [[*item.texts] for item in read_items(get_task("ner"), str(tmp_path / "a.txt"))] == [words]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentences"),
+    [
+        ("a.conll", "-DOCSTART- -X- O\n\nAa O\n\u00a0 O\n\n# O\n#tag O\n", [["Aa", "\u00a0"], ["#", "#tag"]]),
+        ("a.conll", "# id 12345678-x domain=en\nAa O\n", [["Aa"]]),
+        ("a.conll", "en:Aa O\nen:: O\n", [["Aa", ":"]]),
+        ("a.conll", "en:Aa O\nii O\n", [["en:Aa", "ii"]]),
+        ("a.conllu", "# text = x\n1-2\tdu\n1\tde\n2\tle\n2.1\tx\n\n# newdoc\n1\tAa\n", [["de", "le"], ["Aa"]]),
+    ],
+)
+def test_files_of_words_are_read_as_for_scoring(tmp_path, name, content, sentences):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert [[*item.texts] for item in read_items(get_task("ner"), str(tmp_path / name))] == sentences
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "texts"),
+    [
+        ("a.csv", "aa b\ncc d\n", ["1"], ["aa b", "cc d"]),
+        ("a.tsv", "aa, b\ncc; d\n", ["1"], ["aa, b", "cc; d"]),
+        ("a.csv", "1,2\nx,y\n", ["2"], ["y"]),
+        ("a.json", '[{"text": "a"}, {"text": 0}]', None, ["a", "0"]),
+    ],
+)
+def test_tables_of_texts_alone(tmp_path, name, content, columns, texts):
+    (tmp_path / name).write_text(content)
+    found = read_items(get_task("classify"), str(tmp_path / name), columns=columns)
+    assert [item.texts[0] for item in found] == texts
+
+
+def test_a_table_of_lists_is_refused(tmp_path, cli, tagger, capsys):
+    (tmp_path / "a.jsonl").write_text('{"text": ["a", "b"]}')
+    assert cli("predict", tagger / "ft", tmp_path / "a.jsonl") == 2
+    assert "a.jsonl:1: a list or an object in column 'text'" in capsys.readouterr().err
+
+
+def test_entities_of_iobes_and_of_no_entities():
+    words, spans = ("a", "b", "c", "d"), ((0, 1), (2, 3), (4, 5), (6, 7))
+    item, scores = Item("x:1", words, "a b c d", spans), (0.5,) * 4
+
+    def found(labels, of_words):
+        data = Data(get_task("ner"), labels, {}, {})
+        return json.loads(json_line(data, item, Prediction(of_words, scores))).get("entities")
+
+    iobes = ("O", "B-X", "I-X", "E-X", "S-X")
+    assert [e["text"] for e in found(iobes, ("B-X", "E-X", "S-X", "S-X"))] == ["a b", "c", "d"]
+    assert [e["text"] for e in found(("O", "B-X", "I-X", "I-Y"), ("I-X", "I-X", "B-X", "I-Y"))] == ["a b", "c", "d"]
+    assert found(iobes, ("O",) * 4) == []
+    assert found(("O", "NOUN"), ("O",) * 4) is None
+
+
+def test_cells_of_csv_are_no_formulas():
+    data = Data(get_task("classify"), ("-", "+"), {}, {})
+    assert csv_row(data, Item("a:1", ("=1+1",), "=1+1"), Prediction(("-",), (0.5,))) == "a:1,'=1+1,'-,0.5000\n"
+    assert csv_row(data, Item("a:1", ("x",), "x"), Prediction(-0.5, ())) == "a:1,x,-0.5,\n"
+
+
+def test_what_would_fail_after_predicting_is_refused_before(tmp_path, cli, tagger, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("Aa\n")
+    (tmp_path / "dir.jsonl").mkdir()
+
+    def refused(*given):
+        assert cli("predict", *given) == 2
+        return capsys.readouterr().err
+
+    model = tagger / "ft"
+    assert "a.txt is an input; give another output" in refused(model, "a.txt", "-o", "a.txt", "--overwrite")
+    assert (tmp_path / "a.txt").read_text() == "Aa\n"
+    assert "dir.jsonl is a folder" in refused(model, "a.txt", "-o", "dir.jsonl", "--overwrite")
+    assert "a.txt/x.jsonl: cannot be written" in refused(model, "a.txt", "-o", "a.txt/x.jsonl")
+    assert "no.txt: cannot be read" in refused(tmp_path / "nowhere", "a.txt", "no.txt")
+    assert "nowhere: no such folder; give the folder of a model" in refused(tmp_path / "nowhere", "a.txt")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is closed; give a file" in refused(model, "-")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"Aa\rOo\r"))))
+    assert "standard input: lines end with a carriage return alone" in refused(model, "-")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert "standard output is closed" in refused(model, "a.txt")
+
+
+def test_standard_output_is_utf_8(cli, tagger, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("Ọjọ́", encoding="utf-8")
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
+    assert cli("predict", tagger / "ft", tmp_path / "a.txt") == 0
+    sys.stdout.flush()
+    assert json.loads(raw.getvalue().decode())["text"] == "Ọjọ́"
+
+
+@pytest.mark.parametrize("change", ["labels", "rows", "nan"])
+def test_a_baseline_of_another_model_is_refused(tmp_path, cli, tagger, capsys, change):
+    shutil.copytree(tagger / "ft" / "model", tmp_path / "model")
+    file = tmp_path / "model" / "baseline.safetensors"
+    arrays = load_file(file)
+    if change == "labels":
+        arrays = {"weights": arrays["weights"][:, :1].copy(), "between": arrays["between"][:1, :1].copy()}
+    elif change == "rows":
+        arrays["between"] = arrays["between"][:1].copy()
+    else:
+        arrays["weights"][0, 0] = np.nan
+    save_file(arrays, file)
+    assert cli("predict", tmp_path / "model", tagger / "test.txt", "--words") == 2
+    assert "task.json or the baseline beside it is damaged; fine-tune again" in capsys.readouterr().err

@@ -10,13 +10,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 
 from attention_guidance.commands.annotations.tagged import read_tagged
 from attention_guidance.commands.finetuning.decoding import decode, no_transitions
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.commands.finetuning.examples.encoding import IGNORED, encode, scores_of
 from attention_guidance.commands.finetuning.examples.tasks import get_task
+from attention_guidance.commands.finetuning.fits.fit import try_out
 from attention_guidance.commands.finetuning.scoring.scores import evaluate, per_class
 from attention_guidance.errors import ConfigError
 
@@ -135,8 +136,11 @@ def test_special_tokens_stand_where_the_tokenizer_puts_them_whatever_its_alphabe
         assert item["input_ids"] == other(" ".join(example.texts))["input_ids"]
         assert (item["labels"][0], item["labels"][-1]) == (IGNORED, IGNORED)
     if unknown is None:
+        lost = encode(data(examples[:1]), examples[:1], other, 8)
+        assert (lost.inputs, lost.n_lost) == ([], 2)
+        assert scores_of(data(examples[:1]), lost, examples[:1], [])[0].tolist() == [[0.0] * len(LABELS)] * 2
         with pytest.raises(ConfigError, match="the tokenizer has no token for any of the words"):
-            encode(data(examples[:1]), examples[:1], other, 8)
+            try_out(AutoModel.from_config(BertConfig(num_hidden_layers=1)), data(examples[:1]), lost, other)
 
 
 def entities(tags):

@@ -101,19 +101,19 @@ def read_tagged(
 def _sentences(path: Path, columns: tuple[int, int] | None, malformed: Malformed) -> Iterator[TaggedSentence]:
     conllu = path.suffix.lower() == ".conllu"
     word_at, tag_at = columns or ((2, 4) if conllu else (1, 0))
-    lines = [(number, line, _cells(line)) for number, line in numbered_lines(path, malformed)]
-    widths = Counter(len(cells) for _, line, cells in lines if not (line.startswith("#") or _is_break(line, cells)))
+    lines = [(number, line, cells_of(line)) for number, line in numbered_lines(path, malformed)]
+    widths = Counter(len(cells) for _, line, cells in lines if not (line.startswith("#") or is_break(line, cells)))
     width = widths.most_common(1)[0][0] if widths else 0
     rows: list[tuple[int, str, str]] = []
     broken = False
     for number, line, cells in [*lines, (0, "", [])]:
-        if _is_break(line, cells):
+        if is_break(line, cells):
             if rows and not broken:
                 yield TaggedSentence(tuple(word for _, word, _ in rows), tuple(tag for *_, tag in rows), rows[0][0])
             rows, broken = [], False
         elif conllu and (line.startswith("#") or not cells[0].isdecimal()):
             continue  # comments, multiword ranges, empty nodes
-        elif broken or (not rows and _is_comment(line, cells, width)):
+        elif broken or (not rows and is_comment(line, cells, width)):
             continue
         elif error := _column_error(line, cells, columns, max(2, word_at, tag_at), width or len(cells)):
             malformed.refuse(CorpusError(f"{path}:{number}: {error}"))
@@ -135,17 +135,17 @@ def _column_error(line: str, cells: list[str], columns: tuple[int, int] | None, 
     return f"{len(cells)} columns, but other lines have {width}; {_ONE_WORD}" if len(cells) != width else None
 
 
-def _is_break(line: str, cells: list[str]) -> bool:
+def is_break(line: str, cells: list[str]) -> bool:
     """Whether a line separates sentences."""
     return not line.strip() or _DOCUMENT in cells or line.startswith(_DOCUMENT)
 
 
-def _is_comment(line: str, cells: list[str], width: int) -> bool:
+def is_comment(line: str, cells: list[str], width: int) -> bool:
     """Whether a # line before a sentence is a comment; "# O" and "#tag O" are words."""
     return _COMMENT.match(line) is not None or (line.startswith("# ") and width > 0 and len(cells) != width)
 
 
-def _cells(line: str) -> list[str]:
+def cells_of(line: str) -> list[str]:
     """Split a line into columns at its tabs, else at spaces, never at other white space."""
     separator = "\t" if "\t" in line else " "
     cells = line.rstrip("\t \r").split("\t") if separator == "\t" else filter(None, line.strip(" \r").split(" "))
@@ -154,13 +154,21 @@ def _cells(line: str) -> list[str]:
 
 def _strip_words(sentences: list[TaggedSentence]) -> list[TaggedSentence]:
     """Strip language codes, if all words start with one, and surrounding spaces, unless a word is only spaces."""
-    prefixed = all(_LANGUAGE.match(word) for sentence in sentences for word in sentence.words)
+    prefixed = have_language(word for sentence in sentences for word in sentence.words)
+    return [
+        replace(sentence, words=tuple(bare_word(word, prefixed) for word in sentence.words)) for sentence in sentences
+    ]
 
-    def strip(word: str) -> str:
-        rest = word.partition(":")[2] if prefixed else word
-        return rest.strip() or rest
 
-    return [replace(sentence, words=tuple(map(strip, sentence.words))) for sentence in sentences]
+def have_language(words: Iterable[str]) -> bool:
+    """Whether all words start with a language code."""
+    return all(_LANGUAGE.match(word) for word in words)
+
+
+def bare_word(word: str, prefixed: bool) -> str:
+    """A word without the language code that it starts with if `prefixed`, and without spaces around it."""
+    rest = word.partition(":")[2] if prefixed else word
+    return rest.strip() or rest
 
 
 def _require_words(sentences: Sequence[TaggedSentence], path: Path) -> None:

@@ -46,7 +46,7 @@ class Output(Workspace):
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _no_formula(cell) for name, cell in row.items()} for row in rows)
+        writer.writerows({name: no_formula(cell) for name, cell in row.items()} for row in rows)
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(path, buffer.getvalue())
@@ -63,5 +63,6 @@ class Output(Workspace):
         save_png(figure, path.with_name(f"{path.name}.png"))
 
 
-def _no_formula(cell: object) -> object:
+def no_formula(cell: object) -> object:
+    """A cell of a table; text that a spreadsheet takes for a formula begins with an apostrophe."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
@@ -107,22 +108,36 @@ def numbered_lines(path: Path, malformed: Malformed | None = None) -> Iterator[t
     errors = "surrogateescape" if malformed is not None and malformed.skip else "strict"
     try:
         with path.open("rb") as file:
-            if (what := detect_format(file.peek(HEAD_BYTES))) is not None:
-                raise CorpusError(f"{path}: {what}; unpack or convert it to plain text in UTF-8")
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-                if len(line) > LONGEST_LINE:
-                    raise too_long(path, number)
-                if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
-                    raise CorpusError(f"{path}: lines end with a carriage return alone; end them with a newline")
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
-                except UnicodeDecodeError as error:
-                    raise CorpusError(
-                        f"{path}:{number}: invalid UTF-8 (0x{line[error.start]:02x}); convert the file to UTF-8"
-                    ) from error
-                yield number, text.rstrip("\r\n")
+            yield from decoded_lines(file, str(path), errors)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def decoded_lines(file: BufferedReader, name: str, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """Yield the lines of an open file, see `numbered_lines`.
+
+    Args:
+        file: The file, or standard input.
+        name: Its name in error messages.
+        errors: How bytes that are not UTF-8 are decoded.
+
+    Raises:
+        CorpusError: It is not plain text, or not UTF-8, or a line is too long.
+    """
+    if (what := detect_format(file.peek(HEAD_BYTES))) is not None:
+        raise CorpusError(f"{name}: {what}; unpack or convert it to plain text in UTF-8")
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+        if len(line) > LONGEST_LINE:
+            raise too_long(name, number)
+        if number == 1 and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
+            raise CorpusError(f"{name}: lines end with a carriage return alone; end them with a newline")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise CorpusError(
+                f"{name}:{number}: invalid UTF-8 (0x{line[error.start]:02x}); convert the file to UTF-8"
+            ) from error
+        yield number, text.rstrip("\r\n")
 
 
 def read_lines(
@@ -192,7 +207,7 @@ def _is_mark(character: str) -> bool:
     return unicodedata.category(character).startswith("M")
 
 
-def too_long(path: Path, number: int) -> CorpusError:
+def too_long(path: Path | str, number: int) -> CorpusError:
     """The error for a line that has to be read whole, and is too long for that."""
     return CorpusError(f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters; split it, or the text in it")
 

@@ -76,29 +76,33 @@ def _read_lines(path: Path, suffix: str, columns: Sequence[str] | None, malforme
     return (tsv_rows if suffix == ".tsv" else csv_rows)(lines, path, columns, malformed)
 
 
-def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Sequence[str] | None) -> list[str]:
+def find_columns(
+    rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Sequence[str] | None, *, labelled: bool = True
+) -> list[str]:
     """Find the columns of a task in a table.
 
     Args:
         rows: The table.
         wanted: For each column its possible names, in order of preference.
         given: The names of these columns if the user gave them.
+        labelled: Whether the last column is the label.
 
     Raises:
         CorpusError: A column is missing, or columns are given by number for a table with a header.
     """
     # JSON rows may lack columns of others.
+    order = "texts first, label last" if labelled else "those of texts alone"
     known, file = list(dict.fromkeys(name for row in rows for name in row.values)), rows[0].place.rpartition(":")[0]
     if given is not None:
         if len(given) != len(wanted):
-            raise CorpusError(f"{_given(given)}: this task has {len(wanted)} columns, texts first, label last")
+            raise CorpusError(f"{_given(given)}: this task has {len(wanted)} columns, {order}")
         if len(set(given)) < len(given):
-            raise CorpusError(f"{_given(given)}: a column is named twice; texts first, label last")
+            raise CorpusError(f"{_given(given)}: a column is named twice; {order}")
         missing = [name for name in given if name not in known]
         if missing:
             raise CorpusError(f"{file}: no column {listed(missing)}; there are {listed(known)}")
         if are_numbers(given) and known == [str(place) for place in range(1, len(known) + 1)]:
-            _require_no_header(rows, given, wanted)
+            _require_no_header(rows, given, wanted, labelled)
         return list(given)
     lowered = {name.lower(): name for name in known}
     found = []
@@ -107,7 +111,7 @@ def find_columns(rows: Sequence[Row], wanted: Sequence[Sequence[str]], given: Se
         if name is None:
             raise CorpusError(
                 f"{file}: none of the columns {listed(known)} is named {' or '.join(names[:4])}; rename them, or "
-                "give them with `columns`, texts first, label last"
+                f"give them with `columns`, {order}"
             )
         found.append(name)
     return found
@@ -183,8 +187,10 @@ def _rows(
     by_number = False
     for number, cells in lines:
         if not header:
-            header = _header(cells, path, number)
+            header = [cell.strip() for cell in cells]
             by_number = are_numbers(columns) and not {*columns} <= {*header}
+            if not (by_number and [*(columns or ())] == ["1"]):  # a column of texts alone may hold any sign
+                _require_separated(header, path, number)
             if not by_number:
                 _require_distinct(header, path, number)
                 continue
@@ -214,7 +220,9 @@ def are_numbers(columns: Sequence[str] | None) -> TypeGuard[Sequence[str]]:
     return columns is not None and all(column.isdecimal() and int(column) > 0 for column in columns)
 
 
-def _require_no_header(rows: Sequence[Row], given: Sequence[str], wanted: Sequence[Sequence[str]]) -> None:
+def _require_no_header(
+    rows: Sequence[Row], given: Sequence[str], wanted: Sequence[Sequence[str]], labelled: bool
+) -> None:
     """Check that the first line of a table with numbered columns is an example and not a header.
 
     Raises:
@@ -223,7 +231,7 @@ def _require_no_header(rows: Sequence[Row], given: Sequence[str], wanted: Sequen
     first, *others = ([cell.strip() for cell in map(str, (row.values.get(name) for name in given))] for row in rows)
     names = [cell for cell, known in zip(first, wanted, strict=True) if cell.lower() in known]
     labels = _labels_in(first[-1])
-    seen = any(labels & _labels_in(other[-1]) for other in others)
+    seen = not labelled or any(labels & _labels_in(other[-1]) for other in others)
     # The first example may have no label, or a number.
     if names or not (seen or re.fullmatch(r"[-+\d.eE]*", first[-1])):
         what = (
@@ -245,13 +253,11 @@ def _labels_in(cell: str) -> set[str]:
     return {label.strip(" []'\"") for label in re.split("[|;,]", cell)}
 
 
-def _header(cells: list[str], path: Path, number: int) -> list[str]:
-    cells = [cell.strip() for cell in cells]
+def _require_separated(cells: Sequence[str], path: Path, number: int) -> None:
     if len(cells) == 1 and (other := next((mark for mark in _SEPARATORS if mark in cells[0]), None)):
         raise CorpusError(
             f"{path}:{number}: columns separated by {_SEPARATORS[other]}; expected commas in .csv, tabs in .tsv"
         )
-    return cells
 
 
 def _require_distinct(header: list[str], path: Path, number: int) -> None:

@@ -129,7 +129,10 @@ def _labels_of_tokens(
 def _encode_words(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, longest: int, overlap: bool, continued: list[int]
 ) -> Encoded:
-    before, inner, after = _frame(tokenizer, (join_words(example.texts)[0] for example in examples))
+    frame = _frame(tokenizer, (join_words(example.texts)[0] for example in examples))
+    if frame is None:
+        return Encoded([], [], [], n_lost=sum(len(example.texts) for example in examples))
+    before, inner, after = frame
     n_before, room = len(before["input_ids"]), longest - len(before["input_ids"]) - len(after["input_ids"])
     if room < 2:
         raise ConfigError(f"`max_length`: {longest} tokens leave no room for words between the special tokens")
@@ -181,14 +184,11 @@ def _starts(n_tokens: int, room: int, step: int) -> list[int]:
 
 def _frame(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
-) -> tuple[dict[str, list[int]], dict[str, int], dict[str, list[int]]]:
+) -> tuple[dict[str, list[int]], dict[str, int], dict[str, list[int]]] | None:
     """Model inputs of the special tokens before a text, of one token of the text, and of the special tokens after it.
 
     They are copied from the tokenizer's output, including token types, so that the model later gets the same inputs.
-    The first text that has a token is used.
-
-    Raises:
-        ConfigError: no text has a token.
+    The first text that has a token is used; None if no text has one.
     """
     for text in texts:
         whole = tokenizer(
@@ -198,7 +198,7 @@ def _frame(
         if 0 in special:
             break
     else:
-        raise ConfigError("the tokenizer has no token for any of the words; use a model that covers their script")
+        return None
     values = {name: [*of_name] for name, of_name in whole.items()} | {"labels": [IGNORED] * len(special)}
     start, end = special.index(0), len(special) - special[::-1].index(0)
     return (

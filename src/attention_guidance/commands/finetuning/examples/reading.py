@@ -186,7 +186,7 @@ def _read_table(
         hot = task.kind == "multilabel" and bool(of_train) and is_hot(tables["train"], of_train[1:], task)
         named[split] = find_label_columns(rows, task, of_train if hot else columns)
         plain = named[split][: n_texts if task.kind == "multilabel" else n_texts + 1]
-        tables[split] = [row for row in bad.each(rows, partial(_plain, columns=plain)) if row is not None]
+        tables[split] = [row for row in bad.each(rows, partial(plain_cells, columns=plain)) if row is not None]
     gold, notes = read_gold(task, tables, named, files, malformed)
     notes += _ignored_columns(tables["train"], task, named["train"]) if columns is None else []
     skipped = [bad.note("rows", n_rows[split] - len(bad.errors)) for split, bad in malformed.items() if bad.errors]
@@ -232,7 +232,12 @@ def _labels(task: Task, gold: Sequence[Any], columns: Sequence[str], file: Path)
     return tuple(labels)
 
 
-def _plain(row: Row, columns: Sequence[str]) -> Row:
+def plain_cells(row: Row, columns: Sequence[str]) -> Row:
+    """A row.
+
+    Raises:
+        CorpusError: one of these columns has a list or an object.
+    """
     for name in columns:
         if isinstance(row.values.get(name), list | dict):
             raise CorpusError(f"{row.place}: a list or an object in column {name!r}; expected a text or a number")

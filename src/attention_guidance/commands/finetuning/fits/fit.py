@@ -206,8 +206,10 @@ def try_out(model: PreTrainedModel, data: Data, first: Encoded, tokenizer: PreTr
     """Run the first examples through a model, to find incompatibilities before training.
 
     Raises:
-        ConfigError: the model fails on them.
+        ConfigError: the model fails on them, or the tokenizer has no token for any of their words.
     """
+    if not first.inputs:
+        raise ConfigError("the tokenizer has no token for any of the words; use a model that covers their script")
     try:
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = tokenizer.pad_token_id  # as Trainer does before training

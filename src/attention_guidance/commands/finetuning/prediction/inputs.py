@@ -5,22 +5,32 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
+from unicodedata import category
 
+from attention_guidance.commands.annotations.tagged import bare_word, cells_of, have_language, is_break, is_comment
 from attention_guidance.commands.annotations.words import join_words
+from attention_guidance.commands.finetuning.examples.reading import plain_cells
 from attention_guidance.commands.finetuning.examples.tasks import Task
-from attention_guidance.commands.text.lines import is_damaged, numbered_lines
+from attention_guidance.commands.text.lines import decoded_lines, numbered_lines
 from attention_guidance.commands.text.tables import FORMATS, find_columns, read_table
 from attention_guidance.errors import CorpusError
 
 STANDARD_INPUT = "-"
+_STANDARD_NAME = "standard input"
 # Files with a word per line.
 _WORDS = (".conll", ".conllu", ".bio", ".iob")
-_TABLES = (*FORMATS, ".ndjson")
-# A word with its marks and inner apostrophes, hyphens and periods, or any other sign: as in files of labelled words.
-_WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f]|['’ʼ\-.](?=[^\W_]))*|\S")
+_TABLES = (*FORMATS, ".ndjson", ".json")
+# Vowel signs of Indic and Semitic scripts are marks too. No mark is beyond the last of these planes.
+_MARKS = "".join(chr(n) for n in (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)) if category(chr(n))[0] == "M")
+# A word with its marks, inner apostrophes, hyphens, points and joiners, or any other sign with its marks: as in files
+# of labelled words.
+_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_MARKS}]|['’ʼ\-.\u200c\u200d](?=[^\W_]))*|\S[{_MARKS}]*")
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,7 @@ def read_items(task: Task, file: str, *, words: bool = False, columns: Sequence[
     Raises:
         CorpusError: the file cannot be read in this format.
     """
-    path = Path("/dev/stdin" if file == STANDARD_INPUT else file)
-    name = "standard input" if file == STANDARD_INPUT else file
+    path, name = Path(file), _STANDARD_NAME if file == STANDARD_INPUT else file
     suffix = path.suffix.lower()
     if words or suffix in _WORDS:
         if task.kind != "tokens":
@@ -74,32 +83,48 @@ def _read_words(path: Path, name: str, suffix: str, columns: Sequence[str] | Non
         if len(columns) != 1 or not columns[0].isdecimal() or columns[0] == "0":
             raise CorpusError(f"columns={' '.join(columns)}: expected the number of the column of words, such as 1")
         at = int(columns[0])
-    lines = itertools.chain(_lines(path, name), [(0, "")])
-    begun = 0
-    found: list[str] = []
-    for number, line in lines:
-        if line.startswith("#") and not found and (suffix == ".conllu" or " " in line.strip()):
+    # Only a file can be read twice.
+    prefixed = path.is_file() and name != _STANDARD_NAME
+    prefixed = prefixed and have_language(word for _, words in _sentences(path, name, suffix, at) for word in words)
+    for number, found in _sentences(path, name, suffix, at):
+        words = [bare_word(word, prefixed) for word in found]
+        text, spans = join_words(words)
+        yield Item(f"{name}:{number}", tuple(words), text, spans)
+
+
+def _sentences(path: Path, name: str, suffix: str, at: int) -> Iterator[tuple[int, list[str]]]:
+    """The sentences of a file of words, each with the number of its first line, by the rules of `read_tagged`."""
+    block: list[tuple[int, str, list[str]]] = []
+    for number, line in itertools.chain(_lines(path, name), [(0, "")]):
+        cells = cells_of(line)
+        if not is_break(line, cells):
+            block.append((number, line, cells))
             continue
-        if line.strip():
-            cells = line.split("\t") if "\t" in line else line.split(" ")
-            if suffix == ".conllu" and not cells[0].isdecimal():
-                continue  # multiword ranges, empty nodes
-            if len(cells) < at or not cells[at - 1].strip():
-                raise CorpusError(f"{name}:{number}: no word in column {at}; expected one word per line")
-            begun = begun or number
-            found.append(cells[at - 1].strip())
-        elif found:
-            text, spans = join_words(found)
-            yield Item(f"{name}:{begun}", tuple(found), text, spans)
-            begun, found = 0, []
+        if rows := _rows(block, suffix == ".conllu"):
+            for place, of_row in rows:
+                if len(of_row) < at or not of_row[at - 1]:
+                    raise CorpusError(f"{name}:{place}: no word in column {at}; expected one word per line")
+            yield rows[0][0], [of_row[at - 1] for _, of_row in rows]
+        block = []
+
+
+def _rows(block: Sequence[tuple[int, str, list[str]]], conllu: bool) -> list[tuple[int, list[str]]]:
+    """The lines of a sentence that are words: no comments before it, multiword ranges and empty nodes."""
+    if conllu:
+        return [(number, cells) for number, line, cells in block if line[0] != "#" and cells[0].isdecimal()]
+    widths = Counter(len(cells) for _, line, cells in block if line[0] != "#")
+    width = widths.most_common(1)[0][0] if widths else 0
+    words = itertools.dropwhile(lambda row: row[1].startswith("#") and is_comment(row[1], row[2], width), block)
+    return [(number, cells) for number, _, cells in words]
 
 
 def _read_table(task: Task, path: Path, columns: Sequence[str] | None) -> Iterator[Item]:
     wanted = task.columns[:-1] or (("text", "sentence"),)
     rows = read_table(path, columns=columns, least=1)
-    names = find_columns(rows, wanted, columns)
+    names = find_columns(rows, wanted, columns, labelled=False)
     for row in rows:
-        texts = tuple(str(row.values.get(name) or "") for name in names)
+        cells = [plain_cells(row, names).values.get(name) for name in names]
+        texts = tuple("" if cell is None else str(cell) for cell in cells)
         if not all(text.strip() for text in texts):
             raise CorpusError(f"{row.place}: no text in {' and '.join(names)}")
         yield _item(task, row.place, texts)
@@ -119,14 +144,12 @@ def _read_lines(task: Task, path: Path, name: str) -> Iterator[Item]:
 
 
 def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    if path != Path("/dev/stdin"):
+    if name != _STANDARD_NAME:
         yield from numbered_lines(path)
-        return
-    for number, raw in enumerate(sys.stdin.buffer, 1):
-        line = raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").rstrip("\r\n")
-        if is_damaged(line):
-            raise CorpusError(f"{name}:{number}: invalid UTF-8; convert it to UTF-8")
-        yield number, line
+    elif sys.stdin is None:
+        raise CorpusError(f"{name} is closed; give a file")
+    else:
+        yield from decoded_lines(cast("BufferedReader", sys.stdin.buffer), name)
 
 
 def _item(task: Task, place: str, texts: tuple[str, ...]) -> Item:

@@ -6,22 +6,30 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.prediction.inputs import Item
 from attention_guidance.commands.finetuning.prediction.predictor import Prediction
+from attention_guidance.commands.studies.output import no_formula
 
-Writer = Callable[[Item, Prediction], str]
+Writer = Callable[[Data, Item, Prediction], str]
+# How labels of entities begin: BIO, IOBES and its other names.
+_BEGIN, _INSIDE, _END = "BSU", "IEL", "SUEL"
 
 
 def entities(item: Item, prediction: Prediction) -> Iterator[dict[str, Any]]:
-    """The entities of a sentence: `type`, `text`, `start`, `end` (in characters), `score` (the mean over its words)."""
+    """The entities of a sentence: `type`, `text`, `start`, `end` (characters), `score` (the mean of its words').
+
+    An I- that continues none begins one, as in conlleval.
+    """
     assert isinstance(prediction.labels, tuple)
     begun: list[int] = []
     labels = [*prediction.labels, "O"]
     for word, label in enumerate(labels):
-        if begun and not (label[:2] == "I-" and label[2:] == labels[begun[0]][2:]):
+        inside = label[0] in _INSIDE and label[2:] == labels[begun[0]][2:] if begun else False
+        if begun and not (inside and labels[begun[-1]][0] not in _END):
             start, end = item.spans[begun[0]][0], item.spans[begun[-1]][1]
             score = sum(prediction.scores[n] for n in begun) / len(begun)
             yield {
@@ -32,16 +40,21 @@ def entities(item: Item, prediction: Prediction) -> Iterator[dict[str, Any]]:
                 "score": score,
             }
             begun = []
-        if label[:2] in ("B-", "I-"):
+        if label != "O":
             begun.append(word)
 
 
-def json_line(item: Item, prediction: Prediction) -> str:
-    """A JSON object: `place`, the text, `labels` and `scores` (or `value`), and `entities` if the labels are BIO."""
+def _of_entities(labels: Sequence[str]) -> bool:
+    """Whether the labels of a model are those of entities."""
+    return {"O"} < {*labels} and all(label == "O" or re.match(f"[{_BEGIN}{_INSIDE}]-", label) for label in labels)
+
+
+def json_line(data: Data, item: Item, prediction: Prediction) -> str:
+    """One object: `place`, what was read, `labels` and `scores` (or `value`), and `entities` if there can be some."""
     found: dict[str, Any] = {"place": item.place}
     if item.spans:
         found |= {"text": item.text, "words": item.texts, "labels": prediction.labels, "scores": prediction.scores}
-        if all(label == "O" or label[:2] in ("B-", "I-") for label in prediction.labels):  # type: ignore[union-attr]
+        if _of_entities(data.labels):
             found["entities"] = [*entities(item, prediction)]
     else:
         found |= {"text": item.texts[0]} if len(item.texts) == 1 else {"texts": item.texts}
@@ -52,27 +65,34 @@ def json_line(item: Item, prediction: Prediction) -> str:
     return json.dumps(found, ensure_ascii=False) + "\n"
 
 
-def conll(item: Item, prediction: Prediction) -> str:
+def conll(data: Data, item: Item, prediction: Prediction) -> str:
     """A line for each word with its label, and a blank line; white space in a word becomes `_`."""
     assert isinstance(prediction.labels, tuple)
     words = (re.sub(r"\s", "_", word) for word in item.texts)
     return "".join(f"{word}\t{label}\n" for word, label in zip(words, prediction.labels, strict=True)) + "\n"
 
 
-def tsv_row(item: Item, prediction: Prediction) -> str:
-    """Tab-separated place, texts, labels (separated by spaces) or value, scores; white space becomes single spaces."""
+def tsv_row(data: Data, item: Item, prediction: Prediction) -> str:
+    """Place, texts, labels (separated by spaces) or value, scores; tabs and line ends in texts become spaces."""
+    return "\t".join(_cells(item, prediction)) + "\n"
+
+
+def csv_row(data: Data, item: Item, prediction: Prediction) -> str:
+    """The same, as CSV; text that a spreadsheet takes for a formula is quoted."""
+    buffer = io.StringIO()
+    *texts, value, scores = _cells(item, prediction)
+    # A number may begin with a minus.
+    label = value if isinstance(prediction.labels, float) else no_formula(value)
+    csv.writer(buffer, lineterminator="\n").writerow([*map(no_formula, texts), label, scores])
+    return buffer.getvalue()
+
+
+def _cells(item: Item, prediction: Prediction) -> list[str]:
     value = prediction.labels
     labels = " ".join(value) if isinstance(value, tuple) else repr(value)
     texts = (" ".join(item.texts),) if item.spans else item.texts
     cells = [item.place, *texts, labels, " ".join(f"{score:.4f}" for score in prediction.scores)]
-    return "\t".join(" ".join(cell.split()) for cell in cells) + "\n"
-
-
-def csv_row(item: Item, prediction: Prediction) -> str:
-    """The same as `tsv_row`, as CSV."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(tsv_row(item, prediction)[:-1].split("\t"))
-    return buffer.getvalue()
+    return [" ".join(cell.split()) for cell in cells]
 
 
 #: By the suffix of the output's name.

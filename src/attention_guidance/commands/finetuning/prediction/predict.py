@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import sys
@@ -14,7 +15,7 @@ from attention_guidance.commands.finetuning.prediction.inputs import STANDARD_IN
 from attention_guidance.commands.finetuning.prediction.outputs import WRITERS, Writer
 from attention_guidance.commands.finetuning.prediction.predictor import Predictor
 from attention_guidance.commands.printing import Console
-from attention_guidance.errors import ConfigError, RunError
+from attention_guidance.errors import ConfigError, CorpusError, RunError
 
 # Texts are read, predicted and written in chunks of this size, to bound memory.
 _CHUNK = 512
@@ -54,8 +55,7 @@ def predict_files(
     suffix = ".jsonl" if to_screen else Path(output).suffix.lower()
     if suffix not in WRITERS:
         raise ConfigError(f"output={output}: expected a name that ends in {', '.join(WRITERS)}, or - for JSON lines")
-    if not to_screen and Path(output).exists() and not overwrite:
-        raise RunError(f"{output} exists; give another `output`, or set `overwrite`")
+    _check(files, output, overwrite=overwrite)
     predictor = Predictor.load(model, batch_size=batch_size)
     if suffix in (".conll", ".txt") and predictor.data.task.kind != "tokens":
         task = predictor.data.task.name
@@ -75,23 +75,50 @@ def predict_files(
     return n
 
 
+def _check(files: Sequence[str], output: str, *, overwrite: bool) -> None:
+    """Refuse before anything is predicted what would fail after it.
+
+    Raises:
+        CorpusError: an input is missing.
+        RunError: the output is an input or a folder, or exists.
+    """
+    path = Path(output)
+    for file in files:
+        if file != STANDARD_INPUT and not Path(file).exists():
+            raise CorpusError(f"{file}: cannot be read (No such file or directory)")
+        if file != STANDARD_INPUT and output != STANDARD_INPUT and path.exists() and path.samefile(file):
+            raise RunError(f"{output} is an input; give another output")
+    if output != STANDARD_INPUT and path.is_dir():
+        raise RunError(f"{output} is a folder; give a file as output")
+    if output != STANDARD_INPUT and path.exists() and not overwrite:
+        raise RunError(f"{output} exists; give another output, or overwrite it")
+
+
 def _predictions(predictor: Predictor, items: Iterator[Item], write: Writer) -> Iterator[str]:
     while chunk := list(itertools.islice(items, _CHUNK)):
         for item, prediction in zip(chunk, predictor([item.texts for item in chunk]), strict=True):
-            yield write(item, prediction)
+            yield write(predictor.data, item, prediction)
 
 
 @contextlib.contextmanager
 def _stream(output: str) -> Iterator[IO[str]]:
     """The output stream: standard output, or a file that appears once all predictions are written."""
     if output == STANDARD_INPUT:
+        if sys.stdout is None:
+            raise RunError("standard output is closed; give a file as output")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as files are, whatever the terminal's locale
         yield sys.stdout
         return
     path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as stream:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written ({error.strerror})") from error
+    try:
+        with opened as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

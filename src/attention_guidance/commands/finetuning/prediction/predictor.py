@@ -20,7 +20,7 @@ from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.fits.predict import predict
 from attention_guidance.commands.finetuning.prediction.saved import Partner, load_task
 from attention_guidance.commands.finetuning.settings import FitSettings
-from attention_guidance.commands.studies.models import longest_sequence
+from attention_guidance.commands.studies.models import longest_sequence, subjects
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer
 from attention_guidance.errors import ConfigError, reason_of
 
@@ -84,6 +84,8 @@ class Predictor:
         model = new_model(data, source, FitSettings(), fresh=False)
         tokenizer = load_tokenizer(source, ("pad",))
         longest = longest_sequence(model, tokenizer)
+        if getattr(model.config, "pad_token_id", None) is None:
+            model.config.pad_token_id = tokenizer.pad_token_id  # which heads that read the last token need in batches
         device: Any = torch.accelerator.current_accelerator() or "cpu"
         return cls(data, model.to(device).eval(), tokenizer, longest, partner, batch_size)
 
@@ -133,6 +135,7 @@ def _task_of(source: str) -> Data:
     Raises:
         ConfigError: the model cannot be loaded, or has no head.
     """
+    source = subjects(source)[0].source
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # transformers and the hub raise many types

@@ -78,7 +78,11 @@ def load_task(folder: Path) -> tuple[Data, Partner | None] | None:
             return data, None
         names = json.loads((folder / _NAMES_FILE).read_text(encoding="utf-8"))["names"]
         arrays = load_file(folder / _ARRAYS_FILE)
-        model = _crf(names, arrays) if task.kind == "tokens" else _linear(task, len(data.labels), names, arrays)
+        model = (
+            _crf(len(data.labels), names, arrays)
+            if task.kind == "tokens"
+            else _linear(task, len(data.labels), names, arrays)
+        )
         return data, Partner(model, float(weight))
     except Exception as error:  # JSON, safetensors, shapes that do not match
         raise ConfigError(f"{folder}: {TASK_FILE} or the baseline beside it is damaged; fine-tune again") from error
@@ -88,7 +92,8 @@ def _crf_parts(model: Crf) -> tuple[list[list[str]], dict[str, Any]]:
     return [[*model.features]], {"weights": np.stack([*model.features.values()]), "between": model.transitions.between}
 
 
-def _crf(names: Sequence[Sequence[str]], arrays: dict[str, Any]) -> Crf:
+def _crf(n_labels: int, names: Sequence[Sequence[str]], arrays: dict[str, Any]) -> Crf:
+    _require(arrays, weights=(len(names[0]), n_labels), between=(n_labels, n_labels))
     return Crf(dict(zip(names[0], arrays["weights"], strict=True)), arrays["between"])
 
 
@@ -100,6 +105,12 @@ def _linear_parts(model: Linear) -> tuple[list[list[str]], dict[str, Any]]:
 
 
 def _linear(task: Task, n_labels: int, names: Sequence[Sequence[str]], arrays: dict[str, Any]) -> Linear:
+    n_classes = len(arrays["classes"])
+    n_rows, widths = n_classes if n_classes > 2 else 1, [*map(len, names)]
+    idf = {f"idf.{n}": (width,) for n, width in enumerate(widths)}
+    _require(arrays, coef=(n_rows, sum(widths)), intercept=(n_rows,), classes=(n_classes,), **idf)
+    if not {*arrays["classes"].tolist()} <= {*range(n_labels)} or len(names) != max(1, len(task.columns) - 1):
+        raise ValueError("of another task")
     vectorizers: list[TfidfVectorizer] = []
     for n, of_text in enumerate(names):
         vectorizers.append(vectorizer(vocabulary=of_text))
@@ -107,3 +118,14 @@ def _linear(task: Task, n_labels: int, names: Sequence[Sequence[str]], arrays: d
     model = LogisticRegression()
     model.coef_, model.intercept_, model.classes_ = arrays["coef"], arrays["intercept"], arrays["classes"]
     return Linear(task.kind, n_labels, vectorizers, model)
+
+
+def _require(arrays: dict[str, Any], **shapes: tuple[int, ...]) -> None:
+    """Check the arrays of a baseline, which may be that of another model.
+
+    Raises:
+        ValueError: one has another shape, or is not finite.
+    """
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} is not finite numbers of shape {shape}")
