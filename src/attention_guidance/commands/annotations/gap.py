@@ -9,6 +9,8 @@ from pathlib import Path
 from attention_guidance.commands.text.lines import numbered_lines
 from attention_guidance.errors import CorpusError
 
+# Of an offset; Python refuses to read thousands.
+_MOST_DIGITS = 9
 _COLUMNS = ("ID", "Text", "Pronoun", "Pronoun-offset", "A", "A-offset", "A-coref", "B", "B-offset", "B-coref")
 
 Span = tuple[int, int]
@@ -72,7 +74,7 @@ def _example(row: dict[str, str], place: str, source: str) -> GapExample:
 
 def _span(row: dict[str, str], name: str, place: str) -> Span:
     text, offset = row[name], row[f"{name}-offset"]
-    start = int(offset) if offset.isdecimal() else -1
+    start = int(offset) if offset.isdecimal() and len(offset) <= _MOST_DIGITS else -1
     if not text or row["Text"][max(start, 0) : start + len(text)] != text:
         raise CorpusError(f"{place}: {name} {text!r} is not at {name}-offset {offset} of the text")
     return start, start + len(text)

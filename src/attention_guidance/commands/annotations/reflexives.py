@@ -10,6 +10,9 @@ from pathlib import Path
 from attention_guidance.commands.text.lines import numbered_lines
 from attention_guidance.errors import ConfigError, CorpusError
 
+# Of an index; Python refuses to read thousands.
+_MOST_DIGITS = 9
+
 
 @dataclass(frozen=True)
 class ReflexiveSentence:
@@ -70,7 +73,7 @@ def _indices(text: str, n_words: int, place: str, what: str) -> list[int]:
     if not parts:
         raise CorpusError(f"{place}: no index of the {what}")
     for part in parts:
-        if not part.isdecimal() or int(part) >= n_words:
+        if not part.isdecimal() or len(part) > _MOST_DIGITS or int(part) >= n_words:
             raise CorpusError(
                 f"{place}: index {part!r} of the {what}; the {n_words} words have indices 0 to {n_words - 1}"
             )

@@ -11,7 +11,7 @@ from conllu.models import Token
 from conllu.parser import DEFAULT_FIELDS, parse_line
 
 from attention_guidance.commands.text.lines import numbered_lines
-from attention_guidance.errors import CorpusError
+from attention_guidance.errors import CorpusError, reason_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def _sentences(path: Path) -> Iterator[list[tuple[int, Token]]]:
                 )
             try:
                 block.append((number, parse_line(line, DEFAULT_FIELDS)))
-            except ParseException as error:
-                raise CorpusError(f"{path}:{number}: not CoNLL-U ({error})") from error
+            except (ParseException, ValueError) as error:  # ValueError: an integer of thousands of digits
+                raise CorpusError(f"{path}:{number}: not CoNLL-U ({reason_of(error)})") from error
     if block:
         yield block
 

@@ -85,7 +85,7 @@ class Assign(argparse.Action):
             raise argparse.ArgumentError(self, f"expected {self.metavar}, got {values!r}")
         try:
             parsed = value.split() if self.dest == "token_classes" else yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise argparse.ArgumentError(self, f"cannot read the value of {values!r}") from None
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: parsed})
 

@@ -125,7 +125,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not YAML of a run: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes, integers and dates that Python cannot read
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must have fields such as 'max_steps: 1000', one per line")
