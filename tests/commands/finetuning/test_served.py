@@ -127,7 +127,7 @@ def test_the_first_token_of_a_word_says_what_was_scored_though_little_is_learnt(
             assert said == labels, words
         n_malformed += not well_formed(said)
     assert n > 2000
-    assert n_malformed > 20
+    assert n_malformed > 10
     assert 0.02 < read(folder / "out")["scores"]["accuracy"]["mean"] < 0.8
 
 
