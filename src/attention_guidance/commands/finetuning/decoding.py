@@ -56,8 +56,13 @@ def decode(data: Data, scores: Sequence[Array], transitions: Transitions | None 
     if kind == "classify":
         return [int(row.argmax()) for row in scores]
     if transitions is None:
-        transitions = no_transitions(data.labels) if data.scheme is None else well_formed(data.labels)
+        transitions = rules_of(data)
     return [viterbi(of_words, transitions) for of_words in scores]
+
+
+def rules_of(data: Data) -> Transitions:
+    """The transitions of a task that labels words: those of entities must be well-formed, all others may occur."""
+    return no_transitions(data.labels) if data.scheme is None else well_formed(data.labels)
 
 
 def no_transitions(labels: Sequence[str]) -> Transitions:

@@ -14,7 +14,7 @@ from typing import Any
 from attention_guidance.commands.finetuning.baselines.baseline import Baseline
 from attention_guidance.commands.finetuning.baselines.crf import Crf
 from attention_guidance.commands.finetuning.baselines.linear import Linear
-from attention_guidance.commands.finetuning.decoding import Array, Transitions, decode, no_transitions, well_formed
+from attention_guidance.commands.finetuning.decoding import Array, Transitions, decode, rules_of
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.scoring.scores import evaluate
 
@@ -74,5 +74,5 @@ def transitions_of(data: Data, baseline: Crf | Linear | None, weight: float) -> 
     """
     if data.task.kind != "tokens":
         return None
-    rules = no_transitions(data.labels) if data.scheme is None else well_formed(data.labels)
+    rules = rules_of(data)
     return rules + baseline.transitions * (1 - weight) if isinstance(baseline, Crf) else rules

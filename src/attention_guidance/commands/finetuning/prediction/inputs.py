@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import sys
@@ -26,11 +27,6 @@ _STANDARD_NAME = "standard input"
 # Files with a word per line.
 _WORDS = (".conll", ".conllu", ".bio", ".iob")
 _TABLES = (*FORMATS, ".ndjson", ".json")
-# Vowel signs of Indic and Semitic scripts are marks too. No mark is beyond the last of these planes.
-_MARKS = "".join(chr(n) for n in (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)) if category(chr(n))[0] == "M")
-# A word with its marks, inner apostrophes, hyphens, points and joiners, or any other sign with its marks: as in files
-# of labelled words.
-_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_MARKS}]|['’ʼ\-.\u200c\u200d](?=[^\W_]))*|\S[{_MARKS}]*")
 
 
 @dataclass(frozen=True)
@@ -155,5 +151,17 @@ def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
 def _item(task: Task, place: str, texts: tuple[str, ...]) -> Item:
     if task.kind != "tokens":
         return Item(place, texts, texts[0])
-    found = [*_WORD.finditer(texts[0])]
+    found = [*_word_pattern().finditer(texts[0])]
     return Item(place, tuple(match[0] for match in found), texts[0], tuple(match.span() for match in found))
+
+
+@functools.cache
+def _word_pattern() -> re.Pattern[str]:
+    """A pattern for words as in files of labelled words.
+
+    A word has its marks, inner apostrophes, hyphens, points and joiners; any other sign, with its marks, is a word too.
+    """
+    # Vowel signs of Indic and Semitic scripts are marks too. No mark is beyond the last of these planes.
+    planes = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
+    marks = "".join(chr(n) for n in planes if category(chr(n))[0] == "M")
+    return re.compile(rf"[^\W_](?:[^\W_]|[{marks}]|['’ʼ\-.\u200c\u200d](?=[^\W_]))*|\S[{marks}]*")
