@@ -252,6 +252,19 @@ def test_arguments_of_the_trainer(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"max_steps": 6000}, 10),
+        ({"max_steps": 200_000}, 100),  # every checkpoint holds the whole log
+        ({"max_steps": 200_000, "eval_every": 7}, 7),
+        ({"max_time": "3h"}, 10),
+    ],
+)
+def test_long_runs_log_less_often(tmp_path, given, steps):
+    assert training_arguments(make_config(given), RunFolder(tmp_path / "run")).logging_steps == steps
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"adam_epsilom": 1e-6}, r"arguments\['adam_epsilom'\]: .* no such field"),

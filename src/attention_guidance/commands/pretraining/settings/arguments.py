@@ -85,7 +85,7 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         # `Draws` has shuffled the examples already.
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
-        "logging_steps": min(10, config.eval_steps),
+        "logging_steps": min(_logging_steps(config), config.eval_steps),
         "logging_nan_inf_filter": False,  # it would log a loss of 0 for a diverged run
         "eval_strategy": "steps",
         "eval_steps": config.eval_steps,
@@ -109,6 +109,11 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         raise ConfigError(f"arguments['per_device_eval_batch_size']={size} must be at least 1")
     use_one_device(arguments)
     return arguments
+
+
+def _logging_steps(config: RunConfig) -> int:
+    """Every 10 steps, but at most some 2,000 times in a run: every checkpoint holds the whole log."""
+    return 10 if config.max_time is not None else max(10, config.max_steps // 2000)
 
 
 def use_one_device(arguments: TrainingArguments) -> None:
