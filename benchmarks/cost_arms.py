@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from attention_guidance import GuidanceError, guide
 from attention_guidance.commands.objectives.masked_head import MaskedHead
 from attention_guidance.commands.pretraining.loop.peak_memory import peak_mib, resident_mib
+from attention_guidance.loss.backends import Name
 
 SEED = 1
 WEIGHT = 0.1
@@ -111,7 +112,7 @@ class Arm:
         if setting.masked_head:
             MaskedHead(self._model)
         if name not in (UNGUIDED, NAIVE):
-            guide(self._model, setting.guided, weight=WEIGHT, backend=name)
+            guide(self._model, setting.guided, weight=WEIGHT, backend=cast(Name, name))
         self._groups = setting.groups if name == NAIVE else ()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-4, fused=True)
         self._batch = self._draw()

@@ -368,3 +368,20 @@ def test_capped_scores_are_refused():
     q = torch.zeros(1, 2, 3, 8)
     with pytest.raises(AttachError, match="softcap"):
         ALL_ATTENTION_FUNCTIONS["attention_guidance"](module, q, q, q, None, softcap=30.0)
+
+
+def test_a_handle_prints_its_heads_and_errors(make_model, batch):
+    model = make_model(num_hidden_layers=2, num_attention_heads=4)
+    handle = guide(model, "next:1 first@3", 0.05, schedule=Schedule("linear", end=1.0))
+    name = type(model).__name__
+    assert str(handle).splitlines() == [
+        f"4 of 8 heads of {name} guided: weight 0.05 (linear), squared_error, backend auto",
+        "  layer 0: next@0, first@3",
+        "  layer 1: next@0, first@3",
+    ]
+    handle.total_steps, handle.steps_done = 4, 1
+    model.train()(**batch)
+    first, *layers = str(handle).splitlines()
+    assert first.endswith("weight 0.05 (linear, now 0.0375), squared_error, backend auto -> blocked")
+    errors = [head.error for head in handle.per_head()]
+    assert layers == [f"  layer {n}: next@0 {errors[2 * n]:.4f}, first@3 {errors[2 * n + 1]:.4f}" for n in range(2)]

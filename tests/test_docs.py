@@ -10,6 +10,7 @@ from pathlib import Path
 
 import encoders
 import pytest
+import torch
 
 from attention_guidance.commands.cli import _parser, main
 from attention_guidance.patterns import get_pattern
@@ -58,6 +59,19 @@ def test_tables_are_what_is_kept(name, least):
     pages = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/pretraining.md"))
     assert len(shown) >= least
     assert [line for line in shown if line not in pages] == []
+
+
+def test_the_first_program_runs_as_it_stands(capsys):
+    """README's first block of Python, pasted into an empty file; here with fewer steps."""
+    program = re.search(r"```python\n(.+?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert "range(300)" in program
+    torch.manual_seed(0)
+    exec(program.replace("range(300)", "range(12)"), {"__name__": "__main__"})
+    first, *layers = capsys.readouterr().out.splitlines()
+    assert first.startswith("6 of 8 heads of BertForMaskedLM guided: weight 0.1")
+    assert [re.sub(r" \d\.\d{4}", " x", layer) for layer in layers] == [
+        f"  layer {n}: next@0 x, previous@1 x, first@2 x" for n in range(2)
+    ]
 
 
 def commands_of(text: str) -> list[list[str]]:

@@ -19,6 +19,17 @@ def test_it_gives_back_what_was_there(make_model, before):
     assert model.config._attn_implementation == before
 
 
+def test_the_end_of_a_with_block_removes(make_model):
+    model = make_model(attn_implementation="sdpa")
+    with guide(model, HEADS) as handle:
+        assert model.config._attn_implementation != "sdpa"
+    assert model.config._attn_implementation == "sdpa"
+    assert "guided, removed: weight" in str(handle)
+    with pytest.raises(KeyError, match="of the user"), guide(model, HEADS):
+        raise KeyError("of the user")
+    assert model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize(("before", "after"), [("sdpa", "eager"), ("eager", "sdpa"), ("sdpa", "flex_attention")])
 def test_what_the_user_sets_afterwards_stays(make_model, before, after):
     model = make_model(attn_implementation=before)

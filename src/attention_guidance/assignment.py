@@ -16,13 +16,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 from attention_guidance.errors import PatternError
 from attention_guidance.patterns import Pattern, checked_pattern
 
 Amount = int | float | Sequence[int]
-LayerHeads = str | Mapping["str | Pattern", Amount]
-Heads = LayerHeads | Mapping["int | str", LayerHeads]
+# Keys are patterns or their names, and numbers or ranges of layers. To a type checker, a mapping is invariant in its
+# keys: Mapping[str | Pattern, int] would exclude a dict[str, int].
+LayerHeads = str | Mapping[Any, Amount]
+Heads = str | Mapping[Any, "Amount | LayerHeads"]
 
 # Six digits are enough for the number of any layer or head.
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:(-)\s*(\d{1,6})?\s*)?")

@@ -13,11 +13,12 @@ from attention_guidance.adapters.inputs_outputs import check_class_token
 from attention_guidance.assignment import Heads, assign_heads
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.handle import Guidance
-from attention_guidance.loss.aggregate import check_normalization
+from attention_guidance.loss.aggregate import Normalization, check_normalization
 from attention_guidance.loss.backends import BackendChoice
-from attention_guidance.loss.statistics import check_objective
+from attention_guidance.loss.backends import Name as BackendName
+from attention_guidance.loss.statistics import Loss, check_objective
 from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
-from attention_guidance.schedules import Schedule, checked_weight
+from attention_guidance.schedules import Schedule, Shape, checked_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,10 +29,10 @@ def guide(
     heads: Heads,
     weight: float = 0.1,
     *,
-    loss: str = "squared_error",
-    normalization: str = "query",
-    backend: str = "auto",
-    schedule: str | Schedule = "constant",
+    loss: Loss = "squared_error",
+    normalization: Normalization = "query",
+    backend: BackendName = "auto",
+    schedule: Shape | Schedule = "constant",
     total_steps: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     token_classes: TokenClasses | None = None,

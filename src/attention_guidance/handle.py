@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,36 @@ class Guidance:
             hook.remove()
         self._hooks, self._forwards = [], []
         self._adapter.detach()
+
+    def __enter__(self) -> Self:
+        """Guide the model inside a `with` block, and no longer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __str__(self) -> str:
+        """A summary: the settings, and the guided heads of each layer with their errors, as far as they are known."""
+        n_heads = self._adapter.n_layers * self._adapter.n_heads
+        measured = self._passes.measured is not None or self._passes.of_the_loss()
+        errors = [f" {head.error:.4f}" for head in self.per_head()] if measured else [""] * len(self.heads)
+        state = "" if self._hooks else ", removed"
+        known = self.total_steps is not None or not self.schedule.needs_total
+        now = f", now {self.current_weight:g}" if known and self.schedule.shape != "constant" else ""
+        lines = [
+            f"{len(self.heads)} of {n_heads} heads of {type(self.model).__name__} guided{state}: "
+            f"weight {self.weight:g} ({self.schedule.shape}{now}), {self._objective}, backend {self._backend}"
+        ]
+        for layer in self._layers:
+            of_layer = [
+                f"{head.pattern.name}@{head.head}{error}"
+                for head, error in zip(self.heads, errors, strict=True)
+                if head.layer == layer.number
+            ]
+            lines.append(f"  layer {layer.number}: {', '.join(of_layer)}")
+        return "\n".join(lines)
 
     # One forward pass
 

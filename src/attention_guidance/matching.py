@@ -22,6 +22,7 @@ from attention_guidance.assignment import GuidedHead, Heads, explicit_places
 from attention_guidance.attach import guide
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 from attention_guidance.forward.modes import evaluating
+from attention_guidance.loss.statistics import Loss
 from attention_guidance.patterns import Pattern, TokenClasses
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def match_heads(
     batches: Iterable[Batch],
     *,
     across_layers: bool = False,
-    loss: str = "squared_error",
+    loss: Loss = "squared_error",
     tokenizer: PreTrainedTokenizerBase | None = None,
     token_classes: TokenClasses | None = None,
     patterns: Mapping[str, Pattern] | None = None,
@@ -156,7 +157,7 @@ def _batches(batches: Iterable[Batch]) -> list[Batch]:
     return kept
 
 
-def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: str, size: tuple[int, int]) -> Tensor:
+def _errors(model: nn.Module, pattern: Pattern, batches: Iterable[Batch], loss: Loss, size: tuple[int, int]) -> Tensor:
     """The error of every head for one pattern: float64 [layers, heads], NaN where no row has a target."""
     errors = torch.full(size, math.nan, dtype=torch.float64)
     every_head: dict[str | Pattern, float] = {pattern: 1.0}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import SupportsFloat
+from typing import Literal, SupportsFloat, get_args
 
 from attention_guidance.errors import ConfigError
 
-SHAPES = ("constant", "linear", "hold-then-linear", "cosine")
+Shape = Literal["constant", "linear", "hold-then-linear", "cosine"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
 def checked_weight(weight: object) -> float:
@@ -44,7 +45,7 @@ class Schedule:
         end: when the weight reaches 0, in the same units.
     """
 
-    shape: str = "constant"
+    shape: Shape = "constant"
     hold: int | float = 0.2
     end: int | float = 1.0
 

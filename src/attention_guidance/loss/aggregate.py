@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from attention_guidance.errors import ConfigError
 
-NORMALIZATIONS = ("query", "elementwise")
+Normalization = Literal["query", "elementwise"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 def query_sums(rows_BHQ: Tensor, counted_BHQ: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -106,6 +107,7 @@ BACKENDS = {
     )
 }
 NAMES = tuple(BACKENDS)
+Name = Literal["auto", "reference", "blocked", "triton"]
 # What `auto` tries, by device type, best first; `reference` comes last.
 _PREFERRED = {"cpu": ("blocked",), "cuda": ("triton", "blocked")}
 
@@ -151,6 +153,9 @@ class BackendChoice:
                 logger.info("guidance runs on backend %r (%s, %s)", chosen.name, case.device, case.dtype)
             self.last = case
         return chosen
+
+    def __str__(self) -> str:
+        return self.name if self.last is None or self.name != "auto" else f"auto -> {self.of(self.last).name}"
 
     def explain(self) -> str:
         """A line for each backend: which one the last pass used, and why the others were not used."""

@@ -6,13 +6,15 @@ The loss of a row does not need the attention map, only the sum of the row's squ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from attention_guidance.errors import ConfigError
 
-OBJECTIVES = ("squared_error", "log_mass")
+Loss = Literal["squared_error", "log_mass"]
+OBJECTIVES: tuple[Loss, ...] = get_args(Loss)
 
 
 @dataclass(frozen=True)

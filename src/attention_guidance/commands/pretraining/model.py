@@ -15,7 +15,6 @@ from attention_guidance.commands.pretraining.settings.positions import longest_i
 from attention_guidance.commands.tokenization.byte_level import vocabulary_size
 from attention_guidance.errors import ConfigError, GuidanceError
 from attention_guidance.handle import Guidance
-from attention_guidance.schedules import Schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -89,15 +88,15 @@ def guide_as_configured(
     model: PreTrainedModel, objective: Objective, config: RunConfig, tokenizer: PreTrainedTokenizerBase | None
 ) -> dict[str, Guidance]:
     """Attach the configured guidance to each guided part of the model; returns the handles by part."""
+    # Their names may come from a file; `guide` checks them.
+    names: dict[str, Any] = {"loss": config.loss, "normalization": config.normalization, "backend": config.backend}
     return {
         name: guide(
             part,
             config.heads,
             config.weight,
-            loss=config.loss,
-            normalization=config.normalization,
-            backend=config.backend,
-            schedule=Schedule(config.schedule, config.hold, config.end),
+            **names,
+            schedule=config.weight_schedule,
             total_steps=config.total_steps,
             tokenizer=tokenizer,
             token_classes=config.token_classes,

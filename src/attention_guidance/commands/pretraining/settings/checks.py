@@ -18,7 +18,6 @@ from attention_guidance.loss.statistics import check_objective
 from attention_guidance.patterns import TOKEN_CLASSES, TokenClasses, get_pattern
 from attention_guidance.patterns.base import members
 from attention_guidance.patterns.kinds import Offset, TokenClass
-from attention_guidance.schedules import Schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,7 +40,7 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     check_normalization(config.normalization, config.loss)
     BackendChoice(config.backend)
     # Steps can be compared with shares only when the length of the run is known.
-    Schedule(config.schedule, config.hold, config.end).factor(0, config.total_steps)
+    config.weight_schedule.factor(0, config.total_steps)
     rehearse(config, training_arguments(config, folder))
     check_apart(folder.path, [*config.corpus, *config.validation, *filter(None, [config.dataset])])
 

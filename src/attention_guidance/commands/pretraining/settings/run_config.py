@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from attention_guidance.commands.objectives import GUIDED_PARTS, OBJECTIVES, OTHER_THAN_TEXT, is_own
 from attention_guidance.commands.pretraining.settings.idle import warms_up
@@ -25,7 +25,7 @@ from attention_guidance.commands.setting import (
     setting,
 )
 from attention_guidance.errors import ConfigError
-from attention_guidance.schedules import SHAPES
+from attention_guidance.schedules import SHAPES, Schedule, Shape
 
 # More steps than any run has: the number given to Trainer and `Draws` if a run has a time limit instead.
 ENDLESS = 10**9
@@ -301,6 +301,15 @@ class RunConfig:
     def total_steps(self) -> int:
         """Number of steps of the run; with a time limit, more than it will have."""
         return self.max_steps if self.max_time is None else ENDLESS
+
+    @property
+    def weight_schedule(self) -> Schedule:
+        """How the weight of guidance decays.
+
+        Raises:
+            ConfigError: There is no such schedule.
+        """
+        return Schedule(cast(Shape, self.schedule), self.hold, self.end)
 
     @property
     def eval_steps(self) -> int:
