@@ -1,6 +1,8 @@
 # Two commands from a bare checkout, with nothing but Python 3.11+ and pip:
 #   make demo   trains with and without guidance on the embedded text and shows the difference
 #   make test   runs the tests
+# For a release:
+#   make dist   builds wheel and source distribution, and tries the wheel in an empty environment
 # On a machine with an NVIDIA GPU and its own torch, transformers and pytest, nothing is installed:
 #   make test-gpu   runs the tests that need one
 #   make bench-gpu  attention alone, then a whole training step of a RoBERTa-base; results go to $(OUT)
@@ -15,7 +17,7 @@ DEMO ?= demo/seed-$(SEED)
 OUT ?= gpu
 CASES ?= 20000
 
-.PHONY: demo test test-gpu bench-gpu fuzz lint clean
+.PHONY: demo test test-gpu bench-gpu fuzz lint dist clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "== making a virtual environment in $(VENV)"
@@ -57,5 +59,17 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
+dist: $(VENV)/ready
+	@echo "== building the wheel and the source distribution in dist"
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build
+	$(BIN)/python -m build --outdir dist .
+	@echo "== installing the wheel in an empty environment, and running README's first program there"
+	$(PYTHON) -m venv dist/empty
+	dist/empty/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch dist/*.whl
+	sed -n '/^```python/,/^```/{/^```/!p;/^```$$/q}' README.md >dist/first.py
+	cd dist && empty/bin/python first.py
+	rm -rf dist/empty dist/first.py
+
 clean:
-	rm -rf $(VENV) demo gpu fuzz.jsonl .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo dist gpu fuzz.jsonl .pytest_cache .mypy_cache .ruff_cache
