@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sklearn_crfsuite
 
+from attention_guidance.commands.finetuning import decoding
 from attention_guidance.commands.finetuning.baselines.baseline import Baseline, fit_baseline
 from attention_guidance.commands.finetuning.baselines.combined import (
     WEIGHTS,
@@ -50,7 +51,17 @@ def test_viterbi_finds_the_best_of_all_sequences(seed):
         (well_formed(LABELS), [path for path in every if is_well_formed(path)]),
         (learned * 0.3 + well_formed(LABELS), [path for path in every if is_well_formed(path)]),
     ):
-        assert viterbi(scores, transitions) == max(allowed, key=lambda path: score(path, transitions))
+        assert viterbi([scores], transitions) == [max(allowed, key=lambda path: score(path, transitions))]
+
+
+def test_sentences_are_decoded_side_by_side_as_alone(monkeypatch):
+    monkeypatch.setattr(decoding, "_TOGETHER", 4)
+    chance = np.random.default_rng(0)
+    rules = Transitions(chance.normal(size=5), chance.normal(size=(5, 5))) + well_formed(LABELS)
+    # Rounded, so that there are ties.
+    scores = [chance.normal(size=(n, 5)).round() for n in chance.integers(1, 9, 30)]
+    assert viterbi(scores, rules) == [viterbi([of_words], rules)[0] for of_words in scores]
+    assert viterbi([], rules) == []
 
 
 def test_entities_are_well_formed_and_other_labels_are_free():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from attention_guidance.commands.finetuning.examples.data import Data
 Array = npt.NDArray[np.float64]
 #: The score of a label that training lacks, about -708: finite, so that it can be weighted.
 LEAST = float(np.log(np.finfo(float).tiny))
+# Sentences decoded side by side.
+_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def decode(data: Data, scores: Sequence[Array], transitions: Transitions | None 
         return [int(row.argmax()) for row in scores]
     if transitions is None:
         transitions = rules_of(data)
-    return [viterbi(of_words, transitions) for of_words in scores]
+    return viterbi(scores, transitions)
 
 
 def rules_of(data: Data) -> Transitions:
@@ -84,23 +86,41 @@ def well_formed(labels: Sequence[str]) -> Transitions:
     return rules
 
 
-def viterbi(scores: Array, transitions: Transitions) -> tuple[int, ...]:
-    """The best label sequence of a sentence; ties go to the lower label index.
+def viterbi(scores: Sequence[Array], transitions: Transitions) -> list[tuple[int, ...]]:
+    """The best label sequence of each sentence; ties go to the lower label index.
 
     Args:
-        scores: [words, labels], at least one word.
+        scores: [words, labels] of each sentence, at least one word.
         transitions: scores of the sequence.
     """
-    best = scores[0] + transitions.start
+    # Longest first, so that the sentences that have a word at some position are the first ones.
+    order = sorted(range(len(scores)), key=lambda number: -len(scores[number]))
+    found: list[tuple[int, ...]] = [()] * len(scores)
+    for at in range(0, len(order), _TOGETHER):
+        group = order[at : at + _TOGETHER]
+        for number, path in zip(group, _best_paths([scores[n] for n in group], transitions), strict=True):
+            found[number] = path
+    return found
+
+
+def _best_paths(scores: Sequence[Array], transitions: Transitions) -> Iterator[tuple[int, ...]]:
+    """Viterbi over sentences side by side, longest first."""
+    lengths = np.array([len(of_words) for of_words in scores])
+    best = np.array([of_words[0] for of_words in scores]) + transitions.start  # [sentences, labels]
     came_from = []
-    for row in scores[1:]:
-        to_each = best[:, None] + transitions.between
-        came_from.append(to_each.argmax(0))
-        best = to_each.max(0) + row
-    path = [int(best.argmax())]
-    for step in reversed(came_from):
-        path.append(int(step[path[-1]]))
-    return tuple(reversed(path))
+    for word in range(1, lengths[0]):
+        n = int((lengths > word).sum())
+        to_each = best[:n, :, None] + transitions.between
+        came_from.append(to_each.argmax(1))
+        best[:n] = to_each.max(1) + np.array([of_words[word] for of_words in scores[:n]])
+    label = best.argmax(1)
+    paths = np.empty((len(scores), lengths[0]), int)
+    for word in range(lengths[0] - 1, -1, -1):
+        n = int((lengths > word).sum())
+        paths[:n, word] = label[:n]
+        if word:
+            label[:n] = came_from[word - 1][np.arange(n), label[:n]]
+    return (tuple(path[:length].tolist()) for path, length in zip(paths, lengths, strict=True))
 
 
 def marginals(scores: Array, transitions: Transitions) -> Array:

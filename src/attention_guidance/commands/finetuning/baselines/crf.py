@@ -78,7 +78,7 @@ class Crf:
 
     def predict(self, examples: Sequence[Example]) -> list[tuple[int, ...]]:
         """The best label sequence of each sentence."""
-        return [viterbi(scores, self.transitions) for scores in self.scores(examples)]
+        return viterbi(self.scores(examples), self.transitions)
 
 
 def features_of(words: Sequence[str]) -> list[dict[str, bool]]:
