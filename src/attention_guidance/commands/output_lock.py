@@ -49,6 +49,9 @@ def lock(folder: Path) -> bool:
     # filelock's fallback, a soft lock, would remain after a process is killed.
     held = FileLock(folder / LOCK_FILE, timeout=_SECONDS, fallback_to_soft=False)
     try:
+        if (folder / LOCK_FILE).is_symlink():
+            # Ours is a file: another's link must not decide what is locked and written.
+            (folder / LOCK_FILE).unlink()
         while not held.is_locked:
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             # A process that is exiting may remove the folder before the lock file is in it.

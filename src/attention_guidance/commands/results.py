@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SCHEMA_VERSION = 1
 
@@ -55,16 +55,33 @@ def write_text(path: Path, text: str) -> None:
 
     A lone surrogate (from a file name that is not UTF-8) is written as `\udcff`, which JSON reads as the same text.
     """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically, as `write_text` does."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with open_new(partial, "xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def open_new(path: Path, mode: str = "x", **how: Any) -> IO[Any]:
+    """Open a file that replaces what has its name: writing does not follow a link that someone left there.
+
+    Args:
+        path: The file.
+        mode: The mode, with `x`.
+        **how: As for `open`.
+    """
+    path.unlink(missing_ok=True)
+    return path.open(mode, **how)
 
 
 def _finite(value: Any) -> Any:

@@ -178,6 +178,7 @@ class Workspace:
         if state in (State.BEGUN, State.FINISHED):
             different = other() if resume else f"{self.kind.name} already"
             if different is None:
+                self._check_links(state, ())
                 return state
             if not overwrite:
                 ways = "continue it with `resume`, " if self.kind.begun and not resume else ""
@@ -186,6 +187,7 @@ class Workspace:
         for path in [Path(used) for used in uses if used]:
             if any(path.resolve().is_relative_to(ours.resolve()) for ours in owned):
                 raise RunError(f"output={self.path}: this would replace {path}, which the command reads; {give}")
+        self._check_links(state, owned)
         if state is State.FOREIGN and (owned or not overwrite):
             names = ", ".join(str(path.relative_to(self.path)) for path in owned)
             way = f"move {names} away" if overwrite else "`overwrite` to keep its files and write beside them"
@@ -197,13 +199,35 @@ class Workspace:
         """Remove the files that the command wrote, and the subfolders that this leaves empty."""
         for pattern in self.kind.owned:
             for path in self._find(pattern):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                remove(path)
             for folder in self._find(*map(str, Path(pattern).parents[:-1])):
                 with contextlib.suppress(OSError):  # not empty: its files stay
                     folder.rmdir()
+
+    def _check_links(self, state: State, removed: Iterable[Path]) -> None:
+        """Check that no link leads out of the folder, such as `checkpoints` in a folder received from someone.
+
+        Args:
+            state: The content of the folder. Beside files of others, only names that the command writes matter.
+            removed: What is removed before anything is written.
+
+        Raises:
+            RunError: There is such a link.
+        """
+        if state is State.FOREIGN:
+            kind = self.kind
+            patterns = (kind.finished, *kind.begun, *kind.traces, *kind.owned)
+            paths = iter(self._find(*{Path(pattern).parts[0] for pattern in patterns}))
+        else:
+            paths = (Path(at, name) for at, folders, files in os.walk(self.path) for name in (*folders, *files))
+        inside, removed = self.path.resolve(), {*removed}
+        for path in paths:
+            leads_out = path.is_symlink() and not path.resolve().is_relative_to(inside)
+            if leads_out and removed.isdisjoint((path, *path.parents)):
+                raise RunError(
+                    f"output={self.path}: {path.relative_to(self.path)} is a link to {path.resolve()}, and nothing is "
+                    "written outside the folder; remove the link, or give another folder"
+                )
 
     @property
     def _other(self) -> str | None:
@@ -216,6 +240,14 @@ class Workspace:
 
     def _find(self, *patterns: str) -> list[Path]:
         return [path for pattern in patterns for path in self.path.glob(pattern) if path.name != LOCK_FILE]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link but not what it leads to; no error if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def nothing_to_resume(output: Path, what: str) -> RunError:

@@ -13,6 +13,7 @@ from attention_guidance.commands.report.figures.compare import ARMS, final_loss
 from attention_guidance.commands.report.figures.drawing import finite, mean
 from attention_guidance.commands.report.figures.svg import to_svg
 from attention_guidance.commands.report.page import DIVERGED, check_schema, number, render, signed
+from attention_guidance.commands.results import write_bytes
 
 
 def write_compare_page(compare: Mapping[str, Any], maps: Mapping[str, Any] | None, path: Path) -> None:
@@ -42,7 +43,7 @@ def write_compare_page(compare: Mapping[str, Any], maps: Mapping[str, Any] | Non
         **_curves(compare),
         **_maps(maps),
     )
-    path.write_bytes(page)
+    write_bytes(path, page)
 
 
 def _across(values: list[float], digits: int) -> str:

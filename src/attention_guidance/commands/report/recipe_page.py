@@ -12,6 +12,7 @@ from attention_guidance.commands.report.figures import run as run_figures
 from attention_guidance.commands.report.figures.drawing import finite
 from attention_guidance.commands.report.figures.svg import to_svg
 from attention_guidance.commands.report.page import check_schema, number, percent, render, signed
+from attention_guidance.commands.results import write_bytes
 
 Content = Mapping[str, Any]
 _TASKS = {"ner": "Finding names", "classify": "Sorting texts"}
@@ -50,7 +51,7 @@ def write_recipe_page(recipe: Content, path: Path) -> None:
         tasks=[_task(name, task, path.parent) for name, task in recipe["tasks"].items()],
         made=_made(recipe),
     )
-    path.write_bytes(page)
+    write_bytes(path, page)
 
 
 _SIZES = {"wide": run_figures.Wide, "narrow": run_figures.Narrow}

@@ -17,6 +17,7 @@ from attention_guidance.commands.report.figures.drawing import finite
 from attention_guidance.commands.report.figures.svg import to_svg
 from attention_guidance.commands.report.figures.tokens import printable, shown_token, shown_tokens, whole_token
 from attention_guidance.commands.report.page import check_schema, render
+from attention_guidance.commands.results import write_bytes
 
 Content = Mapping[str, Any]
 
@@ -63,7 +64,7 @@ def write_run_page(report: Content, path: Path) -> None:
             "attention": [_attention_data(run) for run in runs],
         },
     )
-    path.write_bytes(page)
+    write_bytes(path, page)
 
 
 def figures(report: Content) -> dict[str, Figure]:

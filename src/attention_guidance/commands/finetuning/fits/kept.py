@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from attention_guidance.commands.finetuning.fits.fit import Fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.settings import FitSettings
 from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
-from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace
+from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace, remove
 from attention_guidance.errors import SaveError, reason_of
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class KeptFits:
             overwrite: remove fits of other requests.
         """
         for folder in self.others if overwrite else ():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
         if not resume:
             self.forget()
 
@@ -149,7 +148,7 @@ class KeptFits:
 
     def forget(self) -> None:
         """Remove all saved fits."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.prediction.inputs import STANDARD_INPUT, Item, read_items
 from attention_guidance.commands.finetuning.prediction.outputs import WRITERS, Writer
 from attention_guidance.commands.finetuning.prediction.predictor import Predictor
@@ -114,7 +115,7 @@ def _stream(output: str) -> Iterator[IO[str]]:
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        opened = partial.open("w", encoding="utf-8")
+        opened = results.open_new(partial, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error.strerror})") from error
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from attention_guidance.commands.workspace import remove
 from attention_guidance.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,12 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> None:
         write: Writes the content to the folder that it is called with.
     """
     partial = target.parent / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     try:
         (partial / target.name).mkdir(parents=True)
         write(partial / target.name)
         _seal(partial / target.name)
-        if target.exists():
+        if os.path.lexists(target):
             target.rename(partial / "replaced")
         (partial / target.name).rename(target)
         _sync(target.parent)
@@ -135,7 +136,7 @@ def keep_newest(folder: Path, newest: Path, n_kept: int) -> None:
     up_to_now = [path for path in checkpoints(folder) if step_of(path) <= step_of(newest)]
     for checkpoint in checkpoints(folder):
         if checkpoint not in up_to_now[-n_kept:]:
-            shutil.rmtree(checkpoint)
+            remove(checkpoint)
 
 
 def _seal(folder: Path) -> None:

@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from attention_guidance.commands.report.figures.tokens import printable
+from attention_guidance.commands.results import write_bytes, write_text
 
 #: Colour of each role on a light page (blue and vermilion: distinct in all common forms of colour blindness). The keys
 #: are the CSS variables of the page; values must be unique, because to_svg maps them back to roles.
@@ -74,11 +75,13 @@ def _themed(svg: str) -> str:
 def save_svg(fig: Figure, path: Path) -> None:
     """Write the figure as an SVG file in the colours of a light page."""
     text = '<?xml version="1.0" encoding="utf-8"?>\n' + to_svg(fig)
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+    write_text(path, text)
 
 
 def save_png(fig: Figure, path: Path) -> None:
     """Write the figure as a PNG on white, 160 dots an inch, without a date."""
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the page and the SVG can show it
-        fig.savefig(path, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        fig.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
