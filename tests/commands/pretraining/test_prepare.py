@@ -185,17 +185,42 @@ def test_packing_that_was_cut_off_begins_anew(tmp_path, kept_in_files, monkeypat
     assert any("the blocks are cached in" in line for line in said)
 
 
-@pytest.mark.parametrize(("name", "kept"), [("ids", 64), ("ids", 7), ("blocks.json", 9), ("lengths.npy", 3)])
-def test_damaged_blocks_are_packed_again(tmp_path, kept_in_files, name, kept):
+def flip(content: bytes) -> bytes:
+    """The content with its middle byte changed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [(name, lambda content, n=n: content[:n]) for name in ("ids", "lengths.npy") for n in (0, 3, 64, -4)]
+    + [("blocks.json", lambda content: content[:9]), ("seal.json", lambda content: b'{"sha256": {}}')]
+    + [(name, flip) for name in ("ids", "lengths.npy", "blocks.json", "seal.json")],
+)
+def test_damaged_blocks_are_packed_again(tmp_path, kept_in_files, name, harm):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(f"Line {n} of the text." for n in range(90)))
     settings = config(corpus, vocab_size=270)
     before = prepare_data(settings, lambda text: None).fingerprint
     (file,) = kept_in_files.glob(f"*/blocks/{name}")
-    file.write_bytes(file.read_bytes()[:kept])
+    file.write_bytes(harm(file.read_bytes()))
     said: list[str] = []
     assert prepare_data(settings, said.append).fingerprint == before
-    assert any("are damaged and will be packed again" in line for line in said)
+    assert sum("are damaged and will be packed again (" in line for line in said) == 1
+    said.clear()
+    assert prepare_data(settings, said.append).fingerprint == before
+    assert any("using the packed blocks" in line for line in said)
+
+
+def test_missing_blocks_are_packed_again(tmp_path, kept_in_files):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(f"Line {n} of the text." for n in range(90)))
+    settings = config(corpus, vocab_size=270)
+    before = prepare_data(settings, lambda text: None).fingerprint
+    for name in ("ids", "lengths.npy", "blocks.json", "seal.json"):
+        (file,) = kept_in_files.glob(f"*/blocks/{name}")
+        file.unlink()
+        assert prepare_data(settings, lambda text: None).fingerprint == before
 
 
 def test_a_cache_that_is_no_folder(tmp_path, kept_in_files):

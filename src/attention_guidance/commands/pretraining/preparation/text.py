@@ -19,7 +19,7 @@ import numpy as np
 
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
 from attention_guidance.commands.pretraining.preparation.vocabulary import check_vocabulary
-from attention_guidance.commands.pretraining.saving.checkpoints import alone, write_whole
+from attention_guidance.commands.pretraining.saving.checkpoints import alone, damage, write_whole
 from attention_guidance.commands.pretraining.settings.config import RunConfig
 from attention_guidance.commands.text.blocks import Blocks, one_per_line, pack, read_ids, require_batch, token_counts
 from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents
@@ -229,29 +229,29 @@ def _train_blocks(
             raise RunError(f"cannot create {folder.parent} ({error.strerror}); set {_CACHE} to a folder") from error
         with alone(folder.parent, lambda: say("another process is packing this text; waiting for it")):
             # The other process may have packed it meanwhile.
-            if _packed(folder, config.block_size, lambda note: None) is None:
+            packed = _packed(folder, config.block_size, lambda note: None)
+            if packed is None:
                 write_whole(folder, write)
                 say(f"the blocks are cached in {folder}")
-            packed = _packed(folder, config.block_size, lambda note: None)
-        assert packed is not None
+                packed = _loaded(folder, config.block_size)
     return packed
 
 
 def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> Blocks | None:
-    """Load the blocks cached in a folder; None if there are none."""
+    """Load the blocks cached in a folder; None if there are none, or if a byte of them has changed."""
     if not folder.exists():
         return None
-    try:
-        facts = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
-        lengths = np.load(folder / "lengths.npy")
-        ids = read_ids(folder / "ids", facts["dtype"], block_size)
-        if len(ids) != len(lengths):
-            raise ValueError("rows are missing")
-    except (OSError, ValueError, KeyError):
-        say(f"the blocks in {folder} are damaged and will be packed again")
+    if (problem := damage(folder)) is not None:
+        say(f"the blocks in {folder} are damaged and will be packed again ({problem})")
         return None
     say(f"using the packed blocks in {folder}")
-    return Blocks(ids, lengths, facts["truncated"])
+    return _loaded(folder, block_size)
+
+
+def _loaded(folder: Path, block_size: int) -> Blocks:
+    facts = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
+    ids = read_ids(folder / "ids", facts["dtype"], block_size)
+    return Blocks(ids, np.load(folder / "lengths.npy"), facts["truncated"])
 
 
 def _lay_out(

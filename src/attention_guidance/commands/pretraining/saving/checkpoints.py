@@ -91,7 +91,7 @@ def damage(checkpoint: Path) -> str | None:
     except (OSError, ValueError):
         return f"{SEAL} is missing or unreadable"
     digests = seal.get("sha256") if isinstance(seal, dict) else None
-    if not isinstance(digests, dict):
+    if not isinstance(digests, dict) or not digests:
         return f"{SEAL} has changed"
     for name, digest in digests.items():
         try:
