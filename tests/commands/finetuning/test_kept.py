@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from finetunings import read
@@ -17,7 +18,7 @@ from attention_guidance.commands.finetuning.settings import FinetuneSettings, Fi
 ONE = ["--task", "classify", "--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1", "-q"]
 
 
-def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypatch, capsys):
+def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypatch, capsys, caplog):
     rates = ["--learning-rates", "1e-3", "5e-3", "--epochs", "2", "--seeds", "2"]
     command = ["finetune", whole_run, "--task", "classify", *table(["x", "y"], n=24), *rates]
     assert cli(*command, "-o", tmp_path / "whole", "-q") == 0
@@ -41,6 +42,7 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
     assert "already; continue it with --resume, replace it with --overwrite" in capsys.readouterr().err
     assert cli(*command, "-o", out, "--resume") == 0
     assert fitted == [(5e-3, 1), (read(out)["learning_rate"], 2)]
+    assert f"the fit {damaged.parent} is damaged (fit.json has changed); fitting again" in caplog.text
     assert "learning rate 0.001, seed 1: already fitted" in capsys.readouterr().out
     assert not (out / "fits").exists()
     whole, halved = read(tmp_path / "whole"), read(out)
@@ -85,16 +87,64 @@ def no_fit(*args, **kwargs):
 
 
 def test_a_baseline_is_added_to_scores_that_are_there(tmp_path, cli, whole_run, table, monkeypatch):
-    arguments = [*table(["x", "y"], n=24), "--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1"]
-    command = ["finetune", whole_run, "--task", "classify", *arguments, "-o", tmp_path / "out"]
+    """Of a task for which that is all: numbers are not combined."""
+    arguments = [*table([1, 5], "text\tscore", n=24), "--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1"]
+    command = ["finetune", whole_run, "--task", "regress", *arguments, "-o", tmp_path / "out"]
     assert cli(*command, "--no-baseline") == 0
     without = read(tmp_path / "out")
     monkeypatch.setattr("attention_guidance.commands.finetuning.fits.runner.fit", no_fit)
     assert cli(*command, "--resume") == 0
     whole = read(tmp_path / "out")
-    assert whole["baseline"]["test"]["accuracy"] > 0.9
-    assert whole["over_baseline"]["second"] == pytest.approx(whole["baseline"]["test"]["accuracy"])
+    assert whole["baseline"]["test"]["pearson"] > 0.9
+    assert whole["over_baseline"]["second"] == pytest.approx(whole["baseline"]["test"]["pearson"])
     assert whole | {"baseline": None, "over_baseline": None} == without
+
+
+def test_a_baseline_that_fits_would_be_combined_with_is_not_added_alone(tmp_path, cli, whole_run, table, capsys):
+    command = ["finetune", whole_run, *ONE, *table(["x", "y"], n=24), "-o", tmp_path / "out"]
+    assert cli(*command, "--no-baseline") == 0
+    before = (tmp_path / "out" / "finetune.json").read_bytes()
+    assert cli(*command, "--resume", "--no-baseline") == 0
+    assert cli(*command, "--resume") == 2
+    said = "holds scores without a baseline, and the fits to combine with one are gone; replace it with --overwrite"
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "out" / "finetune.json").read_bytes() == before
+    assert cli(*command, "--resume", "--overwrite") == 0
+    both = read(tmp_path / "out")
+    assert both["baseline"] is not None
+    assert both["combined"]["over_model"] is not None
+    # Scores with a baseline serve those who ask for none.
+    assert cli(*command, "--resume", "--no-baseline") == 0
+    assert read(tmp_path / "out") == both
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [truncate, flip, Path.unlink, lambda file: shutil.rmtree(file.parent)])
+def test_a_damaged_model_is_fine_tuned_again(tmp_path, cli, whole_run, table, harm, caplog):
+    command = ["finetune", whole_run, *ONE, *table(["x", "y"], n=24), "-o", tmp_path / "out"]
+    assert cli(*command) == 0
+    weights, scores = (tmp_path / "out" / "model" / "model.safetensors"), read(tmp_path / "out")["scores"]
+    before = weights.read_bytes()
+    # A card is for people to edit.
+    (weights.parent / "README.md").write_text("My model.")
+    assert cli(*command, "--resume") == 0
+    assert (weights.parent / "README.md").read_text() == "My model."
+    harm(weights)
+    assert cli(*command, "--resume") == 0
+    (said,) = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert said.startswith(f"{weights.parent} is damaged (")
+    assert said.endswith("); fine-tuning again")
+    assert weights.read_bytes() == before
+    assert read(tmp_path / "out")["scores"] == scores
 
 
 def test_without_a_baseline_that_can_be_fitted_the_rest_is_kept(tmp_path, cli, whole_run, table, monkeypatch):

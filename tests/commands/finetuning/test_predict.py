@@ -179,6 +179,20 @@ def test_a_damaged_baseline_is_refused(tmp_path, cli, tagger, capsys):
     assert "task.json or the baseline beside it is damaged; fine-tune again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["task.json", "baseline.json", "baseline.safetensors", "model.safetensors"])
+def test_a_flipped_byte_is_refused(tmp_path, cli, tagger, capsys, name):
+    """Also one that leaves a file readable, so that it would only predict other labels."""
+    shutil.copytree(tagger / "ft" / "model", tmp_path / "model")
+    content = bytearray((tmp_path / "model" / name).read_bytes())
+    content[-6] ^= 1
+    (tmp_path / "model" / name).write_bytes(content)
+    assert cli("predict", tmp_path / "model", tagger / "test.txt", "-o", tmp_path / "a.jsonl") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "damaged" in line
+    assert "fine-tune again" in line
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_marginals_are_those_of_all_sequences(seed):
     chance = np.random.default_rng(seed)

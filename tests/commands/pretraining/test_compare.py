@@ -194,6 +194,17 @@ def test_stopped_and_resumed(comparison, arguments, cli, tmp_path, capfd):
 
 
 @pytest.mark.usefixtures("no_measuring")
+def test_a_damaged_model_is_made_again(comparison, copied, cli, caplog):
+    model = copied / "seed-1" / "guided" / "model"
+    with (model / "model.safetensors").open("r+b") as file:
+        file.truncate(100)
+    assert cli("compare", "-o", copied, "--resume", "-q") == 0
+    assert [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()] == [
+        f"{model} is damaged (model.safetensors has changed); it is made again from the last checkpoint"
+    ]
+    assert same(copied / "seed-1" / "guided", comparison / "seed-1" / "guided")
+
+
 def test_resumed_alone_it_takes_its_own_settings_and_seeds(copied, arguments, cli, tmp_path, capsys):
     """Two seeds were asked for; stopped after the first, with its corpus moved meanwhile."""
     (copied / "seed-2").mkdir()

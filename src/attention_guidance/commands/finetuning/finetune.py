@@ -15,6 +15,7 @@ from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.fit import try_out
 from attention_guidance.commands.finetuning.fits.kept import (
     FINETUNE_FILE,
+    NOT_FITTED,
     KeptFits,
     fits_request_of,
     request_of,
@@ -220,5 +221,5 @@ def _baseline(data: Data, steps: Steps, note: Callable[[str], None]) -> Baseline
     try:
         return fit_baseline(data)
     except ValueError as error:  # a single label in training, texts without a character
-        note(f"the baseline without pre-training could not be fitted ({error})")
+        note(f"{NOT_FITTED} ({error})")
         return None

@@ -167,7 +167,7 @@ class Run:
 
         if processes.is_first():
             with saving(f"the model in {self.folder.path}", self.folder.checkpoints):
-                checkpoints.write_whole(self.folder.path / "model", write)
+                checkpoints.write_whole(self.folder.model, write)
                 results.write_json(self.folder.results, summary)
         processes.wait()
         return summary

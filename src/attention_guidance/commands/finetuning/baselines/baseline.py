@@ -49,6 +49,6 @@ def fit_baseline(data: Data) -> Baseline:
     best = max(fitted, key=on_dev)
     predictions = {split: fitted[best].predict(data.splits[split]) for split in SPLITS[1:] if split in data.splits}
     metrics = {split: evaluate(data, data.splits[split], predicted) for split, predicted in predictions.items()}
-    one_label = data.task.kind in ("classify", "tokens")
-    scores = {split: fitted[best].scores(data.splits[split]) for split in predictions} if one_label else {}
+    combined = data.task.is_combined
+    scores = {split: fitted[best].scores(data.splits[split]) for split in predictions} if combined else {}
     return Baseline(fitted[best], {"model": kind.name, "strength": best, **metrics}, predictions, scores)

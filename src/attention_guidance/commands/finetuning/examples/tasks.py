@@ -30,6 +30,11 @@ class Task:
     columns: tuple[tuple[str, ...], ...]
     metric: str
 
+    @property
+    def is_combined(self) -> bool:
+        """Whether the encoder is combined with the baseline: where a text or a word has one label."""
+        return self.kind in ("classify", "tokens")
+
 
 KINDS = {
     "classify": Task("classify", "classify", (_TEXT, _LABEL), "accuracy"),

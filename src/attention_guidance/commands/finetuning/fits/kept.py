@@ -7,14 +7,16 @@ import copy
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
 
 from attention_guidance.commands import results
+from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.fit import Fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.settings import FitSettings
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
     from attention_guidance.commands.finetuning.examples.data import Data
     from attention_guidance.commands.finetuning.settings import FinetuneSettings
 
+logger = logging.getLogger(__name__)
+
 FINETUNE_FILE = FINE_TUNING.finished
+MODEL_FOLDER = "model"
+#: Beginning of the note on a baseline that was asked for.
+NOT_FITTED = "the baseline without pre-training could not be fitted"
 # Settings that decide which fits there are, but not the result of each.
 _NOT_OF_ONE_FIT = ("seeds", "seed", "learning_rates", "baseline")
 _FACTS = "fit.json"
@@ -66,7 +73,7 @@ def _digest_of(asked: dict[str, Any]) -> str:
 def scores_there(
     output: Path, source: str, settings: FinetuneSettings, *, resume: bool, overwrite: bool
 ) -> dict[str, Any] | None:
-    """Existing scores of the same request, or None.
+    """Existing scores of the same request, or None; also None, with a warning, if their model is missing or damaged.
 
     Args:
         output: the folder of a fine-tuning, see `Workspace.claim`.
@@ -88,11 +95,23 @@ def scores_there(
             return what.format("unfinished fits") if kept.others else None
         with contextlib.suppress(ValueError):
             content = json.loads((output / FINETUNE_FILE).read_text(encoding="utf-8"))
-        ours = isinstance(content, dict) and content.get("request") == request_of(source, settings)
-        return None if ours else what.format("scores")
+        if not isinstance(content, dict) or content.get("request") != request_of(source, settings):
+            return what.format("scores")
+        if settings.baseline and get_task(settings.task).is_combined and _never_had_baseline(content):
+            return "scores without a baseline, and the fits to combine with one are gone"
+        return None
 
     state = Workspace(output, FINE_TUNING).claim(resume=resume, overwrite=overwrite, other=other, uses=[source])
-    return content if state is State.FINISHED else None
+    if state is not State.FINISHED:
+        return None
+    if (problem := damage(output / MODEL_FOLDER)) is not None:
+        logger.warning("%s is damaged (%s); fine-tuning again", output / MODEL_FOLDER, problem)
+        return None
+    return cast("dict[str, Any]", content)
+
+
+def _never_had_baseline(content: dict[str, Any]) -> bool:
+    return content.get("baseline") is None and not any(str(note).startswith(NOT_FITTED) for note in content["notes"])
 
 
 class KeptFits:
@@ -124,9 +143,12 @@ class KeptFits:
         return [path for mark in FINE_TUNING.begun for path in self.output.glob(mark) if path != self.folder]
 
     def get(self, name: str) -> Fit | None:
-        """Load a saved fit; None if it is missing or damaged."""
+        """Load a saved fit; None if it is missing or, with a warning, damaged."""
         folder = self.folder / name
-        if damage(folder) is not None:
+        if not folder.exists():
+            return None
+        if (problem := damage(folder)) is not None:
+            logger.warning("the fit %s is damaged (%s); fitting again", folder, problem)
             return None
         return Fit(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
 

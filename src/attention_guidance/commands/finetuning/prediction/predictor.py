@@ -20,6 +20,7 @@ from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.fits.predict import predict
 from attention_guidance.commands.finetuning.prediction.saved import Partner, load_task
 from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.commands.pretraining.saving.checkpoints import SEAL, damage
 from attention_guidance.commands.studies.models import longest_sequence, subjects
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer
 from attention_guidance.errors import ConfigError, reason_of
@@ -73,7 +74,7 @@ class Predictor:
             batch_size: items per batch.
 
         Raises:
-            ConfigError: the model cannot be loaded, or has no head.
+            ConfigError: the model cannot be loaded, has no head, or has changed since `finetune` wrote it.
         """
         import torch
 
@@ -81,6 +82,9 @@ class Predictor:
         if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
             folder, source = folder / "model", str(folder / "model")
         data, partner = load_task(folder) or (_task_of(source), None)
+        # Models of others have no seal.
+        if (folder / SEAL).exists() and (problem := damage(folder)) is not None:
+            raise ConfigError(f"model {source!r} is damaged ({problem}); restore it from a copy, or fine-tune again")
         model = new_model(data, source, FitSettings(), fresh=False)
         tokenizer = load_tokenizer(source, ("pad",))
         longest = longest_sequence(model, tokenizer)

@@ -14,7 +14,7 @@ from attention_guidance.commands.finetuning.baselines.baseline import Baseline
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.commands.finetuning.examples.encoding import Encoded
 from attention_guidance.commands.finetuning.examples.tasks import get_task, range_of
-from attention_guidance.commands.finetuning.fits.kept import FINETUNE_FILE, write_fine_tuned
+from attention_guidance.commands.finetuning.fits.kept import FINETUNE_FILE, MODEL_FOLDER, write_fine_tuned
 from attention_guidance.commands.finetuning.fits.runner import Fitted
 from attention_guidance.commands.finetuning.prediction.card import card
 from attention_guidance.commands.finetuning.prediction.saved import Partner, save_task
@@ -147,7 +147,7 @@ def write(
         save_task(folder, data, partner)
         results.write_text(folder / "README.md", card(found, data.task.kind, len(data.splits["train"][0].texts)))
 
-    write_fine_tuned(output / "model", fitted.model, tokenizer, found["settings"]["max_length"], write_task)
+    write_fine_tuned(output / MODEL_FOLDER, fitted.model, tokenizer, found["settings"]["max_length"], write_task)
     return write_results(folder, found, data, baseline)
 
 

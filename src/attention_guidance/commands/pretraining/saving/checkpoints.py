@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 SEAL = "seal.json"
 PARTIAL = "partial"
+# The model card, which people edit.
+_UNSEALED = ("README.md",)
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -85,7 +87,7 @@ def being_written(target: Path) -> Path:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Describe what is wrong with a checkpoint; None if every file is unchanged."""
+    """Describe what is wrong with a folder of `write_whole`; None if every file but a model card is unchanged."""
     try:
         seal = json.loads((checkpoint / SEAL).read_text())
     except (OSError, ValueError):
@@ -141,7 +143,7 @@ def keep_newest(folder: Path, newest: Path, n_kept: int) -> None:
 
 def _seal(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {str(path.relative_to(folder)): _digest(path) for path in files}
+    digests = {str(path.relative_to(folder)): _digest(path) for path in files if path.name not in _UNSEALED}
     (folder / SEAL).write_text(json.dumps({"schema_version": 1, "sha256": digests}, indent=1))
     for path in [*files, folder / SEAL, folder]:
         _sync(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from attention_guidance.commands.pretraining.saving.resuming import other_run
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, RunConfig, write_yaml
 from attention_guidance.commands.workspace import RUN, Kind, State, Workspace
 from attention_guidance.errors import RunError
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE = RUN.finished
 
@@ -38,22 +41,38 @@ class RunFolder:
         self.tokenizer = path / "tokenizer"
         self.data = path / "data.json"
         self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
         self.logs = path / "logs"
         self.results = path / RESULTS_FILE
         self._workspace = Workspace(path, kind)
+        self._is_run = kind is RUN
         self._replaced = False
 
     def claim(self, config: RunConfig, *, resume: bool, overwrite: bool) -> State:
         """See `Workspace.claim`. A run that is to be replaced is removed by `begin`.
 
+        A finished run whose model is missing or damaged counts as begun: its last checkpoint gives the same model.
+
         Raises:
-            RunError: The folder contains another run or other files, or cannot be written to.
+            RunError: The folder contains another run or other files, cannot be written to, or holds a finished run
+                without its model and without a checkpoint.
         """
         different = functools.partial(other_run, config, self.config)
         uses = (*config.corpus, *config.validation, config.tokenizer, config.init_from, config.arch_config)
         state = self._workspace.claim(resume=resume, overwrite=overwrite, other=different, uses=uses)
         self._replaced = state is State.NOTHING
+        if state is State.FINISHED and self._is_run and (problem := checkpoints.damage(self.model)) is not None:
+            self._take_up_unfinished(problem)
+            return State.BEGUN
         return state
+
+    def _take_up_unfinished(self, problem: str) -> None:
+        if not checkpoints.checkpoints(self.checkpoints):
+            raise RunError(
+                f"the run in {self.path} is finished, but its model is damaged ({self.model}: {problem}) and no "
+                "checkpoint is left; restore the model from a copy, or train again with `overwrite`"
+            )
+        logger.warning("%s is damaged (%s); it is made again from the last checkpoint", self.model, problem)
 
     @property
     def known_tokenizer(self) -> Path | None:
@@ -99,8 +118,8 @@ class RunFolder:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The results if the run is finished, else None."""
-        return _read(self.results) if self.results.exists() else None
+        """The results if the run is finished and its model undamaged, else None."""
+        return _read(self.results) if self.results.exists() and checkpoints.damage(self.model) is None else None
 
 
 class NotesFirstStep(TrainerCallback):  # type: ignore[misc]
