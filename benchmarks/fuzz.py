@@ -1,163 +1,174 @@
 """Mutate files that commands read, and look for foreign exceptions, hangs and odd messages: make fuzz.
 
-Each case is a target and a seed. A target writes a valid file, mutates it and reads it back. Its outcome is `read`,
-`refused` (an error of the project: one line that names the file) or a fault: another exception, a message that breaks
-one of these rules, or more than 20 seconds. Results are JSON lines; cases that they hold are not run again.
+A case is a target and a number. Even cases mutate a valid file, and are reproduced by their number alone. Odd cases
+mutate an input that was kept since it took a new step from line to line of the project; a share of them is traced. A
+kept input is known by its number and its parent, so that the results suffice to make it again. The outcome of a case
+is `read`, `refused` (an error of the project: one line that names the file) or a fault: another exception, a message
+that breaks one of these rules, more than 10 seconds, or 500 MB more memory than any case before.
 
-    python benchmarks/fuzz.py --cases 20000 --results fuzz.jsonl
-    python benchmarks/fuzz.py --target probe.json --seed 17        one case, with its traceback
+The results have a line per target, replaced as the run goes on, and a line per fault; a second call continues.
+
+    python benchmarks/fuzz.py --text 1000000 --json 100000 --binary 20000 --results benchmarks/results/fuzz.jsonl
+    python benchmarks/fuzz.py --target probe.json --number 18      one case, with its traceback
+    python benchmarks/fuzz.py --again --results FILE               the faults of the results, each once
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import base64
 import json
+import logging
+import platform
 import random
+import resource
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
 import types
+import zlib
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fuzz_files import FILES, RESULTS, Chance, write_bytes, write_compressed, write_json, write_parquet
+from fuzz_targets import TARGETS, Target
 
-from attention_guidance.commands.report.figures import probe as probe_figures
-from attention_guidance.commands.report.figures import skill as skill_figures
-from attention_guidance.commands.report.figures.svg import to_svg
-from attention_guidance.commands.studies import models, report
-from attention_guidance.commands.text.corpora import read_documents
-from attention_guidance.commands.text.lines import Malformed
-from attention_guidance.commands.text.tables import find_columns, read_table
+import attention_guidance
+from attention_guidance.commands import results
 from attention_guidance.errors import GuidanceError
 
-SECONDS = 20
+SECONDS = 10
+MOST_KB = 500_000
+# Of the odd cases; tracing takes several times as long.
+_TRACED = 4
+_MOST_KEPT, _LONGEST_KEPT = 400, 20_000
+_MOST_FAULTS = 20
+_ROUND = 200
+_SOURCES = str(Path(attention_guidance.__file__).parent)
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is fuzzed: a function that writes a mutated file, and one that reads it."""
+class Fuzzer:
+    """The cases of one target, in order.
 
-    write: Callable[[Path, Chance], None]
-    read: Callable[[Path, Chance], object]
+    Args:
+        name: Name of the target: the path of its file in the folder.
+        folder: A folder for its file, reused for all cases.
+        before: The target's line of earlier results, if any.
+    """
 
+    def __init__(self, name: str, folder: Path, before: dict[str, Any] | None = None) -> None:
+        self.name, self.target, self.path = name, TARGETS[name], folder / name
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = before or {"cases": 0, "outcomes": {}, "kept": [], "seconds": 0.0}
+        self.n_cases, self.seconds = before["cases"], before["seconds"]
+        self.outcomes = Counter(before["outcomes"])
+        # Number and parent of each kept input; a parent below 0 is a valid file.
+        self.kept: list[tuple[int, int]] = []
+        self.inputs: list[bytes] = []
+        # Steps from line to line, with the file.
+        self.steps: set[tuple[str, int, int]] = set()
+        for number, parent in before["kept"]:
+            self._keep(number, parent, self._mutated(number, parent))
+        for content in (*self.target.seeds, *self.inputs):
+            self._outcome(0, content, traced=True)
 
-def _read_documents(path: Path, chance: Chance) -> int:
-    options = {
-        "split": chance.choice(("auto", "line", "blank", "file")),
-        "errors": chance.choice(("strict", "replace")),
-    }
-    field = {"text_field": "label"} if chance.random() < 0.1 else {}
-    return sum(len(document.text) for document in read_documents([path], **options, **field))
+    def content(self, number: int) -> tuple[int, bytes]:
+        """The parent and the bytes of a case."""
+        chance = random.Random(f"{self.name}:{number}")
+        n_seeds, n_kept = len(self.target.seeds), len(self.inputs) if number % 2 else 0
+        parent = chance.randrange(-n_seeds, n_kept)
+        return parent, self._mutated(number, parent)
 
+    def _mutated(self, number: int, parent: int) -> bytes:
+        content = self.inputs[parent] if parent >= 0 else self.target.seeds[parent]
+        return self.target.mutate(content, random.Random(f"{self.name}:{number}:bytes"))
 
-def _read_table(path: Path, chance: Chance) -> int:
-    columns = chance.choice((None, ["text", "label"], ["1", "2"]))
-    rows = read_table(path, columns=columns, malformed=Malformed(path, skip=chance.random() < 0.5))
-    return len(find_columns(rows, [("text", "sentence"), ("label",)], columns))
+    def run(self, n: int) -> Iterator[dict[str, Any]]:
+        """Run the next cases, and yield the faults."""
+        began = time.perf_counter()
+        for number in range(self.n_cases, self.n_cases + n):
+            parent, content = self.content(number)
+            traced = number % (2 * _TRACED) == 1
+            n_steps = len(self.steps)
+            outcome, fault = self._outcome(number, content, traced)
+            self.outcomes[outcome] += 1
+            if len(self.steps) > n_steps and len(self.inputs) < _MOST_KEPT and len(content) <= _LONGEST_KEPT:
+                self._keep(number, parent, content)
+            if fault is not None:
+                packed = base64.b64encode(zlib.compress(content)).decode()
+                yield {"target": self.name, "number": number, "parent": parent} | fault | {"input": packed}
+        self.n_cases += n
+        self.seconds += time.perf_counter() - began
 
+    def _keep(self, number: int, parent: int, content: bytes) -> None:
+        self.kept.append((number, parent))
+        self.inputs.append(content)
 
-def _read_included(path: Path, chance: Chance) -> int:
-    """Read a result, draw its figures and make its part of the page, as `report` does."""
-    from attention_guidance.commands.report.run_page import _probe
+    def _outcome(self, number: int, content: bytes, traced: bool) -> tuple[str, dict[str, Any] | None]:
+        if traced:
+            sys.settrace(self._trace)
+        try:
+            return outcome_of(self.target, self.path, number, content)
+        finally:
+            sys.settrace(None)
 
-    drawn = chance.random() < 0.1
-    for item in report._included([path if chance.random() < 0.5 else path.parent]):
-        content: dict[str, list[Any]] = {"runs": [], "probes": [], "skills": []}
-        if item["kind"] == "finetune":
-            json.dumps(list(report._scores(item)))
-            continue
-        content[f"{item['kind']}s"].append(item)
-        list(report._tables(content))
-        if drawn:
-            figures = (
-                probe_figures.all_figures(item).values() if item["kind"] == "probe" else [skill_figures.scatter(item)]
-            )
-            for figure in figures:
-                to_svg(figure)
-                figure.savefig(io.BytesIO(), dpi=160)
-            _rendered(_probe(item) if item["kind"] == "probe" else None, item)
-    return drawn
+    def _trace(self, frame: types.FrameType, event: str, argument: Any) -> Any:
+        file = frame.f_code.co_filename
+        if not file.startswith(_SOURCES):
+            return None
+        steps, last = self.steps, 0
 
+        def line(frame: types.FrameType, event: str, argument: Any) -> Any:
+            nonlocal last
+            if event == "line":
+                steps.add((file, last, frame.f_lineno))
+                last = frame.f_lineno
+            return line
 
-def _rendered(probe: Any, item: Any) -> None:
-    from attention_guidance.commands.report.page import render
+        return line
 
-    nothing: Any = {"report": {"tiles": [], "has_slider": False, "has_attention": False, "command": "x"}}
-    lists = dict.fromkeys(
-        ("runs", "charts", "settings", "patterns", "developments", "planes", "downstream", "made"), ()
-    )
-    grids = [
-        {
-            "threshold": 0.5,
-            "heads": [],
-            "rows": [],
-            "run": 0,
-            "name": "",
-            "step": "",
-            "shares": {},
-            "corpus": "",
-            "sample": {"sequences": 1, "block_size": 1},
+    def line(self) -> dict[str, Any]:
+        """The target's line of the results."""
+        return {
+            "target": self.name,
+            "kind": self.target.kind,
+            "cases": self.n_cases,
+            "outcomes": dict(self.outcomes),
+            "steps_reached": len(self.steps),
+            "seconds": round(self.seconds, 1),
+            "kept": self.kept,
         }
-    ]
-    probes, skills = ([probe], []) if probe else ([], [(item, "")])
-    page = nothing | lists | {"grids": grids, "probes": probes, "skills": skills, "data": {}}
-    render("run.html", **(page | {"runs": [{"name": "run"}]}))
 
 
-def _read_log(path: Path, chance: Chance) -> object:
-    subject = models.Subject("x", str(path.parent), 10, path.parent)
-    return subject.loss(), models.trainer_log(path.parent)
-
-
-def _read_results(path: Path, chance: Chance) -> object:
-    (path.parent / "run.yaml").touch()
-    return report._history(str(path.parent)), models.results_of(path.parent).get("final_loss")
-
-
-_READ = {"trainer_state.json": _read_log, "results.json": _read_results}
-TARGETS = {
-    **{f"text{suffix}": Target(write_bytes, _read_documents) for suffix in (".txt", ".csv", ".tsv", ".jsonl")},
-    **{f"text{suffix}.gz": Target(write_compressed, _read_documents) for suffix in (".txt", ".csv", ".jsonl")},
-    "text.parquet": Target(write_parquet, _read_documents),
-    **{f"table{suffix}": Target(write_bytes, _read_table) for suffix in FILES},
-    "table.parquet": Target(write_parquet, _read_table),
-    **{
-        name: Target(lambda path, chance: write_json(path, RESULTS[path.name], chance), _READ.get(name, _read_included))
-        for name in RESULTS
-    },
-}
-
-
-def run_case(name: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Run one case; a fault has the key `fault`."""
-    chance = random.Random(f"{name}:{seed}")
-    path = folder / name
-    TARGETS[name].write(path, chance)
-    began = time.perf_counter()
-    result: dict[str, Any] = {"target": name, "seed": seed}
+def outcome_of(target: Target, path: Path, number: int, content: bytes) -> tuple[str, dict[str, Any] | None]:
+    """Write and read a case; a fault has a description."""
+    path.write_bytes(content)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     signal.signal(signal.SIGALRM, _too_slow)
     signal.alarm(SECONDS)
+    fault: dict[str, Any] | None = None
+    outcome = "read"
     try:
-        TARGETS[name].read(path, chance)
-        result["outcome"] = "read"
+        target.read(path, random.Random(f"{path.name}:{number}:options"))
     except GuidanceError as error:
-        message = str(error)
-        names_file = path.name in message or str(folder) in message
-        odd = "\n" in message or len(message) > 2000 or not names_file
-        result |= {"outcome": "refused"} | ({"fault": "message", "message": message[:300]} if odd else {})
+        message, outcome = str(error), "refused"
+        named = not target.named or path.name in message or str(path.parent) in message
+        if "\n" in message or len(message) > 2000 or not named:
+            fault = {"fault": "message", "message": message[:300]}
     except (Exception, TimeoutError) as error:
-        result |= {"outcome": "fault", "fault": type(error).__name__, "message": str(error)[:300]}
-        result["at"] = _place(error.__traceback__)
+        fault = {"fault": type(error).__name__, "message": str(error)[:300], "at": _place(error.__traceback__)}
     finally:
         signal.alarm(0)
-    return result | {"seconds": round(time.perf_counter() - began, 2)}
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+    if fault is None and grown > MOST_KB:
+        fault = {"fault": "memory", "message": f"{grown // 1000} MB"}
+    return outcome if fault is None else fault["fault"], fault
 
 
 def _too_slow(number: int, frame: types.FrameType | None) -> None:
@@ -169,36 +180,94 @@ def _place(at: types.TracebackType | None) -> str:
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
+def fuzz(names: list[str], wanted: dict[str, int], file: Path, folder: Path) -> list[dict[str, Any]]:
+    """Run the cases that the results lack, in rounds over the targets; return the lines of the results."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    before = {line["target"]: line for line in lines if "cases" in line}
+    faults = [line for line in lines if "fault" in line]
+    fuzzers = [Fuzzer(name, folder / str(n), before.get(name)) for n, name in enumerate(names)]
+    others = [line for name, line in before.items() if name not in names]
+    while True:
+        n_done = Counter[str]()
+        for line in [*others, *(each.line() for each in fuzzers)]:
+            n_done[line["kind"]] += line["cases"]
+        left = [each for each in fuzzers if n_done[each.target.kind] < wanted[each.target.kind]]
+        for each in left:
+            share = wanted[each.target.kind] - n_done[each.target.kind]
+            of_kind = sum(other.target.weight for other in left if other.target.kind == each.target.kind)
+            n = min(_ROUND * each.target.weight, -(-share * each.target.weight // of_kind))
+            for fault in each.run(n):
+                if sum((old["target"], old["fault"]) == (each.name, fault["fault"]) for old in faults) < _MOST_FAULTS:
+                    faults.append(fault)
+        lines = [_header(), *others, *(each.line() for each in fuzzers), *faults]
+        results.write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+        if not left:
+            return lines
+
+
+def _header() -> dict[str, Any]:
+    packages = ("torch", "transformers", "numpy", "pyarrow", "pyyaml", "conllu", "safetensors")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "device": results.processor(),
+    }
+
+
+def _reproduce(name: str, number: int, file: Path, folder: Path) -> None:
+    """Run one case without catching its exception."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    line = next((line for line in lines if line.get("target") == name and "cases" in line), None)
+    if line is not None:
+        line["kept"] = [(kept, parent) for kept, parent in line["kept"] if kept < number]
+    fuzzer = Fuzzer(name, folder, line)
+    fuzzer.path.write_bytes(fuzzer.content(number)[1])
+    fuzzer.target.read(fuzzer.path, random.Random(f"{fuzzer.path.name}:{number}:options"))
+
+
+def _again(file: Path, folder: Path) -> bool:
+    """Run the faults of the results again, and print what they do now; whether any is a fault still."""
+    still = False
+    for line in (json.loads(line) for line in file.read_text().splitlines()):
+        if "fault" in line:
+            path = folder / line["target"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = zlib.decompress(base64.b64decode(line["input"]))
+            outcome, fault = outcome_of(TARGETS[line["target"]], path, line["number"], content)
+            print(f"{line['target']:28} {line['number']:8} was {line['fault']:20} is {outcome}", fault or "")
+            still |= fault is not None
+    return still
+
+
 def main() -> None:
     """Run the cases that the results lack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=20_000, help="cases of all targets together")
-    parser.add_argument("--results", type=Path, default=Path("fuzz.jsonl"))
+    parser.add_argument("--text", type=int, default=0, help="cases of all targets of text together")
+    parser.add_argument("--json", type=int, default=0, help="cases of all targets of JSON together")
+    parser.add_argument("--binary", type=int, default=0, help="cases of all other targets together")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/fuzz.jsonl"))
     parser.add_argument("--target", choices=TARGETS)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--number", type=int, help="run only this case of --target")
+    parser.add_argument("--again", action="store_true", help="run only the faults of the results")
     given = parser.parse_args()
-    if given.seed is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            chance = random.Random(f"{given.target}:{given.seed}")
-            TARGETS[given.target].write(Path(folder) / given.target, chance)
-            TARGETS[given.target].read(Path(folder) / given.target, chance)
-        return
-    done = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
-    known = {(case["target"], case["seed"]) for case in done}
-    names = [given.target] if given.target else list(TARGETS)
-    cases = [(names[number % len(names)], number // len(names)) for number in range(given.cases)]
-    counts = Counter((case["target"], case.get("fault") or case["outcome"]) for case in done)
-    with given.results.open("a") as file:
-        for name, seed in cases:
-            if (name, seed) not in known:
-                with tempfile.TemporaryDirectory() as folder:
-                    case = run_case(name, seed, Path(folder))
-                file.write(json.dumps(case) + "\n")
-                file.flush()
-                counts[name, case.get("fault") or case["outcome"]] += 1
-    for (name, outcome), n in sorted(counts.items()):
-        print(f"{name:20} {outcome:20} {n:6}")
-    sys.exit(any(outcome not in ("read", "refused") for _, outcome in counts))
+    logging.disable()
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+    try:
+        if given.number is not None:
+            _reproduce(given.target, given.number, given.results, folder)
+            return
+        if given.again:
+            sys.exit(_again(given.results, folder))
+        names = [given.target] if given.target else list(TARGETS)
+        lines = fuzz(names, {kind: getattr(given, kind) for kind in ("text", "json", "binary")}, given.results, folder)
+    finally:
+        shutil.rmtree(folder)
+    for line in lines:
+        if "cases" in line:
+            outcomes = ", ".join(f"{name} {n:,}" for name, n in sorted(line["outcomes"].items()))
+            print(f"{line['target']:30} {line['cases']:9,}   {outcomes}   {line['seconds']:.0f} s")
+    sys.exit(any("fault" in line for line in lines))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Valid files that commands read, and mutations of them: what `fuzz.py` works on."""
+"""Valid files that commands read, and mutations of them: what `fuzz.py` works on.
+
+A mutation maps the bytes of a valid or kept file to new bytes, and draws from the random generator alone.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,18 @@ import copy
 import gzip
 import io
 import json
+import os
 import random
 import sys
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as safetensors_bytes
+
+# Set before transformers is imported: a mutated name of a model must not be looked up on the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 Chance = random.Random
 
@@ -47,6 +57,55 @@ _BYTES = (
     b"&a [*a,*a]",
     b" " * 5000,
     b"a" * 70_000,
+)
+# Cells, and YAML: values that columns and settings trip over.
+_CELLS = (
+    b"",
+    b" ",
+    b"-1",
+    b"0",
+    b"1",
+    b"2",
+    b"9" * 12,
+    b"1e999",
+    b"1-2",
+    b"1.1",
+    b"0-199999999",
+    b"O",
+    b"B-X",
+    b"I-X",
+    b"E-X",
+    b"(0",
+    b"0)",
+    b"(0)",
+    b"*",
+    b"_",
+    b"-",
+    b"TRUE",
+    b"|",
+    b"#",
+    b"{}",
+    b"[]",
+    b"null",
+    b"yes",
+    b"~",
+    b"!!int ''",
+    b"!!float ''",
+    b"!!bool x",
+    b"!!timestamp x",
+    b"!!binary x",
+    b"!!set {a}",
+    b"!!python/name:os.system",
+    b"2024-99-99",
+    b"&a [*a]",
+    b"&a [1, 2]",
+    b"*a",
+    b"? [a] : b",
+    b"<<: {a: b}",
+    b"x" * 5000,
+    b"\xc2\xa0",
+    b"\xd9\xa3",
+    b"\xc2\xb2",
 )
 _VALUES: tuple[Any, ...] = (
     None,
@@ -146,12 +205,50 @@ def _containers(value: Any) -> Iterator[Any]:
             yield from _containers(item)
 
 
-def write_json(path: Path, content: Any, chance: Chance) -> None:
+def mutated_text(content: bytes, chance: Chance) -> bytes:
+    """Of words and lines: as `mutated_bytes`, or exchange, repeat and remove whole lines and columns."""
+    if chance.random() < 0.5:
+        return mutated_bytes(content, chance)
+    lines = content.split(b"\n")
+    for _ in range(chance.randint(1, 3)):
+        at, other = chance.randrange(len(lines)), chance.randrange(len(lines))
+        kind = chance.randrange(5)
+        if kind == 0:
+            lines[at], lines[other] = lines[other], lines[at]
+        elif kind == 1:
+            lines.insert(at, lines[other])
+        elif kind == 2 and len(lines) > 1:
+            del lines[at]
+        else:
+            mark = chance.choice((b"\t", b" ", b",", b":", b"="))
+            cells = lines[at].split(mark)
+            cell = chance.randrange(len(cells))
+            cells[cell] = chance.choice((*_CELLS, *cells, chance.choice(lines[other].split(mark))))
+            lines[at] = mark.join(cells)
+    return b"\n".join(lines)
+
+
+def mutated_json_bytes(content: bytes, chance: Chance) -> bytes:
+    """Of JSON: mutate its values, in a fifth of the cases its bytes too."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return mutated_bytes(content, chance)
     sys.set_int_max_str_digits(0)
-    text = json.dumps(mutated_json(content, chance))
+    content = json.dumps(mutated_json(value, chance)).encode()
     sys.set_int_max_str_digits(4300)
-    data = text.encode()
-    path.write_bytes(mutated_bytes(data, chance) if chance.random() < 0.2 else data)
+    return mutated_bytes(content, chance) if chance.random() < 0.2 else content
+
+
+def mutated_gzip(content: bytes, chance: Chance) -> bytes:
+    """Of a compressed file: mutate what is inside, or the compressed bytes."""
+    try:
+        inside = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error):
+        return mutated_bytes(content, chance)
+    if chance.random() < 0.5:
+        return mutated_bytes(content, chance)
+    return gzip.compress(mutated_text(inside, chance), 1)
 
 
 _TEXT = b"First line, naive.\nSecond \xe6\x97\xa5\xe6\x9c\xac line.\n\nA paragraph\nof two lines.\n"
@@ -176,20 +273,11 @@ FILES = {
 }
 
 
-def write_bytes(path: Path, chance: Chance) -> None:
-    path.write_bytes(mutated_bytes(FILES[".tsv" if path.name == "table.txt" else path.suffix], chance))
-
-
-def write_compressed(path: Path, chance: Chance) -> None:
-    data = FILES[Path(path.stem).suffix]
-    inside = chance.random() < 0.5
-    packed = gzip.compress(mutated_bytes(data, chance) if inside else data)
-    path.write_bytes(packed if inside else mutated_bytes(packed, chance))
-
-
-def write_parquet(path: Path, chance: Chance) -> None:
+def mutated_parquet(content: bytes, chance: Chance) -> bytes:
+    """Write other columns, or mutate the bytes; of columns, metadata too."""
+    if chance.random() < 0.5:
+        return mutated_bytes(content, chance)
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     names = ["text", "label", "n"]
     if chance.random() < 0.5:
@@ -212,10 +300,22 @@ def write_parquet(path: Path, chance: Chance) -> None:
     columns = [strings, pa.array(["y", "n"] * 3), pa.array(range(6))]
     if chance.random() < 0.5:
         columns[chance.randrange(3)] = chance.choice(odd)
+    table = pa.Table.from_arrays(columns, names=names)
+    if chance.random() < 0.3:
+        features = {"label": {"_type": "ClassLabel", "names": ["n", "y"]}}
+        stated = json.dumps({"info": {"features": features}}).encode()
+        table = table.replace_schema_metadata({"huggingface": mutated_json_bytes(stated, chance)})
+    return parquet(table)
+
+
+def parquet(table: Any = None) -> bytes:
+    """A Parquet file in bytes; without a table, one of texts and labels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, names=names), buffer)
-    data = buffer.getvalue()
-    path.write_bytes(mutated_bytes(data, chance) if chance.random() < 0.5 else data)
+    pq.write_table(pa.Table.from_pylist(_RECORDS) if table is None else table, buffer)
+    return buffer.getvalue()
 
 
 _LABEL = {
@@ -298,3 +398,113 @@ RESULTS: dict[str, Any] = {
         "curve": [{"step": 10, "loss": 5.0}, {"step": 20, "loss": 4.5}],
     },
 }
+
+_SENTENCES = ("Ann B-PER met O Zoe B-PER in O New B-LOC York I-LOC", "She O went O home O", "Kim B-PER slept O")
+
+
+def _columns(mark: str) -> bytes:
+    blocks = (
+        "\n".join(f"{word}{mark}{tag}" for word, tag in zip(words[::2], words[1::2], strict=True))
+        for words in (sentence.split() for sentence in _SENTENCES * 4)
+    )
+    return ("# id 1\n" + "\n\n".join(blocks) + "\n").encode()
+
+
+def _trees() -> bytes:
+    rows = (
+        "# text = du vin",
+        "1-2\tdu\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=No",
+        "1\tde\tde\tADP\t_\t_\t3\tcase\t_\t_",
+        "2\tle\tle\tDET\t_\tDefinite=Def\t3\tdet\t_\t_",
+        "2.1\tx\t_\t_\t_\t_\t_\t_\t0:root\t_",
+        "3\tvin\tvin\tNOUN\t_\t_\t0\troot\t_\t_",
+    )
+    return ("\n".join(rows) + "\n\n").encode() * 3
+
+
+def _coreference() -> bytes:
+    rows = (
+        "#begin document (a/b_0001); part 000",
+        "a/b 0 0 Ann NNP (TOP(S(NP*) - - - x (PERSON) (ARG0*) (0)",
+        "a/b 0 1 saw VBD (VP* see 01 1 x * (V*) -",
+        "a/b 0 2 her PRP$ (NP* - - - x * (ARG1* (1|(0)",
+        "a/b 0 3 dog NN *)))) - - - x * *) 1)",
+        "",
+        "#end document",
+    )
+    return ("\n".join(rows) + "\n").encode() * 2
+
+
+def _gap() -> bytes:
+    header = ("ID", "Text", "Pronoun", "Pronoun-offset", "A", "A-offset", "A-coref", "B", "B-offset", "B-coref", "URL")
+    row = ("1", "Ann met Zoe; she won.", "she", "13", "Ann", "0", "TRUE", "Zoe", "8", "FALSE", "http://x")
+    return ("\t".join(header) + "\n" + ("\t".join(row) + "\n") * 3).encode()
+
+
+def _rows(*names: str, cells: Any) -> bytes:
+    lines = [",".join(names), *(",".join(map(str, cells(n))) for n in range(40))]
+    return ("\n".join(lines) + "\n").encode()
+
+
+# Of words: annotation, labelled tables, predictions, and what is given on the command line; several as a tuple.
+WORDS: dict[str, Any] = {
+    "tagged": (_columns(" "), _columns("\t")),
+    "trees": _trees(),
+    "coref": _coreference(),
+    "gap": _gap(),
+    "reflexives": b"the king hurt himself\t3\t0 1\nshe saw herself\t2\t0\n",
+    "pairs": b'{"sentence_good": "He is.", "sentence_bad": "He are.", "UID": "a", "field": "syntax"}\n' * 3,
+    "classify-x.csv": _rows("text", "label", cells=lambda n: (f"text {n}", "yn"[n % 2])),
+    "pair-x.csv": _rows("sentence1", "sentence2", "label", cells=lambda n: (f"a {n}", f"b {n}", "yn"[n % 2])),
+    "multilabel-x.csv": _rows("text", "labels", cells=lambda n: (f"text {n}", ("a|b", "['a']", "b", "")[n % 4])),
+    "multilabel-hot.csv": _rows("text", "x", "y", cells=lambda n: (f"text {n}", n % 2, n % 3 // 2)),
+    "regress-x.csv": _rows("text", "score", cells=lambda n: (f"text {n}", n / 7)),
+    "ner-x.conll": _columns("\t") * 3,
+    "predicted.txt": b"Ann B-PER O\nran O O\n\nKim B-PER B-PER\n",
+    "predicted.tsv": b"text1\tgold\tpredicted\na b\t1\t0\nc\t0\t0.5\n",
+    "heads": (
+        b"next:1 previous:0.25 first:1",
+        b"0: next:1; 1-2: first@2,3 previous|next@0; 3-: comma:1",
+        b"offset:-2@1",
+    ),
+    "set": (b"optim=adafactor\nmax_grad_norm=0.8\n#comma=, ;", b"lr_scheduler_kwargs={a: [1, {b: 2}]}\nwarmup_steps=3"),
+    "flags": (b"max_time=1h30m\nheads=next:1\npreset=tiny", b"hold=0.3\nend=100\nobjective=rtd\nlayers=2\nseed=3"),
+    "config.json": (
+        b'{"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}',
+        b'{"model_type": "roberta", "intermediate_size": 64, "vocab_size": 100, "architectures": ["X"]}',
+    ),
+    "data.json": (b'{"fingerprint": "abc"}',),
+    "clock.json": (b'{"elapsed": 12.5}',),
+    "seal.json": (b'{"schema_version": 1, "sha256": {"seal.json": "0"}}', b'{"schema_version": 1, "sha256": {}}'),
+    "step-0.json": (
+        b'{"step": 0, "share": 0.0, "maps": [{"layer": 0, "head": 1, "pattern": null, "weights": [[1.0, 0.0]]}]}',
+    ),
+    "fit.json": (b'{"epoch": 2, "dev": [{"f1": 0.5}, {"f1": 0.6}], "seconds": 1.5, "tokens_per_second": 9.0}',),
+    "compare.json": (b'{"schema_version": 1, "kind": "compare", "seeds": [{"seed": 1}, {"seed": 2}]}',),
+    "downstream.json": (b'{"models": [{"model": "a"}, {"model": "b"}], "task": "classify", "checkpoints": []}',),
+    "recipe.json": (b'{"tasks": {"ner": {}}, "runs": {"guided": {}}}',),
+    "blocks.json": (b'{"dtype": "uint16", "truncated": 0}',),
+    "task.json": (
+        b'{"kind": "task", "task": "ner", "labels": ["O", "B-X", "I-X"], "scheme": "BIO", "encoder_weight": 0.5}',
+        b'{"kind": "task", "task": "cola", "labels": ["n", "y"], "scheme": null, "encoder_weight": null}',
+    ),
+    "baseline.json": (b'{"names": [["bias", "word=a"]]}',),
+}
+
+
+def _saved() -> dict[str, dict[str, bytes]]:
+    """Files that lie beside each other, by folder: a target mutates one of them."""
+    lengths, ids = io.BytesIO(), np.arange(12, dtype=np.uint16)
+    np.save(lengths, np.array([4, 4, 3], np.int32))
+    crf = safetensors_bytes({"weights": np.ones((2, 3)), "between": np.zeros((3, 3))})
+    return {
+        "blocks": {"lengths.npy": lengths.getvalue(), "ids": ids.tobytes(), "blocks.json": WORDS["blocks.json"][0]},
+        "task": {
+            "task.json": WORDS["task.json"][0],
+            "baseline.json": WORDS["baseline.json"][0],
+            "baseline.safetensors": crf,
+        },
+    }
+
+
+SAVED = _saved()

@@ -29,9 +29,11 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
-    {"output_lock", "plain"},
+    {"arrays", "plain", "yaml_text"},
     {"printing", "setting"},
-    {"json_files", "results", "text", "workspace"},
+    {"json_files"},
+    {"output_lock"},
+    {"results", "text", "workspace"},
     {"annotations", "media", "tokenization", "report"},
     {"objectives", "probes"},
     {"pretraining"},

@@ -28,6 +28,8 @@ LayerHeads = str | Mapping[Any, Amount]
 Heads = str | Mapping[Any, "Amount | LayerHeads"]
 
 # Six digits are enough for the number of any layer or head.
+# Of heads or layers; longer ranges would fill the memory before they are found not to exist.
+_MOST_NUMBERS = 100_000
 _RANGE = re.compile(r"\s*(\d{1,6})\s*(?:(-)\s*(\d{1,6})?\s*)?")
 _LAYERS = re.compile(r"\d[\d\s,-]*")
 _LAYER_PREFIX = re.compile(rf"\s*({_LAYERS.pattern})\s*:\s+(.*)", re.DOTALL)
@@ -167,6 +169,8 @@ def _numbers(text: str, what: str, last: int | None = None) -> list[int]:
         end = int(match[3]) if match[3] else last if match[2] and last is not None else start
         if match[3] and end < start:
             raise PatternError(f"{what}: the range {part.strip()!r} is reversed; write {end}-{start}")
+        if len(numbers) + end - start > _MOST_NUMBERS:
+            raise PatternError(f"{what}: more than {_MOST_NUMBERS:,} numbers; no model has that many")
         # If `4-` starts beyond the last, keep its start, so that the caller reports it.
         numbers.extend(range(start, max(start, end) + 1))
     return numbers

@@ -1,11 +1,20 @@
 """Exceptions and warnings: one line with what was given, where, and what works."""
 
+# Longer messages quote a file or an argument at length; the start says where, the end what works.
+_LONGEST, _KEPT = 1500, 600
+
 
 class GuidanceError(ValueError):
     """Base class of all errors about bad input.
 
     The command line prints the message alone and exits with code 2.
+
+    Args:
+        message: One line; the middle of a very long one is left out.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_KEPT]} ... {message[-_KEPT:]}")
 
 
 class CorpusError(GuidanceError):

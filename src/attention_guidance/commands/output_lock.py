@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ def _this_process() -> dict[str, object]:
 def _holder(folder: Path) -> str:
     """The process that holds the lock, as recorded in the lock file."""
     try:
-        holder = json.loads((folder / LOCK_FILE).read_text(encoding="utf-8"))
+        holder = read_json(folder / LOCK_FILE, Any)
         return f"process {holder['pid']} on {holder['host']}, started {holder['since']} UTC"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return "another process"

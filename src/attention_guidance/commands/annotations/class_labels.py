@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from attention_guidance.commands.json_files import parse_json
+from attention_guidance.errors import CorpusError
 
 
 def class_names(path: Path) -> dict[str, list[str]]:
@@ -17,7 +19,12 @@ def class_names(path: Path) -> dict[str, list[str]]:
     metadata = (pq.read_schema(path).metadata or {}).get(b"huggingface")
     if metadata is None:
         return {}
-    features = json.loads(metadata).get("info", {}).get("features", {})
+    stated = parse_json(metadata.decode(errors="replace"), path, "write the file again", CorpusError)
+    features = stated
+    for key in ("info", "features"):
+        features = features.get(key, {}) if isinstance(features, Mapping) else {}
+    if not isinstance(features, Mapping):
+        return {}
     return {column: names for column, feature in features.items() if (names := _names(feature)) is not None}
 
 
@@ -28,5 +35,6 @@ def _names(feature: Any) -> list[str] | None:
     if not isinstance(feature, Mapping):
         return None
     if feature.get("_type") == "ClassLabel":
-        return feature.get("names")
+        names = feature.get("names")
+        return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
     return _names(feature.get("feature"))

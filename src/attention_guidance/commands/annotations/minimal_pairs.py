@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_guidance.commands.json_files import parse_json
 from attention_guidance.commands.text.lines import is_damaged, numbered_lines
 from attention_guidance.errors import CorpusError
 
@@ -51,10 +51,7 @@ def read_minimal_pairs(path: Path) -> list[MinimalPair]:
 
 
 def _pair(place: str, line: str, name: str) -> MinimalPair:
-    try:
-        values: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        raise CorpusError(f"{place}: not a JSON object; expected {_GOOD} and {_BAD}") from None
+    values: Any = parse_json(line, place, f"expected {_GOOD} and {_BAD}", CorpusError)
     if not isinstance(values, dict):
         raise CorpusError(f"{place}: not a JSON object; expected {_GOOD} and {_BAD}")
     for key in (_GOOD, _BAD):

@@ -78,14 +78,14 @@ class Assign(argparse.Action):
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """See argparse.Action."""
-        import yaml
+        from attention_guidance.commands.yaml_text import parse_yaml
 
         name, equals, value = str(values).partition("=")
         if not equals or not name:
             raise argparse.ArgumentError(self, f"expected {self.metavar}, got {values!r}")
         try:
-            parsed = value.split() if self.dest == "token_classes" else yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+            parsed = value.split() if self.dest == "token_classes" else parse_yaml(value)
+        except ValueError:
             raise argparse.ArgumentError(self, f"cannot read the value of {values!r}") from None
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: parsed})
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.studies.models import names_of, subjects
 from attention_guidance.errors import ConfigError, RunError
 
@@ -55,7 +56,7 @@ def candidates(models: Sequence[str]) -> list[Candidate]:
 def _seeds_of(comparison: Path) -> list[Path]:
     """The folders of the seeds of a comparison; if it has not finished, those that exist."""
     try:
-        content = json.loads((comparison / "compare.json").read_text(encoding="utf-8"))
+        content = read_json(comparison / "compare.json", Any)
         return [comparison / f"seed-{pair['seed']}" for pair in content["seeds"]]
     except (OSError, ValueError, KeyError, TypeError):
         return sorted(comparison.glob("seed-*"), key=lambda folder: (len(folder.name), folder.name))

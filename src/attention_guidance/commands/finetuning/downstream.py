@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.scoring.paired import difference
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.figures.finetune import score_over_steps
@@ -124,7 +124,7 @@ def _what_would_be_lost(file: Path, task: Task, sides: Iterable[Candidate], n_ch
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, Any)
         compared = {model["model"] for model in content["models"]}
         ours = content["task"] == task.name and compared <= {side.name for side in sides}
         ours = ours and bool(n_checkpoints or not content["checkpoints"])

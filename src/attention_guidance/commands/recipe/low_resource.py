@@ -19,6 +19,7 @@ from attention_guidance.commands.finetuning.examples.splits import find_files, h
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.finetune import finetune
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
@@ -147,7 +148,7 @@ def low_resource(
 def _lost_results(output: Path, settings: RecipeSettings) -> str | None:
     """Describe results in the folder that this recipe would not have, if any: of tasks or of the unguided run."""
     try:
-        before = json.loads((output / RECIPE_FILE).read_text(encoding="utf-8"))
+        before = read_json(output / RECIPE_FILE, Any)
         has = {"ner": "ner" in before["tasks"], "classify": "classify" in before["tasks"]}
         has |= {"compare": "unguided" in before["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
@@ -240,7 +241,7 @@ def _evaluate(
     if settings.compare:
         models = [str(output / arm) for arm in ("unguided", "guided")]
         compared = downstream(models, of_task, target, resume=resume, **how)
-        scores: dict[str, Any] = json.loads((target / "guided" / "finetune.json").read_text(encoding="utf-8"))
+        scores: dict[str, Any] = read_json(target / "guided" / "finetune.json", dict[str, Any])
         (gap,) = compared["differences"]
         combined = next(iter(compared["combined_differences"]), None)
         return scores | {"folder": f"{name}/guided", "difference": gap, "combined_difference": combined}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -10,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +19,11 @@ from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.fit import Fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
+from attention_guidance.commands.setting import AT_LEAST_1, Rule
 from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace, remove
-from attention_guidance.errors import SaveError, reason_of
+from attention_guidance.errors import RunError, SaveError, reason_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,9 +94,8 @@ def scores_there(
         if not (output / FINETUNE_FILE).exists():
             kept = KeptFits(output, fits_request_of(source, settings))
             return what.format("unfinished fits") if kept.others else None
-        with contextlib.suppress(ValueError):
-            content = json.loads((output / FINETUNE_FILE).read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("request") != request_of(source, settings):
+        content = finished_request(output)
+        if content is None or content.get("request") != request_of(source, settings):
             return what.format("scores")
         if settings.baseline and get_task(settings.task).is_combined and _never_had_baseline(content):
             return "scores without a baseline, and the fits to combine with one are gone"
@@ -112,6 +112,33 @@ def scores_there(
 
 def _never_had_baseline(content: dict[str, Any]) -> bool:
     return content.get("baseline") is None and not any(str(note).startswith(NOT_FITTED) for note in content["notes"])
+
+
+def finished_request(output: Path) -> Any:
+    """The content of the scores in a folder; None if they are damaged."""
+    try:
+        return read_json(output / FINETUNE_FILE, dict[str, Any])
+    except RunError:
+        return None
+
+
+def facts_of(folder: Path) -> Fit | None:
+    """The facts of a fit in a folder; None if they are damaged."""
+    try:
+        facts = read_json(folder / _FACTS, _Facts)
+    except RunError:
+        return None
+    return Fit(**{name: facts.get(name) for name in _Facts.__annotations__})
+
+
+class _Facts(TypedDict):
+    """The fields of `Fit`."""
+
+    epoch: Annotated[int, AT_LEAST_1]
+    dev: Annotated[list[dict[str, float | None]], Rule("must not be empty", bool)]
+    seconds: float
+    tokens_per_second: float
+    threshold: NotRequired[float | None]
 
 
 class KeptFits:
@@ -150,7 +177,7 @@ class KeptFits:
         if (problem := damage(folder)) is not None:
             logger.warning("the fit %s is damaged (%s); fitting again", folder, problem)
             return None
-        return Fit(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+        return facts_of(folder)
 
     def load(self, name: str, data: Data, settings: FitSettings) -> PreTrainedModel:
         """Load the model of a saved fit, on the best available device."""

@@ -11,7 +11,7 @@ from attention_guidance.commands import results
 from attention_guidance.commands.annotations.tagged import write_tagged
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.scoring.paired import Predictions
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, reason_of
 
 _FOLDER = "predictions"
 _FILE = re.compile(r"(train|dev|test|mismatched)-(seed-\d+(?:-combined)?|baseline)\.(txt|tsv)")
@@ -81,8 +81,15 @@ def read_predictions(
     for file in files:
         if not file.is_file():
             raise ConfigError(f"{file}: not found; fine-tune this model again")
-    read = [_read_tokens(file) if kind == "tokens" else _read_rows(file, kind) for file in files]
+    read = [_read(file, kind) for file in files]
     return Predictions(read[0][0], tuple(predicted for _, predicted in read))
+
+
+def _read(file: Path, kind: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    try:
+        return _read_tokens(file) if kind == "tokens" else _read_rows(file, kind)
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError(f"{file}: damaged ({reason_of(error)}); fine-tune this model again") from error
 
 
 def _read_tokens(file: Path) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

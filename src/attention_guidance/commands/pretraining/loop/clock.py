@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.distributed import processes
+from attention_guidance.commands.setting import NOT_NEGATIVE
 
 if TYPE_CHECKING:
     from attention_guidance.handle import Guidance
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 # The number of steps that guidance is given: the resolution of its progress.
 _PARTS = 1_000_000
 _LOOKS, _SAVES = 30, 10
+
+
+class _Saved(TypedDict):
+    """The content of `clock.json`."""
+
+    elapsed: Annotated[float, NOT_NEGATIVE]
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -106,5 +114,5 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
     def load(self, checkpoint: Path) -> None:
         """Restore the elapsed time from a checkpoint."""
-        self._before = json.loads((checkpoint / self._FILE).read_text(encoding="utf-8"))["elapsed"]
+        self._before = read_json(checkpoint / self._FILE, _Saved)["elapsed"]
         self._set(self._before)

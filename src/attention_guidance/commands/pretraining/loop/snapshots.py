@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
@@ -12,7 +11,9 @@ from transformers import TrainingArguments as Arguments
 
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.assignment import GuidedHead
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.results import write_json
+from attention_guidance.commands.setting import NOT_NEGATIVE
 
 _LONGEST = 24
 
@@ -27,6 +28,23 @@ def chosen_heads(guided: tuple[GuidedHead, ...], n_layers: int, n_heads: int) ->
     taken = {(head.layer, head.head) for head in guided}
     free = next((head for head in range(n_heads) if (middle, head) not in taken), None)
     return [*shown[:6], *([{"layer": middle, "head": free, "pattern": None}] if free is not None else [])]
+
+
+class _Map(TypedDict):
+    """The map of a head."""
+
+    layer: Annotated[int, NOT_NEGATIVE]
+    head: Annotated[int, NOT_NEGATIVE]
+    pattern: str | None
+    weights: list[list[float]]
+
+
+class _Snapshot(TypedDict):
+    """The content of a file of a snapshot."""
+
+    step: Annotated[int, NOT_NEGATIVE]
+    share: float
+    maps: list[_Map]
 
 
 class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
@@ -76,7 +94,7 @@ class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
     @staticmethod
     def load(folder: Path) -> list[dict[str, Any]]:
         """Load all snapshots in a folder, sorted by step."""
-        taken = [json.loads(path.read_text()) for path in folder.glob("step-*.json")]
+        taken = [read_json(path, _Snapshot) for path in folder.glob("step-*.json")]
         return sorted(taken, key=lambda snapshot: snapshot["step"])
 
 

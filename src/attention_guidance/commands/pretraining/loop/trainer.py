@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from attention_guidance.adapters.inputs_outputs import share_of_batch
+from attention_guidance.commands.arrays import read_array
 from attention_guidance.commands.objectives.base import Quality
 from attention_guidance.commands.pretraining.distributed import processes, sharding
 from attention_guidance.commands.pretraining.loop.clock import Clock
@@ -112,7 +113,7 @@ class StepTimer(TrainerCallback):  # type: ignore[misc]
 
     def load(self, checkpoint: Path) -> None:
         """Restore the times from a checkpoint."""
-        self.seconds = np.load(checkpoint / self._FILE).tolist()
+        self.seconds = read_array(checkpoint / self._FILE, np.floating).tolist()
 
 
 class PretrainingTrainer(Trainer):  # type: ignore[misc]

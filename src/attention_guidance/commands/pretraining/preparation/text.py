@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import numpy as np
 
+from attention_guidance.commands.arrays import read_array
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
 from attention_guidance.commands.pretraining.preparation.vocabulary import check_vocabulary
 from attention_guidance.commands.pretraining.saving.checkpoints import alone, damage, write_whole
 from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.setting import NOT_NEGATIVE
 from attention_guidance.commands.text.blocks import Blocks, one_per_line, pack, read_ids, require_batch, token_counts
 from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents
 from attention_guidance.commands.text.embedded import embedded_documents
@@ -237,21 +240,40 @@ def _train_blocks(
     return packed
 
 
+class _Facts(TypedDict):
+    """The content of `blocks.json`."""
+
+    dtype: Literal["uint16", "int32"]
+    truncated: Annotated[int, NOT_NEGATIVE]
+
+
 def _packed(folder: Path, block_size: int, say: Callable[[str], None]) -> Blocks | None:
     """Load the blocks cached in a folder; None if there are none, or if a byte of them has changed."""
     if not folder.exists():
         return None
-    if (problem := damage(folder)) is not None:
-        say(f"the blocks in {folder} are damaged and will be packed again ({problem})")
+    try:
+        if (problem := damage(folder)) is not None:
+            raise ValueError(problem)
+        blocks = _loaded(folder, block_size)
+    except (OSError, ValueError) as error:
+        say(f"the blocks in {folder} are damaged and will be packed again ({error})")
         return None
     say(f"using the packed blocks in {folder}")
-    return _loaded(folder, block_size)
+    return blocks
 
 
 def _loaded(folder: Path, block_size: int) -> Blocks:
-    facts = json.loads((folder / "blocks.json").read_text(encoding="utf-8"))
+    """Map the blocks in a folder.
+
+    Raises:
+        OSError, ValueError: a file is missing, or does not fit the others.
+    """
+    facts = read_json(folder / "blocks.json", _Facts)
+    lengths = read_array(folder / "lengths.npy", np.integer)
     ids = read_ids(folder / "ids", facts["dtype"], block_size)
-    return Blocks(ids, np.load(folder / "lengths.npy"), facts["truncated"])
+    if len(ids) != len(lengths):
+        raise ValueError("rows are missing")
+    return Blocks(ids, lengths, facts["truncated"])
 
 
 def _lay_out(

@@ -11,9 +11,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.workspace import remove
 from attention_guidance.errors import RunError
 
@@ -89,8 +91,8 @@ def being_written(target: Path) -> Path:
 def damage(checkpoint: Path) -> str | None:
     """Describe what is wrong with a folder of `write_whole`; None if every file but a model card is unchanged."""
     try:
-        seal = json.loads((checkpoint / SEAL).read_text())
-    except (OSError, ValueError):
+        seal = read_json(checkpoint / SEAL, Any)
+    except RunError:
         return f"{SEAL} is missing or unreadable"
     digests = seal.get("sha256") if isinstance(seal, dict) else None
     if not isinstance(digests, dict) or not digests:
@@ -99,7 +101,7 @@ def damage(checkpoint: Path) -> str | None:
         try:
             if _digest(checkpoint / name) != digest:
                 return f"{name} has changed"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no name of a file
             return f"{name} is missing or unreadable"
     return None
 

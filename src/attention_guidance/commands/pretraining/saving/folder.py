@@ -6,14 +6,14 @@ A run that has not completed a step leaves nothing to resume, and the next comma
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.commands import results
+from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.distributed import processes
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData, check_unchanged
 from attention_guidance.commands.pretraining.saving import checkpoints
@@ -25,6 +25,12 @@ from attention_guidance.errors import RunError
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = RUN.finished
+
+
+class _Data(TypedDict):
+    """The content of `data.json`."""
+
+    fingerprint: str
 
 
 class RunFolder:
@@ -86,7 +92,7 @@ class RunFolder:
             CorpusError: The data differ.
         """
         if self.data.exists() and not self._replaced:
-            check_unchanged(data, _read(self.data)["fingerprint"], self.path)
+            check_unchanged(data, self.fingerprint, self.path)
 
     def begin(self, config: RunConfig, processor: Any, data: PreparedData | None = None) -> None:
         """Write the settings, the tokenizer and the digest of the data; first remove a run that is to be replaced.
@@ -117,9 +123,18 @@ class RunFolder:
         results.write_text(self.path / "stepped", "")
 
     @property
+    def fingerprint(self) -> str:
+        """The digest of the run's data, see `begin`."""
+        data: _Data = read_json(self.data, _Data)
+        return data["fingerprint"]
+
+    @property
     def finished(self) -> dict[str, Any] | None:
         """The results if the run is finished and its model undamaged, else None."""
-        return _read(self.results) if self.results.exists() and checkpoints.damage(self.model) is None else None
+        if not self.results.exists() or checkpoints.damage(self.model) is not None:
+            return None
+        results: dict[str, Any] = read_json(self.results, dict[str, Any])
+        return results
 
 
 class NotesFirstStep(TrainerCallback):  # type: ignore[misc]
@@ -138,11 +153,3 @@ class NotesFirstStep(TrainerCallback):  # type: ignore[misc]
         if not self._noted:
             self.folder.note_step()
             self._noted = True
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} is damaged ({error}); restore it, or start again in another `output`") from error
-    return content

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attention_guidance.commands.json_files import parse_json
 from attention_guidance.commands.pretraining.settings.positions import longest_input
 from attention_guidance.errors import ConfigError, reason_of
 from attention_guidance.models import AttentionOnlyConfig
@@ -144,27 +144,29 @@ def _trained_config(name: str) -> PreTrainedConfig:
 
 def _from_file(file: str, known: Mapping[str, Any]) -> PreTrainedConfig:
     try:
-        stated = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise _unreadable("arch_config", file, error) from error
+    stated = parse_json(text, f"arch_config={file!r}", f"give {_GIVE['arch_config']}", ConfigError)
     if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
         raise ConfigError(f"arch_config={file!r}: the file has no model_type; give a config.json of transformers")
-    return _for_model(stated["model_type"], {k: v for k, v in stated.items() if k != "model_type"} | dict(known))
+    values = {k: v for k, v in stated.items() if k != "model_type"} | dict(known)
+    return _for_model(stated["model_type"], values, f"arch_config={file!r}: ")
 
 
-def _for_model(arch: str, values: Mapping[str, Any]) -> PreTrainedConfig:
+def _for_model(arch: str, values: Mapping[str, Any], place: str = "") -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if arch not in CONFIG_MAPPING:
         raise ConfigError(
-            f"arch={arch!r} is not a model type of transformers; try roberta, bert, modernbert, "
+            f"{place}arch={arch!r} is not a model type of transformers; try roberta, bert, modernbert, "
             f"{AttentionOnlyConfig.model_type}"
         )
     try:
         return AutoConfig.for_model(arch, **values)
     except Exception as error:  # strict configurations raise their own error types
         reason = (str(error).strip() or type(error).__name__).replace("\n", " ")
-        raise ConfigError(f"arch={arch!r} does not accept these settings: {reason}") from error
+        raise ConfigError(f"{place}arch={arch!r} does not accept these settings: {reason}") from error
 
 
 _GIVE = {

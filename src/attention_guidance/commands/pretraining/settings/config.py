@@ -23,6 +23,7 @@ from attention_guidance.commands.pretraining.settings.presets import beside_pres
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
 from attention_guidance.commands.setting import check_needs, coerced, settings_of
 from attention_guidance.commands.text.pipes import is_piped, save_pipes
+from attention_guidance.commands.yaml_text import parse_yaml
 from attention_guidance.errors import ConfigError
 
 __all__ = ["CONFIG_FILE", "RunConfig", "make_config", "read_yaml", "write_yaml"]
@@ -122,13 +123,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: The file is missing or not a YAML mapping, a field is unknown, or a value has the wrong type.
     """
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is not YAML of a run: it is nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes, integers and dates that Python cannot read
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML of settings: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must have fields such as 'max_steps: 1000', one per line")
     known = settings_of(RunConfig)
