@@ -15,7 +15,10 @@ SEED ?= 1
 SEEDS ?= 1
 DEMO ?= demo/seed-$(SEED)
 OUT ?= gpu
-CASES ?= 20000
+# Of mutated files: a million of text takes about twenty minutes on a core.
+TEXT_CASES ?= 1000000
+JSON_CASES ?= 100000
+BINARY_CASES ?= 30000
 
 .PHONY: demo test test-gpu bench-gpu fuzz lint dist clean
 
@@ -50,8 +53,8 @@ bench-gpu:
 		--backends triton blocked reference --device cuda --seconds 60 --results $(OUT)/cost.jsonl
 
 fuzz: $(VENV)/ready
-	@echo "== mutating files that the commands read (about an hour); a second call continues"
-	$(BIN)/python benchmarks/fuzz.py --cases $(CASES) --results fuzz.jsonl
+	@echo "== mutating files that the commands read (about twenty minutes); a second call continues"
+	$(BIN)/python benchmarks/fuzz.py --text $(TEXT_CASES) --json $(JSON_CASES) --binary $(BINARY_CASES)
 
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checker"
@@ -72,4 +75,4 @@ dist: $(VENV)/ready
 	rm -rf dist/empty dist/first.py
 
 clean:
-	rm -rf $(VENV) demo dist gpu fuzz.jsonl .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo dist gpu .pytest_cache .mypy_cache .ruff_cache

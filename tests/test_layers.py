@@ -29,7 +29,7 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
-    {"arrays", "plain", "yaml_text"},
+    {"arrays", "plain", "secrets", "yaml_text"},
     {"printing", "setting"},
     {"json_files"},
     {"output_lock"},

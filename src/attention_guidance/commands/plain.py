@@ -1,9 +1,11 @@
-"""Show text from outside in one line that is not too long, without characters that control a terminal."""
+"""Show text from outside in one line that is not too long, without secrets and characters that control a terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+
+from attention_guidance.commands.secrets import masked
 
 # Control characters, lone surrogates, unassigned code points, separators of lines and paragraphs.
 _CATEGORIES = ("Cc", "Cs", "Cn", "Zl", "Zp")
@@ -17,13 +19,13 @@ def _escape(character: str) -> str:
 
 
 def plain(text: object, escape: Callable[[str], str] = _escape) -> str:
-    r"""The text in one line, with characters escaped that control a terminal or the direction of text.
+    r"""The text in one line, without secrets, with characters escaped that control a terminal or the direction of text.
 
     Args:
         text: any text, or an object such as a path or an error.
         escape: shows a character (default: as in Python, `\n` and `\x1b`).
     """
-    text = str(text)
+    text = masked(str(text))
     odd = {c for c in set(text) if unicodedata.category(c) in _CATEGORIES or ord(c) in _BIDI_CONTROLS}
     return text.translate({ord(c): escape(c) for c in odd})
 

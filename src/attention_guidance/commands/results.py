@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from attention_guidance.commands.secrets import masked
+
 SCHEMA_VERSION = 1
 
 
@@ -46,12 +48,19 @@ def _version(package: str) -> str | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically, see `write_text`; a number that is not finite becomes null."""
+    """Write JSON atomically, without secrets, see `write_text`; a number that is not finite becomes null."""
     write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file as `write_data` does, without secrets: see `secrets.masked`."""
+    write_data(path, masked(text))
+
+
+def write_data(path: Path, text: str) -> None:
     r"""Write a file atomically: also after a crash or on a full disk, it has the old content or all of the new.
+
+    For texts and predictions, which stay as they are.
 
     A lone surrogate (from a file name that is not UTF-8) is written as `\udcff`, which JSON reads as the same text.
     """

@@ -27,6 +27,7 @@ from attention_guidance.commands.pretraining.saving.model_card import model_card
 from attention_guidance.commands.pretraining.saving.reloaded import check_reloaded
 from attention_guidance.commands.pretraining.settings.arguments import training_arguments
 from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.secrets import all_masked
 from attention_guidance.errors import ConfigError, GuidanceError, reason_of
 
 
@@ -162,7 +163,7 @@ class Run:
         def write(folder: Path) -> None:
             self.objective.save(model, folder)
             self.data.processor.save_pretrained(folder)
-            (folder / "README.md").write_text(model_card(summary), encoding="utf-8")
+            results.write_text(folder / "README.md", model_card(summary))
             self._check_reloaded(folder, summary["final_loss"])
 
         if processes.is_first():
@@ -198,7 +199,7 @@ class Run:
         quality = self.validate()
         return {
             **results.header("pretrain"),
-            "config": dataclasses.asdict(self.config),
+            "config": all_masked(dataclasses.asdict(self.config)),
             "corpus": self.data.name,
             "model": model_facts(self.model),
             "data": {

@@ -122,7 +122,7 @@ def low_resource(
         folder.clear()
         output.mkdir(parents=True, exist_ok=True)
         for name, lines in files.items():
-            results.write_text(output / name, lines)
+            results.write_data(output / name, lines)
     if split:
         tasks["classify"] = {file.stem.rpartition("-")[2]: file for file in sorted(output.glob("classify-*.jsonl"))}
     _report_text(console, facts, choices)
@@ -207,7 +207,7 @@ def _split(table: Path, folder: Path) -> dict[str, Path]:
     for split in ("test", "train"):
         rows = [row.values for row in read_table(table) if (row.place in places) == (split == "test")]
         files[split] = folder / f"{split}.jsonl"
-        results.write_text(
+        results.write_data(
             files[split], "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         )
     return files

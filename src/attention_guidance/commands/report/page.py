@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from attention_guidance.commands.report.figures.drawing import finite
 from attention_guidance.commands.report.figures.svg import PALETTE
+from attention_guidance.commands.secrets import masked
 
 DIVERGED = "diverged"
 
@@ -44,6 +45,7 @@ def render(template: str, **content: Any) -> bytes:
     environment.globals["source"] = lambda name: Markup(source(name))
     css = Markup(f":root {{ {_variables()} }}\n{source('page.css')}")
     page = environment.get_template(template).render(css=css, script_hash="SCRIPT-HASH", **content)
+    page = masked(page)
     # Tokens from JSON may contain lone surrogates, which UTF-8 cannot encode.
     return page.replace("SCRIPT-HASH", _script_hash(page), 1).encode("utf-8", "backslashreplace")
 

@@ -14,6 +14,7 @@ from attention_guidance.commands.pretraining.settings.checks import guided_heads
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
 from attention_guidance.commands.pretraining.settings.positions import longest_input
 from attention_guidance.commands.report.schemas import LogEntry, RunResults, TrainerLog
+from attention_guidance.commands.secrets import masked
 from attention_guidance.commands.text.folders import warn_once
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer, vocabulary_size
 from attention_guidance.errors import ConfigError, RunError, reason_of
@@ -114,16 +115,16 @@ def subjects(given: str, *, with_checkpoints: bool = False) -> list[Subject]:
             raise ConfigError(f"{given} is a model and has no checkpoints; give the folder of a run")
         # `model` is not a telling name; use the parent folder's.
         own = [part for part in path.resolve().parts[-2:] if part not in ("model", "/")]
-        return [Subject(own[-1] if path.exists() and own else given, given)]
+        return [Subject(masked(own[-1] if path.exists() and own else given), given)]
     folder = RunFolder(path)
     found = [
-        Subject(f"{path.resolve().name} step {checkpoints.step_of(c)}", str(c), checkpoints.step_of(c), path)
+        Subject(f"{masked(path.resolve().name)} step {checkpoints.step_of(c)}", str(c), checkpoints.step_of(c), path)
         for c in checkpoints.checkpoints(folder.checkpoints)
     ]
     if with_checkpoints and found:
         return found
     if (path / "model").is_dir():
-        return [Subject(path.resolve().name, str(path / "model"), None, path)]
+        return [Subject(masked(path.resolve().name), str(path / "model"), None, path)]
     if not found:
         raise RunError(f"the run in {given} has not saved anything yet; wait for its first checkpoint")
     return found[-1:]
@@ -142,7 +143,7 @@ def names_of(models: Sequence[str]) -> list[str]:
         own = (subject.name,) if path is None else tuple(part for part in path.resolve().parts[1:] if part != "model")
         parts.append(own or (subject.name,))
     for depth in range(1, 2 + max(map(len, parts))):
-        names = ["-".join(part[-depth:]).replace("/", "-") for part in parts]
+        names = [masked("-".join(part[-depth:]).replace("/", "-")) for part in parts]
         if len(set(names)) == len(names):
             return names
     raise ConfigError(f"a model is given twice, or two models have the same name: {', '.join(models)}")

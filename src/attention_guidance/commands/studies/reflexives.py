@@ -48,6 +48,6 @@ def reflexives(
     options = {"seed": seed, "plural": plural, "relative_clauses": relative_clauses, "attractors": attractors}
     made = generate_reflexives(sentences, **options)  # type: ignore[arg-type]
     folder.json(RESULTS_FILE, {**results.header("reflexives"), "sentences": len(made), **options})
-    results.write_text(output / SENTENCES_FILE, "".join(f"{sentence.line()}\n" for sentence in made))
+    results.write_data(output / SENTENCES_FILE, "".join(f"{sentence.line()}\n" for sentence in made))
     Console(quiet=quiet).print(f"{len(made):,} sentences: {output / SENTENCES_FILE}")
     return output / SENTENCES_FILE

@@ -54,7 +54,7 @@ def write_predictions(
         for example, guess in zip(examples, predictions, strict=True)
     ]
     header = "\t".join([*(f"text{n}" for n in range(1, len(examples[0].texts) + 1)), "gold", "predicted"])
-    results.write_text(path.with_name(f"{path.name}.tsv"), "\n".join([header, *lines, ""]))
+    results.write_data(path.with_name(f"{path.name}.tsv"), "\n".join([header, *lines, ""]))
 
 
 def remove_predictions(folder: Path) -> None:

@@ -133,8 +133,8 @@ class RunFolder:
         """The results if the run is finished and its model undamaged, else None."""
         if not self.results.exists() or checkpoints.damage(self.model) is not None:
             return None
-        results: dict[str, Any] = read_json(self.results, dict[str, Any])
-        return results
+        found: dict[str, Any] = read_json(self.results, dict[str, Any])
+        return found
 
 
 class NotesFirstStep(TrainerCallback):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
+from attention_guidance.commands.secrets import all_masked
 from attention_guidance.commands.setting import settings_of
 
 # Trainer arguments that do not affect the training curve, and so may change; for settings, see `Setting.free`.
@@ -45,7 +46,7 @@ def other_run(config: RunConfig, saved: Path) -> str | None:
 
 
 def _by_name(config: RunConfig) -> dict[str, Any]:
-    """The settings of a run, including each of its Trainer arguments, by name."""
-    settings = dataclasses.asdict(config)
+    """The settings of a run, including each of its Trainer arguments, by name; without secrets, as in run.yaml."""
+    settings: dict[str, Any] = all_masked(dataclasses.asdict(config))
     arguments = settings.pop("arguments")
     return settings | {f"arguments['{name}']": value for name, value in arguments.items()}

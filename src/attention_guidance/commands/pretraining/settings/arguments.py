@@ -33,7 +33,11 @@ _RESERVED = {
     "greater_is_better": "the validation loss",
     "use_liger_kernel": "the run's own head, which predicts at masked positions only",
     "liger_kernel_config": "the run's own head, which predicts at masked positions only",
-    "push_to_hub": "hf upload, once the run is finished",
+    # The token would be in every checkpoint.
+    **dict.fromkeys(
+        ("push_to_hub", *(field.name for field in dataclasses.fields(TrainingArguments) if field.name[:4] == "hub_")),
+        "hf upload, once the run is finished",
+    ),
 }
 # Optimizers, by a part of their name, that do not work with resuming or validation.
 _UNSUPPORTED = {

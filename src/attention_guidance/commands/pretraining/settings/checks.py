@@ -11,7 +11,8 @@ from attention_guidance.commands.objectives.own import load_own
 from attention_guidance.commands.pretraining.settings.arguments import training_arguments
 from attention_guidance.commands.pretraining.settings.config import RunConfig
 from attention_guidance.commands.pretraining.settings.rehearsal import rehearse
-from attention_guidance.errors import PatternError, RunError
+from attention_guidance.commands.secrets import has_masked
+from attention_guidance.errors import ConfigError, PatternError, RunError
 from attention_guidance.loss.aggregate import check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.statistics import check_objective
@@ -29,10 +30,13 @@ def check_settings(config: RunConfig, folder: RunFolder) -> None:
     """Check everything that can be checked from the settings alone.
 
     Raises:
-        GuidanceError: The heads do not fit the model; the loss, normalization or schedule is unknown; transformers'
-            Trainer does not accept the arguments or fails with them; the machine does not support the precision; the
-            output is inside the corpus; or there is no such custom objective.
+        GuidanceError: A secret is masked; the heads do not fit the model; the loss, normalization or schedule is
+            unknown; transformers' Trainer does not accept the arguments or fails with them; the machine does not
+            support the precision; the output is inside the corpus; or there is no such custom objective.
     """
+    for name, value in vars(config).items():
+        if has_masked(value):
+            raise ConfigError(f"{name}={value!r} has a secret that run.yaml does not keep; give it again")
     check_heads(config)
     if is_own(config.objective):
         load_own(config.objective)

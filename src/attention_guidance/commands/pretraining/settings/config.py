@@ -21,6 +21,7 @@ from attention_guidance.commands.pretraining.settings.architectures import (
 from attention_guidance.commands.pretraining.settings.idle import check_read
 from attention_guidance.commands.pretraining.settings.presets import beside_preset, get_preset
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
+from attention_guidance.commands.secrets import all_masked
 from attention_guidance.commands.setting import check_needs, coerced, settings_of
 from attention_guidance.commands.text.pipes import is_piped, save_pipes
 from attention_guidance.commands.yaml_text import parse_yaml
@@ -137,7 +138,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def write_yaml(config: RunConfig, path: Path) -> None:
-    """Write a complete configuration, which reproduces the run; an equal file is not rewritten."""
-    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    """Write a complete configuration, which reproduces the run, without secrets; an equal file is not rewritten."""
+    text = yaml.safe_dump(all_masked(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         results.write_text(path, text)
