@@ -267,6 +267,7 @@ def main() -> None:
         lines = fuzz(names, {kind: getattr(given, kind) for kind in ("text", "json", "binary")}, given.results, folder)
     finally:
         shutil.rmtree(folder)
+        logging.disable(logging.NOTSET)
     for line in lines:
         if "cases" in line:
             outcomes = ", ".join(f"{name} {n:,}" for name, n in sorted(line["outcomes"].items()))

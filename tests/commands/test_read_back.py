@@ -23,8 +23,8 @@ from attention_guidance.commands.finetuning.fits.kept import facts_of, finished_
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.snapshots import AttentionSnapshots
-from attention_guidance.commands.pretraining.preparation.text import _packed
-from attention_guidance.commands.pretraining.saving.checkpoints import damage
+from attention_guidance.commands.pretraining.preparation.text import _loaded
+from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.architectures import stated_sizes
 from attention_guidance.commands.pretraining.settings.config import read_yaml
@@ -42,6 +42,7 @@ NOT_OF_THE_KIND = (DEEP, "[]", "null", '{"x": 1}', "9" * 5000)
 def test_what_a_resume_reads(tmp_path, content):
     """Errors that name the file."""
     run = RunFolder(tmp_path)
+    write_whole(run.model, lambda folder: (folder / "weights").touch())
     clock = Clock(60)
     read = {"data.json": lambda: run.fingerprint, "clock.json": lambda: clock.load(tmp_path)}
     read |= {"step-0.json": lambda: AttentionSnapshots.load(tmp_path)}
@@ -61,7 +62,8 @@ def test_what_is_made_anew_if_damaged(tmp_path, content):
     assert (finished_request(tmp_path) or {}).get("request") is None
     assert _seeds_of(tmp_path) == []
     assert damage(tmp_path) is not None
-    assert _packed(tmp_path, 4, lambda note: None) is None
+    with pytest.raises(ValueError, match=r"blocks\.json"):
+        _loaded(tmp_path, 4)
 
 
 @pytest.mark.parametrize("name", ["\0", "", "../x", "x" * 5000])
@@ -75,7 +77,8 @@ def test_packed_blocks_of_another_type(tmp_path, name):
     (tmp_path / "blocks.json").write_text(json.dumps({"dtype": name, "truncated": 0}))
     (tmp_path / "ids").write_bytes(b"\0" * 16)
     np.save(tmp_path / "lengths.npy", np.ones(2, np.int32))
-    assert _packed(tmp_path, 4, lambda note: None) is None
+    with pytest.raises(ValueError, match=r"blocks\.json.*dtype"):
+        _loaded(tmp_path, 4)
 
 
 def test_arrays_of_objects_are_refused(tmp_path):
