@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
+import os
+import pickle
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from attempts import ATTEMPTS, World
 from small_runs import arguments, cli, corpus, whole_run
 
 import attention_guidance
@@ -137,3 +144,141 @@ def test_an_objective_that_a_file_names_runs_only_when_trusted(theirs, mark, cli
     # Nothing of it is kept: the flag is each command's own.
     assert "trust" not in (run / "run.yaml").read_text()
     assert cli(*resumed) == 2
+
+
+@pytest.fixture
+def world(tmp_path, whole_run, arguments, cli, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 20))
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    run = Path(shutil.copytree(whole_run, tmp_path / "run"))
+    made = World(folder, tmp_path / "mark", run, arguments, cli)
+    shutil.rmtree(made.checkpoint)  # that of the last step, which leaves nothing to train
+    return made
+
+
+@pytest.mark.parametrize("name", ATTEMPTS)
+def test_no_attempt_runs_code(world, name):
+    ATTEMPTS[name](world)
+    assert not world.mark.exists()
+
+
+def test_there_are_many_attempts():
+    assert len(ATTEMPTS) >= 60
+
+
+def test_code_of_the_attempts_would_be_seen(world):
+    """Loaded without care, what is planted runs."""
+    unsafe = {
+        "pickle": lambda: pickle.loads(world.pickled),
+        "zip": lambda: torch.load(io.BytesIO(world.zipped()), weights_only=False),
+        "legacy": lambda: torch.load(io.BytesIO(world.legacy()), weights_only=False),
+        "array": lambda: np.load(io.BytesIO(world.objects()), allow_pickle=True),
+        "module": lambda: exec(world.code, {}),
+    }
+    for name, load in unsafe.items():
+        load()
+        assert world.mark.exists(), name
+        world.mark.unlink()
+
+
+def unsafe_load(load, **careless):
+    return lambda *given, **options: load(*given, **options | careless)
+
+
+def unsafe_modules(monkeypatch):
+    for module in ("auto_factory", "configuration_auto", "tokenization_auto"):
+        monkeypatch.setattr(
+            f"transformers.models.auto.{module}.resolve_trust_remote_code", lambda *given, **options: True
+        )
+
+
+CARELESS = {
+    **dict.fromkeys(
+        ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "pytorch_model.bin of the old format"),
+        lambda patch: patch.setattr("torch.load", unsafe_load(torch.load, weights_only=False)),
+    ),
+    "step_seconds.npy of objects": lambda patch: patch.setattr("numpy.load", unsafe_load(np.load, allow_pickle=True)),
+    "python tags in run.yaml": lambda patch: patch.setattr(
+        "attention_guidance.commands.yaml_text._Loader", yaml.UnsafeLoader
+    ),
+    "auto_map of a new model type": unsafe_modules,
+    "auto_map of a tokenizer": unsafe_modules,
+    "objective in run.yaml": lambda patch: patch.setattr(f"{PRETRAINING}._only_by_flag", lambda *given: []),
+    "PostScript named like an image": lambda patch: patch.setattr(
+        "attention_guidance.commands.media.images._FORMATS", None
+    ),
+}
+PRETRAINING = "attention_guidance.commands.cli.pretraining"
+
+
+@pytest.mark.parametrize("name", CARELESS)
+def test_attempts_run_code_without_what_prevents_it(world, monkeypatch, name):
+    """Or they would only show that nothing is read."""
+    CARELESS[name](monkeypatch)
+    with contextlib.suppress(Exception, AssertionError):
+        ATTEMPTS[name](world)
+    assert world.mark.exists()
+
+
+@pytest.mark.parametrize("given", ["file", "flag"])
+@pytest.mark.parametrize(
+    ("name", "value", "flags"),
+    [
+        ("report_to", "all", ["--report-to", "all"]),
+        ("arguments", {"accelerator_config": {}}, ["--set", "accelerator_config={even_batches: true}"]),
+    ],
+)
+def test_services_and_other_files_are_chosen_by_flags_alone(world, capsys, monkeypatch, given, name, value, flags):
+    monkeypatch.setattr("transformers.integrations.integration_utils.get_available_reporting_integrations", list)
+    content = yaml.safe_load((world.run / "run.yaml").read_text()) | {"max_steps": 1, "save_every": None}
+    (world.folder / "run.yaml").write_text(yaml.safe_dump(content | {name: value}))
+    words = ["pretrain", "--config", "run.yaml", *(flags if given == "flag" else []), "-o", "out", "-q"]
+    assert world.cli(*words) == (0 if given == "flag" else 2), capsys.readouterr().err
+    if given == "file":
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "in run.yaml would" in said
+        assert flags[0] in said
+        assert name in said
+        assert not (world.folder / "out").exists()
+
+
+MODULES = ("torch", "yaml", "numpy", "transformers", "argparse", "json", "tokenizers", "accelerate", "sitecustomize")
+
+
+@pytest.mark.parametrize("start", ["module", "script", "peak memory"])
+def test_modules_in_the_current_folder_are_not_imported(world, start):
+    for module in MODULES:
+        (world.folder / f"{module}.py").write_text(world.code)
+    command = [sys.executable, "-m", "attention_guidance"]
+    if start == "script":
+        # As the console script that pip writes.
+        (world.folder.parent / "bin").mkdir()
+        script = world.folder.parent / "bin" / "attention-guidance"
+        script.write_text("from attention_guidance.commands.cli import main\nmain()\n")
+        command = [sys.executable, str(script)]
+    words = [*command, "tokenizer", "train", world.arguments[0], "--vocab-size", "270", "-o", "out"]
+    if start == "peak memory":
+        folder, config = str(world.run / "tokenizer"), str(world.run / "run.yaml")
+        code = (
+            "import sys; del sys.path[0]\n"
+            "from attention_guidance.commands.pretraining.loop.peak_memory import peak_memory\n"
+            "from attention_guidance.commands.pretraining.settings.config import make_config\n"
+            f"peak_memory(make_config({{}}, {config!r}), {folder!r})"
+        )
+        words = [sys.executable, "-c", code]
+    paths = os.pathsep.join([str(SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not world.mark.exists()
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "pytorch_model.bin"])
+def test_a_checkpoint_that_cannot_be_loaded_is_an_error_of_one_line(world, capsys, name):
+    ATTEMPTS[f"{name} of a checkpoint" if "model" in name else name](world)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {world.checkpoint}: cannot be loaded (")
+    assert said.endswith("delete it to continue from the one before")

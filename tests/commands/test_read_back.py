@@ -18,8 +18,12 @@ from attention_guidance.commands.annotations.conll2012 import read_conll2012
 from attention_guidance.commands.annotations.reflexives import read_reflexives
 from attention_guidance.commands.arrays import read_array
 from attention_guidance.commands.finetuning.candidates import _seeds_of
+from attention_guidance.commands.finetuning.examples.labels import in_order, name_of
 from attention_guidance.commands.finetuning.examples.multilabel import _literal
+from attention_guidance.commands.finetuning.examples.reading import read_examples
+from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.kept import facts_of, finished_request
+from attention_guidance.commands.finetuning.prediction.inputs import read_items
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.snapshots import AttentionSnapshots
@@ -157,6 +161,21 @@ def test_ranges_beyond_any_model(heads):
     with pytest.raises(PatternError, match=r"more than 100,000 numbers"):
         assign_heads(heads, 4, 4, get_pattern)
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("label", ["9" * 5000, "-" + "9" * 5000, "9" * 5000 + ".0"])
+def test_labels_of_thousands_of_digits_are_names(label):
+    assert name_of(label) == label
+    assert in_order([label, "10", "9"]) == ["9", "10", label]
+
+
+@pytest.mark.parametrize("column", ["9" * 5000, "0", "-1", "²"])
+def test_columns_that_are_no_numbers(tmp_path, column):
+    (tmp_path / "a.conll").write_text("Ann B-X\nran O\n")
+    with pytest.raises(CorpusError, match="expected the number of the column of words"):
+        list(read_items(get_task("ner"), str(tmp_path / "a.conll"), columns=[column]))
+    with pytest.raises(ConfigError, match="needs the column numbers of word and label"):
+        read_examples(get_task("ner"), {"train": tmp_path / "a.conll"}, columns=[column, "2"])
 
 
 def test_messages_do_not_quote_whole_files(tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from attention_guidance.commands.cli.arguments import add_command, positive
 from attention_guidance.commands.cli.flags import add_settings, flags_of
-from attention_guidance.commands.objectives import OTHER_THAN_TEXT
+from attention_guidance.commands.objectives import OTHER_THAN_TEXT, is_own
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
 from attention_guidance.commands.setting import settings_of
 from attention_guidance.errors import ConfigError
@@ -34,6 +35,18 @@ Train twice, with and without guidance, on the same data, order and initial weig
 Writes OUTPUT/compare.json (all results) and OUTPUT/compare.html (curves and attention maps). With --downstream, all
 runs are then fine-tuned on a task and compared, in OUTPUT/downstream-TASK; see `downstream`.
 """
+
+# Where results stay on this machine.
+_ON_THIS_MACHINE = {"none", "tensorboard"}
+# Trainer arguments that name other files of settings, or services.
+_OTHER_FILES = (
+    "accelerator_config",
+    "deepspeed",
+    "parallelism_config",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -110,28 +123,47 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
     return settings
 
 
+def _only_by_flag(config: RunConfig, flags: dict[str, Any], trusts_objective: bool) -> Iterator[tuple[str, str]]:
+    """What only a flag may choose and a file chose: files may be someone else's. Each with the end of its error."""
+    if is_own(config.objective) and flags["objective"] is None and not trusts_objective:
+        yield (
+            f"objective={config.objective!r}",
+            "would run code that this command does not name; inspect the file, then give it as --objective, or add "
+            "--trust-objective",
+        )
+    if flags["report_to"] is None and not {name.strip() for name in config.report_to.split(",")} <= _ON_THIS_MACHINE:
+        yield (
+            f"report_to={config.report_to!r}",
+            "would send results to a service that this command does not name; give it as --report-to, or give "
+            "--report-to none",
+        )
+    for name in sorted(config.arguments.keys() - (flags["arguments"] or {}).keys()):
+        if name in _OTHER_FILES and config.arguments[name] is not None:
+            yield (
+                f"arguments['{name}']={config.arguments[name]!r}",
+                f"would load other settings or send data to a service; give it as --set {name}=..., or take it out",
+            )
+
+
 def _train(arguments: dict[str, Any], train: Any) -> int:
     """Create the configuration from the arguments and train."""
-    from attention_guidance.commands.objectives import is_own
     from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config, read_yaml
     from attention_guidance.commands.workspace import COMPARISON, RUN, State, Workspace, nothing_to_resume
 
     output, config_file = arguments.pop("output"), arguments.pop("config")
     how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
-    trusted = arguments.pop("trust_objective") or arguments["objective"] is not None
+    trusts_objective = arguments.pop("trust_objective")
     given = config_file is not None or any(value is not None for value in arguments.values())
     states = {Workspace(output, kind).state for kind in (RUN, COMPARISON)}
     # The settings of a run that has not completed a step, or may be replaced, are not combined with those given now.
     kept = not how["overwrite"] and not states.isdisjoint((State.BEGUN, State.FINISHED))
     continues = how["resume"] and (output / CONFIG_FILE).exists() and (kept or not given)
     config = make_config(arguments, config_file, output / CONFIG_FILE if continues else None)
-    if is_own(config.objective) and not trusted:
-        files = [*filter(None, [config_file]), output / CONFIG_FILE]
-        source = next(file for file in files if "objective" in read_yaml(file))
-        raise ConfigError(
-            f"objective={config.objective!r} in {source} would run code that this command does not name; inspect the "
-            "file, then give it as --objective, or add --trust-objective"
-        )
+    sources = [Path(file) for file in (config_file, output / CONFIG_FILE if continues else None) if file is not None]
+    for what, hint in _only_by_flag(config, arguments, trusts_objective):
+        name = what.partition("=")[0].partition("[")[0]
+        source = next((file for file in sources if name in read_yaml(file)), None)
+        raise ConfigError(f"{what} in {source} {hint}")
     if how["resume"] and not continues and not config.corpus and config.dataset is None:
         # The folder may be mistyped, or the run stopped too early: do not train on the default text instead.
         raise nothing_to_resume(output, "run")

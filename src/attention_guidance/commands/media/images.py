@@ -14,6 +14,9 @@ from attention_guidance.errors import CorpusError, reason_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
+# Those of the suffixes. By its content alone, a file could be PostScript, which Pillow runs in Ghostscript.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
+
 
 @dataclass(frozen=True)
 class Images:
@@ -73,7 +76,7 @@ def _read(files: Sequence[Path], size: int) -> Iterator[npt.NDArray[np.uint8]]:
 
     for file in files:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size))
         except Exception as error:  # each format raises its own errors
             reason = reason_of(error)

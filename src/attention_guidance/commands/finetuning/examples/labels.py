@@ -13,7 +13,8 @@ from attention_guidance.errors import ConfigError
 # Annotators did not agree (SNLI, MNLI), or the table was written without a label.
 _DASH = "-"
 _MISSING = {"", _DASH, "null", "nan"}
-_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
+# Longer ones are names: Python refuses to read thousands of digits.
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,99})(\.0*)?")
 _NEGATIONS = ("not", "no", "non", "un", "in", "im", "il", "ir", "dis")
 _NEGATIVE = {"false", "no", "not", "none", "neg", "negative", "never", "absent", "off"}
 # The negative label first.

@@ -17,7 +17,7 @@ from attention_guidance.commands.finetuning.examples.overlaps import overlaps
 from attention_guidance.commands.finetuning.examples.splits import SPLITS, hold_out, weak_splits
 from attention_guidance.commands.finetuning.examples.tasks import Task
 from attention_guidance.commands.text.lines import Malformed
-from attention_guidance.commands.text.tables import Row, read_table
+from attention_guidance.commands.text.tables import Row, are_numbers, read_table
 from attention_guidance.errors import ConfigError, CorpusError
 
 # The label of words outside entities.
@@ -86,7 +86,7 @@ def _read_tokens(
 ) -> Data:
     numbers = None
     if columns is not None:
-        if len(columns) != 2 or not all(column.isdecimal() and int(column) > 0 for column in columns):
+        if len(columns) != 2 or not are_numbers(columns):
             raise ConfigError(
                 f"columns={' '.join(columns)}: {task.name} needs the column numbers of word and label, such as 1 4"
             )

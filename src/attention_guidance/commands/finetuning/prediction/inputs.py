@@ -19,7 +19,7 @@ from attention_guidance.commands.annotations.words import join_words
 from attention_guidance.commands.finetuning.examples.reading import plain_cells
 from attention_guidance.commands.finetuning.examples.tasks import Task
 from attention_guidance.commands.text.lines import decoded_lines, numbered_lines
-from attention_guidance.commands.text.tables import FORMATS, find_columns, read_table
+from attention_guidance.commands.text.tables import FORMATS, are_numbers, find_columns, read_table
 from attention_guidance.errors import CorpusError
 
 STANDARD_INPUT = "-"
@@ -76,7 +76,7 @@ def read_items(task: Task, file: str, *, words: bool = False, columns: Sequence[
 def _read_words(path: Path, name: str, suffix: str, columns: Sequence[str] | None) -> Iterator[Item]:
     at = 2 if suffix == ".conllu" else 1
     if columns is not None:
-        if len(columns) != 1 or not columns[0].isdecimal() or columns[0] == "0":
+        if len(columns) != 1 or not are_numbers(columns):
             raise CorpusError(f"columns={' '.join(columns)}: expected the number of the column of words, such as 1")
         at = int(columns[0])
     # Only a file can be read twice.

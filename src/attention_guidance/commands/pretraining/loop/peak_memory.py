@@ -28,7 +28,8 @@ def peak_memory(config: RunConfig, tokenizer: Path) -> float:
         RuntimeError: The process failed; the message has the last line of its standard error.
     """
     request = json.dumps({"config": dataclasses.asdict(config), "tokenizer": str(tokenizer)})
-    process = subprocess.run([sys.executable, "-m", __name__], input=request, capture_output=True, text=True)
+    # -P: a torch.py in the current folder must not be run as torch.
+    process = subprocess.run([sys.executable, "-P", "-m", __name__], input=request, capture_output=True, text=True)
     if process.returncode:
         reason = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         raise RuntimeError(f"measuring peak memory failed: {reason[-1]}")

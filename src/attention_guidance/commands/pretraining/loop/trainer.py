@@ -34,7 +34,7 @@ from attention_guidance.commands.pretraining.distributed import processes, shard
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.short_attention import short_attention
 from attention_guidance.commands.pretraining.saving import checkpoints
-from attention_guidance.errors import ConfigError, DivergedError, SaveError, reason_of
+from attention_guidance.errors import ConfigError, DivergedError, RunError, SaveError, reason_of
 
 
 @contextmanager
@@ -83,6 +83,21 @@ def _begin_worker(then: Callable[[int], None] | None, number: int) -> None:
     os.setsid()
     if then is not None:
         then(number)
+
+
+@contextmanager
+def _restoring(checkpoint: str | None) -> Iterator[None]:
+    """Turn every error of reading a checkpoint into one.
+
+    Raises:
+        RunError: The checkpoint has pickled objects other than tensors and numbers, or lacks something.
+    """
+    try:
+        yield
+    except Exception as error:  # torch, safetensors and pickle raise many types
+        raise RunError(
+            f"{checkpoint}: cannot be loaded ({reason_of(error)}); delete it to continue from the one before"
+        ) from error
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]
@@ -295,8 +310,21 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         """
         model = model or self.model
         assert isinstance(model, PreTrainedModel)
-        saved = type(model).from_pretrained(resume_from_checkpoint, trust_remote_code=False)
-        model.load_state_dict(saved.state_dict())
+        with _restoring(resume_from_checkpoint):
+            saved = type(model).from_pretrained(resume_from_checkpoint, trust_remote_code=False)
+            model.load_state_dict(saved.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _restoring(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _restoring(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _restoring(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """See `Trainer`; gathers the weights of a sharded model first."""
