@@ -20,7 +20,7 @@ TEXT_CASES ?= 1000000
 JSON_CASES ?= 100000
 BINARY_CASES ?= 30000
 
-.PHONY: demo test test-gpu bench-gpu fuzz lint dist clean
+.PHONY: demo test test-gpu bench-gpu fuzz lint audit dist clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "== making a virtual environment in $(VENV)"
@@ -62,6 +62,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
+audit:
+	@echo "== looking up known vulnerabilities of the packages in constraints.txt"
+	$(PYTHON) .ci/audit.py constraints.txt
+
 dist: $(VENV)/ready
 	@echo "== building the wheel and the source distribution in dist"
 	rm -rf dist
@@ -75,4 +79,4 @@ dist: $(VENV)/ready
 	rm -rf dist/empty dist/first.py
 
 clean:
-	rm -rf $(VENV) demo dist gpu .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-audit demo dist gpu .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: The text is not YAML, has aliases, or a value that Python cannot read.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes, integers and dates that Python cannot read

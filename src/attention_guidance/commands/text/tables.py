@@ -217,9 +217,7 @@ def _is_skipped(values: dict[str, Any], place: str, malformed: Malformed) -> boo
 
 def are_numbers(columns: Sequence[str] | None) -> TypeGuard[Sequence[str]]:
     """Whether all columns are given by number, from 1."""
-    return columns is not None and all(
-        column.isdecimal() and len(column) < 10 and int(column) > 0 for column in columns
-    )
+    return columns is not None and all(re.fullmatch(r"0*[1-9]\d{0,8}", column) for column in columns)
 
 
 def _require_no_header(

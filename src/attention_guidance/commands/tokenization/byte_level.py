@@ -149,7 +149,7 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _special(token: str) -> AddedToken:
-    return AddedToken(token, special=True, normalized=False, lstrip=token == "<mask>")
+    return AddedToken(token, special=True, normalized=False, lstrip=token == "<mask>")  # noqa: S105 (a token of text)
 
 
 def _train_bpe(texts: Iterable[str], vocab_size: int, say: Callable[[str], None] | None) -> Tokenizer:

@@ -29,7 +29,8 @@ def peak_memory(config: RunConfig, tokenizer: Path) -> float:
     """
     request = json.dumps({"config": dataclasses.asdict(config), "tokenizer": str(tokenizer)})
     # -P: a torch.py in the current folder must not be run as torch.
-    process = subprocess.run([sys.executable, "-P", "-m", __name__], input=request, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-m", __name__]
+    process = subprocess.run(command, input=request, capture_output=True, text=True)  # noqa: S603 (nothing from outside)
     if process.returncode:
         reason = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         raise RuntimeError(f"measuring peak memory failed: {reason[-1]}")
