@@ -29,7 +29,7 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
-    {"arrays", "plain", "secrets", "yaml_text"},
+    {"arrays", "memory", "plain", "secrets", "streams", "yaml_text"},
     {"printing", "setting"},
     {"json_files"},
     {"output_lock"},

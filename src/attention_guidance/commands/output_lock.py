@@ -18,13 +18,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from attention_guidance.commands.json_files import read_json
-from attention_guidance.errors import RunError
+from attention_guidance.errors import RunError, SaveError
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".attention-guidance.lock"
 # Time for a process that is just exiting to remove its lock file.
 _SECONDS = 0.3
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 # The locks of this process by folder, each with the folders that were created for it, innermost first.
 _locks: dict[Path, tuple[FileLock, list[Path]]] = {}
@@ -44,6 +45,7 @@ def lock(folder: Path) -> bool:
 
     Raises:
         RunError: Another process, named in the message, holds the lock, or the folder cannot be created.
+        SaveError: The disk is full.
     """
     if folder.resolve() in _locks:
         return False
@@ -67,6 +69,8 @@ def lock(folder: Path) -> bool:
         ) from None
     except OSError as error:
         _remove(folder, held, made)
+        if error.errno in _FULL:
+            raise SaveError(f"could not write {folder / LOCK_FILE}: {error}") from error
         if error.errno not in _UNSUPPORTED:
             raise RunError(f"output={folder} cannot be used ({error.strerror}); give another folder") from error
         logger.warning("%s: this file system has no locks; do not start a second command on this folder", folder)

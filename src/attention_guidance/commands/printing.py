@@ -14,6 +14,7 @@ import rich.table
 from rich.text import Text
 
 from attention_guidance.commands.plain import plain
+from attention_guidance.commands.streams import discard
 
 
 def lines(*texts: object) -> Text:
@@ -39,6 +40,24 @@ class Console(rich.console.Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print objects; see `rich.console.Console.print`."""
         super().print(*map(_shown, objects), **options)
+
+    def _check_buffer(self) -> None:
+        """Write what was printed. If the terminal, the pipe or the log is lost, print nothing more.
+
+        What commands print is not their result, and no reason to lose hours of training.
+        """
+        try:
+            super()._check_buffer()
+        except OSError:
+            self._lose()
+
+    def on_broken_pipe(self) -> None:
+        """See `_check_buffer`; rich would exit."""
+        self._lose()
+
+    def _lose(self) -> None:
+        self.quiet = True
+        discard(self.file)
 
 
 class Table(rich.table.Table):

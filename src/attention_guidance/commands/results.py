@@ -1,20 +1,27 @@
-"""The machine-readable results of all commands: the keys that they share, and atomic writing."""
+"""The machine-readable results of all commands: the keys that they share, and atomic writing.
+
+Every command writes through this module, so that what cannot be written is one error that names it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from attention_guidance.commands.memory import ran_out
 from attention_guidance.commands.secrets import masked
+from attention_guidance.errors import FailedRunError, SaveError, reason_of
 
 SCHEMA_VERSION = 1
 
@@ -63,22 +70,72 @@ def write_data(path: Path, text: str) -> None:
     For texts and predictions, which stay as they are.
 
     A lone surrogate (from a file name that is not UTF-8) is written as `\udcff`, which JSON reads as the same text.
+
+    Raises:
+        SaveError: The file cannot be written.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically, as `write_text` does."""
+    """Write a file atomically; see `write_text`."""
+    with whole_file(path) as file, writing(path):
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which appears under its name once the block ends without an error; makes its folder.
+
+    Raises:
+        SaveError: The file cannot be written. Errors of the block itself are not converted, see `writing`.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with open_new(partial, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open_new(partial, "xb")
+        try:
+            yield file
+            with writing(path):
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with contextlib.suppress(OSError):  # the flush of what could not be written
+                file.close()
+        with writing(path):
+            partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Convert the error of a block that writes a file or folder to one that names it, whichever library raised it.
+
+    Raises:
+        SaveError: The block raised such an error. Of nested blocks, the outer one names what could not be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _of_writing(error):
+            raise
+        cause = error.__cause__ if isinstance(error, SaveError) and isinstance(error.__cause__, Exception) else error
+        raise SaveError(f"could not write {path}: {reason_of(cause)}") from cause
+
+
+def _of_writing(error: Exception) -> bool:
+    """Whether a library raises an error of this type if it cannot write a file."""
+    if isinstance(error, FailedRunError) or ran_out(error):
+        return isinstance(error, SaveError)
+    # Of Python, of torch, of safetensors, and the bare exceptions of tokenizers.
+    return (
+        isinstance(error, OSError | RuntimeError)
+        or type(error).__name__ == "SafetensorError"
+        or type(error) is Exception
+    )
 
 
 def open_new(path: Path, mode: str = "x", **how: Any) -> IO[Any]:

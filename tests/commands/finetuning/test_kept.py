@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from attention_guidance.commands.finetuning.fits.fit import fit
-from attention_guidance.commands.finetuning.fits.kept import fits_request_of, request_of
+from attention_guidance.commands.finetuning.fits.kept import request_of
 from attention_guidance.commands.finetuning.settings import FinetuneSettings, FitSettings
 
 ONE = ["--task", "classify", "--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1", "-q"]
@@ -61,11 +61,11 @@ def test_a_stopped_fine_tuning_goes_on(tmp_path, cli, whole_run, table, monkeypa
 
 def test_fits_are_taken_up_whatever_their_number():
     settings = FinetuneSettings("classify", {})
-    asked = fits_request_of("model", settings)
-    assert fits_request_of("model", replace(settings, seeds=9, seed=4, learning_rates=(1e-3,))) == asked
-    assert request_of("model", replace(settings, seeds=9)) != request_of("model", settings)
+    asked = request_of("model", settings)
+    assert request_of("model", replace(settings, seeds=9, seed=4, learning_rates=(1e-3,))).of_fit == asked.of_fit
+    assert request_of("model", replace(settings, seeds=9)).whole != asked.whole
     for other in (replace(settings, max_length=9), replace(settings, fit=FitSettings(epochs=9))):
-        assert fits_request_of("model", other) != asked
+        assert request_of("model", other).of_fit != asked.of_fit
 
 
 def test_another_model_in_the_same_place_is_fine_tuned_again(tmp_path, cli, whole_run, table):

@@ -13,7 +13,7 @@ from attention_guidance.commands.pretraining.saving.checkpoints import (
     step_of,
     write_whole,
 )
-from attention_guidance.errors import RunError
+from attention_guidance.errors import RunError, SaveError
 
 
 def save(folder: Path, step: int, text: str = "weights") -> Path:
@@ -39,11 +39,11 @@ def test_a_failure_leaves_nothing(tmp_path):
         (folder / "model").write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SaveError, match=f"could not write {tmp_path}/checkpoint-1: disk full"):
         write_whole(tmp_path / "checkpoint-1", fail)
     assert list(tmp_path.iterdir()) == []
     whole = save(tmp_path, 1)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SaveError, match="disk full"):
         write_whole(whole, fail)
     assert damage(whole) is None
     assert (whole / "model").read_text() == "weights 1"

@@ -16,7 +16,7 @@ from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
 from attention_guidance.commands.tokenization.byte_level import train_tokenizer
-from attention_guidance.errors import CorpusError, RunError
+from attention_guidance.errors import CorpusError, RunError, SaveError
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_packing_that_was_cut_off_begins_anew(tmp_path, kept_in_files, monkeypat
 
     with monkeypatch.context() as full:
         full.setattr(prepare_text.np, "save", fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(SaveError, match=r"could not write .*blocks: No space left"):
             prepare_data(settings, lambda text: None)
     said: list[str] = []
     prepare_data(settings, said.append)

@@ -19,9 +19,11 @@ from attention_guidance import __version__
 from attention_guidance.commands.cli import finetuning, looking, pretraining, recipe, tokenizer
 from attention_guidance.commands.cli.arguments import Parser, fail
 from attention_guidance.commands.cli.flags import flags_of, with_flags
+from attention_guidance.commands.memory import advice, ran_out
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
-from attention_guidance.commands.pretraining.stopped import Stopped
+from attention_guidance.commands.pretraining.stopped import Interrupted, Stopped, interruptible
 from attention_guidance.commands.setting import translated
+from attention_guidance.commands.streams import discard
 from attention_guidance.errors import FailedRunError, GuidanceError
 
 _DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
@@ -30,7 +32,7 @@ _DESCRIPTION = "Attention-guided self-supervised training of bidirectional Trans
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 success, 1 failed run, 2 invalid input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+    Exit codes: 0 success, 1 failed run, 2 invalid input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
@@ -44,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         _silence_libraries()
         from attention_guidance.commands.output_lock import until_done
 
-        with translated(translate), until_done():
+        with interruptible(), translated(translate), until_done():
             sys.exit(run(arguments))
     except GuidanceError as error:
+        if ran_out(error):
+            sys.exit(fail(advice(), 1))
         sys.exit(fail(translate(str(error)), 2))
     except Stopped as stopped:
         sys.exit(fail(translate(str(stopped)), 128 + stopped.signal))
@@ -58,16 +62,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # The reader of our output has exited; avoid a second error when Python flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard(sys.stdout)
             sys.exit(1)
         sys.exit(fail(error, 1))
     except FailedRunError as error:
         sys.exit(fail(translate(str(error)), 1))
-    except RuntimeError as error:
-        # torch.OutOfMemoryError, by name, since importing torch here would be slow for commands without it.
-        if type(error).__name__ != "OutOfMemoryError":
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
             raise
-        sys.exit(fail("the GPU is out of memory; try a smaller --batch-size or a smaller model", 1))
+        sys.exit(fail(advice(), 1))
+    except Interrupted as stopped:
+        _leave(fail(stopped, 128 + stopped.signal))
     except KeyboardInterrupt:
         _leave(fail("interrupted", 130))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from attention_guidance.commands.plain import plain
+from attention_guidance.commands.streams import discard
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +70,10 @@ def fail(error: object, code: int) -> int:
     """Print an error as one line, in rank 0 only, and return the exit code."""
     if os.environ.get("RANK", "0") != "0":
         return code
-    print(f"error: {plain(' '.join(str(error).split()))}", file=sys.stderr)
+    try:
+        print(f"error: {plain(' '.join(str(error).split()))}", file=sys.stderr)
+    except OSError:  # the terminal was closed
+        discard(sys.stderr)
     return code
 
 

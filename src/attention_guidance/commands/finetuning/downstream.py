@@ -12,11 +12,13 @@ from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.candidates import Candidate, candidates, checkpoints_of
 from attention_guidance.commands.finetuning.examples.tasks import Task, get_task
 from attention_guidance.commands.finetuning.finetune import check, finetune
+from attention_guidance.commands.finetuning.fits.kept import check_unchanged, digests
 from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.scoring.paired import difference
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.json_files import read_json
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.figures.finetune import score_over_steps
@@ -27,6 +29,7 @@ DOWNSTREAM_FILE = DOWNSTREAM.finished
 
 
 @until_done()
+@names_batch_size
 def downstream(
     models: Sequence[str],
     settings: FinetuneSettings,
@@ -70,7 +73,10 @@ def downstream(
         # Fail before hours are spent on the models before an unsuitable one.
         check(model, settings, output / name, resume=resume, overwrite=overwrite)
 
+    contents = digests(settings.files)
+
     def fine_tune(name: str, model: str, settings: FinetuneSettings) -> dict[str, Any]:
+        check_unchanged(settings.files, contents)
         return finetune(model, settings, output / name, resume=resume, overwrite=overwrite, quiet=quiet)
 
     found: dict[str, dict[str, Any]] = {}

@@ -17,7 +17,7 @@ from attention_guidance.commands.finetuning.fits.kept import (
     FINETUNE_FILE,
     NOT_FITTED,
     KeptFits,
-    fits_request_of,
+    Request,
     request_of,
     scores_there,
 )
@@ -25,6 +25,7 @@ from attention_guidance.commands.finetuning.fits.new_model import head_of, new_m
 from attention_guidance.commands.finetuning.fits.runner import Runner, all_alike, at_the_end
 from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console
 from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
@@ -32,7 +33,7 @@ from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
 from attention_guidance.commands.tokenization.coverage import misfits
 from attention_guidance.commands.workspace import FINE_TUNING
-from attention_guidance.errors import ConfigError
+from attention_guidance.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,6 +44,7 @@ _LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
 
 
 @until_done()
+@names_batch_size
 def finetune(
     model: str,
     settings: FinetuneSettings,
@@ -75,7 +77,7 @@ def finetune(
     """
     folder = Output(output, FINE_TUNING)
     console = Console(quiet=quiet)
-    subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
+    subject, tokenizer, data, request, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
     if there is not None:
         console.print(f"{output.name}: already scored")
         lacks_baseline = settings.baseline and there.get("over_baseline") is None
@@ -99,7 +101,7 @@ def finetune(
         if item.n_lost:
             where = " where a well-formed sequence allows it" if data.scheme else ""
             note(f"{item.n_lost:,} words of {split} have no token; they are labelled {data.labels[0]}{where}")
-    kept = KeptFits(output, fits_request_of(subject.source, settings))
+    kept = KeptFits(output, request)
     kept.take_up(resume=resume, overwrite=overwrite)
     with Steps(console, quiet) as steps:
         runner = Runner(data, encoded, subject.source, tokenizer, settings.fit, steps, kept)
@@ -117,7 +119,7 @@ def finetune(
         settings.fit,
         fitted,
         longest=longest,
-        request=request_of(subject.source, settings),
+        request=request.whole,
         notes=notes,
         baseline=baseline,
     )
@@ -128,6 +130,7 @@ def finetune(
     return found
 
 
+@names_batch_size
 def check(
     model: str, settings: FinetuneSettings, output: Path, *, resume: bool = False, overwrite: bool = False
 ) -> None:
@@ -144,7 +147,7 @@ def check(
         GuidanceError: the model, its tokenizer, the files, the length or the heads to guide are incompatible, or the
             folder holds other results.
     """
-    subject, tokenizer, data, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
+    subject, tokenizer, data, _, there = _read(model, settings, output, resume=resume, overwrite=overwrite)
     if there is None:
         longest, _ = _length_and_rates(settings, subject, tokenizer)
         _check_compatible(subject, tokenizer, data, longest, settings)
@@ -152,10 +155,15 @@ def check(
 
 def _read(
     model: str, settings: FinetuneSettings, output: Path, *, resume: bool, overwrite: bool
-) -> tuple[Subject, PreTrainedTokenizerBase, Data, dict[str, Any] | None]:
-    """The model to fine-tune, its tokenizer, the data, and existing scores of the same request."""
+) -> tuple[Subject, PreTrainedTokenizerBase, Data, Request, dict[str, Any] | None]:
+    """The model to fine-tune, its tokenizer, the data, the request, and existing scores of the same request.
+
+    Raises:
+        CorpusError: a file changed while it was read, so that results could be taken for those of other contents.
+    """
     subject = subjects(model)[0]
-    there = scores_there(output, subject.source, settings, resume=resume, overwrite=overwrite)
+    request = request_of(subject.source, settings)
+    there = scores_there(output, subject.source, settings, request, resume=resume, overwrite=overwrite)
     # Batches need padding; the model was trained with any other special token that a task needs.
     tokenizer = subject.tokenizer("pad")
     data = read_examples(
@@ -166,7 +174,10 @@ def _read(
         positive=settings.positive_label,
         errors=settings.errors,
     )
-    return subject, tokenizer, data, there
+    if request_of(subject.source, settings) != request:
+        names = ", ".join(map(str, settings.files.values()))
+        raise CorpusError(f"{names}: a file, or the model, changed while it was read; run the command again")
+    return subject, tokenizer, data, request, there
 
 
 def _head_note(source: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from attention_guidance.commands import results
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.loop.in_turn import GiveTurn, train_in_turn
 from attention_guidance.commands.pretraining.loop.peak_memory import peak_memory
@@ -42,6 +43,7 @@ _STRETCH = 10
 
 
 @until_done()
+@names_batch_size
 def compare(
     config: RunConfig,
     output: Path,

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.distributed import processes
 from attention_guidance.commands.pretraining.loop.clock import Clock
@@ -25,6 +26,7 @@ from attention_guidance.commands.workspace import State
 
 
 @until_done()
+@names_batch_size
 def pretrain(
     config: RunConfig, output: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:

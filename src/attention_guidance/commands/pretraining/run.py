@@ -17,7 +17,7 @@ from attention_guidance.commands import results
 from attention_guidance.commands.objectives.base import Draws, Example, Quality, validate, validation_batches
 from attention_guidance.commands.pretraining.distributed import processes, sharding
 from attention_guidance.commands.pretraining.loop.clock import Clock
-from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer, saving
+from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer, losing_workers, saving
 from attention_guidance.commands.pretraining.model import guide_as_configured, model_facts, new_model, told_by
 from attention_guidance.commands.pretraining.preparation.objective import objective_of
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
@@ -132,6 +132,8 @@ class Run:
         Returns:
             Whether the run finished; False if it was stopped.
         """
+        if processes.is_first():
+            checkpoints.remove_unfinished(self.folder.checkpoints)
         checkpoint = checkpoints.last_good(self.folder.checkpoints)
         # Other code may have drawn random numbers since the run was created. Each rank has its own dropout.
         set_seed(self.config.seed + processes.number())
@@ -141,7 +143,8 @@ class Run:
             if self.clock is not None:
                 self.clock.load(checkpoint)
             self.arguments.eval_on_start = False
-        self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with losing_workers(self.folder.checkpoints):
+            self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.clock is not None:
             return self.clock.progress >= 1
         return bool(self.trainer.state.global_step >= self.config.max_steps)

@@ -18,6 +18,7 @@ from attention_guidance.commands.finetuning.examples.reading import read_example
 from attention_guidance.commands.finetuning.examples.splits import find_files, hold_out
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.finetune import finetune
+from attention_guidance.commands.finetuning.fits.kept import check_unchanged, digests
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.output_lock import until_done
@@ -98,6 +99,7 @@ def low_resource(
     console.print("reading the text and the tasks")
     with tempfile.TemporaryDirectory() as temporary:
         tasks = _tasks(settings, Path(temporary))
+        contents = {name: digests(files) for name, files in tasks.items()}
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(temporary).iterdir())}
     held_out = [text for data in read.values() for text in _evaluated(data)]
@@ -120,7 +122,6 @@ def low_resource(
     state = folder.claim(resume=resume, overwrite=overwrite, other=lambda: lost() or _changed(output, files))
     if state is State.NOTHING:
         folder.clear()
-        output.mkdir(parents=True, exist_ok=True)
         for name, lines in files.items():
             results.write_data(output / name, lines)
     if split:
@@ -128,7 +129,11 @@ def low_resource(
     _report_text(console, facts, choices)
     how = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
     runs = {arm: pretrain(config, output / arm, **how) for arm, config in configs.items()}
-    found = {name: _evaluate(name, of_task, settings, output, **how) for name, of_task in tasks.items()}
+    found = {}
+    for name, of_task in tasks.items():
+        # The text was cleaned of the sentences of dev and test as they were.
+        check_unchanged(of_task, contents[name])
+        found[name] = _evaluate(name, of_task, settings, output, **how)
     content = {
         **results.header("recipe"),
         "recipe": "low-resource",

@@ -12,6 +12,7 @@ import numpy as np
 from attention_guidance.analysis.census import MEASURES, THRESHOLD, Census, take_census
 from attention_guidance.analysis.similarity import head_divergence, head_positions
 from attention_guidance.commands import results
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table, lines
 from attention_guidance.commands.report.figures import census as census_figures
@@ -74,6 +75,7 @@ class CensusSettings:
 
 
 @until_done()
+@names_batch_size
 def census(
     model: str,
     text: Text,

@@ -11,6 +11,7 @@ import numpy as np
 
 from attention_guidance.commands import results
 from attention_guidance.commands.annotations.minimal_pairs import MinimalPair, read_minimal_pairs
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.probes.pseudo_likelihood import n_tokens, pseudo_log_likelihoods
@@ -29,6 +30,7 @@ _Z = 1.96
 
 
 @until_done()
+@names_batch_size
 def minimal_pairs(
     model: str,
     data: Path,

@@ -36,7 +36,6 @@ class Output(Workspace):
 
     def json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write JSON."""
-        self.path.mkdir(parents=True, exist_ok=True)
         results.write_json(self.path / name, content)
         return self.path / name
 
@@ -48,7 +47,6 @@ class Output(Workspace):
         writer.writeheader()
         writer.writerows({name: no_formula(cell) for name, cell in row.items()} for row in rows)
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(path, buffer.getvalue())
         return path
 
@@ -57,7 +55,6 @@ class Output(Workspace):
         from attention_guidance.commands.report.figures.svg import save_png, save_svg
 
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Not with_suffix: a name may contain a dot.
         save_svg(figure, path.with_name(f"{path.name}.svg"))
         save_png(figure, path.with_name(f"{path.name}.png"))

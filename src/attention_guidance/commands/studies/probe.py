@@ -17,6 +17,7 @@ from attention_guidance.commands.annotations.conll2012 import read_conll2012
 from attention_guidance.commands.annotations.gap import read_gap
 from attention_guidance.commands.annotations.reflexives import DISTRACTORS, read_reflexives
 from attention_guidance.commands.annotations.treebanks import read_trees
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.probes import tasks
@@ -183,6 +184,7 @@ class Probe:
 
 
 @until_done()
+@names_batch_size
 def probe(
     model: str, asked: Probe, output: Path, *, resamples: int = 1000, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:

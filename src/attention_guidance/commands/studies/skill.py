@@ -9,6 +9,7 @@ from typing import Any
 
 from attention_guidance.analysis.intervals import rank_correlation
 from attention_guidance.commands import results
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.figures import skill as skill_figures
@@ -24,6 +25,7 @@ MEASURES = ("max", "mean")
 
 
 @until_done()
+@names_batch_size
 def skill(
     runs: Sequence[str], asked: Probe, output: Path, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:

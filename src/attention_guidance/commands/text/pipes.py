@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from attention_guidance.commands.results import writing
 from attention_guidance.errors import CorpusError
 
 STANDARD_INPUT = "-"
@@ -88,7 +89,8 @@ def _save_stream(path: str, pipe: BinaryIO) -> str:
     with copy.open("wb") as file:
         while chunk := pipe.read(_CHUNK_BYTES):
             digest.update(chunk)
-            file.write(chunk)
+            with writing(copy):
+                file.write(chunk)
     if not copy.stat().st_size:
         raise CorpusError(f"{path}: the pipe is empty; pipe text into it")
     name = f"{_NAME}{digest.hexdigest()}"

@@ -14,6 +14,9 @@ from attention_guidance.errors import ConfigError, reason_of
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """Special tokens of a trained tokenizer; the index is the id."""
 
+# What transformers adds to the configuration of a tokenizer that it loads, and would save with it.
+_HOW_IT_WAS_LOADED = ("is_local", "local_files_only")
+
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 """The 256 bytes and the special tokens."""
 
@@ -112,6 +115,8 @@ def load_tokenizer(
             "tokenizer_config.json, or a name on the Hugging Face hub"
         ) from error
     _require_usable(tokenizer, path_or_name, needed)
+    for name in _HOW_IT_WAS_LOADED:
+        tokenizer.init_kwargs.pop(name, None)
     return tokenizer
 
 

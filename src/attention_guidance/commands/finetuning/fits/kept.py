@@ -7,12 +7,12 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict, cast
 
 import torch
-from safetensors import SafetensorError
 
 from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.examples.tasks import get_task
@@ -23,7 +23,7 @@ from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
 from attention_guidance.commands.setting import AT_LEAST_1, Rule
 from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace, remove
-from attention_guidance.errors import RunError, SaveError, reason_of
+from attention_guidance.errors import CorpusError, RunError, SaveError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,27 +44,52 @@ _FACTS = "fit.json"
 _OF_MODEL = ("*.safetensors", "*.bin", "config.json", "token*", "vocab*", "merges.txt", "spiece.model")
 
 
-def request_of(source: str, settings: FinetuneSettings) -> str:
-    """Hash of the whole request except the baseline, including the contents of the model and the files."""
-    return _digest_of(_request(source, settings))
+@dataclass(frozen=True)
+class Request:
+    """What results belong to: hashes that include the contents of the model and the files at one time.
+
+    Attributes:
+        whole: of the whole request except the baseline.
+        of_fit: of what decides a single fit, except learning rate and seed, which are in the fit's name.
+    """
+
+    whole: str
+    of_fit: str
 
 
-def fits_request_of(source: str, settings: FinetuneSettings) -> str:
-    """Hash of what decides a single fit, except learning rate and seed, which are in the fit's name."""
-    asked = _request(source, settings)
-    return _digest_of({name: value for name, value in asked.items() if name not in _NOT_OF_ONE_FIT})
-
-
-def _request(source: str, settings: FinetuneSettings) -> dict[str, Any]:
+def request_of(source: str, settings: FinetuneSettings) -> Request:
+    """The request for the current contents of the model and the files."""
     folder = Path(source)
     weights = {file.name: _digest(file) for pattern in _OF_MODEL for file in folder.glob(pattern) if file.is_file()}
-    return dataclasses.asdict(settings) | {
+    asked = dataclasses.asdict(settings) | {
         "model": weights or source,
         "baseline": None,
         "learning_rates": [*map(float, settings.learning_rates)],
         "columns": [*map(str, settings.columns or ())],
-        "files": {split: _digest(file) for split, file in settings.files.items()},
+        "files": digests(settings.files),
     }
+    of_fit = {name: value for name, value in asked.items() if name not in _NOT_OF_ONE_FIT}
+    return Request(_digest_of(asked), _digest_of(of_fit))
+
+
+def digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """A digest of the contents of each file."""
+    return {split: _digest(file) for split, file in files.items()}
+
+
+def check_unchanged(files: Mapping[str, Path], before: dict[str, str]) -> None:
+    """Check that files still have the contents that were read.
+
+    Args:
+        files: the files of a task.
+        before: their `digests` when they were read first.
+
+    Raises:
+        CorpusError: a file has changed.
+    """
+    now = digests(files)
+    if changed := [str(files[split]) for split in files if now[split] != before[split]]:
+        raise CorpusError(f"{changed[0]}: the file changed while the command read it; run the command again")
 
 
 def _digest_of(asked: dict[str, Any]) -> str:
@@ -72,7 +97,7 @@ def _digest_of(asked: dict[str, Any]) -> str:
 
 
 def scores_there(
-    output: Path, source: str, settings: FinetuneSettings, *, resume: bool, overwrite: bool
+    output: Path, source: str, settings: FinetuneSettings, request: Request, *, resume: bool, overwrite: bool
 ) -> dict[str, Any] | None:
     """Existing scores of the same request, or None; also None, with a warning, if their model is missing or damaged.
 
@@ -80,6 +105,7 @@ def scores_there(
         output: the folder of a fine-tuning, see `Workspace.claim`.
         source: the folder or name of the model.
         settings: the task and training settings.
+        request: what is asked for.
         resume: use existing results of the same request.
         overwrite: allow replacing results of another request.
 
@@ -92,10 +118,10 @@ def scores_there(
         nonlocal content
         what = "{} of another model, other files or settings"
         if not (output / FINETUNE_FILE).exists():
-            kept = KeptFits(output, fits_request_of(source, settings))
+            kept = KeptFits(output, request)
             return what.format("unfinished fits") if kept.others else None
         content = finished_request(output)
-        if content is None or content.get("request") != request_of(source, settings):
+        if content is None or content.get("request") != request.whole:
             return what.format("scores")
         if settings.baseline and get_task(settings.task).is_combined and _never_had_baseline(content):
             return "scores without a baseline, and the fits to combine with one are gone"
@@ -146,11 +172,11 @@ class KeptFits:
 
     Args:
         output: the output folder.
-        request: see `fits_request_of`; fits of other requests are ignored.
+        request: fits of other requests are ignored.
     """
 
-    def __init__(self, output: Path, request: str) -> None:
-        self.output, self.folder = output, output / "fits" / request
+    def __init__(self, output: Path, request: Request) -> None:
+        self.output, self.folder = output, output / "fits" / request.of_fit
 
     def take_up(self, *, resume: bool, overwrite: bool) -> None:
         """Start from the saved fits, or without any.
@@ -192,7 +218,6 @@ class KeptFits:
             model.save_pretrained(folder)
             results.write_json(folder / _FACTS, dataclasses.asdict(fit))
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_model(self.folder / name, write)
 
     def forget(self) -> None:
@@ -236,19 +261,20 @@ def write_fine_tuned(
 
 
 def write_model(target: Path, write: Callable[[Path], None]) -> None:
-    """Call `write_whole`, turning every error that libraries raise on a full disk into one.
+    """Call `write_whole`; its error says how to continue.
 
     Raises:
         SaveError: the folder cannot be written.
     """
     try:
         write_whole(target, write)
-    except (OSError, SafetensorError) as error:
-        raise SaveError(
-            f"cannot save {target} ({reason_of(error)}); once it can be written, run the same command with `resume`"
-        ) from error
+    except SaveError as error:
+        raise SaveError(f"{error}; once it can be written, run the same command with `resume`") from error.__cause__
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise CorpusError(f"{file}: cannot be read ({error.strerror}); give a readable file") from error

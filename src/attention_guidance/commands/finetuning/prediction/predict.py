@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.prediction.inputs import STANDARD_INPUT, Item, read_items
 from attention_guidance.commands.finetuning.prediction.outputs import WRITERS, Writer
 from attention_guidance.commands.finetuning.prediction.predictor import Predictor
+from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.printing import Console
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 
@@ -22,6 +22,7 @@ from attention_guidance.errors import ConfigError, CorpusError, RunError
 _CHUNK = 512
 
 
+@names_batch_size
 def predict_files(
     model: str,
     files: Sequence[str],
@@ -66,7 +67,8 @@ def predict_files(
     with _stream(output) as stream, console.status("predicting") as status:
         n = 0
         for text in _predictions(predictor, items, WRITERS[suffix]):
-            stream.write(text)
+            with results.writing(Path(output)):
+                stream.write(text)
             n += 1
             if n % _CHUNK == 0:
                 status.update(f"predicting: {n:,} texts")
@@ -110,19 +112,9 @@ def _stream(output: str) -> Iterator[IO[str]]:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as files are, whatever the terminal's locale
         yield sys.stdout
+        sys.stdout.flush()
         return
-    path = Path(output)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = results.open_new(partial, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{output}: cannot be written ({error.strerror})") from error
-    try:
-        with opened as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with results.whole_file(Path(output)) as file:
+        stream = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
+        yield stream
+        stream.detach()

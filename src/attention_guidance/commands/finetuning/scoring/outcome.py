@@ -62,7 +62,7 @@ def finetune_json(
         settings: settings of each fit.
         fitted: the scored fits.
         longest: maximum tokens of an item.
-        request: see `request_of`.
+        request: see `Request.whole`.
         notes: messages for the user.
         baseline: the model without pre-training, if any.
     """

@@ -31,7 +31,6 @@ def write_predictions(
         combined: whether the model is combined with the baseline.
     """
     path = folder / _FOLDER / _name(split, seed, combined)
-    path.parent.mkdir(parents=True, exist_ok=True)
     examples = data.splits[split]
     if data.task.kind == "tokens":
         names = data.labels

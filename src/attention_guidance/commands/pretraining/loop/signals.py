@@ -1,9 +1,8 @@
-"""Stop a run cleanly on Ctrl-C or SIGTERM: after the current step, with a checkpoint."""
+"""Stop a run cleanly on Ctrl-C, SIGTERM or SIGHUP: after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.commands.pretraining.distributed import processes
+from attention_guidance.commands.pretraining.stopped import handling
 
 # With several processes: steps between their exchanges of stop requests.
 _EXCHANGED_EVERY = 10
@@ -25,18 +25,9 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Inside, record SIGINT and SIGTERM as requests; a second SIGINT raises KeyboardInterrupt at once."""
-        if threading.current_thread() is not threading.main_thread():
+        """Inside, record the signals as requests; a second SIGINT raises KeyboardInterrupt at once."""
+        with handling(self._request, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             yield self
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, self._request)
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:

@@ -88,7 +88,6 @@ class AttentionSnapshots(TrainerCallback):  # type: ignore[misc]
             return
         maps = attention_maps(self.encoder, self.ids_T)
         shown = [head | {"weights": maps[head["layer"], head["head"]].tolist()} for head in self.heads]
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"step": step, "share": self.shares[step], "maps": _rounded(shown)})
 
     @staticmethod

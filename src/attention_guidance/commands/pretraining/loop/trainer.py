@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -28,18 +27,19 @@ from transformers import (
 )
 
 from attention_guidance.adapters.inputs_outputs import share_of_batch
+from attention_guidance.commands import results
 from attention_guidance.commands.arrays import read_array
 from attention_guidance.commands.objectives.base import Quality
 from attention_guidance.commands.pretraining.distributed import processes, sharding
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.short_attention import short_attention
 from attention_guidance.commands.pretraining.saving import checkpoints
-from attention_guidance.errors import ConfigError, DivergedError, RunError, SaveError, reason_of
+from attention_guidance.errors import ConfigError, DivergedError, FailedRunError, RunError, SaveError, reason_of
 
 
 @contextmanager
 def saving(what: str, folder: Path) -> Iterator[None]:
-    """Convert the libraries' errors, for example on a full disk, to one that names the last good checkpoint.
+    """Convert errors of writing, for example on a full disk, to one that names the last good checkpoint.
 
     Args:
         what: The object being saved, for the message.
@@ -49,9 +49,36 @@ def saving(what: str, folder: Path) -> Iterator[None]:
         SaveError: Saving failed.
     """
     try:
+        with results.writing(folder):
+            yield
+    except SaveError as error:
+        raise SaveError(f"could not save {what}: {error.__cause__}; {_last_checkpoint(folder)}") from error.__cause__
+
+
+@contextmanager
+def losing_workers(folder: Path) -> Iterator[None]:
+    """Convert torch's error for a data loader worker that died to one that names the last good checkpoint.
+
+    Args:
+        folder: The folder of checkpoints.
+
+    Raises:
+        FailedRunError: A worker died.
+    """
+    try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise SaveError(f"could not save {what}: {error}; {_last_checkpoint(folder)}") from error
+    except RuntimeError as error:
+        # The error comes from a signal handler, and so may be the cause of any other.
+        causes = (error, error.__cause__)
+        lost = next(
+            (reason_of(c) for c in causes if isinstance(c, RuntimeError) and "DataLoader worker" in str(c)), None
+        )
+        if lost is None:
+            raise
+        raise FailedRunError(
+            f"a process that loads data died ({lost}); {_last_checkpoint(folder)}; run the same command with `resume`, "
+            "with fewer `dataloader_num_workers` if memory was short"
+        ) from error
 
 
 def _last_checkpoint(folder: Path) -> str:

@@ -105,6 +105,20 @@ class _Measures:
     digest: str
 
 
+class _Digest:
+    """A digest of documents in their order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+        self.hexdigest = self._hash.hexdigest
+
+    def add(self, text: str) -> int:
+        """Add a document; returns its number of bytes."""
+        encoded = text.encode()
+        self._hash.update(encoded + b"\0")
+        return len(encoded)
+
+
 class _Text:
     """The documents of a run."""
 
@@ -113,7 +127,23 @@ class _Text:
         self.name = corpus_name(config.corpus) if config.corpus else config.dataset or "World English Bible"
 
     def documents(self) -> Iterator[Document]:
-        """Read all documents."""
+        """Read all documents; see `_read`.
+
+        Raises:
+            CorpusError: Read to the end, the text is not the one that was measured.
+        """
+        digest = _Digest()
+        for document in self._read():
+            digest.add(document.text)
+            yield document
+        if digest.hexdigest() != self.measures.digest:
+            raise CorpusError(
+                f"the text of {self.name} changed while it was read; run the command again, and leave the text "
+                "as it is until training begins"
+            )
+
+    def _read(self) -> Iterator[Document]:
+        """Read all documents once: for each use again, since they do not fit into memory."""
         if self.config.corpus:
             return self.read(self.config.corpus)
         return iter(embedded_documents() if self._dataset is None else self._dataset)
@@ -133,13 +163,11 @@ class _Text:
     @cached_property
     def measures(self) -> _Measures:
         """The measures of the text, which is read once for them."""
-        n_documents, n_chars, n_bytes, digest = 0, 0, 0, hashlib.blake2b(digest_size=16)
-        for document in self.documents():
-            encoded = document.text.encode()
+        n_documents, n_chars, n_bytes, digest = 0, 0, 0, _Digest()
+        for document in self._read():
             n_documents += 1
             n_chars += len(document.text)
-            n_bytes += len(encoded)
-            digest.update(encoded + b"\0")
+            n_bytes += digest.add(document.text)
         return _Measures(n_documents, n_chars, n_bytes, digest.hexdigest())
 
     def hold_out(self) -> HeldOutText:

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from attention_guidance.commands.json_files import read_json
+from attention_guidance.commands.results import writing
 from attention_guidance.commands.workspace import remove
 from attention_guidance.errors import RunError
 
@@ -48,17 +49,21 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> None:
     Args:
         target: The folder; an existing folder of that name is replaced.
         write: Writes the content to the folder that it is called with.
+
+    Raises:
+        SaveError: The folder cannot be written.
     """
     partial = target.parent / PARTIAL
     remove(partial)
     try:
-        (partial / target.name).mkdir(parents=True)
-        write(partial / target.name)
-        _seal(partial / target.name)
-        if os.path.lexists(target):
-            target.rename(partial / "replaced")
-        (partial / target.name).rename(target)
-        _sync(target.parent)
+        with writing(target):
+            (partial / target.name).mkdir(parents=True)
+            write(partial / target.name)
+            _seal(partial / target.name)
+            if os.path.lexists(target):
+                target.rename(partial / "replaced")
+            (partial / target.name).rename(target)
+            _sync(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -128,6 +133,11 @@ def last_good(folder: Path) -> Path | None:
     return None
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote or removed a checkpoint has left."""
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+
+
 def keep_newest(folder: Path, newest: Path, n_kept: int) -> None:
     """Delete all but the newest checkpoints.
 
@@ -140,7 +150,12 @@ def keep_newest(folder: Path, newest: Path, n_kept: int) -> None:
     up_to_now = [path for path in checkpoints(folder) if step_of(path) <= step_of(newest)]
     for checkpoint in checkpoints(folder):
         if checkpoint not in up_to_now[-n_kept:]:
-            remove(checkpoint)
+            # Renamed first: a process that is killed leaves no part of a checkpoint under its name.
+            removed = being_written(checkpoint)
+            remove(removed.parent)
+            removed.parent.mkdir()
+            checkpoint.rename(removed)
+            remove(removed.parent)
 
 
 def _seal(folder: Path) -> None:
