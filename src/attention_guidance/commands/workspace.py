@@ -160,7 +160,7 @@ class Workspace:
             RunError: Another process writes to the folder, its content can be neither replaced nor resumed, or it
                 cannot be written to.
         """
-        _check_usable(self.path)
+        check_usable(self.path)
         locked = lock(self.path)
         try:
             return self._decide(resume, overwrite, other, uses)
@@ -257,7 +257,7 @@ def nothing_to_resume(output: Path, what: str) -> RunError:
     )
 
 
-def _check_usable(output: Path) -> None:
+def check_usable(output: Path) -> None:
     """Check that a folder can probably be created or written to.
 
     Raises:

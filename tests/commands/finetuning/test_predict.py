@@ -300,7 +300,7 @@ def test_what_would_fail_after_predicting_is_refused_before(tmp_path, cli, tagge
     assert "a.txt is an input; give another output" in refused(model, "a.txt", "-o", "a.txt", "--overwrite")
     assert (tmp_path / "a.txt").read_text() == "Aa\n"
     assert "dir.jsonl is a folder" in refused(model, "a.txt", "-o", "dir.jsonl", "--overwrite")
-    assert "a.txt/x.jsonl: cannot be written" in refused(model, "a.txt", "-o", "a.txt/x.jsonl")
+    assert "a.txt is a file; give a folder" in refused(model, "a.txt", "-o", "a.txt/x.jsonl")
     assert "no.txt: cannot be read" in refused(tmp_path / "nowhere", "a.txt", "no.txt")
     assert "nowhere: no such folder; give the folder of a model" in refused(tmp_path / "nowhere", "a.txt")
     monkeypatch.setattr(sys, "stdin", None)

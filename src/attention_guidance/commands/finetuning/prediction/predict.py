@@ -16,6 +16,7 @@ from attention_guidance.commands.finetuning.prediction.outputs import WRITERS, W
 from attention_guidance.commands.finetuning.prediction.predictor import Predictor
 from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.printing import Console
+from attention_guidance.commands.workspace import check_usable
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 
 # Texts are read, predicted and written in chunks of this size, to bound memory.
@@ -83,7 +84,7 @@ def _check(files: Sequence[str], output: str, *, overwrite: bool) -> None:
 
     Raises:
         CorpusError: an input is missing.
-        RunError: the output is an input or a folder, or exists.
+        RunError: the output is an input or a folder, exists, or cannot be written.
     """
     path = Path(output)
     for file in files:
@@ -91,10 +92,13 @@ def _check(files: Sequence[str], output: str, *, overwrite: bool) -> None:
             raise CorpusError(f"{file}: cannot be read (No such file or directory)")
         if file != STANDARD_INPUT and output != STANDARD_INPUT and path.exists() and path.samefile(file):
             raise RunError(f"{output} is an input; give another output")
-    if output != STANDARD_INPUT and path.is_dir():
+    if output == STANDARD_INPUT:
+        return
+    if path.is_dir():
         raise RunError(f"{output} is a folder; give a file as output")
-    if output != STANDARD_INPUT and path.exists() and not overwrite:
+    if path.exists() and not overwrite:
         raise RunError(f"{output} exists; give another output, or overwrite it")
+    check_usable(path.parent)
 
 
 def _predictions(predictor: Predictor, items: Iterator[Item], write: Writer) -> Iterator[str]:
