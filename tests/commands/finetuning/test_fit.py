@@ -19,6 +19,7 @@ from transformers import (
     GPT2Config,
     GPT2Model,
     RobertaConfig,
+    RobertaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -202,6 +203,34 @@ def test_training_that_diverges_later_keeps_the_best_epoch(whole_run, monkeypatc
     n_tokens = sum(len(item["input_ids"]) for item in encoded["train"].inputs)
     assert round(found.tokens_per_second * found.seconds) == 2 * n_tokens
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("n_finite", [0, 1])
+def test_outputs_that_diverge_to_nan_are_not_scored(tmp_path, cli, whole_run, table, capsys, monkeypatch, n_finite):
+    """Of finite weights, as those that overflow: the first label would be predicted for all."""
+    forward, n_scored = RobertaForSequenceClassification.forward, []
+
+    def spoiled(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        if not self.training and "labels" not in kwargs:
+            n_scored.append(len(n_scored))
+            # Dev is one batch.
+            if len(n_scored) > n_finite:
+                output.logits = output.logits * float("nan")
+        return output
+
+    monkeypatch.setattr(RobertaForSequenceClassification, "forward", spoiled)
+    given = ["--epochs", "3", "--learning-rates", "5e-3", "--seeds", "1", "--precision", "fp32", "-q"]
+    command = ["finetune", whole_run, "--task", "classify", *table(["x", "y"], n=24), *given]
+    assert cli(*command, "-o", tmp_path / "out") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    if n_finite == 0:
+        assert line.startswith("error: learning rate 0.005, seed 1: training diverged to NaN or infinite outputs in ")
+    else:
+        # Its first epoch is good, but not when it is scored.
+        assert line.startswith("error: the model computes NaN or infinite scores")
+    assert not (tmp_path / "out" / "finetune.json").exists()
+    assert not (tmp_path / "out" / "model").exists()
 
 
 @pytest.mark.parametrize("family", ["t5", "canine"])

@@ -14,7 +14,7 @@ import pytest
 from finetunings import words
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
-from transformers import AutoConfig, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForTokenClassification, RobertaForTokenClassification
 
 from attention_guidance.commands.finetuning.decoding import Transitions, marginals
 from attention_guidance.commands.finetuning.examples.data import Data
@@ -191,6 +191,21 @@ def test_a_flipped_byte_is_refused(tmp_path, cli, tagger, capsys, name):
     assert "damaged" in line
     assert "fine-tune again" in line
     assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_scores_that_are_not_numbers_are_no_labels(tmp_path, cli, tagger, capsys, monkeypatch):
+    forward = RobertaForTokenClassification.forward
+
+    def spoiled(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.logits[-1, 1, 0] = float("nan")
+        return output
+
+    monkeypatch.setattr(RobertaForTokenClassification, "forward", spoiled)
+    assert cli("predict", tagger / "ft", tagger / "test.txt", "--words", "-o", tmp_path / "a.jsonl") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the model computes NaN or infinite scores, so its predictions would mean nothing")
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -31,6 +31,7 @@ ARM = {
     "step_seconds_p50",
     "guidance",
     "resumed_from",
+    "warnings",
 }
 
 
@@ -109,7 +110,9 @@ def test_results_of_each_run(comparison):
     for arm in ARMS:
         run = strict_json(comparison / "seed-1" / arm / "results.json")
         assert set(run) == HEADER | ARM | {"data", "tokens_per_step", "precision", "skipped_steps"} | OF_OBJECTIVE
-        assert set(run["data"]) == {"documents", "train_tokens", "validation_tokens", "fingerprint"}
+        assert set(run["data"]) == {
+            *("documents", "train_tokens", "validation_tokens", "validation_in_training", "fingerprint")
+        }
         assert set(run["model"]) == {"type", "layers", "hidden", "heads", "parameters", "vocabulary"}
         assert run["config"]["heads"] == ("next:1" if arm == "guided" else "")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import accelerator
+from accelerate.utils import AutocastKwargs
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, Trainer
 
@@ -95,6 +97,41 @@ def test_a_loss_that_is_not_finite_is_enough(arguments, cli, tmp_path, spoil):
     assert [math.isfinite(loss) for loss in losses] == [False, *[True] * (len(losses) - 1)]
 
 
+def test_a_step_that_a_gradient_scaler_skips_is_counted_once(arguments, cli, tmp_path, spoil, monkeypatch):
+    """As in fp16, here with the scaler of the CPU: the run is that of one in which the step is skipped without it."""
+    given = [*arguments, "--max-steps", "12", "--precision", "fp32", "--eval-every", "3", "-q"]
+    # Trainer does not advance the schedule at a step that a scaler skips.
+    given += ["--set", "lr_scheduler_type=constant"]
+
+    def spoil_all(model, loss):
+        for parameter in model.parameters():
+            parameter.grad.fill_(math.inf)
+        return loss
+
+    spoil(lambda n: n == 10, spoil_all)
+    assert cli("pretrain", *given, "-o", tmp_path / "plain") == 0
+    scales = []
+    accelerate = accelerator.Accelerator.__init__
+
+    def with_scaler(self, *args, **kwargs):
+        accelerate(self, *args, **kwargs)
+        # A scale of 2 ** n changes no digit of a gradient that is scaled back.
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        self.native_amp = True
+        self.autocast_handler = AutocastKwargs(enabled=False)
+        monkeypatch.setattr(type(self), "mixed_precision", "fp16")
+        scales.append(self.scaler)
+
+    monkeypatch.setattr(accelerator.Accelerator, "__init__", with_scaler)
+    spoil(lambda n: n == 10, spoil_all)
+    assert cli("pretrain", *given, "-o", tmp_path / "scaled") == 0
+    assert scales[-1].get_scale() == 2.0**15
+    ours, theirs = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("scaled", "plain"))
+    assert ours["skipped_steps"] == theirs["skipped_steps"] == 1
+    losses, expected = ([point["loss"] for point in run["curve"]] for run in (ours, theirs))
+    assert losses == expected
+
+
 def test_only_steps_in_a_row_are_too_many(arguments, cli, tmp_path, spoil, capsys):
     spoil(lambda n: n // 2 % 3 < 2, spoil_gradient)
     assert cli("pretrain", *arguments, "--max-skipped-steps", "3", "-o", tmp_path / "run", "-q") == 0
@@ -161,3 +198,14 @@ def test_an_arm_that_diverges_leaves_the_other(arguments, cli, tmp_path, capsys,
     assert cli("compare", *given, "--resume") == 1
     assert one_line(capsys.readouterr().err).startswith("error: seed 1, guided: training diverged at step ")
     assert other.stat().st_mtime_ns == before
+
+
+def test_the_advice_after_divergence_works(arguments, cli, tmp_path, capsys):
+    given = ["--max-grad-norm", "0", "--precision", "fp32", "-o", tmp_path / "run", "-q"]
+    assert cli("pretrain", *arguments, "--learning-rate", "1e3", *given) == 1
+    assert "fp32, with --overwrite to start again; " in one_line(capsys.readouterr().err)
+    smaller = [*arguments, "--learning-rate", "1e-3", *given]
+    assert cli("pretrain", *smaller, "--resume") == 2
+    assert "replace it with --overwrite" in one_line(capsys.readouterr().err)
+    assert cli("pretrain", *smaller, "--overwrite") == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["config"]["learning_rate"] == 1e-3

@@ -74,6 +74,8 @@ def compare(
     """
     if not config.heads:
         raise ConfigError("compare needs heads to guide; heads='' leaves nothing to compare")
+    if not config.weight:
+        raise ConfigError("compare needs a weight above 0; weight=0 leaves nothing to compare")
     if config.max_time is not None:
         raise ConfigError(
             f"compare needs a number of steps; max_time={config.max_time!r} is for pretrain, give `max_steps` instead"
@@ -287,7 +289,7 @@ def _compare_pair(seed: int, pair: dict[str, dict[str, Any]], max_steps: int) ->
     match = next(reached, None)
     return {
         "seed": seed,
-        **{arm: {key: pair[arm][key] for key in kept} for arm in ARMS},
+        **{arm: {key: pair[arm][key] for key in kept} | {"warnings": pair[arm].get("warnings", [])} for arm in ARMS},
         "steps_to_match": match["step"] if match else None,
         "steps_ratio": match["step"] / max_steps if match else None,
         "final_loss_difference": None if None in (goal, end) else end - goal,
@@ -356,6 +358,10 @@ def _report(console: Console, comparison: dict[str, Any], output: Path) -> None:
             figure(seed["wall_clock_ratio"], "{:.2f}", unmatched),
         )
     console.print(table)
+    for seed in comparison["seeds"]:
+        for arm in ARMS:
+            for warning in seed[arm]["warnings"]:
+                console.print(f"warning: seed {seed['seed']}, {arm}: {for_user(warning)}")
     memory = comparison["peak_memory"]
     guided, unguided, ratio = (
         figure(memory[key], form, "not measured")

@@ -12,6 +12,7 @@ from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.distributed import processes
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.progress import ProgressCallback, progress_bars
+from attention_guidance.commands.pretraining.loop.shortfalls import UNGUIDED
 from attention_guidance.commands.pretraining.loop.signals import StopOnRequest, StopRequest
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
 from attention_guidance.commands.pretraining.run import Run
@@ -67,6 +68,8 @@ def pretrain(
         _report(console, finished, folder)
         return finished
     check_settings(config, folder)
+    if config.heads and not config.weight:
+        say(f"note: {UNGUIDED}")
     stop = StopRequest()
     with progress_bars(console, quiet) as bars:
         clock = None if config.max_time is None else Clock(seconds_of(config.max_time))
@@ -102,6 +105,8 @@ def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> Non
     console.print(table)
     if summary["guidance"]:
         console.print(_guidance_table(summary["guidance"]))
+    for warning in summary.get("warnings", ()):
+        console.print(f"warning: {for_user(warning)}")
     console.print(f"model {folder.path / 'model'}   results {folder.results}")
 
 

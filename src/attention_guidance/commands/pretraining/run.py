@@ -17,6 +17,7 @@ from attention_guidance.commands import results
 from attention_guidance.commands.objectives.base import Draws, Example, Quality, validate, validation_batches
 from attention_guidance.commands.pretraining.distributed import processes, sharding
 from attention_guidance.commands.pretraining.loop.clock import Clock
+from attention_guidance.commands.pretraining.loop.shortfalls import KeepsErrors, shortfalls
 from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer, losing_workers, saving
 from attention_guidance.commands.pretraining.model import guide_as_configured, model_facts, new_model, told_by
 from attention_guidance.commands.pretraining.preparation.objective import objective_of
@@ -87,6 +88,8 @@ class Run:
         for guidance in self.guidance.values():
             # Before the reporting callbacks, so that they report the guidance too.
             self.trainer.callback_handler.callbacks.insert(0, guidance.callback())
+        if self.guidance:
+            self.trainer.add_callback(KeepsErrors(self.guidance))
         self.clock = clock
         if clock is not None:
             clock.guidances = self.guidance.values()
@@ -200,6 +203,11 @@ class Run:
         """The results: settings, data, final quality and validation curve."""
         curve = self.curve()
         quality = self.validate()
+        heads = [
+            ({"part": part} if part else {}) | dataclasses.asdict(head)
+            for part, guidance in self.guidance.items()
+            for head in guidance.per_head()
+        ]
         return {
             **results.header("pretrain"),
             "config": all_masked(dataclasses.asdict(self.config)),
@@ -209,6 +217,7 @@ class Run:
                 "documents": self.data.n_documents,
                 "train_tokens": self.data.train.n_tokens,
                 "validation_tokens": self.data.validation.n_tokens,
+                "validation_in_training": self.data.n_repeated,
                 "fingerprint": self.data.fingerprint,
             },
             "steps": self.trainer.state.global_step,
@@ -225,10 +234,10 @@ class Run:
             "train_seconds": curve[-1]["seconds"] if curve else 0.0,
             "step_seconds_p50": statistics.median(self.trainer.timer.seconds or [0.0]),
             "curve": curve,
-            "guidance": [
-                ({"part": part} if part else {}) | dataclasses.asdict(head)
-                for part, guidance in self.guidance.items()
-                for head in guidance.per_head()
+            "guidance": heads,
+            "warnings": [
+                *self.data.warnings,
+                *shortfalls(self.trainer.state.log_history, quality.loss, heads, self.config.weight),
             ],
         }
 

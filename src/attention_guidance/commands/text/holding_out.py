@@ -1,15 +1,17 @@
 """Hold out a share of a text for validation, chosen by hash.
 
 Since one document may be half of the text, long documents are cut into passages, and the share is measured in
-characters.
+characters. Also, find text that is repeated.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 
@@ -23,6 +25,10 @@ _MIN_PASSAGE, _MIN_LINE = 1024, 200
 _TOLERANCE = 1.5
 # Candidates, as a multiple of the share: passages that the text repeats are not held out.
 _CANDIDATES = 4
+# Ignored at the end of a text: full stops, question marks, closing quotes and brackets of all scripts.
+_ENDS = {"Po", "Pe", "Pf"}
+_ASCII_ENDS = "".join(c for c in map(chr, range(128)) if unicodedata.category(c) in _ENDS)
+_QUOTES = dict.fromkeys("‘’‚‛", chr(39)) | dict.fromkeys("“”„‟", chr(34))
 # Reads the documents of a text, from the start at each call.
 Reading = Callable[[], Iterable[Document]]
 
@@ -218,3 +224,46 @@ def _choose_number(sizes: Sequence[int], target: float, wanted: int) -> int:
     if near:
         return min(near, key=lambda n: abs(n - wanted))
     return min(range(1, len(ends) + 1), key=lambda n: abs(ends[n - 1] - target))
+
+
+def comparable(text: str) -> str:
+    """A form that is equal for texts that differ only in what readers overlook.
+
+    It ignores case, spaces (also those of tokenized text), invisible characters, Unicode forms of letters and quotes,
+    and final punctuation.
+    """
+    if text.isascii():  # the same, several times faster
+        kept = "".join(text.lower().split())
+        return kept.rstrip(_ASCII_ENDS) or kept
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", _replaced(text, _QUOTES)).casefold())
+    kept = _replaced("".join(folded.split()), _invisible())
+    end = len(kept)
+    while end and unicodedata.category(kept[end - 1]) in _ENDS:
+        end -= 1
+    return kept[:end] or kept
+
+
+@functools.cache
+def _invisible() -> dict[str, str]:
+    """Format characters, such as joiners and soft hyphens."""
+    return {c: "" for c in map(chr, range(0x80, 0x110000)) if unicodedata.category(c) == "Cf"}
+
+
+def _replaced(text: str, characters: Mapping[str, str]) -> str:
+    """Replace characters that most texts lack: `str.translate` takes twenty times as long."""
+    for character in {*text} & characters.keys():
+        text = text.replace(character, characters[character])
+    return text
+
+
+def repeated_lines(documents: Iterable[Document], others: Iterable[Document]) -> tuple[int, int]:
+    """The number of lines of documents that others have too, see `comparable`, and of all their lines.
+
+    Args:
+        documents: Documents whose lines fit in memory.
+        others: Other documents, read once.
+    """
+    lines = [comparable(line) for document in documents for line in _lines(document.text)]
+    wanted = {*lines} - {""}
+    found = {key for document in others for line in _lines(document.text) if (key := comparable(line)) in wanted}
+    return sum(line in found for line in lines), len(lines)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import functools
-import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from attention_guidance.commands.text.holding_out import comparable
+
 if TYPE_CHECKING:
     from attention_guidance.commands.finetuning.examples.data import Example
 
-# Ignored at the end of a text: full stops, question marks, closing quotes and brackets of all scripts.
-_ENDS = {"Po", "Pe", "Pf"}
-_QUOTES = str.maketrans(dict.fromkeys("‘’‚‛", chr(39)) | dict.fromkeys("“”„‟", chr(34)))
+# Texts occur several times in a reading.
+_plain = functools.lru_cache(maxsize=1 << 20)(comparable)
 
 
 def text_key(example: Example) -> tuple[str, ...]:
     """A key that is equal for examples of the same text, whatever their labels.
 
-    It ignores case, spaces (also those of tokenized text), invisible characters, Unicode forms of letters and quotes,
-    and final punctuation.
+    It ignores what `comparable` ignores.
     """
     of_words = isinstance(example.label, tuple) and not is_several(example.label)
     return (_plain("".join(example.texts)),) if of_words else tuple(map(_plain, example.texts))
@@ -29,16 +28,6 @@ def text_key(example: Example) -> tuple[str, ...]:
 def is_several(label: tuple[object, ...]) -> bool:
     """Whether a label is 0.0 and 1.0 for several labels of one text, rather than the labels of its words."""
     return bool(label) and isinstance(label[0], float)
-
-
-@functools.lru_cache(maxsize=1 << 20)
-def _plain(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(_QUOTES)).casefold())
-    kept = "".join(c for c in folded if not (c.isspace() or (c > "\x7f" and unicodedata.category(c) == "Cf")))
-    end = len(kept)
-    while end and unicodedata.category(kept[end - 1]) in _ENDS:
-        end -= 1
-    return kept[:end] or kept
 
 
 def overlaps(splits: Mapping[str, Sequence[Example]]) -> list[str]:

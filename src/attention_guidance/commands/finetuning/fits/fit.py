@@ -85,7 +85,7 @@ def fit(
     Raises:
         ConfigError: the model cannot be loaded.
         GuidanceError: the heads to guide do not fit the model.
-        DivergedError: the weights are NaN or infinite after the first epoch.
+        DivergedError: the weights or outputs are NaN or infinite after the first epoch.
     """
     set_seed(seed)
     model = new_model(data, source, settings)
@@ -181,18 +181,23 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc]
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Score the model on dev; stop if its weights are NaN or infinite."""
+        """Score the model on dev; stop if its weights or its outputs are NaN or infinite."""
         began = time.perf_counter()
         self.n_epochs += 1
-        if not all(torch.isfinite(parameter).all() for parameter in kwargs["model"].parameters()):
+        finite = all(torch.isfinite(parameter).all() for parameter in kwargs["model"].parameters())
+        try:
+            scores = self.score() if finite else None
+        except DivergedError:
+            finite, scores = True, None
+        if scores is None:
             if not self.epoch:
                 raise DivergedError(
                     f"learning rate {args.learning_rate:g}, seed {args.seed}: training diverged to NaN or infinite "
-                    "weights in the first epoch; try lower `learning_rates`"
+                    f"{'outputs' if finite else 'weights'} in the first epoch; try lower `learning_rates`"
                 )
             control.should_training_stop = True
             return
-        self.scores.append(self.score())
+        self.scores.append(scores)
         if not self.epoch or self.scores[-1][self.metric] > self.scores[self.epoch - 1][self.metric]:
             self.epoch = len(self.scores)
             self.threshold = getattr(kwargs["model"].config, "threshold", None)

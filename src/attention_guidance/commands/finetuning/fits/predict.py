@@ -13,6 +13,7 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.examples.encoding import Encoded
 from attention_guidance.commands.finetuning.scoring.scores import choose_threshold
+from attention_guidance.errors import DivergedError
 from attention_guidance.forward.modes import evaluating
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def predict(
     nearly equal probability. Only during training does a model compute in the precision of training. Numbers are in the
     unit of the file, and for several labels, the logit of a predicted label is positive; both use values that `fit` has
     stored in the model's configuration. Items of similar length share a batch.
+
+    Raises:
+        DivergedError: a logit is NaN or infinite, of which any label could be made.
     """
     size = 2 * settings.batch_size
     device = next(model.parameters()).device
@@ -53,6 +57,8 @@ def predict(
         for number, item, of_item in zip(numbers, items, logits, strict=True):
             outputs[number] = of_item if of_item.ndim == 1 else _without_padding(of_item, item, tokenizer)
     found = [outputs[number] for number in range(len(order))]
+    if not all(np.isfinite(of_item).all() for of_item in found):
+        raise DivergedError("the model computes NaN or infinite scores, so its predictions would mean nothing")
     if model.config.problem_type == "multi_label_classification":
         return [logits - _logit(model.config) for logits in found]
     if model.config.problem_type == "regression":

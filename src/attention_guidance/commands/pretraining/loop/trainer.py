@@ -302,7 +302,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
     def _diverged(self, step: int, what: str) -> DivergedError:
         return DivergedError(
             f"training diverged at step {step}, learning rate {self._get_learning_rate():.3g}: {what}; try a smaller "
-            f"`learning_rate`, more `warmup_share` or `precision` fp32; {_last_checkpoint(Path(self.args.output_dir))}"
+            "`learning_rate`, more `warmup_share` or `precision` fp32, with `overwrite` to start again; "
+            f"{_last_checkpoint(Path(self.args.output_dir))}"
         )
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:

@@ -44,6 +44,8 @@ class PreparedData:
         train, validation: Blocks of tokens, images or audio segments.
         n_documents: Number of documents, images or segments in the training data.
         sample: Start of the first validation document, for figures; empty for other data than text.
+        n_repeated: Number of lines of given validation text that are in the training text too.
+        warnings: What makes the results less than they look.
     """
 
     name: str
@@ -52,6 +54,8 @@ class PreparedData:
     validation: HeldItems
     n_documents: int
     sample: str
+    n_repeated: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:

@@ -28,7 +28,7 @@ from attention_guidance.commands.text.blocks import Blocks, one_per_line, pack, 
 from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents
 from attention_guidance.commands.text.embedded import embedded_documents
 from attention_guidance.commands.text.folders import list_files
-from attention_guidance.commands.text.holding_out import HeldOutText, hold_out
+from attention_guidance.commands.text.holding_out import HeldOutText, hold_out, repeated_lines
 from attention_guidance.commands.text.hub import HubDocuments
 from attention_guidance.commands.tokenization.byte_level import (
     load_tokenizer,
@@ -80,6 +80,8 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
     if train.truncated:
         say(f"{train.truncated:,} documents are longer than a block and were truncated")
     unseen = list(text.read(config.validation)) if config.validation else held.in_order
+    # Text that is held out is chosen so that it does not recur.
+    n_repeated, n_lines = repeated_lines(unseen, text.documents()) if config.validation else (0, 0)
     validation = _lay_out(config, (document.text for document in unseen), tokenizer)
     _require_known(validation, "validation text")
     validation = _thinned(validation, _validation_blocks(config))
@@ -92,7 +94,17 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
             f"note: {validation.n_tokens:,} tokens are few to validate on, so the validation loss is noisy; give more "
             "text, raise `validation_share` or `max_validation_tokens`, or give files as `validation`"
         )
-    return PreparedData(text.name, tokenizer, train, validation, n_documents, unseen[0].text[:2000])
+    warnings = []
+    if n_repeated:
+        warnings.append(
+            f"{n_repeated:,} of {n_lines:,} lines of the validation text are also in the training text, which lowers "
+            "the validation loss"
+        )
+        say(f"note: {warnings[0]}")
+    sample = unseen[0].text[:2000]
+    return PreparedData(
+        text.name, tokenizer, train, validation, n_documents, sample, n_repeated=n_repeated, warnings=tuple(warnings)
+    )
 
 
 @dataclass(frozen=True)
