@@ -65,13 +65,20 @@ def fingerprints(*folders: Path) -> set[str]:
     return {json.loads((folder / "results.json").read_text())["data"]["fingerprint"] for folder in folders}
 
 
-def test_processes_that_pack_the_same_text(start, tmp_path):
+def test_processes_that_pack_the_same_text(start, arguments, cli, tmp_path):
     names = ["one", "two", "three"]
     said = ended(*[start(name) for name in names])
     assert (tmp_path / "packed").read_text().count("cache") == 1
     assert sum("the blocks are cached in" in text for text in said) == 1
     assert sum("waiting for it" in text for text in said) + sum("using the packed blocks" in text for text in said) == 2
     assert len(fingerprints(*[tmp_path / name for name in names])) == 1
+    # What they train is what one trains alone, and from memory.
+    ended(start("alone", cache="own"))
+    in_memory = [*arguments, "--accumulation", "1", "--max-steps", "2"]
+    assert cli("pretrain", *in_memory, "-o", tmp_path / "memory", "-q") == 0
+    weights = {(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in [*names, "alone", "memory"]}
+    assert len(weights) == 1
+    assert not [*(tmp_path / "cache").glob("*/partial")]
 
 
 def test_one_that_is_killed_makes_room(start, tmp_path):

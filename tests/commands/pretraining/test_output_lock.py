@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -12,10 +13,12 @@ import sys
 from pathlib import Path
 
 import filelock
+import pairs
 import pytest
 
 import attention_guidance
 from attention_guidance.commands.output_lock import LOCK_FILE, until_done
+from attention_guidance.commands.pretraining.saving.checkpoints import damage
 from attention_guidance.commands.workspace import COMPARISON, RECIPE, RUN, State, Workspace
 from attention_guidance.errors import RunError
 
@@ -129,3 +132,29 @@ def test_of_two_commands_started_at_once_one_runs(tmp_path, arguments):
     assert f"\nseed: {seed}\n" in (tmp_path / "run" / "run.yaml").read_text()
     assert f'"seed": {seed}' in (tmp_path / "run" / "results.json").read_text()
     assert not [*tmp_path.rglob(LOCK_FILE)]
+
+
+def test_of_two_that_begin_at_once_one_writes(arguments, tmp_path):
+    """What is there in the end is of one run, not settings of one and results of the other."""
+    command = ["pretrain", *arguments, "--max-steps", "20"]
+    environment = ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"}
+    ended = subprocess.run(
+        [sys.executable, pairs.__file__, str(tmp_path), "5", *command],
+        capture_output=True, text=True, timeout=TIMEOUT, env=environment,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(found) == 5
+    for number, pair in enumerate(found):
+        assert sorted(pair["codes"]) == [0, 2], pair
+        winner = 1 + pair["codes"].index(0)
+        (line,) = pair["said"][2 - winner].splitlines()
+        assert line.startswith(f"error: --output {tmp_path}/run-{number} ")
+        assert "is in use by process" in line or "holds a run already" in line
+        run = tmp_path / f"run-{number}"
+        results = json.loads((run / "results.json").read_text())
+        assert results["config"]["seed"] == winner
+        assert f"seed: {winner}\n" in (run / "run.yaml").read_text()
+        assert f"| seed, precision | {winner}, " in (run / "model" / "README.md").read_text()
+        assert damage(run / "model") is None
+    assert any("is in use by process" in line for pair in found for line in pair["said"])

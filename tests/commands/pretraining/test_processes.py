@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import spoiled
 import torch
 import watched
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, Trainer
 
 import attention_guidance
 
@@ -71,6 +72,24 @@ def test_the_curve_is_that_of_one_process(command, alone, tmp_path, n, accumulat
     # One of them talks.
     assert said.count("packing") == 1
     assert said.count(f"step {STEPS}/{STEPS}") == 1
+
+
+@pytest.mark.parametrize(("what", "process"), [("loss", 1), ("gradient", 1), ("gradient", 0)])
+def test_all_skip_the_step_that_is_not_finite_in_one(command, cli, tmp_path, monkeypatch, what, process):
+    """Otherwise their weights would drift apart, without a word."""
+    short = [*command, "--max-steps", "40", "--eval-every", "10"]
+    code, _, complained = finish(
+        launch(2, what, process, 6, "pretrain", *short, "-o", tmp_path / "two", "-q", program=(spoiled.__file__,))
+    )
+    assert code == 0, complained[-3000:]
+    monkeypatch.setattr(spoiled, "what", what, raising=False)
+    monkeypatch.setattr(spoiled, "process", 0, raising=False)
+    monkeypatch.setattr(spoiled, "step", 6, raising=False)
+    monkeypatch.setattr(Trainer, "training_step", spoiled.spoiled)
+    assert cli("pretrain", *short, "-o", tmp_path / "one", "-q") == 0
+    assert losses_in(tmp_path / "two") == pytest.approx(losses_in(tmp_path / "one"), rel=1e-4)
+    for run in ("one", "two"):
+        assert json.loads((tmp_path / run / "results.json").read_text())["skipped_steps"] == 1
 
 
 def test_in_shares_the_curve_is_that_of_one_process(command, alone, tmp_path):
