@@ -14,19 +14,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from fuzz_files import (
-    FILES,
-    RESULTS,
-    SAVED,
-    WORDS,
-    Chance,
-    mutated_bytes,
-    mutated_gzip,
-    mutated_json_bytes,
-    mutated_parquet,
-    mutated_text,
-    parquet,
-)
+from fuzz_files import FILES, RESULTS, SAVED, WORDS, mutated_parquet, parquet
+from fuzz_mutations import Chance, mutated_bytes, mutated_gzip, mutated_json_bytes, mutated_text
 
 from attention_guidance.assignment import assign_heads
 from attention_guidance.commands.annotations.conll2012 import read_conll2012

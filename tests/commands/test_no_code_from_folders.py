@@ -13,6 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attempts_by_data
+import attempts_by_models
+import attempts_by_runs
 import numpy as np
 import pytest
 import torch
@@ -22,7 +25,16 @@ from small_runs import arguments, cli, corpus, whole_run
 
 import attention_guidance
 
-__all__ = ["arguments", "cli", "corpus", "whole_run"]
+# The other modules fill ATTEMPTS.
+__all__ = [
+    "arguments",
+    "attempts_by_data",
+    "attempts_by_models",
+    "attempts_by_runs",
+    "cli",
+    "corpus",
+    "whole_run",
+]
 SOURCES = Path(attention_guidance.__file__).parent
 CODE = """
 from pathlib import Path
