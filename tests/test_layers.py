@@ -29,9 +29,9 @@ LIBRARY = [
     {COMMANDS},
 ]
 IN_COMMANDS = [
-    {"arrays", "memory", "plain", "secrets", "streams", "yaml_text"},
+    {"memory", "plain", "secrets", "streams"},
     {"printing", "setting"},
-    {"json_files"},
+    {"reading"},
     {"output_lock"},
     {"results", "text", "workspace"},
     {"annotations", "media", "tokenization", "report"},

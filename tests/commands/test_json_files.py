@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, ge
 
 import pytest
 
-from attention_guidance.commands.json_files import parse_json, read_json
+from attention_guidance.commands.reading.json_files import parse_json, read_json
 from attention_guidance.commands.report import schemas
 from attention_guidance.commands.setting import NOT_NEGATIVE
 from attention_guidance.commands.studies.models import Subject, results_of

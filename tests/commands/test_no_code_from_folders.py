@@ -215,7 +215,7 @@ CARELESS = {
     ),
     "step_seconds.npy of objects": lambda patch: patch.setattr("numpy.load", unsafe_load(np.load, allow_pickle=True)),
     "python tags in run.yaml": lambda patch: patch.setattr(
-        "attention_guidance.commands.yaml_text._Loader", yaml.UnsafeLoader
+        "attention_guidance.commands.reading.yaml_text._Loader", yaml.UnsafeLoader
     ),
     "auto_map of a new model type": unsafe_modules,
     "auto_map of a tokenizer": unsafe_modules,

@@ -16,7 +16,6 @@ from attention_guidance.assignment import assign_heads
 from attention_guidance.commands.annotations.class_labels import class_names
 from attention_guidance.commands.annotations.conll2012 import read_conll2012
 from attention_guidance.commands.annotations.reflexives import read_reflexives
-from attention_guidance.commands.arrays import read_array
 from attention_guidance.commands.finetuning.candidates import _seeds_of
 from attention_guidance.commands.finetuning.examples.labels import in_order, name_of
 from attention_guidance.commands.finetuning.examples.multilabel import _literal
@@ -32,7 +31,8 @@ from attention_guidance.commands.pretraining.saving.checkpoints import damage, w
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.architectures import stated_sizes
 from attention_guidance.commands.pretraining.settings.config import read_yaml
-from attention_guidance.commands.yaml_text import parse_yaml
+from attention_guidance.commands.reading.arrays import read_array
+from attention_guidance.commands.reading.yaml_text import parse_yaml
 from attention_guidance.errors import ConfigError, CorpusError, GuidanceError, PatternError, RunError
 from attention_guidance.patterns import get_pattern
 

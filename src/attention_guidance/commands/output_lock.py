@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from attention_guidance.commands.json_files import read_json
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.errors import RunError, SaveError
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.json_files import parse_json
+from attention_guidance.commands.reading.json_files import parse_json
 from attention_guidance.errors import CorpusError
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.json_files import parse_json
+from attention_guidance.commands.reading.json_files import parse_json
 from attention_guidance.commands.text.lines import is_damaged, numbered_lines
 from attention_guidance.errors import CorpusError
 

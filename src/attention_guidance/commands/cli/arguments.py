@@ -82,7 +82,7 @@ class Assign(argparse.Action):
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """See argparse.Action."""
-        from attention_guidance.commands.yaml_text import parse_yaml
+        from attention_guidance.commands.reading.yaml_text import parse_yaml
 
         name, equals, value = str(values).partition("=")
         if not equals or not name:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.json_files import read_json
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.studies.models import names_of, subjects
 from attention_guidance.errors import ConfigError, RunError
 

@@ -17,10 +17,10 @@ from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.scoring.paired import difference
 from attention_guidance.commands.finetuning.scoring.predictions import read_predictions
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
-from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.report.figures.finetune import score_over_steps
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.workspace import DOWNSTREAM, FINE_TUNING, within

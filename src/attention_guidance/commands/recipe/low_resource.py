@@ -20,13 +20,13 @@ from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.finetune import finetune
 from attention_guidance.commands.finetuning.fits.kept import check_unchanged, digests
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
-from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_apart, check_settings
 from attention_guidance.commands.pretraining.settings.config import make_config
 from attention_guidance.commands.printing import Console, Table
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.recipe.clean import TextFacts, clean
 from attention_guidance.commands.recipe.rules import Choice, choose
 from attention_guidance.commands.report.recipe_page import write_recipe_page

@@ -13,13 +13,13 @@ import torch
 
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.commands import results
-from attention_guidance.commands.json_files import checked, read_json
 from attention_guidance.commands.objectives import OTHER_THAN_TEXT
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, RunConfig, make_config
 from attention_guidance.commands.printing import Console
+from attention_guidance.commands.reading.json_files import checked, read_json
 from attention_guidance.commands.report.run_page import figures, write_run_page
 from attention_guidance.commands.report.schemas import FinetuneResult, LogEntry, ProbeResult, SkillResult
 from attention_guidance.commands.studies.census import CensusSettings, census_rows, measured_census

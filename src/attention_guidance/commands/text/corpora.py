@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attention_guidance.commands.json_files import parse_json
 from attention_guidance.commands.plain import listed
+from attention_guidance.commands.reading.json_files import parse_json
 from attention_guidance.commands.text.folders import list_files, unreadable, warn_once
 from attention_guidance.commands.text.formats import Format, format_of, is_json_lines
 from attention_guidance.commands.text.lines import bad_character, cut, read_lines

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from attention_guidance.commands.json_files import parse_json
 from attention_guidance.commands.plain import listed
+from attention_guidance.commands.reading.json_files import parse_json
 from attention_guidance.commands.text.lines import LONGEST_LINE, Malformed, is_damaged, numbered_lines, too_long
 from attention_guidance.errors import CorpusError, reason_of
 

@@ -19,8 +19,8 @@ from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.fit import Fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.settings import FitSettings
-from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.setting import AT_LEAST_1, Rule
 from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace, remove
 from attention_guidance.errors import CorpusError, RunError, SaveError

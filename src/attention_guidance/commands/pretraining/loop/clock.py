@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.distributed import processes
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.setting import NOT_NEGATIVE
 
 if TYPE_CHECKING:

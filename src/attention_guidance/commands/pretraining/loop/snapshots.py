@@ -11,7 +11,7 @@ from transformers import TrainingArguments as Arguments
 
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.assignment import GuidedHead
-from attention_guidance.commands.json_files import read_json
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.results import write_json
 from attention_guidance.commands.setting import NOT_NEGATIVE
 

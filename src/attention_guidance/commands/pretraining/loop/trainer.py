@@ -28,12 +28,12 @@ from transformers import (
 
 from attention_guidance.adapters.inputs_outputs import share_of_batch
 from attention_guidance.commands import results
-from attention_guidance.commands.arrays import read_array
 from attention_guidance.commands.objectives.base import Quality
 from attention_guidance.commands.pretraining.distributed import processes, sharding
 from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.short_attention import short_attention
 from attention_guidance.commands.pretraining.saving import checkpoints
+from attention_guidance.commands.reading.arrays import read_array
 from attention_guidance.errors import ConfigError, DivergedError, FailedRunError, RunError, SaveError, reason_of
 
 

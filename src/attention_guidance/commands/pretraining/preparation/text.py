@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import numpy as np
 
-from attention_guidance.commands.arrays import read_array
-from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
 from attention_guidance.commands.pretraining.preparation.vocabulary import check_vocabulary
 from attention_guidance.commands.pretraining.saving.checkpoints import alone, damage, write_whole
 from attention_guidance.commands.pretraining.settings.config import RunConfig
+from attention_guidance.commands.reading.arrays import read_array
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.setting import NOT_NEGATIVE
 from attention_guidance.commands.text.blocks import Blocks, one_per_line, pack, read_ids, require_batch, token_counts
 from attention_guidance.commands.text.corpora import Document, corpus_name, read_documents

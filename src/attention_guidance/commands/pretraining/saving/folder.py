@@ -13,12 +13,12 @@ from typing import Any, TypedDict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.commands import results
-from attention_guidance.commands.json_files import read_json
 from attention_guidance.commands.pretraining.distributed import processes
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData, check_unchanged
 from attention_guidance.commands.pretraining.saving import checkpoints
 from attention_guidance.commands.pretraining.saving.resuming import other_run
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, RunConfig, write_yaml
+from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.workspace import RUN, Kind, State, Workspace
 from attention_guidance.errors import RunError
 

@@ -21,10 +21,10 @@ from attention_guidance.commands.pretraining.settings.architectures import (
 from attention_guidance.commands.pretraining.settings.idle import check_read
 from attention_guidance.commands.pretraining.settings.presets import beside_preset, get_preset
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
+from attention_guidance.commands.reading.yaml_text import parse_yaml
 from attention_guidance.commands.secrets import all_masked
 from attention_guidance.commands.setting import check_needs, coerced, settings_of
 from attention_guidance.commands.text.pipes import is_piped, save_pipes
-from attention_guidance.commands.yaml_text import parse_yaml
 from attention_guidance.errors import ConfigError
 
 __all__ = ["CONFIG_FILE", "RunConfig", "make_config", "read_yaml", "write_yaml"]
