@@ -24,6 +24,8 @@ from attempts import ATTEMPTS, World
 from small_runs import arguments, cli, corpus, whole_run
 
 import attention_guidance
+from attention_guidance.commands.pretraining.loop.peak_memory import peak_memory
+from attention_guidance.commands.pretraining.settings.config import make_config
 
 # The other modules fill ATTEMPTS.
 __all__ = [
@@ -261,10 +263,19 @@ def test_services_and_other_files_are_chosen_by_flags_alone(world, capsys, monke
 MODULES = ("torch", "yaml", "numpy", "transformers", "argparse", "json", "tokenizers", "accelerate", "sitecustomize")
 
 
-@pytest.mark.parametrize("start", ["module", "script", "peak memory"])
-def test_modules_in_the_current_folder_are_not_imported(world, start):
+@pytest.fixture
+def with_modules(world, monkeypatch):
+    """A current folder with modules that are named like libraries."""
     for module in MODULES:
         (world.folder / f"{module}.py").write_text(world.code)
+    paths = [str(SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return world
+
+
+@pytest.mark.parametrize("start", ["module", "script"])
+def test_modules_in_the_current_folder_are_not_imported(with_modules, start):
+    world = with_modules
     command = [sys.executable, "-m", "attention_guidance"]
     if start == "script":
         # As the console script that pip writes.
@@ -273,19 +284,14 @@ def test_modules_in_the_current_folder_are_not_imported(world, start):
         script.write_text("from attention_guidance.commands.cli import main\nmain()\n")
         command = [sys.executable, str(script)]
     words = [*command, "tokenizer", "train", world.arguments[0], "--vocab-size", "270", "-o", "out"]
-    if start == "peak memory":
-        folder, config = str(world.run / "tokenizer"), str(world.run / "run.yaml")
-        code = (
-            "import sys; del sys.path[0]\n"
-            "from attention_guidance.commands.pretraining.loop.peak_memory import peak_memory\n"
-            "from attention_guidance.commands.pretraining.settings.config import make_config\n"
-            f"peak_memory(make_config({{}}, {config!r}), {folder!r})"
-        )
-        words = [sys.executable, "-c", code]
-    paths = os.pathsep.join([str(SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not world.mark.exists()
+
+
+def test_nor_where_peak_memory_is_measured(with_modules):
+    assert peak_memory(make_config({}, with_modules.run / "run.yaml"), with_modules.run / "tokenizer") > 0
+    assert not with_modules.mark.exists()
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "pytorch_model.bin"])
