@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from attention_guidance.commands.finetuning.fits.fit import fit
 from attention_guidance.commands.finetuning.fits.kept import request_of
 from attention_guidance.commands.finetuning.settings import FinetuneSettings, FitSettings
+from attention_guidance.commands.pretraining.loop.shortfalls import UNGUIDED
 
 ONE = ["--task", "classify", "--epochs", "1", "--learning-rates", "5e-3", "--seeds", "1", "-q"]
 
@@ -298,3 +299,9 @@ def test_a_fine_tuning_may_become_a_comparison(tmp_path, cli, whole_run, many_mo
     (tmp_path / "of-compare" / "downstream.json").unlink()
     shutil.copytree(comparison / "seed-1", comparison / "seed-2")
     assert cli("downstream", comparison, *of_compare, "--resume") == 0
+
+
+def test_a_weight_of_0_is_noted(tmp_path, cli, whole_run, table):
+    command = ["finetune", whole_run, *ONE, *table(["x", "y"], n=24), "--no-baseline", "--heads", "next:1"]
+    assert cli(*command, "--weight", "0", "-o", tmp_path / "out") == 0
+    assert UNGUIDED in read(tmp_path / "out")["notes"]

@@ -27,6 +27,7 @@ from attention_guidance.commands.finetuning.scoring import outcome
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.pretraining.loop.shortfalls import UNGUIDED
 from attention_guidance.commands.printing import Console
 from attention_guidance.commands.studies.models import USUAL_LENGTH, Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
@@ -91,6 +92,8 @@ def finetune(
     texts = (" ".join(example.texts) for examples in data.splits.values() for example in examples)
     for said in (*data.notes, *misfits(tokenizer, texts), *_head_note(subject.source)):
         note(said)
+    if settings.fit.heads and not settings.fit.weight:
+        note(UNGUIDED)
     longest, rates = _length_and_rates(settings, subject, tokenizer)
     _check_compatible(subject, tokenizer, data, longest, settings)
     encoded = {

@@ -139,7 +139,10 @@ def low_resource(
         "recipe": "low-resource",
         "corpus": settings.text.name,
         "text": dataclasses.asdict(facts),
-        "warnings": [*facts.warnings, *(f"{arm}: {said}" for arm, run in runs.items() for said in run["warnings"])],
+        "warnings": [
+            *facts.warnings,
+            *(f"{arm}: {said}" for arm, run in runs.items() for said in run.get("warnings", ())),
+        ],
         "choices": [dataclasses.asdict(choice) for choice in choices],
         "runs": {arm: {name: run[name] for name in _OF_RUN} for arm, run in runs.items()},
         "tasks": found,

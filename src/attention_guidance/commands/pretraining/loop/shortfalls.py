@@ -50,7 +50,7 @@ def shortfalls(
 
 
 #: For a run with a weight of 0.
-UNGUIDED = "`weight` is 0: the heads are measured, but not guided"
+UNGUIDED = "`weight` is 0, so no head is guided"
 
 
 def _not_learned(before: float, after: float) -> list[str]:
