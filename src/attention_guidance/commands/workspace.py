@@ -86,7 +86,13 @@ COMPARISON = Kind(
     first=(*RUN.first, "seed-*"),
     owned=("compare.json", "compare.html", "attention_maps.json", *within(_ARM, RUN.owned), "tokenizer", "run.yaml"),
 )
-FINE_TUNING = Kind("a fine-tuning", finished="finetune.json", begun=("fits/" + "[0-9a-f]" * 32,), owned=("model",))
+FINE_TUNING = Kind(
+    "a fine-tuning",
+    finished="finetune.json",
+    begun=("fits/" + "[0-9a-f]" * 32,),
+    first=("fits",),
+    owned=("model",),
+)
 DOWNSTREAM = Kind("fine-tunings compared", finished="downstream.json")
 RECIPE = Kind(
     "a recipe",

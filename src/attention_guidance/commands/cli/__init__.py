@@ -12,7 +12,8 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from attention_guidance import __version__
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _silence_libraries()
         from attention_guidance.commands.output_lock import until_done
 
-        with interruptible(), translated(translate), until_done():
+        with interruptible(), _threads_that_cannot_write(), translated(translate), until_done():
             sys.exit(run(arguments))
     except GuidanceError as error:
         if ran_out(error):
@@ -75,6 +76,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         _leave(fail(stopped, 128 + stopped.signal))
     except KeyboardInterrupt:
         _leave(fail("interrupted", 130))
+
+
+@contextlib.contextmanager
+def _threads_that_cannot_write() -> Iterator[None]:
+    """Inside, no traceback of a thread that cannot write (TensorBoard's): the main thread gets its error too."""
+    before = threading.excepthook
+
+    def report(error: threading.ExceptHookArgs) -> None:
+        if not issubclass(error.exc_type, OSError):
+            before(error)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _missing_packages() -> list[str]:

@@ -312,6 +312,11 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         if self._globalstep_last_logged == self.state.global_step:
             tr_loss.zero_()
 
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """See `Trainer`; a log that cannot be written, for example on a full disk, is a `SaveError`."""
+        with saving("the logs of the run", Path(self.args.output_dir)):
+            super().log(*args, **kwargs)
+
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Validate, and log the loss, accuracy and training time so far, with the prefix `eval_`."""
         done = [entry for entry in self.state.log_history if "eval_loss" in entry]
