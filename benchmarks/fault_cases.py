@@ -307,8 +307,8 @@ def change_case(kit: Kit, name: str, opening: int, how: str, *, killed_at: int |
 
 # Each gets this share of the cases, so that all of them take some 25 minutes: it takes long, or writes as others do.
 _SHARE = {
-    "pretrain": 2, "compare": 10, "finetune": 4, "downstream": 10, "recipe": 20, "tokenizer": 2, "census": 2, "probe": 4,
-    "skill": 4, "report": 4,
+    "pretrain": 2, "compare": 10, "finetune": 4, "downstream": 10, "recipe": 20, "tokenizer": 2, "census": 2,
+    "probe": 4, "skill": 4, "report": 4,
 }  # fmt: skip
 _BYTES = (0, 100, 1000, 10_000, 100_000)
 
