@@ -58,8 +58,8 @@ fuzz: $(VENV)/ready
 
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checker"
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs .ci
+	$(BIN)/ruff format --check src tests benchmarks docs .ci
 	$(BIN)/mypy
 
 audit:
