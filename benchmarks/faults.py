@@ -28,6 +28,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from fault_cases import CODES, Case, Kit, all_cases
 
+from attention_guidance.commands import results
+
 _RESULTS = Path(__file__).parent / "results" / "faults.jsonl"
 _COLUMNS = ("fault", "command", "cases", "as promised", "checkpoints lost", "wrong results with exit code 0")
 
@@ -68,6 +70,12 @@ def _counts(records: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(map(str, (len(records), len(records) - broken, count("lost:"), count("wrong results"))))
 
 
+def read(file: Path) -> list[dict[str, Any]]:
+    """The cases of a file of results; its other lines say when and with which versions cases were run."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else ()
+    return [record for record in map(json.loads, lines) if "fault" in record]
+
+
 def main() -> None:
     """Run the cases that the results lack, or show the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,7 +85,7 @@ def main() -> None:
     parser.add_argument("--command", nargs="+", default=(), metavar="NAME", help="these commands alone")
     parser.add_argument("--show", action="store_true", help="print the table and exit")
     given = parser.parse_args()
-    done = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    done = read(given.results)
     if not given.show:
         done += _run(given, done)
     for row in (_COLUMNS, tuple("---" for _ in _COLUMNS), *table(done)):
@@ -95,6 +103,7 @@ def _run(given: argparse.Namespace, done: list[dict[str, Any]]) -> list[dict[str
     records = []
     with tempfile.TemporaryDirectory() as folder, given.results.open("a") as file:
         kit = Kit(Path(folder, "kit"))
+        file.write(json.dumps(results.header("faults")) + "\n")
         for case in all_cases(kit, given.seeds, given.fault, given.command):
             if case in known:
                 continue

@@ -5,7 +5,6 @@ All faults and moments: `python benchmarks/faults.py`.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import signal
@@ -128,7 +127,7 @@ def test_results_are_kept(tmp_path, monkeypatch, capsys):
             faults.main()
         assert stop.value.code == (n == 2)
     assert ran == cases
-    assert [json.loads(line)["broken"] for line in file.read_text().splitlines()] == [[], ["hangs"]]
+    assert [record["broken"] for record in faults.read(file)] == [[], ["hangs"]]
     assert "killed, predict at 1 : hangs" in capsys.readouterr().err
 
 
