@@ -102,10 +102,9 @@ def _unlock_all(but: set[Path] | None = None) -> None:
             unlock(folder)
 
 
-def is_only_locked(folder: Path) -> bool:
-    """Whether a folder contains only lock files: a process was killed before it wrote anything else."""
-    files = (path.name for path in folder.rglob("*") if not path.is_dir())
-    return folder.is_dir() and next(files, None) == LOCK_FILE and all(name == LOCK_FILE for name in files)
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder contains no files but locks: a process was killed before it wrote anything else."""
+    return folder.is_dir() and all(path.name == LOCK_FILE for path in folder.rglob("*") if not path.is_dir())
 
 
 def _remove(folder: Path, held: FileLock, made: list[Path]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from attention_guidance.commands.output_lock import LOCK_FILE, is_only_locked, lock, unlock
+from attention_guidance.commands.output_lock import LOCK_FILE, holds_nothing, lock, unlock
 from attention_guidance.errors import RunError
 
 
@@ -90,7 +90,6 @@ FINE_TUNING = Kind(
     "a fine-tuning",
     finished="finetune.json",
     begun=("fits/" + "[0-9a-f]" * 32,),
-    first=("fits",),
     owned=("model",),
 )
 DOWNSTREAM = Kind("fine-tunings compared", finished="downstream.json")
@@ -136,7 +135,7 @@ class Workspace:
             return State.OTHER
         # A command that was killed while writing its first file leaves only a part of that file.
         begun = self._find("*.partial", "partial", *self.kind.first)
-        existing = {path.name for path in self._find("*") if not is_only_locked(path)}
+        existing = {path.name for path in self._find("*") if not holds_nothing(path)}
         foreign = existing - {path.relative_to(self.path).parts[0] for path in begun}
         return State.FOREIGN if foreign else State.NOTHING
 

@@ -229,11 +229,8 @@ def test_resumed_alone_it_takes_its_own_settings_and_seeds(copied, arguments, cl
 
 @pytest.mark.usefixtures("no_measuring")
 def test_a_comparison_that_never_made_a_step_holds_no_folder(arguments, cli, tmp_path, monkeypatch):
-    class OutOfMemoryError(RuntimeError):
-        pass
-
     def fail(*args, **kwargs):
-        raise OutOfMemoryError
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as broken:
         broken.setattr("attention_guidance.commands.pretraining.loop.trainer.PretrainingTrainer.training_step", fail)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -27,10 +28,6 @@ PretrainingTrainer.training_step = lambda *args, **kwargs: os.kill(os.getpid(), 
 from attention_guidance.commands.cli import main
 main(sys.argv[1:])
 """
-
-
-class OutOfMemoryError(RuntimeError):
-    """As torch's, by its name."""
 
 
 # What needs no package that is not installed.
@@ -181,7 +178,7 @@ class TestARunThatNeverMadeAStep:
         ]
 
         def fail(*args, **kwargs):
-            raise OutOfMemoryError
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
         with monkeypatch.context() as broken:
             if request.param == "killed":
@@ -224,7 +221,7 @@ def test_after_a_step_the_folder_is_held(short, cli, tmp_path, capfd, monkeypatc
 
     def fail_in_the_second(self, *args, **kwargs):
         if self.state.global_step:
-            raise OutOfMemoryError
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(PretrainingTrainer, "training_step", fail_in_the_second)

@@ -204,8 +204,8 @@ def test_the_command_scores_a_folder_and_checkpoints(tmp_path, cli, whole_run, p
         ("[]", "a.jsonl:2: not a JSON object"),
         (r'{"sentence_good": "a\ud800", "sentence_bad": "b"}', "a.jsonl:2: a lone surrogate"),
         (r'{"sentence_good": "a", "sentence_bad": "b", "UID": "\udfff"}', "a.jsonl:2: a lone surrogate"),
-        ("[" * 20_000, "a.jsonl:2: not a JSON object"),
-        ('{"sentence_good": ' + "9" * 5000 + "}", "a.jsonl:2: not a JSON object"),
+        ("[" * 20_000, "a.jsonl:2: not JSON (nested too deeply)"),
+        ('{"sentence_good": ' + "9" * 5000 + "}", "a.jsonl:2: not JSON ("),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, cli, whole_run, capsys, line, said):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from attention_guidance.commands.objectives.base import Example, Objective, validate
-from attention_guidance.errors import FailedRunError, reason_of
+from attention_guidance.errors import SaveError, reason_of
 
 # Repeating the computation gave bit-identical results on CPUs; kernels of other devices may sum in another order.
 _ROUNDING, _HALF_PRECISION_ROUNDING = 1e-5, 1e-3
@@ -37,14 +37,14 @@ def check_reloaded(
         half_precision: Whether the loss is computed in bf16 or fp16, with larger rounding errors.
 
     Raises:
-        FailedRunError: The model does not load, or its loss differs.
+        SaveError: The model does not load, or its loss differs.
     """
     try:
         model = objective.trained_model(str(folder)).to(device)
     except Exception as error:  # transformers and safetensors raise many types
-        raise FailedRunError(f"the saved model cannot be loaded ({reason_of(error)})") from error
+        raise SaveError(f"the saved model cannot be loaded ({reason_of(error)})") from None
     loaded = validate(model, objective, batches).loss
     tolerance = _HALF_PRECISION_ROUNDING if half_precision else _ROUNDING
     both_diverged = not math.isfinite(loaded) and not math.isfinite(loss)
     if not both_diverged and not math.isclose(loaded, loss, rel_tol=tolerance):
-        raise FailedRunError(f"the saved model has a validation loss of {loaded:.6g}, but {loss:.6g} in training")
+        raise SaveError(f"the saved model has a validation loss of {loaded:.6g}, but {loss:.6g} in training")
