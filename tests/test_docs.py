@@ -16,7 +16,7 @@ from attention_guidance.commands.cli import _parser, main
 from attention_guidance.patterns import get_pattern
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_support_names_every_encoder():
@@ -52,11 +52,25 @@ def test_settings_are_those_declared():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("name", "least"), [("convergence", 9), ("low_resource", 3)])
+def test_what_is_promised_is_tested():
+    """docs/reliability.md names files of tests, or single tests, for each promise."""
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split("## What was measured")[0]
+    named = set(re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", page))
+    assert len(named) > 30
+    for file, test in named:
+        path = ROOT / file if file.startswith("tests/") else ROOT / "tests" / "commands" / file
+        assert re.search(rf"def {test or 'test_'}", path.read_text(encoding="utf-8")), (file, test)
+    assert all(re.search(r"`(\w|/)+\.py|make ", row) for row in re.findall(r"^\| [A-Z].*", page, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("name", "least"), [("convergence", 9), ("low_resource", 3), ("reliability", 10)])
 def test_tables_are_what_is_kept(name, least):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--show"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    pages = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/pretraining.md"))
+    pages = "".join(
+        (ROOT / page).read_text(encoding="utf-8")
+        for page in ("README.md", "docs/pretraining.md", "docs/reliability.md")
+    )
     assert len(shown) >= least
     assert [line for line in shown if line not in pages] == []
 

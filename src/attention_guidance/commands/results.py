@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from attention_guidance.commands.memory import ran_out
 from attention_guidance.commands.secrets import masked
+from attention_guidance.commands.workspace import discard
 from attention_guidance.errors import FailedRunError, SaveError, reason_of
 
 SCHEMA_VERSION = 1
@@ -106,8 +107,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         with writing(path):
             partial.replace(path)
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        discard(partial)
 
 
 @contextmanager

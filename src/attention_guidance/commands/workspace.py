@@ -255,6 +255,27 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def discard(path: Path) -> None:
+    """Remove unfinished output as `remove` does, as far as possible: errors are ignored, and so is one interruption.
+
+    Raises:
+        KeyboardInterrupt: A signal came meanwhile; the output is removed all the same.
+    """
+    try:
+        _remove_what_can_be(path)
+    except KeyboardInterrupt:
+        _remove_what_can_be(path)
+        raise
+
+
+def _remove_what_can_be(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 def nothing_to_resume(output: Path, what: str) -> RunError:
     """The error for a command that is to resume, but finds nothing to resume and is given no text to start with."""
     return RunError(

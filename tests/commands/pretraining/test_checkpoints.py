@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_a_failure_leaves_nothing(tmp_path):
         write_whole(whole, fail)
     assert damage(whole) is None
     assert (whole / "model").read_text() == "weights 1"
+
+
+def test_a_signal_during_the_cleanup_leaves_nothing(tmp_path, monkeypatch):
+    rmtree, interruptions = shutil.rmtree, [KeyboardInterrupt]
+
+    def interrupted(path, **how):
+        if interruptions:
+            raise interruptions.pop()
+        rmtree(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "model", lambda folder: (folder / "weights").touch())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_replacing(tmp_path):

@@ -152,6 +152,16 @@ def test_a_time_takes_other_optimizers(arguments, cli, tmp_path):
     assert cli("pretrain", *rest, "--max-time", "1s", "--set", "optim=adafactor", "-o", tmp_path / "run", "-q") == 0
 
 
+def test_a_worker_that_dies_in_the_rehearsal_is_a_failed_run(monkeypatch, short, cli, tmp_path, capfd):
+    def lose_a_worker(*given):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr("attention_guidance.commands.pretraining.settings.rehearsal._step", lose_a_worker)
+    assert cli("pretrain", *short, "--set", "dataloader_num_workers=1", "-o", tmp_path / "run") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: a process that loads data died (DataLoader worker (pid 7) is killed by signal")
+
+
 def test_settings_alone_are_not_rehearsed(monkeypatch, short, cli, tmp_path):
     """A run without --set pays nothing for them."""
     monkeypatch.setattr(rehearsal, "_step", lambda *args: pytest.fail("rehearsed"))

@@ -55,6 +55,10 @@ def saving(what: str, folder: Path) -> Iterator[None]:
         raise SaveError(f"could not save {what}: {error.__cause__}; {_last_checkpoint(folder)}") from error.__cause__
 
 
+class LostWorkerError(FailedRunError):
+    """A process that loads data died."""
+
+
 @contextmanager
 def losing_workers(folder: Path) -> Iterator[None]:
     """Convert torch's error for a data loader worker that died to one that names the last good checkpoint.
@@ -63,7 +67,7 @@ def losing_workers(folder: Path) -> Iterator[None]:
         folder: The folder of checkpoints.
 
     Raises:
-        FailedRunError: A worker died.
+        LostWorkerError: A worker died.
     """
     try:
         yield
@@ -75,7 +79,7 @@ def losing_workers(folder: Path) -> Iterator[None]:
         )
         if lost is None:
             raise
-        raise FailedRunError(
+        raise LostWorkerError(
             f"a process that loads data died ({lost}); {_last_checkpoint(folder)}; run the same command with `resume`, "
             "with fewer `dataloader_num_workers` if memory was short"
         ) from error

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.results import writing
-from attention_guidance.commands.workspace import remove
+from attention_guidance.commands.workspace import discard, remove
 from attention_guidance.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def write_whole(target: Path, write: Callable[[Path], None]) -> None:
             (partial / target.name).rename(target)
             _sync(target.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from transformers import (
 
 from attention_guidance.commands.objectives.base import Example, Quality
 from attention_guidance.commands.pretraining.loop.clock import Clock
-from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer
+from attention_guidance.commands.pretraining.loop.trainer import LostWorkerError, PretrainingTrainer, losing_workers
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig, seconds_of
 from attention_guidance.errors import ConfigError, GuidanceError, reason_of
 
@@ -37,13 +38,15 @@ def rehearse(config: RunConfig, arguments: TrainingArguments) -> None:
 
     Raises:
         ConfigError: The step fails; the message has the given arguments and the error.
+        LostWorkerError: A process that loads data died, which is no fault of the arguments.
     """
     if not config.arguments:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _step(config, arguments, folder)
-        except GuidanceError:
+            with losing_workers(Path(arguments.output_dir)):
+                _step(config, arguments, folder)
+        except (GuidanceError, LostWorkerError):
             raise
         except Exception as error:  # optimizers, schedules and loaders may raise any error
             given = " ".join(f"arguments['{name}']={value}" for name, value in config.arguments.items())
