@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from attempts import ATTEMPTS, World
+from attempts import ATTEMPTS, THEIRS, World
 from small_runs import arguments, cli, corpus, whole_run
 
 import attention_guidance
@@ -38,17 +38,6 @@ __all__ = [
     "whole_run",
 ]
 SOURCES = Path(attention_guidance.__file__).parent
-CODE = """
-from pathlib import Path
-Path({mark!r}).write_text("ran")
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
-class Config(BertConfig):
-    model_type = "theirs"
-class Model(BertForMaskedLM):
-    config_class = Config
-class Tokenizer(BertTokenizerFast):
-    pass
-"""
 OBJECTIVE = """
 from pathlib import Path
 Path({mark!r}).write_text("ran")
@@ -99,7 +88,8 @@ def mark(tmp_path, monkeypatch):
 def strange(whole_run, tmp_path, mark):
     """A model's folder with a configuration, a model and a tokenizer of its own code."""
     folder = Path(shutil.copytree(whole_run / "model", tmp_path / "strange"))
-    (folder / "theirs.py").write_text(CODE.format(mark=str(mark)))
+    leaves_a_mark = f"from pathlib import Path\nPath({str(mark)!r}).write_text('ran')"
+    (folder / "theirs.py").write_text(THEIRS.format(code=leaves_a_mark))
     classes = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForMaskedLM": "Model"}
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "theirs", "auto_map": {name: f"theirs.{kind}" for name, kind in classes.items()}}
