@@ -13,10 +13,12 @@ import json
 import os
 import pty
 import resource
+import select
 import shutil
 import signal
 import sys
 import termios
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +70,26 @@ class _Moments:
         self.n, self.process, self.read_only, self.busy = 0, os.getpid(), False, False
         # Open until the fault `hangup` closes it.
         self.terminal: int | None = None
+        self.reader: threading.Thread | None = None
+
+    def read_terminal(self, terminal: int) -> None:
+        """Show what is printed to a terminal to nobody until it is closed; unread, it would block the command."""
+
+        def read() -> None:
+            while self.terminal is not None:
+                if select.select([terminal], [], [], 0.02)[0]:
+                    os.read(terminal, 1 << 16)
+
+        self.terminal, self.reader = terminal, threading.Thread(target=read, daemon=True)
+        self.reader.start()
+
+    def close_terminal(self) -> None:
+        """Close the side of a terminal that is read."""
+        assert self.terminal is not None
+        assert self.reader is not None
+        terminal, self.terminal = self.terminal, None
+        self.reader.join()
+        os.close(terminal)
 
     def watch(self) -> None:
         sync = os.fsync
@@ -130,8 +152,7 @@ def _signal(number: int) -> Callable[[_Moments, Fault], None]:
 
 def _hang_up(moments: _Moments, fault: Fault) -> None:
     """Close the other side of the terminal: the system sends SIGHUP, and writes to it fail."""
-    assert moments.terminal is not None
-    os.close(moments.terminal)
+    moments.close_terminal()
 
 
 def _redirect(path: str | None) -> Callable[[_Moments, Fault], None]:
@@ -203,12 +224,13 @@ def _begin(errors: int, moments: _Moments, fault: Fault | None) -> None:
     if fault is not None and fault.kind == "killed in a write":
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if fault is not None and fault.kind == "terminal closed":
-        moments.terminal, errors = pty.openpty()
+        terminal, errors = pty.openpty()
         os.setsid()
         fcntl.ioctl(errors, termios.TIOCSCTTY, 0)
         for descriptor in (0, 1):
             os.dup2(errors, descriptor)
         os.environ["TERM"] = "xterm"
+        moments.read_terminal(terminal)
     else:
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
