@@ -136,7 +136,7 @@ def test_of_two_commands_started_at_once_one_runs(tmp_path, arguments):
 
 def test_of_two_that_begin_at_once_one_writes(arguments, tmp_path):
     """What is there in the end is of one run, not settings of one and results of the other."""
-    command = ["pretrain", *arguments, "--max-steps", "20"]
+    command = ["pretrain", *arguments, "--max-steps", "6"]
     environment = ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"}
     ended = subprocess.run(
         [sys.executable, pairs.__file__, str(tmp_path), "5", *command],
