@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from small_runs import arguments, cli, corpus, whole_run
 
 from attention_guidance.commands import results
+from attention_guidance.commands.annotations.tagged import write_tagged
+from attention_guidance.commands.finetuning.baselines.crf import Crf
+from attention_guidance.commands.finetuning.examples.data import Data
+from attention_guidance.commands.finetuning.examples.tasks import get_task
+from attention_guidance.commands.finetuning.prediction.saved import Partner, load_task, save_task
 from attention_guidance.commands.plain import plain
 from attention_guidance.commands.secrets import all_masked, has_masked, masked
 
@@ -29,6 +36,7 @@ LOGIN = f"alice:{PASSWORD}@host"
         (f"https://host/x?API_KEY={PASSWORD}&n=1", "https://host/x?API_KEY=***&n=1"),
         (f"no token {TOKEN}, sk-{PASSWORD}abcd", "no token ***, ***"),
         ("ghp_0123456789abcdefghij", "***"),
+        ("sk-ant-api03-Ab1Cd2Ef3Gh4Ij5Kl6Mn7-Op_q, github_pat_11ABCDEFG0abcdefghij", "***, ***"),
     ],
 )
 def test_secrets_are_masked(text, shown):
@@ -46,6 +54,8 @@ def test_secrets_are_masked(text, shown):
         "objective: file.py:function",
         "12:30@5 hf_ hf_short sk-learn",
         "--token-class comma=, tokens=5",
+        "corpora/sk-wikipedia-20240101-articles.txt /data/sk-wikipedia20240101articles",
+        "/scratch/hf_datasets_cache_2024/hf_internalwikipediadumps",
     ],
 )
 def test_what_is_no_secret_stays(text):
@@ -70,9 +80,33 @@ def test_nested_values():
     }
 
 
+def test_json_stays_json_and_has_no_secret(tmp_path, monkeypatch):
+    """Secrets are found before quotes and backslashes in them are escaped."""
+    monkeypatch.setenv("MY_PASSWORD", 'pa"ss\\word')
+    monkeypatch.setenv("CI_JOB_TOKEN", "12345678")
+    content = {"a": ['x token=a"b', "x token=a\\", 'pa"ss\\word'], "n": 12345678, f"//{LOGIN}": 1}
+    results.write_json(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "a": ['x token=***"b', "x token=***", "***"],
+        "n": 12345678,
+        "//***@host": 1,
+    }
+
+
 def test_texts_and_predictions_stay_as_they_are(tmp_path):
     results.write_data(tmp_path / "a", f"https://{LOGIN}/x")
     assert LOGIN in (tmp_path / "a").read_text()
+    write_tagged(tmp_path / "b", [([LOGIN, "token=abc"], ["O", "B-X"], ["O", "O"])])
+    assert (tmp_path / "b").read_text() == f"{LOGIN} O O\ntoken=abc B-X O\n"
+
+
+def test_a_baseline_keeps_the_words_that_it_knows(tmp_path):
+    """With words masked, a loaded baseline would predict other labels than the one that was scored."""
+    crf = Crf({f"word={word}": np.zeros(2) for word in ("token=abc", "token=def", LOGIN)}, np.zeros((2, 2)))
+    save_task(tmp_path, Data(get_task("ner"), ("O", "B-token=x"), {}, {}), Partner(crf, 0.5))
+    data, partner = load_task(tmp_path)
+    assert data.labels == ("O", "B-token=x")
+    assert [*partner.model.features] == [*crf.features]
 
 
 @pytest.fixture

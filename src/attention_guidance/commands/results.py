@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from attention_guidance.commands.memory import ran_out
-from attention_guidance.commands.secrets import masked
+from attention_guidance.commands.secrets import all_masked, masked
 from attention_guidance.commands.workspace import discard
 from attention_guidance.errors import FailedRunError, SaveError, reason_of
 
@@ -56,8 +56,17 @@ def _version(package: str) -> str | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically, without secrets, see `write_text`; a number that is not finite becomes null."""
-    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+    """Write JSON atomically, without secrets, see `secrets.masked`; a number that is not finite becomes null.
+
+    Texts are masked one by one: in JSON, quotes and backslashes are escaped, so that a secret would not be found, or
+    only half of an escape would be masked.
+    """
+    write_data_json(path, all_masked(content))
+
+
+def write_data_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON of labels and features, which stay as they are; see `write_data`."""
+    write_data(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attention_guidance.commands.results import write_text
+from attention_guidance.commands.results import write_data
 from attention_guidance.commands.text.lines import Malformed, is_damaged, numbered_lines
 from attention_guidance.errors import CorpusError
 
@@ -254,4 +254,4 @@ def write_tagged(path: Path, sentences: Iterable[tuple[Sequence[str], Sequence[s
         "".join(separator.join([re.sub(r"\s", "_", word), *labels]) + "\n" for word, *labels in sentence)
         for sentence in rows
     )
-    write_text(path, "\n".join(blocks))
+    write_data(path, "\n".join(blocks))

@@ -54,11 +54,11 @@ def save_task(folder: Path, data: Data, partner: Partner | None) -> None:
         "scheme": data.scheme,
         "encoder_weight": None if partner is None else partner.weight,
     }
-    results.write_json(folder / TASK_FILE, content)
+    results.write_data_json(folder / TASK_FILE, content)
     if partner is None:
         return
     names, arrays = _crf_parts(partner.model) if isinstance(partner.model, Crf) else _linear_parts(partner.model)
-    results.write_json(folder / _NAMES_FILE, {"names": names})
+    results.write_data_json(folder / _NAMES_FILE, {"names": names})
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / _ARRAYS_FILE)
 
 
