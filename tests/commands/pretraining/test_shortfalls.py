@@ -25,10 +25,11 @@ def said(folder: Path, beginning: str) -> list[str]:
     return [warning for warning in results_of(folder)["warnings"] if warning.startswith(beginning)]
 
 
-def history(*errors: list[float], losses: tuple[float, ...] = ()) -> list[dict]:
+def history(*errors: list[float] | None, losses: tuple[float, ...] = ()) -> list[dict]:
     losses = losses or tuple(float(9 - n) for n in range(len(errors)))
     entries = zip(losses, errors, strict=True)
-    return [{"eval_loss": loss, "guidance_errors": of_heads} for loss, of_heads in entries] + [{"loss": 1.0}]
+    found = [{"eval_loss": loss} | ({"guidance_errors": of_heads} if of_heads else {}) for loss, of_heads in entries]
+    return [*found, {"loss": 1.0}]
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,9 @@ def history(*errors: list[float], losses: tuple[float, ...] = ()) -> list[dict]:
         (([0.9, 0.9], [math.nan, 0.1]), 1),
         # A trained model that follows from the start.
         (([0.04, 0.9], [0.05, 0.1]), 0),
-        # A checkpoint from before errors were kept.
+        # A checkpoint from before errors were kept, and a run resumed from one.
         ((), 0),
+        ((None, [0.2, 0.2], [0.2, 0.2]), 0),
     ],
 )
 def test_heads_that_never_follow(errors, missed):

@@ -46,7 +46,9 @@ def shortfalls(
     found = _not_learned(validated[0]["eval_loss"], loss) if validated else []
     if heads and not weight:
         return [*found, UNGUIDED]
-    return found + _not_followed([entry[_ERRORS] for entry in validated if _ERRORS in entry], heads)
+    # A run begun before errors were kept lacks those from before training: its heads may have followed already.
+    errors = [entry[_ERRORS] for entry in validated if _ERRORS in entry]
+    return found + _not_followed(errors if len(errors) == len(validated) else [], heads)
 
 
 #: For a run with a weight of 0.
