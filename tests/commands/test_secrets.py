@@ -32,6 +32,7 @@ LOGIN = f"alice:{PASSWORD}@host"
         (f"https://{LOGIN}/a/b.txt", "https://***@host/a/b.txt"),
         (f"s3://{PASSWORD}@10.0.0.1:80/a", "s3://***@10.0.0.1:80/a"),
         (f"/mnt/{LOGIN}/a.txt", "/mnt/***@host/a.txt"),
+        (f"<dd>{LOGIN}/a.txt</dd>", "<dd>***@host/a.txt</dd>"),
         (f"--set hub_token={PASSWORD} -q", "--set hub_token=*** -q"),
         (f"https://host/x?API_KEY={PASSWORD}&n=1", "https://host/x?API_KEY=***&n=1"),
         (f"no token {TOKEN}, sk-{PASSWORD}abcd", "no token ***, ***"),
@@ -156,6 +157,9 @@ SHORT = (*SIZE.split(), "--batch-size", 4, "--heads", "next:1")
 
 def test_a_run_and_its_resume(secret, run, tmp_path):
     out, text = tmp_path / "out", ("--max-steps", 4, "--save-every", 2, "--tokenizer", secret / "tokenizer")
+    reported = ("--report-to", "tensorboard", "--set", f"run_name={TOKEN}", "--init-from", secret / "model")
+    run("pretrain", secret / "text.txt", *text[:4], *SHORT[-2:], "-o", secret / "in", *reported)
+    assert leaks(secret / "in") == []
     run("pretrain", secret / "text.txt", *text, *SHORT, "-o", out)
     assert leaks(out) == []
     assert yaml.safe_load((out / "run.yaml").read_text())["corpus"] == [
@@ -178,7 +182,9 @@ def test_studies_and_fine_tuning(secret, run, tmp_path):
     run("tokenizer", "train", secret / "text.txt", "--vocab-size", 280, "-o", tmp_path / "tokenizer")
     task = ("--train", secret / "ner.conll", "--dev", secret / "ner.conll", "--epochs", 1, "--seeds", 1)
     run("finetune", secret / "model", "--task", "ner", *task, "-o", tmp_path / "ner")
-    for name in ("census", "report", "tokenizer", "ner"):
+    run("predict", tmp_path / "ner" / "model", secret / "ner.conll", "-o", tmp_path / "ner" / "predicted.jsonl")
+    run("compare", secret / "text.txt", "--max-steps", 2, *SHORT, "-o", tmp_path / "compare")
+    for name in ("census", "report", "tokenizer", "ner", "compare"):
         assert leaks(tmp_path / name) == []
 
 

@@ -11,7 +11,7 @@ MASK = "***"
 
 # user:password@ or token@ in a URL; user:password@host elsewhere, where a host begins with a letter, since
 # `0:next@1` is an assignment of heads.
-_LOGIN = re.compile(r"(?<=//)[^\s/@\"'<>]+(?=@)|(?<![^\s/=\"'])[^\s/:@\"'<>=]+:[^\s/@\"'<>]+(?=@[A-Za-z])")
+_LOGIN = re.compile(r"(?<=//)[^\s/@\"'<>]+(?=@)|(?<![^\s/=\"'>])[^\s/:@\"'<>=]+:[^\s/@\"'<>]+(?=@[A-Za-z])")
 _NAME = r"[\w-]*(?:token|password|passwd|secret|api[_-]?key|access[_-]?key|signature)"
 # token=..., also in the query of a URL and after --set.
 _GIVEN = re.compile(rf"(?i)(?<![\w-])({_NAME}=)[^\s&\"'<>]+")

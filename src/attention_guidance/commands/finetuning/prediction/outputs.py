@@ -12,6 +12,7 @@ from typing import Any
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.prediction.inputs import Item
 from attention_guidance.commands.finetuning.prediction.predictor import Prediction
+from attention_guidance.commands.secrets import masked
 from attention_guidance.commands.studies.output import no_formula
 
 Writer = Callable[[Data, Item, Prediction], str]
@@ -51,7 +52,7 @@ def _of_entities(labels: Sequence[str]) -> bool:
 
 def json_line(data: Data, item: Item, prediction: Prediction) -> str:
     """One object: `place`, what was read, `labels` and `scores` (or `value`), and `entities` if there can be some."""
-    found: dict[str, Any] = {"place": item.place}
+    found: dict[str, Any] = {"place": masked(item.place)}
     if item.spans:
         found |= {"text": item.text, "words": item.texts, "labels": prediction.labels, "scores": prediction.scores}
         if _of_entities(data.labels):
@@ -91,7 +92,7 @@ def _cells(item: Item, prediction: Prediction) -> list[str]:
     value = prediction.labels
     labels = " ".join(value) if isinstance(value, tuple) else repr(value)
     texts = (" ".join(item.texts),) if item.spans else item.texts
-    cells = [item.place, *texts, labels, " ".join(f"{score:.4f}" for score in prediction.scores)]
+    cells = [masked(item.place), *texts, labels, " ".join(f"{score:.4f}" for score in prediction.scores)]
     return [" ".join(cell.split()) for cell in cells]
 
 

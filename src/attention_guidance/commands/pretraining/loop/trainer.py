@@ -25,6 +25,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from attention_guidance.adapters.inputs_outputs import share_of_batch
 from attention_guidance.commands import results
@@ -396,6 +397,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
             self._checkpoint_folder = folder.parent
             super(PretrainingTrainer, self)._save_checkpoint(model, trial)
             if processes.is_first():
+                # Nothing reads this pickle, which has paths and arguments with their secrets.
+                (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
                 self.timer.save(folder)
                 if self._clock is not None:
                     self._clock.save(folder)

@@ -13,6 +13,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from attention_guidance.commands.pretraining.distributed import processes
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
+from attention_guidance.commands.secrets import all_masked
 from attention_guidance.commands.setting import coerced, kinds_of, settings_of
 from attention_guidance.errors import ConfigError
 
@@ -45,6 +46,15 @@ _UNSUPPORTED = {
     "lomo": "its state is not in the checkpoints, so the run could not be resumed",
     "schedule_free": "the weights that it trains are not those to validate and save",
 }
+
+
+class _Arguments(TrainingArguments):  # type: ignore[misc]
+    """Arguments that reporters, such as TensorBoard, get without secrets."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `TrainingArguments`."""
+        found: dict[str, Any] = all_masked(super().to_dict())
+        return found
 
 
 def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArguments:
@@ -102,7 +112,7 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
     }
     settings |= {argument: getattr(config, name) for argument, name in filled.items()}
     try:
-        arguments = TrainingArguments(**(settings | given))
+        arguments = _Arguments(**(settings | given))
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(f"transformers' TrainingArguments: {' '.join(str(error).split())}") from error
     optimizer = given.get("optim", "")
