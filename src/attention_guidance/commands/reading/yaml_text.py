@@ -14,8 +14,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """See `yaml.SafeLoader`."""
         if self.check_event(yaml.AliasEvent):
-            place = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise ComposerError(None, None, "an alias (*name); write its value out", place)
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise ComposerError(
+                None, None, f"the alias *{event.anchor} is not read; write its value out", event.start_mark
+            )
         return super().compose_node(parent, index)
 
 
