@@ -59,7 +59,7 @@ def _not_learned(before: float, after: float) -> list[str]:
     if after < before:
         return []
     return [
-        f"the model has not learned: its validation loss is {after:.3f}, and was {before:.3f} before training; try "
+        f"the validation loss has not fallen: it is {after:.3f}, and was {before:.3f} before training; try "
         "another `learning_rate`, less `dropout` or more steps"
     ]
 
