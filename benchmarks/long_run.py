@@ -15,6 +15,7 @@ appended to results/long_run.jsonl.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -118,7 +119,8 @@ def _watched(process: subprocess.Popen[bytes], output: Path) -> Iterator[dict[st
                 return
             step = newest_step
             # A checkpoint may be removed while its files are counted.
-            sizes = (_size(path) for path in output.rglob("*"))
+            # os.walk passes over folders that vanish.
+            sizes = (_size(Path(folder, name)) for folder, _, names in os.walk(output) for name in names)
             yield (
                 sample
                 | {
