@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 # 64 lines are some 95 blocks: at 4 blocks a step the second epoch begins at step 24, the third at step 48.
 SIZE = "--layers 1 --hidden 32 --attention-heads 2 --feed-forward 64 --block-size 32 --vocab-size 280"
@@ -52,3 +54,14 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, arguments: list[str], cl
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert cli("pretrain", *arguments, "-o", folder, "-q") == 0
     return folder
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (folder, other))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line

@@ -86,12 +86,7 @@ COMPARISON = Kind(
     first=(*RUN.first, "seed-*"),
     owned=("compare.json", "compare.html", "attention_maps.json", *within(_ARM, RUN.owned), "tokenizer", "run.yaml"),
 )
-FINE_TUNING = Kind(
-    "a fine-tuning",
-    finished="finetune.json",
-    begun=("fits/" + "[0-9a-f]" * 32,),
-    owned=("model",),
-)
+FINE_TUNING = Kind("a fine-tuning", finished="finetune.json", begun=("fits/" + "[0-9a-f]" * 32,), owned=("model",))
 DOWNSTREAM = Kind("fine-tunings compared", finished="downstream.json")
 RECIPE = Kind(
     "a recipe",
@@ -247,33 +242,26 @@ class Workspace:
         return [path for pattern in patterns for path in self.path.glob(pattern) if path.name != LOCK_FILE]
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, *, ignore_errors: bool = False) -> None:
     """Remove a file, a folder with all that is in it, or a link but not what it leads to; no error if there is none."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+        return
+    with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():
         path.unlink(missing_ok=True)
 
 
 def discard(path: Path) -> None:
-    """Remove unfinished output as `remove` does, as far as possible: errors are ignored, and so is one interruption.
+    """Remove unfinished output as far as possible, even if a signal comes meanwhile.
 
     Raises:
-        KeyboardInterrupt: A signal came meanwhile; the output is removed all the same.
+        KeyboardInterrupt: That signal, once the output is removed.
     """
     try:
-        _remove_what_can_be(path)
+        remove(path, ignore_errors=True)
     except KeyboardInterrupt:
-        _remove_what_can_be(path)
+        remove(path, ignore_errors=True)
         raise
-
-
-def _remove_what_can_be(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
 
 
 def nothing_to_resume(output: Path, what: str) -> RunError:

@@ -11,14 +11,10 @@ import torch
 from accelerate import accelerator
 from accelerate.utils import AutocastKwargs
 from safetensors.torch import load_file
+from small_runs import one_line
 from transformers import AutoModelForMaskedLM, Trainer
 
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints, damage
-
-
-def one_line(text: str) -> str:
-    (line,) = text.splitlines()
-    return line
 
 
 def assert_unfinished(folder: Path) -> None:

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from small_runs import assert_same_weights, one_line
 
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints, damage, step_of
 
@@ -48,17 +47,6 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> No
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.002)
-
-
-def assert_same_weights(folder: Path, other: Path) -> None:
-    ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (folder, other))
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-
-
-def one_line(text: str) -> str:
-    (line,) = text.splitlines()
-    return line
 
 
 @pytest.fixture
@@ -211,50 +199,6 @@ def test_a_damaged_checkpoint_is_passed_over(stopped, arguments, cli, whole_run,
     assert f"{newest} is damaged (model.safetensors has changed)" in caplog.text
     assert json.loads((stopped / "results.json").read_text())["resumed_from"] == step_of(older)
     assert_same_weights(stopped, whole_run)
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-@pytest.mark.parametrize("harm", [truncate, flip, Path.unlink, lambda file: shutil.rmtree(file.parent)])
-def test_a_damaged_model_is_made_again(whole_run, cli, tmp_path, harm, caplog, capsys):
-    folder = Path(shutil.copytree(whole_run, tmp_path / "run"))
-    harm(folder / "model" / "model.safetensors")
-    assert cli("pretrain", "-o", folder, "--resume", "-q") == 0
-    (said,) = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
-    assert said.startswith(f"{folder}/model is damaged (")
-    assert said.endswith("); it is made again from the last checkpoint")
-    assert_same_weights(folder, whole_run)
-    results, whole = (json.loads((path / "results.json").read_text()) for path in (folder, whole_run))
-    assert results["final_loss"] == whole["final_loss"]
-    assert results["curve"] == whole["curve"]
-    # Without a checkpoint it would be trained from the start.
-    shutil.rmtree(folder / "checkpoints")
-    (folder / "model" / "model.safetensors").unlink()
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert cli("pretrain", "-o", folder, "--resume", "-q") == 2
-    line = one_line(capsys.readouterr().err)
-    assert line == (
-        f"error: the run in {folder} is finished, but its model is damaged ({folder}/model: model.safetensors is "
-        "missing or unreadable) and no checkpoint is left; restore the model from a copy, or train again with "
-        "--overwrite"
-    )
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-def test_an_edited_card_is_no_damage(whole_run, cli, tmp_path, caplog):
-    folder = Path(shutil.copytree(whole_run, tmp_path / "run"))
-    (folder / "model" / "README.md").write_text("My model.")
-    assert cli("pretrain", "-o", folder, "--resume", "-q") == 0
-    assert (folder / "model" / "README.md").read_text() == "My model."
-    assert not caplog.records
 
 
 def test_only_damaged_checkpoints(stopped, arguments, cli, capsys):

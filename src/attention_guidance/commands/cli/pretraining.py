@@ -123,16 +123,22 @@ def _downstream_settings(arguments: dict[str, Any]) -> Any:
     return settings
 
 
-def _only_by_flag(config: RunConfig, flags: dict[str, Any], trusts_objective: bool) -> Iterator[tuple[str, str]]:
-    """What only a flag may choose and a file chose: files may be someone else's. Each with the end of its error."""
+def _only_by_flag(config: RunConfig, flags: dict[str, Any], trusts_objective: bool) -> Iterator[tuple[str, str, str]]:
+    """What only a flag may choose and a file chose, since files may be someone else's.
+
+    Yields:
+        The name of the setting, the setting with its value, and the end of its error.
+    """
     if is_own(config.objective) and flags["objective"] is None and not trusts_objective:
         yield (
+            "objective",
             f"objective={config.objective!r}",
             "would run code that this command does not name; inspect the file, then give it as --objective, or add "
             "--trust-objective",
         )
     if flags["report_to"] is None and not {name.strip() for name in config.report_to.split(",")} <= _ON_THIS_MACHINE:
         yield (
+            "report_to",
             f"report_to={config.report_to!r}",
             "would send results to a service that this command does not name; give it as --report-to, or give "
             "--report-to none",
@@ -140,6 +146,7 @@ def _only_by_flag(config: RunConfig, flags: dict[str, Any], trusts_objective: bo
     for name in sorted(config.arguments.keys() - (flags["arguments"] or {}).keys()):
         if name in _OTHER_FILES and config.arguments[name] is not None:
             yield (
+                "arguments",
                 f"arguments['{name}']={config.arguments[name]!r}",
                 f"would load other settings or send data to a service; give it as --set {name}=..., or take it out",
             )
@@ -160,8 +167,7 @@ def _train(arguments: dict[str, Any], train: Any) -> int:
     continues = how["resume"] and (output / CONFIG_FILE).exists() and (kept or not given)
     config = make_config(arguments, config_file, output / CONFIG_FILE if continues else None)
     sources = [Path(file) for file in (config_file, output / CONFIG_FILE if continues else None) if file is not None]
-    for what, hint in _only_by_flag(config, arguments, trusts_objective):
-        name = what.partition("=")[0].partition("[")[0]
+    for name, what, hint in _only_by_flag(config, arguments, trusts_objective):
         source = next((file for file in sources if name in read_yaml(file)), None)
         raise ConfigError(f"{what} in {source} {hint}")
     if how["resume"] and not continues and not config.corpus and config.dataset is None:

@@ -17,8 +17,9 @@ from attention_guidance.commands import results
 from attention_guidance.commands.objectives.base import Draws, Example, Quality, validate, validation_batches
 from attention_guidance.commands.pretraining.distributed import processes, sharding
 from attention_guidance.commands.pretraining.loop.clock import Clock
+from attention_guidance.commands.pretraining.loop.failures import losing_workers, saving
 from attention_guidance.commands.pretraining.loop.shortfalls import KeepsErrors, shortfalls
-from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer, losing_workers, saving
+from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer
 from attention_guidance.commands.pretraining.model import guide_as_configured, model_facts, new_model, told_by
 from attention_guidance.commands.pretraining.preparation.objective import objective_of
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData

@@ -6,8 +6,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,68 +27,14 @@ from transformers import (
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from attention_guidance.adapters.inputs_outputs import share_of_batch
-from attention_guidance.commands import results
 from attention_guidance.commands.objectives.base import Quality
 from attention_guidance.commands.pretraining.distributed import processes, sharding
 from attention_guidance.commands.pretraining.loop.clock import Clock
+from attention_guidance.commands.pretraining.loop.failures import last_checkpoint, restoring, saving
 from attention_guidance.commands.pretraining.loop.short_attention import short_attention
 from attention_guidance.commands.pretraining.saving import checkpoints
 from attention_guidance.commands.reading.arrays import read_array
-from attention_guidance.errors import ConfigError, DivergedError, FailedRunError, RunError, SaveError, reason_of
-
-
-@contextmanager
-def saving(what: str, folder: Path) -> Iterator[None]:
-    """Convert errors of writing, for example on a full disk, to one that names the last good checkpoint.
-
-    Args:
-        what: The object being saved, for the message.
-        folder: The folder of checkpoints.
-
-    Raises:
-        SaveError: Saving failed.
-    """
-    try:
-        with results.writing(folder):
-            yield
-    except SaveError as error:
-        raise SaveError(f"could not save {what}: {error.__cause__}; {_last_checkpoint(folder)}") from error.__cause__
-
-
-class LostWorkerError(FailedRunError):
-    """A process that loads data died."""
-
-
-@contextmanager
-def losing_workers(folder: Path) -> Iterator[None]:
-    """Convert torch's error for a data loader worker that died to one that names the last good checkpoint.
-
-    Args:
-        folder: The folder of checkpoints.
-
-    Raises:
-        LostWorkerError: A worker died.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        # The error comes from a signal handler, and so may be the cause of any other.
-        causes = (error, error.__cause__)
-        lost = next(
-            (reason_of(c) for c in causes if isinstance(c, RuntimeError) and "DataLoader worker" in str(c)), None
-        )
-        if lost is None:
-            raise
-        raise LostWorkerError(
-            f"a process that loads data died ({lost}); {_last_checkpoint(folder)}; run the same command with `resume`, "
-            "with fewer `dataloader_num_workers` if memory was short"
-        ) from error
-
-
-def _last_checkpoint(folder: Path) -> str:
-    """Name the last good checkpoint, for error messages."""
-    kept = checkpoints.checkpoints(folder)
-    return f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint has been saved yet"
+from attention_guidance.errors import ConfigError, DivergedError, reason_of
 
 
 def write_together(target: Path, write: Callable[[Path], None]) -> None:
@@ -115,21 +60,6 @@ def _begin_worker(then: Callable[[int], None] | None, number: int) -> None:
     os.setsid()
     if then is not None:
         then(number)
-
-
-@contextmanager
-def _restoring(checkpoint: str | None) -> Iterator[None]:
-    """Turn every error of reading a checkpoint into one.
-
-    Raises:
-        RunError: The checkpoint has pickled objects other than tensors and numbers, or lacks something.
-    """
-    try:
-        yield
-    except Exception as error:  # torch, safetensors and pickle raise many types
-        raise RunError(
-            f"{checkpoint}: cannot be loaded ({reason_of(error)}); delete it to continue from the one before"
-        ) from error
 
 
 class StepTimer(TrainerCallback):  # type: ignore[misc]
@@ -308,7 +238,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         return DivergedError(
             f"training diverged at step {step}, learning rate {self._get_learning_rate():.3g}: {what}; try a smaller "
             "`learning_rate`, more `warmup_share` or `precision` fp32, with `overwrite` to start again; "
-            f"{_last_checkpoint(Path(self.args.output_dir))}"
+            f"{last_checkpoint(Path(self.args.output_dir))}"
         )
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -348,20 +278,20 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         """
         model = model or self.model
         assert isinstance(model, PreTrainedModel)
-        with _restoring(resume_from_checkpoint):
+        with restoring(resume_from_checkpoint):
             saved = type(model).from_pretrained(resume_from_checkpoint, trust_remote_code=False)
             model.load_state_dict(saved.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _restoring(checkpoint):
+        with restoring(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        with _restoring(checkpoint):
+        with restoring(checkpoint):
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _restoring(checkpoint):
+        with restoring(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,7 +134,7 @@ def last_good(folder: Path) -> Path | None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what a process that was killed while it wrote or removed a checkpoint has left."""
-    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    discard(folder / PARTIAL)
 
 
 def keep_newest(folder: Path, newest: Path, n_kept: int) -> None:

@@ -22,7 +22,8 @@ from transformers import (
 
 from attention_guidance.commands.objectives.base import Example, Quality
 from attention_guidance.commands.pretraining.loop.clock import Clock
-from attention_guidance.commands.pretraining.loop.trainer import LostWorkerError, PretrainingTrainer, losing_workers
+from attention_guidance.commands.pretraining.loop.failures import LostWorkerError, losing_workers
+from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrainer
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig, seconds_of
 from attention_guidance.errors import ConfigError, GuidanceError, reason_of
 
