@@ -1,15 +1,15 @@
 """Does anything grow in a long run? 200,000 steps of a tiny model with frequent checkpoints and validation.
 
-    python benchmarks/long_run.py                   200,000 steps (half an hour on an idle core)
+    python benchmarks/long_run.py                   200,000 steps (a quarter of an hour on two idle cores)
     python benchmarks/long_run.py --steps 20000
     python benchmarks/long_run.py --show            the table of what is kept
 
-`attention-guidance pretrain` runs as a command of its own on made-up text. At every checkpoint, its resident memory,
-open files, threads, CPU time and the size of its output folder are read from the system. The drift of each is that of
-the last tenth of the run over the second tenth; steps of the first warm up caches. A step's CPU time includes logging,
-validation and checkpoints, its wall time does not. On a shared machine a core's speed changes from hour to hour, so a
-fixed piece of work is timed at every checkpoint too, and times are also given as multiples of it. The result is
-appended to results/long_run.jsonl.
+`attention-guidance pretrain` runs as a command of its own on made-up text. On a shared machine a core's speed changes
+from minute to minute, more than anything drifts, so the end of the long run is compared with a young run of the same
+command that runs beside it: it starts when four fifths of the steps are done, and both are measured over the last
+tenth, in which nothing else should run. At every checkpoint, each one's resident memory, open files, threads, CPU time
+and the size of its output folder are read from the system. A step's CPU time includes logging, validation and
+checkpoints, its wall time does not. The result is appended to results/long_run.jsonl.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import torch
 from turns import append, newest
 
 from attention_guidance.commands import results
@@ -36,19 +35,8 @@ RESULTS = Path(__file__).parent / "results" / "long_run.jsonl"
 _SIZE = "--layers 1 --hidden 16 --attention-heads 2 --feed-forward 16 --block-size 16 --vocab-size 280 --batch-size 2"
 _EVERY = 500
 _POLL_SECONDS = 0.2
-# What is reported of each tenth: the largest memory, files, threads and disk, the median of times.
-_MEASURES: dict[str, Callable[[Any], Any]] = {
-    "memory": np.max,
-    "files": np.max,
-    "threads": np.max,
-    "disk": np.max,
-    "fixed_seconds": np.median,
-    "fixed_cpu": np.median,
-    "cpu_per_step": np.median,
-    "step_seconds": np.median,
-    "cpu_over_fixed": np.median,
-    "step_over_fixed": np.median,
-}
+# Shares of the steps after which the young run starts, and after which both are compared.
+_YOUNG, _COMPARED = 0.8, 0.9
 
 
 def main() -> int:
@@ -59,7 +47,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.show:
         if arguments.steps < 20 * _EVERY:
-            parser.error(f"--steps must be at least {20 * _EVERY}, so that each tenth has two checkpoints")
+            parser.error(f"--steps must be at least {20 * _EVERY}, so that a tenth has two checkpoints")
         with tempfile.TemporaryDirectory() as folder:
             append(arguments.results, [measured(arguments.steps, Path(folder))])
     print(show(arguments.results))
@@ -67,78 +55,94 @@ def main() -> int:
 
 
 def measured(steps: int, folder: Path) -> dict[str, Any]:
-    """Run `pretrain` to its end, and describe each tenth of it.
+    """Run `pretrain` to its end, and compare its last tenth with a young run beside it.
 
     Raises:
-        SystemExit: The run failed.
+        SystemExit: A run failed.
     """
-    text, output = folder / "text.txt", folder / "run"
+    text = folder / "text.txt"
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randint(2, 7))) for _ in range(120)]
     text.write_text("".join(" ".join(chance.choices(words, k=12)) + ".\n" for _ in range(400)))
     flags = f"{_SIZE} --max-steps {steps} --save-every {_EVERY} --eval-every {_EVERY} --heads next:1 --dropout 0.1 -q"
-    command = [sys.executable, "-m", "attention_guidance", "pretrain", str(text), "-o", str(output), *flags.split()]
-    with subprocess.Popen(command) as process:
-        samples = list(_watched(process, output))
-    if process.returncode:
-        raise SystemExit(f"pretrain exited with {process.returncode}")
-    (last,) = (output / "checkpoints").glob(f"checkpoint-{steps}")
-    seconds = np.load(last / "step_seconds.npy")
-    columns = {name: np.array([sample[name] for sample in samples]) for name in samples[0]}
-    begins = np.concatenate([[0], columns["step"][:-1]])
-    columns["cpu_per_step"] = np.diff(columns.pop("cpu"), prepend=0) / (columns["step"] - begins)
-    columns["step_seconds"] = np.array(
-        [np.median(seconds[begin:end]) for begin, end in zip(begins, columns["step"], strict=True)]
-    )
-    columns["cpu_over_fixed"] = columns["cpu_per_step"] / columns["fixed_cpu"]
-    columns["step_over_fixed"] = columns["step_seconds"] / columns["fixed_seconds"]
-    tenth_of = np.minimum(10 * (columns["step"] - 1) // steps, 9)
-    tenths = [{name: float(of(columns[name][tenth_of == n])) for name, of in _MEASURES.items()} for n in range(10)]
+    with ExitStack() as stack:
+        old = _Run(text, folder / "old", flags, stack)
+        young: _Run | None = None
+        while old.sampled():
+            if young is None and old.step >= _YOUNG * steps:
+                young = _Run(text, folder / "young", flags, stack)
+            if young is not None and not young.sampled():
+                raise SystemExit(f"the young run exited with {young.process.returncode}")
+            time.sleep(_POLL_SECONDS)
+        if old.process.returncode or young is None:
+            raise SystemExit(f"pretrain exited with {old.process.returncode}")
+        young.process.kill()
+        young.process.wait()
+        begin = next(sample["time"] for sample in old.samples if sample["step"] >= _COMPARED * steps)
+        ends = {"young": young.over(begin), "old": old.over(begin)}
     return {
         **results.header("long_run"),
-        "command": f"attention-guidance {' '.join(command[3:4])} TEXT -o OUTPUT {flags}",
+        "command": f"attention-guidance pretrain TEXT -o OUTPUT {flags}",
         "steps": steps,
         "checkpoints": steps // _EVERY,
-        "tenths": tenths,
-        "drift": {name: tenths[-1][name] / tenths[1][name] - 1 for name in _MEASURES},
+        **ends,
+        "drift": {name: value / ends["young"][name] - 1 for name, value in ends["old"].items() if name != "steps"},
     }
 
 
-def _watched(process: subprocess.Popen[bytes], output: Path) -> Iterator[dict[str, Any]]:
-    """A sample whenever the run has a new checkpoint."""
-    of, step = psutil.Process(process.pid), 0
-    while process.poll() is None:
-        time.sleep(_POLL_SECONDS)
-        newest_step = max((int(path.name.split("-")[1]) for path in output.glob("checkpoints/checkpoint-*")), default=0)
-        if newest_step > step:
+class _Run:
+    """A run of `pretrain`, with a sample whenever it has a new checkpoint.
+
+    Args:
+        text: the corpus.
+        output: the folder of the run.
+        flags: other arguments.
+        stack: ends the run.
+    """
+
+    def __init__(self, text: Path, output: Path, flags: str, stack: ExitStack) -> None:
+        command = [sys.executable, "-m", "attention_guidance", "pretrain", str(text), "-o", str(output), *flags.split()]
+        self.output = output
+        self.process = stack.enter_context(subprocess.Popen(command))
+        stack.callback(self.process.kill)
+        self.samples: list[dict[str, Any]] = []
+
+    @property
+    def step(self) -> int:
+        """The step of the newest sample."""
+        return self.samples[-1]["step"] if self.samples else 0
+
+    def sampled(self) -> bool:
+        """Take a sample if there is a new checkpoint; False once the run has ended."""
+        if self.process.poll() is not None:
+            return False
+        step = max((int(path.name.split("-")[1]) for path in self.output.glob("checkpoints/checkpoint-*")), default=0)
+        if step > self.step:
+            of = psutil.Process(self.process.pid)
             try:
                 with of.oneshot():
                     times = of.cpu_times()
                     sample = {"memory": of.memory_info().rss, "files": of.num_fds(), "threads": of.num_threads()}
             except psutil.NoSuchProcess:
-                return
-            step = newest_step
-            # A checkpoint may be removed while its files are counted.
-            # os.walk passes over folders that vanish.
-            sizes = (_size(Path(folder, name)) for folder, _, names in os.walk(output) for name in names)
-            yield (
-                sample
-                | {
-                    "step": step,
-                    "cpu": times.user + times.system,
-                    "disk": sum(sizes),
-                }
-                | _fixed_work()
-            )
+                return True
+            # os.walk passes over folders that vanish: a checkpoint may be removed while its files are counted.
+            sizes = (_size(Path(folder, name)) for folder, _, names in os.walk(self.output) for name in names)
+            more = {"step": step, "time": time.monotonic(), "cpu": times.user + times.system, "disk": sum(sizes)}
+            self.samples.append(sample | more)
+        return True
 
-
-def _fixed_work() -> dict[str, float]:
-    """Time a fixed piece of work like that of a step: many small tensor operations."""
-    began, cpu = time.perf_counter(), time.process_time()
-    a = torch.full((16, 16), 0.1)
-    for _ in range(20_000):
-        a = torch.softmax(a @ a, -1)
-    return {"fixed_seconds": time.perf_counter() - began, "fixed_cpu": time.process_time() - cpu}
+    def over(self, begin: float) -> dict[str, Any]:
+        """Steps, largest memory, files, threads and disk, and times of a step, of the samples since `begin`."""
+        samples = [sample for sample in self.samples if sample["time"] >= begin]
+        first, last = samples[0], samples[-1]
+        checkpoints = (self.output / "checkpoints").glob("checkpoint-*/step_seconds.npy")
+        seconds = np.load(max(checkpoints, key=lambda file: int(file.parent.name.split("-")[1])))
+        return {
+            "steps": [first["step"], last["step"]],
+            **{name: max(sample[name] for sample in samples) for name in ("memory", "files", "threads", "disk")},
+            "cpu_per_step": (last["cpu"] - first["cpu"]) / (last["step"] - first["step"]),
+            "step_seconds": float(np.median(seconds[first["step"] : last["step"]])),
+        }
 
 
 def _size(path: Path) -> int:
@@ -150,23 +154,19 @@ def _size(path: Path) -> int:
 
 def show(path: Path) -> str:
     """The newest long run as a table in Markdown."""
-    lines = ["| steps | | second tenth | last tenth | drift |", "|---|---|---|---|---|"]
+    lines = ["| steps | | a young run beside it | last tenth | drift |", "|---|---|---|---|---|"]
     units = {
         "memory": ("resident memory, MB", 1e-6, 1),
         "files": ("open files", 1, 0),
         "threads": ("threads", 1, 0),
         "disk": ("output folder, MB", 1e-6, 2),
-        "fixed_seconds": ("wall time of fixed work, ms", 1e3, 2),
-        "fixed_cpu": ("CPU time of fixed work, ms", 1e3, 2),
         "cpu_per_step": ("CPU time a step, all included, ms", 1e3, 2),
         "step_seconds": ("wall time a step, ms", 1e3, 2),
-        "cpu_over_fixed": ("CPU time a step over fixed work", 1, 3),
-        "step_over_fixed": ("wall time a step over fixed work", 1, 3),
     }
     for record in newest(path, "steps"):
         for name, (title, scale, digits) in units.items():
-            second, last = (f"{record['tenths'][n][name] * scale:.{digits}f}" for n in (1, 9))
-            lines.append(f"| {record['steps']:,} | {title} | {second} | {last} | {record['drift'][name]:+.1%} |")
+            young, old = (f"{record[run][name] * scale:.{digits}f}" for run in ("young", "old"))
+            lines.append(f"| {record['steps']:,} | {title} | {young} | {old} | {record['drift'][name]:+.1%} |")
     return "\n".join(lines)
 
 

@@ -1,28 +1,36 @@
-"""Is pre-training worth it where there is little text? Entities of three languages: CRF, encoders, and both combined.
+"""Is pre-training worth it where there is little text? A model without it, encoders, and both combined.
 
     python benchmarks/low_resource.py hausa                        the recipe's settings, two seeds (hours on 2 cores)
-    python benchmarks/low_resource.py swahili hausa yoruba --seeds 1 2
+    python benchmarks/low_resource.py swahili hausa yoruba english --jobs 16         on a GPU with as many cores
     python benchmarks/low_resource.py hausa --steps 1500 --finetune-seeds 2 --learning-rates 1e-3     a first look
+    python benchmarks/low_resource.py hausa --with arch=modernbert                   the same with another setting
     python benchmarks/low_resource.py --show                       the table of what is kept
 
 The text is cleaned and the settings are chosen as `attention-guidance recipe low-resource` does; sentences of dev and
 test are left out of the text. Guided and unguided encoders are pre-trained alike, fine-tuned over seeds, and combined
-with the CRF. Reads ../shared/data, which is not part of the project. Continues where it was stopped, as long as --runs
-exists. Each result is appended to results/low_resource.jsonl.
+with the model without pre-training: a CRF for the entities of three languages, a linear model for SST-2. Reads
+../shared/data, which is not part of the project. Continues where it was stopped, as long as --runs exists. Each result
+is appended to results/low_resource.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import yaml
 from downstream import DATA, HERE
 from transformers.utils import logging
 from turns import append
 
+from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.errors import GuidanceError
 
 RESULTS = HERE / "results" / "low_resource.jsonl"
@@ -33,6 +41,8 @@ PUBLISHED = {
     "yoruba": {"XLM-R base": 85.8, "AfroXLMR base": 88.3},
 }
 _ARMS = ("unguided", "guided")
+# The task of a language, and its folder in the data; for all others, entities.
+_TASKS = {"english": ("sst2", "sst2", ".tsv")}
 
 
 def main() -> int:
@@ -40,6 +50,10 @@ def main() -> int:
     parser.add_argument("languages", nargs="*", help=f"of {', '.join(PUBLISHED)}, or other folders of the data")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="of pre-training (1 2)")
     parser.add_argument("--steps", type=int, help="of pre-training (the recipe's choice)")
+    parser.add_argument(
+        "--with", dest="changes", nargs="+", default=[], metavar="NAME=VALUE", help="settings of pretrain to change"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="arms in training at a time, each in a process (1)")
     parser.add_argument("--finetune-seeds", type=int, default=5, help="fine-tunings of each model (5)")
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[], help="to choose from (finetune's)")
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs" / "low_resource", help="where runs are kept")
@@ -52,14 +66,12 @@ def main() -> int:
         return 0
     if not arguments.languages:
         parser.error("name a language, or --show")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
         for language in arguments.languages:
-            if not (arguments.data / language / "ner").is_dir():
-                raise GuidanceError(f"{arguments.data / language}: no folder ner; the data are not there")
-            for seed in arguments.seeds:
-                append(arguments.results, [study(language, seed, arguments)])
+            if not _folder(language, arguments.data).is_dir():
+                raise GuidanceError(f"{_folder(language, arguments.data)}: no such folder; the data are not there")
+        for record in studies(arguments):
+            append(arguments.results, [record])
     except GuidanceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,49 +79,105 @@ def main() -> int:
     return 0
 
 
-def study(language: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both encoders of one seed of pre-training, fine-tuned and compared."""
-    from attention_guidance.commands.finetuning.downstream import downstream
-    from attention_guidance.commands.finetuning.settings import FinetuneSettings
+def studies(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Results of each language and seed of pre-training, as soon as both of its encoders are fine-tuned."""
+    wanted = [(language, seed) for seed in arguments.seeds for language in arguments.languages]
+    for language in arguments.languages:
+        _text(language, arguments)
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn"), _silent) as pool:
+        arms = {
+            pool.submit(train_arm, language, seed, arm, arguments): (language, seed)
+            for language, seed in wanted
+            for arm in _ARMS
+        }
+        done: Counter[tuple[str, int]] = Counter()
+        for arm in as_completed(arms):
+            arm.result()
+            done[arms[arm]] += 1
+            if done[arms[arm]] == len(_ARMS):
+                yield pool.submit(compare, *arms[arm], arguments).result()
 
-    folder = arguments.data / language / "ner"
-    text, flags = _text(language, folder, arguments)
-    runs = [_pretrained(language, arm, seed, text, flags, arguments.runs) for arm in _ARMS]
-    files = {split: folder / f"{split}.txt" for split in ("train", "dev", "test")}
-    settings = FinetuneSettings(
-        "ner", files, repair=True, seeds=arguments.finetune_seeds, learning_rates=tuple(arguments.learning_rates)
-    )
-    output = arguments.runs / f"{language}-{flags['max_steps']}-{seed}-ner"
-    print(f"fine-tuning {output.name}", file=sys.stderr, flush=True)
-    found = downstream([str(run) for run in runs], settings, output, resume=True, overwrite=True, quiet=True)
-    over = {
-        arm: json.loads((output / run.name / "finetune.json").read_text(encoding="utf-8"))["combined"]
-        for arm, run in zip(_ARMS, runs, strict=True)
-    }
+
+def _silent() -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def train_arm(language: str, seed: int, arm: str, arguments: argparse.Namespace) -> None:
+    """Pre-train one encoder and fine-tune it over seeds; what is there already is used."""
+    from attention_guidance.commands.finetuning.finetune import finetune
+    from attention_guidance.commands.pretraining.pretrain import pretrain
+    from attention_guidance.commands.pretraining.settings.config import make_config
+
+    text, flags = _text(language, arguments)
+    run, output = _folders(language, seed, arm, flags, arguments)
+    given = flags | {"corpus": [str(text)], "seed": seed, "save_every": 500}
+    print(f"pre-training {run.name}", file=sys.stderr, flush=True)
+    pretrain(make_config(given if arm == "guided" else given | {"heads": ""}), run, resume=True, quiet=True)
+    print(f"fine-tuning {run.name}", file=sys.stderr, flush=True)
+    finetune(str(run), _settings(language, arguments), output / run.name, resume=True, overwrite=True, quiet=True)
+
+
+def compare(language: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The result of one seed of pre-training, from its fine-tuned encoders."""
+    from attention_guidance.commands.finetuning.downstream import downstream
+
+    _, flags = _text(language, arguments)
+    folders = {arm: _folders(language, seed, arm, flags, arguments) for arm in _ARMS}
+    runs, output = {arm: run for arm, (run, _) in folders.items()}, folders["guided"][1]
+    settings = _settings(language, arguments)
+    found = downstream([*map(str, runs.values())], settings, output, resume=True, overwrite=True, quiet=True)
+    over = {arm: _json(output / run.name / "finetune.json")["combined"] for arm, run in runs.items()}
     return {
         **{name: value for name, value in found.items() if name != "command"},
         "kind": "low_resource",
         "language": language,
         "seed": seed,
         "steps": flags["max_steps"],
-        "train_seconds": {arm: _results(run)["train_seconds"] for arm, run in zip(_ARMS, runs, strict=True)},
+        "changes": arguments.changes,
+        "train_seconds": {arm: _json(run / "results.json")["train_seconds"] for arm, run in runs.items()},
         "combined_over_baseline": {arm: of_arm["over_baseline"] for arm, of_arm in over.items()},
         "weights": {arm: of_arm["weights"] for arm, of_arm in over.items()},
     }
 
 
-def _text(language: str, ner: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The cleaned text, and the settings that the recipe chooses for it."""
+def _folder(language: str, data: Path) -> Path:
+    """The folder of a language's labelled files."""
+    return data / _TASKS[language][1] if language in _TASKS else data / language / "ner"
+
+
+def _settings(language: str, arguments: argparse.Namespace) -> FinetuneSettings:
+    name, _, suffix = _TASKS.get(language, ("ner", "ner", ".txt"))
+    files = {split: _folder(language, arguments.data) / f"{split}{suffix}" for split in ("train", "dev", "test")}
+    return FinetuneSettings(
+        name, files, repair=True, seeds=arguments.finetune_seeds, learning_rates=tuple(arguments.learning_rates)
+    )
+
+
+def _folders(
+    language: str, seed: int, arm: str, flags: Mapping[str, Any], arguments: argparse.Namespace
+) -> tuple[Path, Path]:
+    """The folder of an arm's run, and that of the seed's comparison."""
+    changed = "".join(f"-{change}" for change in arguments.changes)
+    stem = f"{language}{changed}"
+    return (
+        arguments.runs / f"{stem}-{arm}-{flags['max_steps']}-{seed}",
+        arguments.runs / f"{stem}-{flags['max_steps']}-{seed}-downstream",
+    )
+
+
+def _text(language: str, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The cleaned text, and the settings that the recipe chooses for it, with the changes asked for."""
     from attention_guidance.commands.finetuning.examples.reading import read_examples
     from attention_guidance.commands.finetuning.examples.tasks import get_task
     from attention_guidance.commands.recipe.clean import clean
     from attention_guidance.commands.recipe.rules import choose
     from attention_guidance.commands.studies.sample import Text
 
-    task = get_task("ner")
-    data = read_examples(task, {split: ner / f"{split}.txt" for split in ("train", "dev", "test")}, repair=True)
+    settings = _settings(language, arguments)
+    data = read_examples(get_task(settings.task), settings.files, repair=settings.repair)
     held_out = [" ".join(e.texts) for split in ("dev", "test") for e in data.splits[split]]
-    kept, facts = clean(Text(files=(str(ner.parent / "train.txt"),)).read(), held_out)
+    kept, facts = clean(Text(files=(str(arguments.data / language / "train.txt"),)).read(), held_out)
     file: Path = arguments.runs / f"{language}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in kept)
@@ -117,48 +185,41 @@ def _text(language: str, ner: Path, arguments: argparse.Namespace) -> tuple[Path
         file.write_text(lines, encoding="utf-8")
     # The vocabulary follows from the text, as in the recipe, where the rule is a bound.
     flags = {choice.name: choice.value for choice in choose(facts) if choice.name != "vocab_size"}
-    return file, flags | ({"max_steps": arguments.steps} if arguments.steps else {})
+    changes = {
+        name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in arguments.changes)
+    }
+    return file, flags | ({"max_steps": arguments.steps} if arguments.steps else {}) | changes
 
 
-def _pretrained(language: str, arm: str, seed: int, text: Path, flags: dict[str, Any], runs: Path) -> Path:
-    """A finished run; one that was stopped continues."""
-    from attention_guidance.commands.pretraining.pretrain import pretrain
-    from attention_guidance.commands.pretraining.settings.config import make_config
-
-    output = runs / f"{language}-{arm}-{flags['max_steps']}-{seed}"
-    print(f"pre-training {output.name}", file=sys.stderr, flush=True)
-    given = flags | {"corpus": [str(text)], "seed": seed, "save_every": 500}
-    pretrain(make_config(given if arm == "guided" else given | {"heads": ""}), output, resume=True, quiet=True)
-    return output
-
-
-def _results(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+def _json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
 
 
 def show(path: Path) -> str:
-    """The newest result of each language, seed and number of steps, as Markdown."""
+    """The newest result of each language, number of steps, change of settings and seed, as Markdown."""
     newest = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         record = json.loads(line)
-        newest[record["language"], record["steps"], record["seed"]] = record
+        changes = ", ".join(record.get("changes", ()))
+        newest[record["language"], record["steps"], changes, record["seed"]] = record
     if not newest:
         return "nothing is kept yet"
     head = (
-        "language", "steps, seed", "fine-tunings", "CRF", "unguided", "guided", "unguided + CRF", "guided + CRF",
-        "guided + CRF − CRF (95 %)", "guided + CRF − unguided + CRF (95 %)", "XLM-R base", "AfroXLMR base",
+        "text", "steps, seed", "fine-tunings", "no pre-training", "unguided", "guided",
+        "unguided, both", "guided, both",
+        "guided, both − no pre-training (95 %)", "guided, both − unguided, both (95 %)", "XLM-R base", "AfroXLMR base",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
-    for (language, steps, seed), record in sorted(newest.items()):
+    for (language, steps, changes, seed), record in sorted(newest.items()):
         models, both = ([100 * side["mean"] for side in record[name]] for name in ("models", "combined"))
         published = PUBLISHED.get(language, {})
         rows.append(
             (
-                language.capitalize(),
+                language.capitalize() + (f", {changes}" if changes else ""),
                 f"{steps:,}, {seed}",
                 str(record["models"][0]["seeds"]),
-                f"{100 * record['baseline']['test']['f1']:.1f}",
+                f"{100 * record['baseline']['test'][record['metric']]:.1f}",
                 *(f"{mean:.1f}" for mean in (*models, *both)),
                 _gap(record["combined_over_baseline"]["guided"]),
                 _gap(record["combined_differences"][0]),

@@ -82,8 +82,8 @@ def _long_run() -> list[tuple[str, str, str]]:
     what = {
         "memory": "resident memory",
         "files": "open files",
-        "cpu_over_fixed": "CPU time of a step",
-        "step_over_fixed": "wall time of a step",
+        "cpu_per_step": "CPU time of a step",
+        "step_seconds": "wall time of a step",
     }
     return [
         (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_guidance.adapters.base import Adapter
-from attention_guidance.adapters.inputs_outputs import loss_of, named_inputs, share_of_batch, with_loss
+from attention_guidance.adapters.inputs_outputs import loss_of, share_of_batch, with_loss
 from attention_guidance.adapters.interface import normalizes_its_loss
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
@@ -159,7 +159,7 @@ class Guidance:
             return args, model_kwargs
         if not torch.compiler.is_compiling():
             self._lost.check(self._passes.untrained(), self.schedule, self.steps_done)
-        inputs = named_inputs(self._forwards[0].__wrapped__, args, model_kwargs) | (
+        inputs = self._forwards[0].named_inputs(args, model_kwargs) | (
             {GIVEN: kwargs[GIVEN]} if GIVEN in kwargs else {}
         )
         self._passes.begin(inputs, self._adapter.patch_size, model.training)
@@ -197,7 +197,7 @@ class Guidance:
                 f"{type(model).__name__} did not call its part {type(self.model).__name__} in training mode in this "
                 "pass: it would train unguided"
             )
-        return self._with_guidance(named_inputs(self._forwards[-1].__wrapped__, args, kwargs), output)
+        return self._with_guidance(self._forwards[-1].named_inputs(args, kwargs), output)
 
     def _join_loss_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Add the guidance of the passes to the output of a Trainer's loss module: a loss, or its parts by name."""

@@ -97,7 +97,7 @@ class ForwardPass:
             reached: receives the trace when that happens.
         """
         tensors = [tensor for tensor in (call.query_BHQD, call.key_BHKD) if tensor.requires_grad]
-        self.learns = bool(self.learns or tensors)
+        self.learns = self.learns or len(tensors) > 0
         if torch.compiler.is_compiling():
             return
         if tensors and self.trains and self.trace is None:

@@ -6,10 +6,12 @@ PEFT, sentence-transformers and others call the forward of a model directly, whi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+
+from attention_guidance.adapters.inputs_outputs import named_inputs
 
 
 class HookedForward:
@@ -53,6 +55,14 @@ class HookedForward:
             return hooked[-1](*args, **kwargs) if hooked else function(model, *args, **kwargs)
 
         return forward
+
+    def named_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, see `named_inputs`."""
+        if self.own:
+            return named_inputs(self.own, args, kwargs)
+        # torch 2.11 cannot compile what binds a function to the model.
+        named = named_inputs(type(self.model).forward, (self.model, *args), kwargs)
+        return {name: value for name, value in named.items() if value is not self.model}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output."""

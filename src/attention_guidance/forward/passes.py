@@ -61,7 +61,7 @@ class Passes:
     @property
     def without_loss(self) -> bool:
         """Whether there are training passes that no loss includes yet."""
-        return bool(self._training) and not self._in_a_loss
+        return len(self._training) > 0 and not self._in_a_loss
 
     def begin_whole(self) -> None:
         """Begin a forward pass of the module that contains the model. Earlier passes without gradients are dropped."""

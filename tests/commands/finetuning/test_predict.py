@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from finetunings import words
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
@@ -19,9 +20,11 @@ from transformers import AutoConfig, AutoModelForTokenClassification, RobertaFor
 from attention_guidance.commands.finetuning.decoding import Transitions, marginals
 from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.examples.tasks import get_task
+from attention_guidance.commands.finetuning.fits.kept import KeptFits, Request
 from attention_guidance.commands.finetuning.prediction.inputs import Item, read_items
 from attention_guidance.commands.finetuning.prediction.outputs import csv_row, json_line
 from attention_guidance.commands.finetuning.prediction.predictor import Prediction, Predictor
+from attention_guidance.commands.finetuning.settings import FitSettings
 
 FAST = ["--epochs", "2", "--seeds", "1", "-q", "--learning-rates", "5e-3", "--batch-size", "8"]
 ENTITIES = {"PER": ("Aa", "ii"), "LOC": ("Oo", "ee"), None: ("", "")}
@@ -66,6 +69,22 @@ def test_words_get_the_labels_that_were_scored(tmp_path, cli, tagger):
     # An existing file is not overwritten unless asked.
     assert cli("predict", tagger / "ft" / "model", tagger / "test.txt", "--words", "-o", out, "-q") == 2
     assert cli("predict", tagger / "ft" / "model", tagger / "test.txt", "--words", "-o", out, "-q", "--overwrite") == 0
+
+
+def test_torch_built_for_a_gpu_that_is_not_there(tmp_path, tagger, monkeypatch):
+    """What pip installs on Linux; it names the accelerator that it was built for unless asked whether there is one."""
+    built_for = torch.device("cuda")
+    monkeypatch.setattr(
+        torch.accelerator,
+        "current_accelerator",
+        lambda check_available=False: built_for if torch.cuda.is_available() or not check_available else None,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    predictor = Predictor.load(str(tagger / "ft"))
+    assert predictor.model.device.type == device
+    kept = KeptFits(tmp_path, Request("", "0" * 32))
+    shutil.copytree(tagger / "ft" / "model", kept.folder / "fit")
+    assert kept.load("fit", predictor.data, FitSettings()).device.type == device
 
 
 def test_without_the_baseline_it_is_the_model_alone(tmp_path, cli, tagger):

@@ -29,7 +29,7 @@ from attention_guidance.commands.finetuning.fits.predict import collator, predic
 from attention_guidance.commands.finetuning.scoring.scores import evaluate
 from attention_guidance.commands.finetuning.settings import FitSettings
 from attention_guidance.commands.pretraining.saving.aligned import aligned
-from attention_guidance.commands.pretraining.settings.arguments import choose_precision, use_one_device
+from attention_guidance.commands.pretraining.settings.arguments import best_device, choose_precision, use_one_device
 from attention_guidance.errors import ConfigError, DivergedError, reason_of
 from attention_guidance.forward.modes import evaluating
 
@@ -156,7 +156,7 @@ def _arguments(settings: FitSettings, folder: str, n_items: int, learning_rate: 
         seed=seed,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
-        use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        use_cpu=best_device().type == "cpu",
     )
     use_one_device(arguments)
     return arguments

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict, cast
 
-import torch
-
 from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.fit import Fit
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.settings import FitSettings
 from attention_guidance.commands.pretraining.saving.checkpoints import damage, write_whole
+from attention_guidance.commands.pretraining.settings.arguments import best_device
 from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.setting import AT_LEAST_1, Rule
 from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace, remove
@@ -207,9 +206,9 @@ class KeptFits:
 
     def load(self, name: str, data: Data, settings: FitSettings) -> PreTrainedModel:
         """Load the model of a saved fit, on the best available device."""
-        device: Any = torch.accelerator.current_accelerator() or "cpu"
-        model: PreTrainedModel = new_model(data, str(self.folder / name), settings, fresh=False).to(device)
-        return model.eval()
+        model: Any = new_model(data, str(self.folder / name), settings, fresh=False)
+        moved: PreTrainedModel = model.to(best_device())
+        return moved.eval()
 
     def put(self, name: str, fit: Fit, model: PreTrainedModel) -> None:
         """Save a fit and its model."""

@@ -21,6 +21,7 @@ from attention_guidance.commands.finetuning.fits.predict import predict
 from attention_guidance.commands.finetuning.prediction.saved import Partner, load_task
 from attention_guidance.commands.finetuning.settings import FitSettings
 from attention_guidance.commands.pretraining.saving.checkpoints import SEAL, damage
+from attention_guidance.commands.pretraining.settings.arguments import best_device
 from attention_guidance.commands.studies.models import longest_sequence, subjects
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer
 from attention_guidance.errors import ConfigError, reason_of
@@ -76,8 +77,6 @@ class Predictor:
         Raises:
             ConfigError: the model cannot be loaded, has no head, or has changed since `finetune` wrote it.
         """
-        import torch
-
         folder = Path(source)
         if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
             folder, source = folder / "model", str(folder / "model")
@@ -90,8 +89,7 @@ class Predictor:
         longest = longest_sequence(model, tokenizer)
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = tokenizer.pad_token_id  # which heads that read the last token need in batches
-        device: Any = torch.accelerator.current_accelerator() or "cpu"
-        return cls(data, model.to(device).eval(), tokenizer, longest, partner, batch_size)
+        return cls(data, model.to(best_device()).eval(), tokenizer, longest, partner, batch_size)
 
     def __call__(self, texts: Sequence[Sequence[str]]) -> list[Prediction]:
         """Predict labels and scores.

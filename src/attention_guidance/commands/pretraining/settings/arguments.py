@@ -108,7 +108,7 @@ def training_arguments(config: RunConfig, folder: RunFolder) -> TrainingArgument
         "save_steps": config.save_steps,
         "report_to": report_to,
         "disable_tqdm": True,
-        "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        "use_cpu": best_device().type == "cpu",
     }
     settings |= {argument: getattr(config, name) for argument, name in filled.items()}
     try:
@@ -161,6 +161,16 @@ def _reporters(names: str) -> list[str]:
         if name not in known:
             raise ConfigError(f"report_to={name!r} is unknown or not installed; expected one of {', '.join(known)}")
     return wanted
+
+
+def best_device() -> torch.device:
+    """The device to train and predict on: a GPU if there is one, else the CPU.
+
+    What torch was built for does not say: a build for CUDA also runs where there is no GPU.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def choose_precision(precision: str) -> str:
