@@ -40,7 +40,7 @@ PUBLISHED = {
     "hausa": {"XLM-R base": 83.8, "AfroXLMR base": 86.6},
     "yoruba": {"XLM-R base": 85.8, "AfroXLMR base": 88.3},
 }
-_ARMS = ("unguided", "guided")
+ARMS = ("unguided", "guided")
 # The task of a language, and its folder in the data; for all others, entities.
 _TASKS = {"english": ("sst2", "sst2", ".tsv")}
 
@@ -84,21 +84,22 @@ def studies(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     wanted = [(language, seed) for seed in arguments.seeds for language in arguments.languages]
     for language in arguments.languages:
         _text(language, arguments)
-    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn"), _silent) as pool:
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn"), silent) as pool:
         arms = {
             pool.submit(train_arm, language, seed, arm, arguments): (language, seed)
             for language, seed in wanted
-            for arm in _ARMS
+            for arm in ARMS
         }
         done: Counter[tuple[str, int]] = Counter()
         for arm in as_completed(arms):
             arm.result()
             done[arms[arm]] += 1
-            if done[arms[arm]] == len(_ARMS):
+            if done[arms[arm]] == len(ARMS):
                 yield pool.submit(compare, *arms[arm], arguments).result()
 
 
-def _silent() -> None:
+def silent() -> None:
+    """Let transformers print nothing; called in each process."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -106,16 +107,24 @@ def _silent() -> None:
 def train_arm(language: str, seed: int, arm: str, arguments: argparse.Namespace) -> None:
     """Pre-train one encoder and fine-tune it over seeds; what is there already is used."""
     from attention_guidance.commands.finetuning.finetune import finetune
+
+    run = pretrained(language, seed, arm, arguments)
+    _, output = _folders(language, seed, arm, _text(language, arguments)[1], arguments)
+    print(f"fine-tuning {run.name}", file=sys.stderr, flush=True)
+    finetune(str(run), _settings(language, arguments), output / run.name, resume=True, overwrite=True, quiet=True)
+
+
+def pretrained(language: str, seed: int, arm: str, arguments: argparse.Namespace) -> Path:
+    """The folder of a finished pre-training run; one that was stopped continues."""
     from attention_guidance.commands.pretraining.pretrain import pretrain
     from attention_guidance.commands.pretraining.settings.config import make_config
 
     text, flags = _text(language, arguments)
-    run, output = _folders(language, seed, arm, flags, arguments)
+    run, _ = _folders(language, seed, arm, flags, arguments)
     given = flags | {"corpus": [str(text)], "seed": seed, "save_every": 500}
     print(f"pre-training {run.name}", file=sys.stderr, flush=True)
     pretrain(make_config(given if arm == "guided" else given | {"heads": ""}), run, resume=True, quiet=True)
-    print(f"fine-tuning {run.name}", file=sys.stderr, flush=True)
-    finetune(str(run), _settings(language, arguments), output / run.name, resume=True, overwrite=True, quiet=True)
+    return run
 
 
 def compare(language: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -123,11 +132,11 @@ def compare(language: str, seed: int, arguments: argparse.Namespace) -> dict[str
     from attention_guidance.commands.finetuning.downstream import downstream
 
     _, flags = _text(language, arguments)
-    folders = {arm: _folders(language, seed, arm, flags, arguments) for arm in _ARMS}
+    folders = {arm: _folders(language, seed, arm, flags, arguments) for arm in ARMS}
     runs, output = {arm: run for arm, (run, _) in folders.items()}, folders["guided"][1]
     settings = _settings(language, arguments)
     found = downstream([*map(str, runs.values())], settings, output, resume=True, overwrite=True, quiet=True)
-    over = {arm: _json(output / run.name / "finetune.json")["combined"] for arm, run in runs.items()}
+    over = {arm: json_of(output / run.name / "finetune.json")["combined"] for arm, run in runs.items()}
     return {
         **{name: value for name, value in found.items() if name != "command"},
         "kind": "low_resource",
@@ -135,7 +144,10 @@ def compare(language: str, seed: int, arguments: argparse.Namespace) -> dict[str
         "seed": seed,
         "steps": flags["max_steps"],
         "changes": arguments.changes,
-        "train_seconds": {arm: _json(run / "results.json")["train_seconds"] for arm, run in runs.items()},
+        **{
+            name: {arm: json_of(run / "results.json")[name] for arm, run in runs.items()}
+            for name in ("final_loss", "train_seconds")
+        },
         "combined_over_baseline": {arm: of_arm["over_baseline"] for arm, of_arm in over.items()},
         "weights": {arm: of_arm["weights"] for arm, of_arm in over.items()},
     }
@@ -191,7 +203,8 @@ def _text(language: str, arguments: argparse.Namespace) -> tuple[Path, dict[str,
     return file, flags | ({"max_steps": arguments.steps} if arguments.steps else {}) | changes
 
 
-def _json(file: Path) -> dict[str, Any]:
+def json_of(file: Path) -> dict[str, Any]:
+    """The content of a result file."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
 
@@ -206,7 +219,7 @@ def show(path: Path) -> str:
     if not newest:
         return "nothing is kept yet"
     head = (
-        "text", "steps, seed", "fine-tunings", "no pre-training", "unguided", "guided",
+        "text", "steps, seed", "loss, unguided", "loss, guided", "fine-tunings", "no pre-training", "unguided", "guided",
         "unguided, both", "guided, both",
         "guided, both − no pre-training (95 %)", "guided, both − unguided, both (95 %)", "XLM-R base", "AfroXLMR base",
     )  # fmt: skip
@@ -218,6 +231,7 @@ def show(path: Path) -> str:
             (
                 language.capitalize() + (f", {changes}" if changes else ""),
                 f"{steps:,}, {seed}",
+                *(f"{record['final_loss'][arm]:.2f}" if "final_loss" in record else "–" for arm in ARMS),
                 str(record["models"][0]["seeds"]),
                 f"{100 * record['baseline']['test'][record['metric']]:.1f}",
                 *(f"{mean:.1f}" for mean in (*models, *both)),
