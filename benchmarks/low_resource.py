@@ -219,8 +219,8 @@ def show(path: Path) -> str:
     if not newest:
         return "nothing is kept yet"
     head = (
-        "text", "steps, seed", "loss, unguided", "loss, guided", "fine-tunings", "no pre-training", "unguided", "guided",
-        "unguided, both", "guided, both",
+        "text", "steps, seed", "loss, unguided", "loss, guided", "fine-tunings",
+        "no pre-training", "unguided", "guided", "unguided, both", "guided, both",
         "guided, both − no pre-training (95 %)", "guided, both − unguided, both (95 %)", "XLM-R base", "AfroXLMR base",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
