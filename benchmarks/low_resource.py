@@ -158,9 +158,14 @@ def _folder(language: str, data: Path) -> Path:
     return data / _TASKS[language][1] if language in _TASKS else data / language / "ner"
 
 
-def _settings(language: str, arguments: argparse.Namespace) -> FinetuneSettings:
+def _task(language: str, data: Path) -> tuple[str, dict[str, Path]]:
+    """The task of a language, and its files."""
     name, _, suffix = _TASKS.get(language, ("ner", "ner", ".txt"))
-    files = {split: _folder(language, arguments.data) / f"{split}{suffix}" for split in ("train", "dev", "test")}
+    return name, {split: _folder(language, data) / f"{split}{suffix}" for split in ("train", "dev", "test")}
+
+
+def _settings(language: str, arguments: argparse.Namespace) -> FinetuneSettings:
+    name, files = _task(language, arguments.data)
     return FinetuneSettings(
         name, files, repair=True, seeds=arguments.finetune_seeds, learning_rates=tuple(arguments.learning_rates)
     )
@@ -186,8 +191,8 @@ def _text(language: str, arguments: argparse.Namespace) -> tuple[Path, dict[str,
     from attention_guidance.commands.recipe.rules import choose
     from attention_guidance.commands.studies.sample import Text
 
-    settings = _settings(language, arguments)
-    data = read_examples(get_task(settings.task), settings.files, repair=settings.repair)
+    name, files = _task(language, arguments.data)
+    data = read_examples(get_task(name), files, repair=True)
     held_out = [" ".join(e.texts) for split in ("dev", "test") for e in data.splits[split]]
     kept, facts = clean(Text(files=(str(arguments.data / language / "train.txt"),)).read(), held_out)
     file: Path = arguments.runs / f"{language}.jsonl"

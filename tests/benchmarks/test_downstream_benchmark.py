@@ -21,12 +21,19 @@ def run(name, *arguments):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder like ../shared/data with one text and its entities."""
+    """A folder like ../shared/data with two texts, entities in one of them, texts with labels and minimal pairs."""
     chance, folder = random.Random(0), tmp_path_factory.mktemp("data")
-    (folder / "swahili" / "ner").mkdir(parents=True)
+    for name in ("swahili/ner", "english", "sst2", "blimp"):
+        (folder / name).mkdir(parents=True)
     for split, n in (("train", 1200), ("valid", 60)):
         lines = [" ".join(chance.choices(WORDS, k=12)) for _ in range(n)]
         (folder / "swahili" / f"{split}.txt").write_text("\n".join(lines))
+    (folder / "english" / "train.txt").write_text((folder / "swahili" / "train.txt").read_text())
+    for split in ("train", "dev", "test"):
+        rows = [f"{' '.join(chance.choices(WORDS, k=6))}\t{n % 2}" for n in range(12)]
+        (folder / "sst2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    pairs = [{f"sentence_{kind}": " ".join(chance.choices(WORDS, k=4)) for kind in ("good", "bad")} for _ in range(9)]
+    (folder / "blimp" / "some.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     for split, n in (("train", 40), ("dev", 16), ("test", 16)):
         sentences = ["\n".join([f"{chance.choice(WORDS)} O", f"X{n % 3} B-PER"]) for n in range(n)]
         (folder / "swahili" / "ner" / f"{split}.txt").write_text("\n\n".join(sentences))
@@ -169,6 +176,7 @@ def test_missing_data_are_named(tmp_path):
 def test_low_resource_combines_each_encoder_with_the_crf(data, tmp_path):
     kept = tmp_path / "kept.jsonl"
     small = ["swahili", "--seeds", "1", "--steps", "4", "--finetune-seeds", "2", "--learning-rates", "1e-3"]
+    small += ["--jobs", "2", "--with", "warmup_share=0.5"]
     where = ["--data", data, "--runs", tmp_path / "runs", "--results", kept]
     done = run("low_resource.py", *small, *where)
     assert done.returncode == 0, done.stderr
@@ -180,7 +188,33 @@ def test_low_resource_combines_each_encoder_with_the_crf(data, tmp_path):
     shown = run("low_resource.py", "--show", "--results", kept).stdout.splitlines()[-1]
     cells = [cell.strip() for cell in shown.strip("|").split("|")]
     means = [100 * side["mean"] for name in ("models", "combined") for side in record[name]]
-    assert cells[:3] == ["Swahili", "4, 1", "2"]
-    assert [*map(float, cells[3:8])] == pytest.approx([100 * record["baseline"]["test"]["f1"], *means], abs=0.05)
+    runs = {arm: tmp_path / "runs" / f"swahili-warmup_share=0.5-{arm}-4-1" for arm in ("unguided", "guided")}
+    found = {arm: json.loads((run / "results.json").read_text()) for arm, run in runs.items()}
+    assert {arm: of_arm["config"]["warmup_share"] for arm, of_arm in found.items()} == dict.fromkeys(runs, 0.5)
+    assert [bool(of_arm["config"]["heads"]) for of_arm in found.values()] == [False, True]
+    assert cells[:2] == ["Swahili, warmup_share=0.5", "4, 1"]
+    assert [*map(float, cells[2:4])] == pytest.approx([found[arm]["final_loss"] for arm in runs], abs=0.005)
+    assert cells[4] == "2"
+    assert [*map(float, cells[5:10])] == pytest.approx([100 * record["baseline"]["test"]["f1"], *means], abs=0.05)
     assert cells[-2:] == ["92.2", "92.3"]
     assert run("low_resource.py", "nowhere", *where).returncode == 2
+
+
+def test_minimal_pairs_scores_both_encoders(data, tmp_path):
+    kept = tmp_path / "kept.jsonl"
+    where = ["--data", data, "--runs", tmp_path / "runs", "--results", kept]
+    done = run("minimal_pairs.py", "--steps", "4", *where)
+    assert done.returncode == 0, done.stderr
+    records = [*map(json.loads, kept.read_text().splitlines())]
+    assert [record["arm"] for record in records] == ["unguided", "guided"]
+    for record, row in zip(records, reversed(done.stdout.splitlines()[-2:]), strict=True):
+        folder = tmp_path / "runs" / f"english-{record['arm']}-4-1-blimp"
+        (snapshot,) = json.loads((folder / "minimal_pairs.json").read_text())["snapshots"]
+        assert record["accuracy"] == snapshot["accuracy"]
+        assert f"| {record['arm']} | 4 x 4,096 tokens, 1 | {record['loss']:.2f} |" in row
+        assert f"| {100 * snapshot['accuracy']['value']:.1f} (" in row
+    (data / "blimp").rename(tmp_path / "blimp")
+    try:
+        assert run("minimal_pairs.py", *where).returncode == 2
+    finally:
+        (tmp_path / "blimp").rename(data / "blimp")
