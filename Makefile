@@ -1,6 +1,7 @@
 # Two commands from a bare checkout, with nothing but Python 3.11+ and pip:
 #   make demo   trains with and without guidance on the embedded text and shows the difference
 #   make test   runs the tests
+#   make site   builds the documentation as a site in site/, to be opened there or put on a server
 # For a release:
 #   make dist   builds wheel and source distribution, and tries the wheel in an empty environment
 # On a machine with an NVIDIA GPU and its own torch, transformers and pytest, nothing is installed:
@@ -20,7 +21,7 @@ TEXT_CASES ?= 1000000
 JSON_CASES ?= 100000
 BINARY_CASES ?= 30000
 
-.PHONY: demo test test-gpu bench-gpu fuzz lint audit dist clean
+.PHONY: demo test test-gpu bench-gpu fuzz lint audit site dist clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "== making a virtual environment in $(VENV)"
@@ -62,6 +63,16 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check src tests benchmarks docs .ci
 	$(BIN)/mypy
 
+$(VENV)/site-ready: $(VENV)/ready
+	@echo "== installing what builds the site, pinned by constraints.txt"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+site: $(VENV)/site-ready
+	@echo "== building the documentation in site; warnings are errors, and all links are checked"
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "== open site/index.html"
+
 audit:
 	@echo "== looking up known vulnerabilities of the packages in constraints.txt"
 	$(PYTHON) .ci/audit.py constraints.txt
@@ -79,4 +90,4 @@ dist: $(VENV)/ready
 	rm -rf dist/empty dist/first.py
 
 clean:
-	rm -rf $(VENV) .venv-audit demo dist gpu .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-audit demo dist site gpu .pytest_cache .mypy_cache .ruff_cache

@@ -16,7 +16,8 @@ from attention_guidance.commands.cli import _parser, main
 from attention_guidance.patterns import get_pattern
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+PAGES.sort()
 
 
 def test_support_names_every_encoder():

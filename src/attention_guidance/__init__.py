@@ -4,17 +4,17 @@ After Deshpande and Narasimhan, "Guiding Attention for Self-Supervised Learning 
 
 The name of a tensor ends in its dimensions. A letter means the same in the whole library:
 
-====  =================================================================================================
-B     sequences of a batch, or 1 where all are alike
-L     layers
-H     heads: all of a layer or its guided ones; of keys and values fewer, where several queries share them
-G     patterns, each of a group of heads
-T     positions; Q queries, K keys (Q = K = T in an encoder)
-P     single keys listed for a query; C all keys listed for it, those of its classes too
-D     channels of a head; E channels of the model
-b, q  sequences and queries of a block of scores; X, Y tiles of queries and of keys
-V     vocabulary; R rows that were chosen; M measures; N heads of all layers
-====  =================================================================================================
+| letter | dimension |
+|---|---|
+| B | sequences of a batch, or 1 where all are alike |
+| L | layers |
+| H | heads: all of a layer or its guided ones; of keys and values fewer, where several queries share them |
+| G | patterns, each of a group of heads |
+| T | positions; Q queries, K keys (Q = K = T in an encoder) |
+| P | single keys listed for a query; C all keys listed for it, those of its classes too |
+| D | channels of a head; E channels of the model |
+| b, q | sequences and queries of a block of scores; X, Y tiles of queries and of keys |
+| V | vocabulary; R rows that were chosen; M measures; N heads of all layers |
 """
 
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from attention_guidance.schedules import Schedule as Schedule
 
 __version__ = "0.1.0"
+"""The version of the package."""
 
 # Public names and where they live. They are looked up on first use, so that the command line's --help need not wait
 # for torch.

@@ -26,6 +26,11 @@ Amount = int | float | Sequence[int]
 # keys: Mapping[str | Pattern, int] would exclude a dict[str, int].
 LayerHeads = str | Mapping[Any, Amount]
 Heads = str | Mapping[Any, "Amount | LayerHeads"]
+"""Which heads follow which pattern: text such as ``"next:1 previous:1 first:4"``, or a mapping.
+
+A mapping is of patterns or their names to a count (int), a fraction of the layer's heads (float) or a list of heads; or
+of layers or ranges of layers (``"1-3"``) to text or such mappings.
+"""
 
 # Six digits are enough for the number of any layer or head.
 # Of heads or layers; longer ranges would fill the memory before they are found not to exist.

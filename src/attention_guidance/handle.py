@@ -339,12 +339,13 @@ class Guidance:
     def measure(self) -> Iterator[Guidance]:
         """Measure guidance in evaluation mode too, and average `per_head` over all batches inside the block.
 
-        Example::
-
+        Examples:
+            ```python
             with guidance.measure(), torch.no_grad():
                 for batch in batches:
                     model(**batch)
             guidance.per_head()
+            ```
         """
         self._passes.measuring, self._passes.measured, self._passes.last = True, None, None
         try:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Batch = Mapping[str, Any]
+"""Inputs of a model by name, as in ``model(**batch)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +85,12 @@ def match_heads(
     the model is unchanged. Then picks the heads with the lowest total error (linear assignment). Ties are resolved in
     favor of the assignment as written.
 
-    Example::
-
+    Examples:
+        ```python
         matching = match_heads(model, "next:1 previous:1 first:2", batches)
         print(matching)
         guidance = guide(model, matching.heads)
+        ```
 
     Args:
         model: any unguided model that `guide` accepts.

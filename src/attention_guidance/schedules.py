@@ -12,6 +12,8 @@ from typing import Literal, SupportsFloat, get_args
 from attention_guidance.errors import ConfigError
 
 Shape = Literal["constant", "linear", "hold-then-linear", "cosine"]
+"""The shape of a schedule; see `Schedule`."""
+
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 

@@ -42,7 +42,9 @@ class Estimate:
     """A mean over the rows of a sample, with a 95 % confidence interval over sequences (NaN for a single sequence).
 
     Attributes:
-        value, low, high: arrays of the same shape; NaN where there were no rows.
+        value: the mean; NaN where there were no rows.
+        low: the lower end of the interval, of the same shape.
+        high: the upper end of the interval, of the same shape.
     """
 
     value: Array
@@ -118,10 +120,11 @@ def take_census(
 
     Streams over the batches: memory does not grow with their number, and no attention map is stored.
 
-    Example::
-
+    Examples:
+        ```python
         census = take_census(model, batches, "next previous first")
-        census.followed()[0][2]          # "previous"
+        census.followed()[0][2]  # "previous"
+        ```
 
     If the attention of a layer is called several times in a forward pass (per image, per window), the rows of all calls
     are used; the pass then counts as one sequence, since the rows of different layers cannot be aligned.

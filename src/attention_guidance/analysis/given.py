@@ -15,8 +15,8 @@ from attention_guidance.patterns import Pattern, TokenClasses, checked_pattern, 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: A mapping of the model's arguments by name; token ids, [T] or [B, T]; or a text, which requires a tokenizer.
 Batch = Mapping[str, Any] | Tensor | np.ndarray[Any, Any] | Sequence[int] | str
+"""A mapping of the model's arguments by name; token ids, [T] or [B, T]; or a text, which requires a tokenizer."""
 
 _WANTED = "give a mapping of the model's arguments such as {'input_ids': ...}, token ids, or a text with tokenizer="
 

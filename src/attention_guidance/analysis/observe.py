@@ -23,8 +23,8 @@ from attention_guidance.forward.modes import evaluating
 from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.reference import probabilities
 
-#: Called with the layer index and the layer's attention call, before attention is computed.
 See = Callable[[int, AttentionCall], None]
+"""Called with the layer index and the layer's attention call, before attention is computed."""
 
 
 @dataclass
@@ -62,7 +62,8 @@ class Observation:
 
     Attributes:
         model: the model, in evaluation mode until the end of `observing`.
-        n_layers, n_heads: number of layers, and of heads per layer.
+        n_layers: number of layers.
+        n_heads: number of heads per layer.
         patch_size: height and width of the model's image patches, or None.
     """
 
@@ -118,10 +119,11 @@ class Observation:
 def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Observation]:
     """Call `see` for every layer in every forward pass of the returned observation.
 
-    Example::
-
+    Examples:
+        ```python
         with observing(model, lambda layer, call: maps.append(attention_map(call))) as watched:
             watched(batch)
+        ```
 
     Args:
         model: any unguided model that `guide` accepts; it is left unchanged.

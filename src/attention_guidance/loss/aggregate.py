@@ -9,6 +9,8 @@ from torch import Tensor
 from attention_guidance.errors import ConfigError
 
 Normalization = Literal["query", "elementwise"]
+"""The scale of the loss: the sum over heads of the mean over rows, or the authors' mean over elements."""
+
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 

@@ -108,6 +108,8 @@ BACKENDS = {
 }
 NAMES = tuple(BACKENDS)
 Name = Literal["auto", "reference", "blocked", "triton"]
+"""The name of a backend, or `auto` for the fastest that can serve."""
+
 # What `auto` tries, by device type, best first; `reference` comes last.
 _PREFERRED = {"cpu": ("blocked",), "cuda": ("triton", "blocked")}
 

@@ -21,8 +21,10 @@ class AttentionCall:
     output only: the statistics are those of A.
 
     Attributes:
-        query_BHQD, key_BHKD, value_BHKD: queries, keys and values. If the tensors have all heads of a layer, several
-            query heads may share one key and value head (grouped queries).
+        query_BHQD: queries.
+        key_BHKD: keys. If the tensors have all heads of a layer, several query heads may share one key and value head
+            (grouped queries).
+        value_BHKD: values, of as many heads as the keys.
         groups: the targets of each pattern and the number of its heads; empty before the call is guided.
         scale: factor on the scores, usually ``D ** -0.5``.
         mask: bool [B or 1, 1, Q or 1, K], True where a query may attend to a key, or None for no mask. The mask of a

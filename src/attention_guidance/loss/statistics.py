@@ -14,6 +14,8 @@ from torch import Tensor
 from attention_guidance.errors import ConfigError
 
 Loss = Literal["squared_error", "log_mass"]
+"""The loss of a row: the squared error to the target (the paper's), or minus the log of the mass on the targets."""
+
 OBJECTIVES: tuple[Loss, ...] = get_args(Loss)
 
 

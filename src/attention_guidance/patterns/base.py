@@ -15,7 +15,7 @@ from attention_guidance.patterns.drawing import draw, tokens_and_ids
 from attention_guidance.patterns.targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence as Listing
+    from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -41,6 +41,7 @@ class Sequences:
 
 
 Rows = Callable[[Sequences], Tensor]
+"""A function from a batch to the queries that follow a pattern, bool [B, Q]."""
 
 
 class Pattern(ABC):
@@ -68,7 +69,7 @@ class Pattern(ABC):
         """
         return Where(self, rows, name or f"{self.name}[where]")
 
-    def describe(self, text: str | Listing[str], tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+    def describe(self, text: str | Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None) -> str:
         """Draw the pattern on a sentence, as text.
 
         Args:
@@ -82,8 +83,7 @@ class Pattern(ABC):
         Raises:
             PatternError: the pattern uses token ids and there is no tokenizer.
 
-        Example::
-
+        Examples:
             >>> print(get_pattern("next").describe("the cat sat"))
             next: 2 of 3 queries have a target
             the  . # .  -> cat

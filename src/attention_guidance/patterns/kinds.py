@@ -13,6 +13,7 @@ from attention_guidance.patterns.base import Pattern, Sequences, Union, Where, k
 from attention_guidance.patterns.targets import Targets
 
 GIVEN = "guidance_targets"
+"""The name of the targets in a batch, for the patterns `given` and `given.NAME`."""
 
 
 @dataclass(frozen=True)

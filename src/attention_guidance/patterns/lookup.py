@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FULL_STOPS = frozenset(".。．｡།॥።።۔။۔༎")
 
 TokenClasses = Mapping[str, "Collection[str] | Collection[int] | Callable[[str], bool]"]
+"""Token classes of the user: by name the tokens as text, their ids, or a function from a token's text to bool."""
 
 NAMED: dict[str, Pattern] = {
     "next": Offset(1),
@@ -29,7 +30,10 @@ NAMED: dict[str, Pattern] = {
     "down": GridOffset("down", 1, 0),
     "class_token": ClassToken(),
 }
+"""The patterns with a fixed name that need no tokenizer."""
+
 TOKEN_CLASSES = ("delimiter", "period")
+"""The built-in token classes, whose ids come from the tokenizer."""
 
 
 def get_pattern(

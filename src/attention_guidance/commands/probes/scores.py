@@ -45,8 +45,8 @@ class LabelScores:
         label: The label; `all` for all questions.
         n: Number of questions; `n_scored` of them are in the half used for scoring.
         heads: Accuracy of every head on all questions, [L, H, D, 3]: value and both ends of the interval.
-        max, mean: Accuracy of the best head and direction, and the mean over all, on all questions (the paper's
-            figures). The maximum is biased by the choice.
+        max: Accuracy of the best head and direction on all questions (the paper's figure), biased by the choice.
+        mean: Mean accuracy over all heads and directions, on all questions (the paper's figure).
         best: Layer, head and direction of the best on the first half.
         best_accuracy: Its accuracy on the second half.
         baseline: The fixed offset (`offset:-2`), or rule of the task, that is best on the first half.
