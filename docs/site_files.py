@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ("*.md", "docs/**/*.md", "docs/*.png", "docs/*.js", "benchmarks/**/*.md", "benchmarks/results/*.jsonl")
+SHOWN = (
+    "*.md",
+    "docs/**/*.md",
+    "docs/*.png",
+    "docs/*.js",
+    "docs/*.css",
+    "benchmarks/**/*.md",
+    "benchmarks/results/*.jsonl",
+)
 _CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
 _FROM_NETWORK = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^\"'\s>]+")
 

@@ -63,12 +63,12 @@ class Guidance:
         total_steps: int | None = None,
         within: nn.Module | None = None,
     ) -> None:
-        self.model = adapter.model
+        self.model: nn.Module = adapter.model
         self._whole = getattr(within, "_orig_mod", within) or adapter.model
         self.weight = weight
-        self.schedule = schedule
-        self.total_steps = total_steps
-        self.steps_done = 0
+        self.schedule: Schedule = schedule
+        self.total_steps: int | None = total_steps
+        self.steps_done: int = 0
         self._adapter = adapter
         self._objective, self._normalization = loss, normalization
         self._backend = backend

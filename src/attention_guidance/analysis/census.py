@@ -120,14 +120,14 @@ def take_census(
 
     Streams over the batches: memory does not grow with their number, and no attention map is stored.
 
+    If the attention of a layer is called several times in a forward pass (per image, per window), the rows of all calls
+    are used; the pass then counts as one sequence, since the rows of different layers cannot be aligned.
+
     Examples:
         ```python
         census = take_census(model, batches, "next previous first")
         census.followed()[0][2]  # "previous"
         ```
-
-    If the attention of a layer is called several times in a forward pass (per image, per window), the rows of all calls
-    are used; the pass then counts as one sequence, since the rows of different layers cannot be aligned.
 
     Args:
         model: any unguided model that `guide` accepts.
