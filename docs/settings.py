@@ -20,7 +20,7 @@ Every setting of `pretrain` and `compare`: its name in `run.yaml` and Python (`R
 written by `python docs/settings.py`; [pretraining.md](pretraining.md) explains what the settings are for.
 """
 _FINETUNING = """
-# Fine-tuning
+## Fine-tuning
 
 Settings of `finetune` and `downstream`: of all fits (`FinetuneSettings`), and of each (`FitSettings`).
 [finetuning.md](finetuning.md) explains them.
