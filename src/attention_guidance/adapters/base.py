@@ -33,6 +33,7 @@ class Purpose:
 
 GUIDING = Purpose("guidance", "guide", "guided", " alone, with within= the whole")
 LOOKING = Purpose("looking", "look at", "looked at", " alone")
+ABLATING = Purpose("ablation", "ablate", "ablated", " alone")
 
 
 def graph_task() -> int:

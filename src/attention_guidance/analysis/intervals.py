@@ -1,4 +1,4 @@
-"""Confidence intervals of means from running sums and of rank correlations."""
+"""Confidence intervals of means (from running sums, by a bootstrap) and of rank correlations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ Array = npt.NDArray[np.float64]
 
 # Bootstrap resamples of fewer pairs consist mostly of ties.
 _FEW = 5
+#: With fewer sequences or texts, percentiles of a bootstrap over them are much too narrow.
+FEWEST = 10
 
 
 class RatioSums:
@@ -51,6 +53,27 @@ class RatioSums:
             half = t.ppf((1 + level) / 2, np.maximum(self.n - 1, 1)) * np.sqrt(variance)
         half = np.where(self.n > 1, half, np.nan)
         return mean, mean - half, mean + half
+
+
+def resampled_ratios(sums_GP: Array, counts_G: Array, rng: np.random.Generator, resamples: int) -> Array:
+    """Ratios of sums on a sample of texts or sequences (row 0) and on bootstrap resamples of it.
+
+    Args:
+        sums_GP: sums over the rows of each text, for each quantity.
+        counts_G: numbers of these rows.
+        rng: draws the texts of a resample, the same ones for all quantities.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        [1 + resamples, P]; NaN if there are no rows.
+    """
+    n_texts = len(counts_G)
+    if not n_texts:
+        return np.full((1 + resamples, sums_GP.shape[1]), np.nan)
+    drawn_RG = rng.multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=resamples)
+    times_RG = np.concatenate([np.ones((1, n_texts)), drawn_RG])
+    result: Array = (times_RG @ sums_GP) / (times_RG @ counts_G)[:, None]
+    return result
 
 
 def rank_correlation(

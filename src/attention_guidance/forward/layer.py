@@ -71,7 +71,7 @@ class LayerProcessor:
         of_call = self.passes.of_call(self.number, call)
         if of_call is None:
             return unguided()
-        _check_positions(call, self.number)
+        check_positions(call, self.number)
         of_call.check_gradients()
         trains = torch.is_grad_enabled() and of_call.weighted
         call = call.with_bool_mask()
@@ -143,7 +143,7 @@ def _attend(call: AttentionCall, guided: tuple[int, ...], backend: Backend) -> t
     return join_heads(out_BHQD, rest_BHQD, guided, others), statistics
 
 
-def _check_positions(call: AttentionCall, layer: int) -> None:
+def check_positions(call: AttentionCall, layer: int) -> None:
     """Raise AttachError if keys are not at the positions of the queries: no key is then next to a query."""
     n_queries, n_keys = call.query_BHQD.shape[2], call.key_BHKD.shape[2]
     if n_queries != n_keys:

@@ -1,7 +1,7 @@
 """The command line: argument parsers of all commands.
 
-The commands are defined in `pretraining`, `finetuning`, `recipe`, `tokenizer` and `looking` (census, probe, skill,
-report). `flags` creates flags from declared settings, and `arguments` has the arguments that commands share. Heavy
+The commands are defined in `pretraining`, `finetuning`, `recipe`, `tokenizer`, `looking` (census, probe, skill,
+report) and `ablation`. `flags` creates flags from declared settings, and `arguments` has the arguments that commands share. Heavy
 imports are deferred until a command runs.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from attention_guidance import __version__
-from attention_guidance.commands.cli import finetuning, looking, pretraining, recipe, tokenizer
+from attention_guidance.commands.cli import ablation, finetuning, looking, pretraining, recipe, tokenizer
 from attention_guidance.commands.cli.arguments import Parser, fail
 from attention_guidance.commands.cli.flags import flags_of, with_flags
 from attention_guidance.commands.memory import advice, ran_out
@@ -141,4 +141,5 @@ def _parser() -> Parser:
     recipe.add_commands(commands)
     tokenizer.add_commands(commands)
     looking.add_commands(commands)
+    ablation.add_commands(commands)
     return parser

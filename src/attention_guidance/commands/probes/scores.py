@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attention_guidance.analysis.intervals import FEWEST, resampled_ratios
 from attention_guidance.commands.probes.answers import Answers
 
 Array = npt.NDArray[np.float64]
-
-# With fewer texts, bootstrap percentiles are much too narrow.
-_MIN_TEXTS = 10
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def _score(label: str, answers: Answers, mask: npt.NDArray[np.bool_], seed: int,
         1,
     )
     sums_GP, counts_G = _sums_by_text(predictors_NP, texts)
-    all_GP = _resampled(sums_GP, counts_G, np.random.default_rng(seed), resamples)
+    all_GP = resampled_ratios(sums_GP, counts_G, np.random.default_rng(seed), resamples)
     # A separate generator, so that the halves do not depend on the number of resamples.
     second_G = np.random.default_rng(seed + 1).permutation(len(counts_G)) % 2 == 1
     first = sums_GP[~second_G]
@@ -117,12 +115,13 @@ def _score(label: str, answers: Answers, mask: npt.NDArray[np.bool_], seed: int,
     chosen_baseline = int(first[:, n_heads:].sum(0).argmax())
     pair = [chosen, n_heads + chosen_baseline]
     # A single text has no second half, so its choice cannot be scored.
-    second_half = _resampled(sums_GP[second_G][:, pair], counts_G[second_G], np.random.default_rng(seed + 2), resamples)
+    rng = np.random.default_rng(seed + 2)
+    second_half = resampled_ratios(sums_GP[second_G][:, pair], counts_G[second_G], rng, resamples)
     n_second = int(second_G.sum())
     best, baseline = _accuracy(second_half[:, 0], n_second), _accuracy(second_half[:, 1], n_second)
     layer, head, direction = np.unravel_index(chosen, (layers, heads, directions))
     ends = np.percentile(all_GP[1:, :n_heads], [2.5, 97.5], axis=0)
-    ends = ends if len(counts_G) >= _MIN_TEXTS else np.full_like(ends, np.nan)
+    ends = ends if len(counts_G) >= FEWEST else np.full_like(ends, np.nan)
     accuracies = np.stack([all_GP[0, :n_heads], *ends], -1)
     return LabelScores(
         label=label,
@@ -152,20 +151,9 @@ def _sums_by_text(predictors_NP: npt.NDArray[np.float32], texts: npt.NDArray[np.
     return sums_GP, np.bincount(texts, minlength=n_texts).astype(np.float64)
 
 
-def _resampled(sums_GP: Array, counts_G: Array, rng: np.random.Generator, resamples: int) -> Array:
-    """Accuracy of each predictor on the sample itself (row 0) and on resamples of its texts, [1 + R, P]."""
-    n_texts = len(counts_G)
-    if not n_texts:
-        return np.full((1 + resamples, sums_GP.shape[1]), np.nan)
-    drawn_RG = rng.multinomial(n_texts, np.full(n_texts, 1 / n_texts), size=resamples)
-    times_RG = np.concatenate([np.ones((1, n_texts)), drawn_RG])
-    result: Array = (times_RG @ sums_GP) / (times_RG @ counts_G)[:, None]
-    return result
-
-
 def _accuracy(values_R: Array, n_texts: int) -> Accuracy:
     """The value with percentiles of its resamples, or NaN if there are too few texts."""
-    if n_texts < _MIN_TEXTS:
+    if n_texts < FEWEST:
         return Accuracy(float(values_R[0]), float("nan"), float("nan"))
     low, high = np.percentile(values_R[1:], [2.5, 97.5])
     return Accuracy(float(values_R[0]), float(low), float(high))

@@ -25,7 +25,7 @@ from attention_guidance.errors import ConfigError, PatternError
 from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CENSUS_FILE = "census.json"
 CENSUS_TABLE = "census.csv"
@@ -118,11 +118,8 @@ def measured_census(model: str, text: Text, settings: CensusSettings, steps: Ste
     """Take the census and return the content of `census.json`; see `census`."""
     analysed = subjects(model, with_checkpoints=settings.with_checkpoints)
     tokenizer = analysed[-1].tokenizer()
-    chosen = _patterns(settings.patterns, tokenizer, settings.token_classes)
-    longest = longest_sequence(analysed[-1].load(), tokenizer)
-    if settings.block_size is not None and settings.block_size > longest:
-        raise ConfigError(f"block_size={settings.block_size}: this model takes at most {longest} tokens")
-    size = settings.block_size or min(longest, _BLOCK_SIZE)
+    chosen = named_patterns(settings.patterns, tokenizer, settings.token_classes)
+    size = checked_block_size(settings.block_size, analysed[-1].load(), tokenizer)
     steps.begin(f"sampling {settings.sequences:,} blocks of {size} tokens", None)
     blocks = sampled_blocks(text, tokenizer, n_blocks=settings.sequences, block_size=size, seed=settings.seed)
     snapshots = [
@@ -144,9 +141,22 @@ def measured_census(model: str, text: Text, settings: CensusSettings, steps: Ste
     }
 
 
-def _patterns(
-    names: Sequence[str], tokenizer: PreTrainedTokenizerBase, token_classes: TokenClasses | None
+def checked_block_size(asked: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The tokens per block: those asked for, or by default 128 or the model's maximum if smaller.
+
+    Raises:
+        ConfigError: more than the model takes.
+    """
+    longest = longest_sequence(model, tokenizer)
+    if asked is not None and asked > longest:
+        raise ConfigError(f"block_size={asked}: this model takes at most {longest} tokens")
+    return asked or min(longest, _BLOCK_SIZE)
+
+
+def named_patterns(
+    names: Sequence[str], tokenizer: PreTrainedTokenizerBase, token_classes: TokenClasses | None = None
 ) -> list[Pattern]:
+    """The patterns to measure: those of the names, or by default `PATTERNS` and the user's token classes."""
     if names:
         return [get_pattern(name, tokenizer, token_classes) for name in names]
     found = []

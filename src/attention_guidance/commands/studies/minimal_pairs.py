@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,7 @@ from attention_guidance.commands.report.figures.minimal_pairs import accuracies
 from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
-from attention_guidance.errors import ConfigError, CorpusError, reason_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from attention_guidance.errors import ConfigError, CorpusError
 
 PAIRS_FILE = "minimal_pairs.json"
 PAIRS_TABLE = "minimal_pairs.csv"
@@ -95,7 +92,7 @@ def _scores(
         CorpusError: it can read none of the pairs.
     """
     tokenizer = subject.tokenizer("mask")
-    model = _load(subject)
+    model = subject.load_masked_lm("pairs are scored by")
     longest = longest_sequence(model, tokenizer)
     sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
     lengths = n_tokens(tokenizer, sentences, special=True)
@@ -109,33 +106,6 @@ def _scores(
     if any(map(math.isnan, found)):
         raise ConfigError(f"model {subject.source!r}: its scores are NaN; its weights may have diverged to NaN")
     return [*zip(found[::2], found[1::2], strict=True)], kept
-
-
-def _load(subject: Subject) -> PreTrainedModel:
-    """The model with its masked language model head, in single precision and evaluation mode.
-
-    Raises:
-        ConfigError: it cannot be loaded, has a decoder, or its head was not saved.
-    """
-    import torch
-    from transformers import AutoModelForMaskedLM
-
-    try:
-        model, found = AutoModelForMaskedLM.from_pretrained(
-            subject.source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
-    except Exception as error:  # transformers, safetensors and the hub raise all kinds
-        raise ConfigError(
-            f"model {subject.source!r}: cannot be loaded as a masked language model ({reason_of(error)})"
-        ) from error
-    if model.config.is_encoder_decoder:
-        raise ConfigError(f"model {subject.source!r} has a decoder; pairs are scored by a masked language model")
-    if found["missing_keys"]:
-        raise ConfigError(
-            f"model {subject.source!r} has no masked language model head ({min(found['missing_keys'])} is missing); "
-            "pairs are scored by one, such as a run of pretrain with a masked objective has"
-        )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
 
 
 def _summary(pairs: Sequence[MinimalPair], scores: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from attention_guidance.commands.secrets import masked
 from attention_guidance.commands.text.folders import warn_once
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer, vocabulary_size
 from attention_guidance.errors import ConfigError, RunError, reason_of
+from attention_guidance.patterns import Pattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,6 +62,35 @@ class Subject:
             ) from error
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
 
+    def load_masked_lm(self, purpose: str) -> PreTrainedModel:
+        """Load the model with its masked language model head, in single precision, as `load` does.
+
+        Args:
+            purpose: what it is for, in words for error messages, as in `pairs are scored by`.
+
+        Raises:
+            ConfigError: it cannot be loaded, has a decoder, or its head was not saved.
+        """
+        import torch
+        from transformers import AutoModelForMaskedLM
+
+        try:
+            model, found = AutoModelForMaskedLM.from_pretrained(
+                self.source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers, safetensors and the hub raise all kinds
+            raise ConfigError(
+                f"model {self.source!r}: cannot be loaded as a masked language model ({reason_of(error)})"
+            ) from error
+        if model.config.is_encoder_decoder:
+            raise ConfigError(f"model {self.source!r} has a decoder; {purpose} a masked language model")
+        if found["missing_keys"]:
+            raise ConfigError(
+                f"model {self.source!r} has no masked language model head ({min(found['missing_keys'])} is missing); "
+                f"{purpose} one, such as a run of pretrain with a masked objective has"
+            )
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
+
     def tokenizer(self, *needed: str) -> PreTrainedTokenizerBase:
         """Load the model's tokenizer.
 
@@ -75,13 +105,21 @@ class Subject:
         return load_tokenizer(source, needed) if needed else load_tokenizer(source)
 
     def guided_heads(self) -> dict[tuple[int, int], str]:
-        """The patterns that heads were guided toward, by (layer, head); empty if there were none or it is unknown."""
+        """The names of `guided_patterns`."""
+        return {place: pattern.name for place, pattern in self.guided_patterns().items()}
+
+    def guided_patterns(self, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[tuple[int, int], Pattern]:
+        """The patterns that heads were guided toward, by (layer, head); empty if there were none or it is unknown.
+
+        Args:
+            tokenizer: the tokenizer of the run; without it, token classes have no tokens.
+        """
         if self.run is None:
             return {}
         config = make_config({}, self.run / CONFIG_FILE)
         if not config.heads or config.guided_part == "generator":  # the saved model is the discriminator
             return {}
-        return {(guided.layer, guided.head): guided.pattern.name for guided in guided_heads(config)}
+        return {(guided.layer, guided.head): guided.pattern for guided in guided_heads(config, tokenizer)}
 
     def loss(self) -> float | None:
         """The last validation loss before the checkpoint was saved, None if unknown."""
