@@ -1,0 +1,106 @@
+"""Figures of an ablation: what each head is worth, and the loss as more and more heads are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from attention_guidance.commands.report.figures.drawing import NOT_MATH, annotate_line, style_axes
+from attention_guidance.commands.report.figures.svg import PALETTE
+from attention_guidance.commands.report.figures.tokens import shown_token
+
+Content = Mapping[str, Any]
+
+
+def all_figures(content: Content) -> dict[str, Figure]:
+    """All figures that the data of an ablation allow, by name.
+
+    Args:
+        content: the content of ``ablate.json``.
+    """
+    figures = {"worth": head_worth(content)}
+    if content["greedy"]:
+        figures["greedy"] = greedy_curve(content)
+    return figures
+
+
+def head_worth(content: Content) -> Figure:
+    """A heat map of layers and heads: how much the loss rises without each (blue) or falls (orange), and its pattern.
+
+    A frame marks guided heads; the number is pale where the interval includes 0.
+    """
+    heads = content["heads"]
+    n_layers, n_heads = 1 + max(h["layer"] for h in heads), 1 + max(h["head"] for h in heads)
+    cell = min(0.78, 9.4 / n_heads)
+    left, top, bottom = 0.62, 0.34, 0.5
+    width, height = max(5.2, left + n_heads * cell + 0.1), top + n_layers * cell + bottom
+    fig = Figure(figsize=(width, height), facecolor="none")
+    fig.set_label(f"Loss without each head minus loss with all heads, layers by heads, {content['model']}")
+    box = (left / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
+    ax = fig.add_axes(box, facecolor="none")
+    largest = max((abs(h["difference"]["value"]) for h in heads), default=0.0) or 1.0
+    for head in heads:
+        _draw_head(ax, head, largest, small=cell < 0.6)
+    ax.set_xlim(-0.5, n_heads - 0.5)
+    ax.set_ylim(n_layers - 0.5, -0.5)
+    ax.set_xticks(range(n_heads))
+    ax.set_yticks(range(n_layers))
+    ax.tick_params(colors=PALETTE["muted"], labelsize=8.5, length=0)
+    ax.set_ylabel("layer", color=PALETTE["muted"], fontsize=9)
+    text = "head; number: loss without it minus loss with it, nats; below: the pattern it follows"
+    ax.set_xlabel(text, color=PALETTE["muted"], fontsize=9, loc="left")
+    title = f"{content['model']}; in its place: {shown_token(content['to'])}; framed: guided"
+    fig.text(left / width, 1 - 0.2 / height, title, color=PALETTE["muted"], fontsize=9, va="center", **NOT_MATH)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return fig
+
+
+def _draw_head(ax: Any, head: Content, largest: float, small: bool) -> None:
+    at, value = (head["head"] - 0.5, head["layer"] - 0.5), head["difference"]["value"]
+    # Not opaque even at the largest: the number in the cell must be readable in both themes.
+    colour = to_rgba(PALETTE["guided" if value > 0 else "unguided"], 0.7 * abs(value) / largest)
+    ax.add_patch(Rectangle(at, 1, 1, facecolor=colour, edgecolor=PALETTE["rule"], linewidth=0.8))
+    if head["guided_toward"]:
+        inset = (at[0] + 0.06, at[1] + 0.06)
+        ax.add_patch(Rectangle(inset, 0.88, 0.88, fill=False, edgecolor=PALETTE["ink"], linewidth=1.1))
+    low, high = head["difference"]["low"], head["difference"]["high"]
+    shown = PALETTE["ink"] if low > 0 or high < 0 else PALETTE["muted"]
+    style: dict[str, Any] = {"ha": "center", "va": "center"}
+    number = f"{value:+.2f}".replace("0.", ".") if small else f"{value:+.3f}"
+    y = head["layer"] - (0.12 if head["follows"] else 0)
+    ax.text(head["head"], y, number, color=shown, fontsize=6.5 if small else 8, **style)
+    if head["follows"]:
+        name = shown_token(head["follows"])[:10]
+        size = 4.5 if small else 6.5
+        ax.text(head["head"], head["layer"] + 0.22, name, color=PALETTE["ink"], fontsize=size, **style, **NOT_MATH)
+
+
+def greedy_curve(content: Content) -> Figure:
+    """The loss after each removal with its interval; full marks are guided heads."""
+    fig = Figure(figsize=(8, 3.4), facecolor="none")
+    fig.set_label(f"Loss as the least needed heads are removed one after another, {content['model']}")
+    ax = fig.add_axes((0.08, 0.16, 0.89, 0.72), facecolor="none")
+    style_axes(ax, "heads removed, the least needed first", "loss, nats")
+    base, steps = content["loss"]["value"], content["greedy"]
+    guided = {(head["layer"], head["head"]): bool(head["guided_toward"]) for head in content["heads"]}
+    numbers = list(range(len(steps) + 1))
+    low, high = ([base, *(base + step["difference"][end] for step in steps)] for end in ("low", "high"))
+    ax.fill_between(numbers, low, high, facecolor=to_rgba(PALETTE["guided"], 0.2), edgecolor="none")
+    ax.plot(numbers, [base, *(step["loss"] for step in steps)], color=PALETTE["guided"], linewidth=1.6)
+    for number, step in enumerate(steps, 1):
+        fill = PALETTE["guided"] if guided[step["layer"], step["head"]] else PALETTE["surface"]
+        style: dict[str, Any] = {"markeredgecolor": PALETTE["guided"], "markerfacecolor": fill, "markersize": 5}
+        ax.plot([number], [step["loss"]], "o", **style)
+        if len(steps) <= 40:
+            place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "ha": "center"}
+            name = f"{step['layer']}.{step['head']}"
+            ax.annotate(name, (number, step["loss"]), (0, 7), color=PALETTE["muted"], **place)
+    ax.axhline(base, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
+    annotate_line(ax, f"all {len(content['heads'])} heads", base)
+    ax.set_xlim(0, len(steps) + 0.5)
+    return fig
