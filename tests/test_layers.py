@@ -17,7 +17,7 @@ NAME = ROOT.name
 COMMANDS = "commands"
 # From the bottom up; a part may import from its own layer and those before it.
 LIBRARY = [
-    {"errors"},
+    {"errors", "printable"},
     {"patterns", "schedules", "models"},
     {"assignment", "loss"},
     {"adapters"},
@@ -44,7 +44,7 @@ IN_COMMANDS = [
 ]
 # What a person needs who only wants to guide a model of their own.
 REQUIRED = {"torch", "transformers", "numpy", "scipy"}
-OPTIONAL = {"triton"}
+OPTIONAL = {"triton", "matplotlib"}
 
 
 def modules() -> dict[str, Path]:

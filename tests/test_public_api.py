@@ -3,6 +3,7 @@
 import inspect
 
 import attention_guidance
+from attention_guidance import analysis
 
 
 def test_public_names():
@@ -45,6 +46,25 @@ def test_arguments_of_match_heads():
     assert list(inspect.signature(attention_guidance.match_heads).parameters) == [
         "model", "heads", "batches", "across_layers", "loss", "tokenizer", "token_classes", "patterns",
     ]  # fmt: skip
+
+
+def test_names_of_analysis():
+    assert sorted(analysis.__all__) == [
+        "Census", "Estimate", "Look", "attention_map", "attention_maps", "head_divergence", "head_positions", "look",
+        "observing", "take_census",
+    ]  # fmt: skip
+    for name in analysis.__all__:
+        assert inspect.getdoc(getattr(analysis, name)), name
+
+
+def test_arguments_of_look():
+    assert list(inspect.signature(analysis.look).parameters) == [
+        "model", "tokenizer", "text", "pair", "heads", "words", "hide_special",
+    ]  # fmt: skip
+    members = {name for name in dir(analysis.Look) if not name.startswith("_")}
+    assert members | set(analysis.Look.__annotations__) == {
+        "title", "tokens", "sentence_T", "maps_LHTT", "heads", "html", "svg", "png", "save",
+    }  # fmt: skip
 
 
 def test_every_public_name_is_documented():

@@ -8,7 +8,8 @@ import torch
 from planted import Planted, uniform
 from word_tokenizer import WHOLE
 
-from attention_guidance.commands.annotations.words import join_words, words_of_tokens
+from attention_guidance.analysis.tokens import words_of_tokens
+from attention_guidance.commands.annotations.words import join_words
 from attention_guidance.commands.probes.answers import _batches, answer
 from attention_guidance.commands.probes.questions import Question, QuestionedText
 from attention_guidance.errors import ConfigError, CorpusError

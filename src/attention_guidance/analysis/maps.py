@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention_guidance.adapters import checked_model
 from attention_guidance.adapters.base import LOOKING
 from attention_guidance.adapters.interface import configurations, give_back, has_encoder_and_decoder
+from attention_guidance.adapters.positions import longest_input
 from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.forward.modes import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# A sum of probabilities in half precision may be larger than 1.
+_MOST = 1.02
+# How transformers marks a model that it has put hooks on, which it does once.
+_HOOKED = "_output_capturing_hooks_installed"
 
 
 @torch.no_grad()
@@ -25,7 +33,7 @@ def attention_maps(
     """The attention of every head on one sequence, before dropout, in evaluation mode.
 
     Args:
-        model: an encoder from transformers; its attention implementation and mode are restored afterwards.
+        model: an encoder from transformers; it is left as it was.
         inputs: one sequence, as token ids [T] or [1, T], a text, or a mapping of the model's arguments.
         tokenizer: the model's tokenizer, required for a text.
 
@@ -33,8 +41,9 @@ def attention_maps(
         [layers, heads, T, T], float32 on the CPU; rows are queries and sum to 1.
 
     Raises:
-        AttachError: not a transformers model, or it does not return one map of the whole sequence per head.
-        ConfigError: invalid inputs, or several sequences.
+        AttachError: not a transformers model, or it does not return one map of the whole sequence per head, of
+            probabilities.
+        ConfigError: invalid inputs, several sequences, or one longer than the model takes.
     """
     kind = type(checked_model(model, LOOKING)).__name__
     if not hasattr(model, "set_attn_implementation"):
@@ -47,10 +56,13 @@ def attention_maps(
     n_sequences = len(batch["input_ids"]) if "input_ids" in batch else 1
     if n_sequences != 1:
         raise ConfigError(f"attention_maps takes one sequence, but the batch has {n_sequences}; pass one at a time")
+    n_tokens, longest = (batch["input_ids"].shape[-1] if "input_ids" in batch else 0), longest_input(model)
+    if longest is not None and n_tokens > longest:
+        raise ConfigError(f"the sequence has {n_tokens} tokens and {kind} takes {longest}; split the text")
     before = [(config, config._attn_implementation) for config in configurations(model)]
     model.set_attn_implementation("eager")
     try:
-        with evaluating(model):
+        with evaluating(model), _without_new_hooks(model):
             output = model(**batch, output_attentions=True)
     finally:
         give_back(before)
@@ -64,4 +76,21 @@ def attention_maps(
             f"{kind} returns maps of shape {', '.join(map(str, sorted({size, *sizes})))}, not [1, heads, T, T] per "
             "layer (it attends within windows, or to several sequences); use `observing` to read each call"
         )
-    return torch.stack([map_1HTT[0].float().cpu() for map_1HTT in maps])
+    maps_LHTT = torch.stack([map_1HTT[0].float().cpu() for map_1HTT in maps])
+    if bool((maps_LHTT < 0).any()) or bool((maps_LHTT.sum(-1) > _MOST).any()):
+        raise AttachError(f"{kind} returns its attention before the softmax, so there are no attention maps to look at")
+    return maps_LHTT
+
+
+@contextmanager
+def _without_new_hooks(model: nn.Module) -> Iterator[None]:
+    """Remove the hooks that transformers leaves on a model that has returned attention: it could not be pickled."""
+    before = [(module, set(module._forward_hooks), _HOOKED in vars(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks, was_hooked in before:
+            for key in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[key]
+            if not was_hooked:
+                vars(module).pop(_HOOKED, None)

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 
 from attention_guidance.commands.secrets import masked
-
-# Control characters, lone surrogates, unassigned code points, separators of lines and paragraphs.
-_CATEGORIES = ("Cc", "Cs", "Cn", "Zl", "Zp")
-_BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+from attention_guidance.printable import escaped
 
 _MOST, _LONGEST = 12, 40
 
 
-def _escape(character: str) -> str:
-    return repr(character)[1:-1]
-
-
-def plain(text: object, escape: Callable[[str], str] = _escape) -> str:
+def plain(text: object) -> str:
     r"""The text in one line, without secrets, with characters escaped that control a terminal or the direction of text.
 
     Args:
-        text: any text, or an object such as a path or an error.
-        escape: shows a character (default: as in Python, `\n` and `\x1b`).
+        text: any text, or an object such as a path or an error. A character is escaped as in Python, `\n` and `\x1b`.
     """
-    text = masked(str(text))
-    odd = {c for c in set(text) if unicodedata.category(c) in _CATEGORIES or ord(c) in _BIDI_CONTROLS}
-    return text.translate({ord(c): escape(c) for c in odd})
+    return escaped(masked(str(text)), lambda character: repr(character)[1:-1])
 
 
 def listed(names: Sequence[str], show: Callable[[str], str] = str) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from attention_guidance.adapters.positions import longest_input
 from attention_guidance.commands.objectives.masked_lm import MaskedTokens
 from attention_guidance.commands.objectives.masking import Masking
 from attention_guidance.commands.objectives.replaced_tokens import ReplacedTokenDetection
@@ -15,7 +16,6 @@ from attention_guidance.commands.objectives.sentence_pairs import SentencePairs
 from attention_guidance.commands.pretraining.model import new_model
 from attention_guidance.commands.pretraining.saving.aligned import aligned
 from attention_guidance.commands.pretraining.settings.config import make_config
-from attention_guidance.commands.pretraining.settings.positions import longest_input
 
 SIZES = {"layers": 2, "hidden": 32, "attention_heads": 2, "feed_forward": 64, "block_size": 32}
 BEFORE = {

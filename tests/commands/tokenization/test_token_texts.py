@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from attention_guidance.commands.tokenization.byte_level import token_texts
+from attention_guidance.analysis.tokens import token_texts
 from attention_guidance.commands.tokenization.kinds import train_kind
 
 # Each word often enough in training that no character of it is cut into bytes.

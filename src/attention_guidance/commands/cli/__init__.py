@@ -1,6 +1,6 @@
 """The command line: argument parsers of all commands.
 
-The commands are defined in `pretraining`, `finetuning`, `recipe`, `tokenizer`, `looking` (census, probe, skill,
+The commands are defined in `pretraining`, `finetuning`, `recipe`, `tokenizer`, `looking` (census, probe, skill, look,
 report) and `ablation`. `flags` creates flags from declared settings, and `arguments` has the arguments that commands
 share. Heavy imports are deferred until a command runs.
 """

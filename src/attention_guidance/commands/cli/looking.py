@@ -1,4 +1,4 @@
-"""The commands that analyze trained models: `census`, `probe`, `skill`, `report`, and `reflexives`."""
+"""The commands that analyze trained models: `census`, `probe`, `skill`, `look`, `report`, and `reflexives`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ compares the accuracy of the best head and the mean over heads with the validati
 
 To keep enough checkpoints, use pretrain --keep-checkpoints. Writes OUTPUT/skill.json, skill.csv and a figure.
 """
+_LOOK = """\
+Show what every head of a model attends to in a sentence, or a pair: thumbnails of all heads, and for chosen ones the
+map and the lines between words. Special tokens such as [MASK] may be written in the sentence.
+
+  attention-guidance look runs/sw "The king saw himself." -o looks/king
+  attention-guidance look bert-base-uncased "Is it?" "It is." --words --heads 0.1 2.3 -o looks/pair
+
+Any model of transformers that returns attention maps can be looked at; of T5 and BART the encoder is. Writes
+OUTPUT/look.html, look.svg, look.json and look.npz (the maps of all heads).
+"""
 _REPORT = """\
 Write a self-contained page about runs: training curves, the patterns that heads follow at each checkpoint, attention
 maps of every head on a sentence, and other results of the runs.
@@ -69,6 +79,7 @@ def add_commands(commands: Any) -> None:
     _add_census(add_command(commands, "census", "measure which pattern each head follows", _CENSUS, _census))
     _add_probe(add_command(commands, "probe", "test heads on antecedents and syntactic heads", _PROBE, _probe))
     _add_skill(add_command(commands, "skill", "compare probe accuracy with model quality", _SKILL, _skill))
+    _add_look(add_command(commands, "look", "show what heads attend to in a sentence", _LOOK, _look))
     _add_report(add_command(commands, "report", "write a page of runs, heads and probes", _REPORT, _report))
     _add_reflexives(add_command(commands, "reflexives", "generate sentences for a probe", _REFLEXIVES, _reflexives))
 
@@ -149,6 +160,25 @@ def _add_skill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="annotated file or folder")
     add_output(parser)
     _add_questions(parser)
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    add = parser.add_argument
+    add("text", metavar="SENTENCE", help="the sentence")
+    add("pair", nargs="?", metavar="SECOND", help="a second sentence")
+    add_output(parser)
+    heads = "layer.head, from 0, of each head to draw large (0.0)"
+    add("--heads", type=_head, nargs="+", metavar="L.H", help=heads)
+    add("--words", action="store_true", help="words, not tokens: attention to a word is the sum over its tokens")
+    add("--hide-special", action="store_true", help="leave out added special tokens; rows are scaled to sum to 1")
+
+
+def _head(text: str) -> tuple[int, int]:
+    layer, dot, head = text.partition(".")
+    if not (dot and layer.isdecimal() and head.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a layer and a head, such as 0.3")
+    return int(layer), int(head)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -245,6 +275,15 @@ def _skill(arguments: dict[str, Any]) -> int:
     return 0
 
 
+def _look(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.look import save_look
+
+    save_look(
+        arguments.pop("model"), arguments.pop("text"), arguments.pop("pair"), arguments.pop("output"), **arguments
+    )
+    return 0
+
+
 def _report(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.studies.report import report
     from attention_guidance.commands.studies.sample import Text
@@ -255,7 +294,7 @@ def _report(arguments: dict[str, Any]) -> int:
 
 
 def _reflexives(arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.studies.reflexives import reflexives
+    from attention_guidance.commands.studies.texts.reflexives import reflexives
 
     reflexives(arguments.pop("output"), arguments.pop("sentences"), **arguments)
     return 0

@@ -68,7 +68,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _train(arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.studies.tokenizer import train_tokenizers
+    from attention_guidance.commands.studies.texts.tokenizer import train_tokenizers
 
     text, output = _text(arguments), arguments.pop("output")
     train_tokenizers(text, output, **arguments)
@@ -76,7 +76,7 @@ def _train(arguments: dict[str, Any]) -> int:
 
 
 def _inspect(arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.studies.tokenizer import inspect_tokenizers
+    from attention_guidance.commands.studies.texts.tokenizer import inspect_tokenizers
 
     text, output, tokenizers = _text(arguments), arguments.pop("output"), arguments.pop("tokenizers")
     inspect_tokenizers(tokenizers, text, output, **arguments)

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from attention_guidance.analysis.tokens import token_texts
 from attention_guidance.commands import results
 from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
@@ -31,7 +32,6 @@ from attention_guidance.commands.pretraining.stopped import Stopped
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.compare_page import write_compare_page
 from attention_guidance.commands.setting import for_user
-from attention_guidance.commands.tokenization.byte_level import token_texts
 from attention_guidance.commands.workspace import COMPARISON, State
 from attention_guidance.errors import ConfigError, DivergedError, RunError
 

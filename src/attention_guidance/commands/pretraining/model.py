@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from attention_guidance.adapters.positions import longest_input
 from attention_guidance.attach import guide
 from attention_guidance.commands.objectives.base import Objective
 from attention_guidance.commands.pretraining.distributed.sharding import weights_finite
 from attention_guidance.commands.pretraining.saving.aligned import aligned
 from attention_guidance.commands.pretraining.settings.architectures import new_config, trained
 from attention_guidance.commands.pretraining.settings.config import RunConfig
-from attention_guidance.commands.pretraining.settings.positions import longest_input
 from attention_guidance.commands.tokenization.byte_level import vocabulary_size
 from attention_guidance.errors import ConfigError, GuidanceError
 from attention_guidance.handle import Guidance

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_guidance.analysis.observe import attention_map, observing
-from attention_guidance.commands.annotations.words import words_of_tokens
+from attention_guidance.analysis.tokens import between_words, words_of_tokens
 from attention_guidance.commands.probes.questions import Question, QuestionedText
 from attention_guidance.commands.text.corpora import LONGEST_DOCUMENT
 from attention_guidance.errors import AttachError, ConfigError, CorpusError
@@ -247,7 +247,6 @@ class _Batch:
             tokens = np.flatnonzero(text.word_of >= 0)
             token_to_word[b, tokens, torch.from_numpy(text.word_of[tokens])] = 1
         self.token_to_word_BTW = token_to_word.to(device)
-        self.word_to_token_mean_BWT = (token_to_word / token_to_word.sum(1, keepdim=True).clamp(min=1)).mT.to(device)
         pairs = [(b, question) for b, text in enumerate(texts) for question in text.questions]
         self.text_N = torch.tensor([b for b, _ in pairs], device=device)
         self.word_N = torch.tensor([question.word for _, question in pairs], device=device)
@@ -268,7 +267,7 @@ class _Batch:
 
     def correctness(self, map_BHTT: Tensor, directions: Sequence[str]) -> Tensor:
         """Correctness of each head of a layer, [N, H, D]."""
-        words_BHWW = self.word_to_token_mean_BWT[:, None] @ map_BHTT.float() @ self.token_to_word_BTW[:, None]
+        words_BHWW = between_words(map_BHTT.float(), self.token_to_word_BTW[:, None])
         results = []
         for direction in directions:
             attention_BHWW = words_BHWW if direction == "forward" else words_BHWW.mT

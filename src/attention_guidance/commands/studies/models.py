@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attention_guidance.adapters.positions import longest_input
 from attention_guidance.commands.pretraining.saving import checkpoints
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import guided_heads
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
-from attention_guidance.commands.pretraining.settings.positions import longest_input
 from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.report.schemas import LogEntry, RunResults, TrainerLog
 from attention_guidance.commands.secrets import masked

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.analysis.tokens import token_texts
 from attention_guidance.commands import results
 from attention_guidance.commands.objectives import OTHER_THAN_TEXT
 from attention_guidance.commands.output_lock import until_done
@@ -35,7 +36,6 @@ from attention_guidance.commands.studies.models import (
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
 from attention_guidance.commands.studies.sample import Text
-from attention_guidance.commands.tokenization.byte_level import token_texts
 from attention_guidance.errors import ConfigError, CorpusError, RunError
 
 if TYPE_CHECKING:

@@ -120,34 +120,6 @@ def load_tokenizer(
     return tokenizer
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
-    r"""Decode each token on its own to readable text.
-
-    A leading space is shown as a space, however the vocabulary marks it; WordPiece's `##` prefix is kept. A token that
-    is a part of a character is shown as bytes, such as `\xe4`.
-
-    Args:
-        tokenizer: A fast tokenizer.
-        ids: Ids of the tokens.
-    """
-    decoder, added = tokenizer.backend_tokenizer.decoder, tokenizer.added_tokens_decoder
-    texts = []
-    for number in ids:
-        token = tokenizer.convert_ids_to_tokens(int(number))
-        # Added tokens are plain text, never in the byte-level alphabet.
-        text = token if decoder is None or number in added else decoder.decode([token])
-        texts.append(_from_bytes(token) if "\ufffd" in text and "\ufffd" not in token else text)
-    return texts
-
-
-def _from_bytes(token: str) -> str:
-    """Undo GPT-2's mapping of bytes to printable characters, for a token that is not whole characters."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    table = {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(rest)}
-    return bytes(table[character] for character in token).decode("utf-8", "backslashreplace")
-
-
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of embeddings that a model needs: the highest id plus one, since a vocabulary may have gaps."""
     return 1 + int(max(tokenizer.get_vocab().values()))

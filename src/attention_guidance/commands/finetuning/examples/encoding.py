@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attention_guidance.commands.annotations.words import join_words, words_of_tokens
+from attention_guidance.analysis.tokens import words_of_tokens
+from attention_guidance.commands.annotations.words import join_words
 from attention_guidance.commands.finetuning.examples.data import Data, Example
 from attention_guidance.errors import ConfigError
 

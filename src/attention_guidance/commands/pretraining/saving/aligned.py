@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attention_guidance.commands.pretraining.settings.positions import POSITIONS, first_position, longest_input
+from attention_guidance.adapters.positions import POSITIONS, first_position, longest_input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

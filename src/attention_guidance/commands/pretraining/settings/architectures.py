@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from attention_guidance.commands.pretraining.settings.positions import longest_input
+from attention_guidance.adapters.positions import longest_input
 from attention_guidance.commands.reading.json_files import parse_json
 from attention_guidance.errors import ConfigError, reason_of
 from attention_guidance.models import AttentionOnlyConfig

@@ -114,12 +114,3 @@ def annotate_line(ax: Any, text: str, y: float) -> None:
     """Write a small text above the left end of a horizontal line."""
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     ax.annotate(text, (0, y), (3, 3), **place, fontsize=8.5, color=PALETTE["muted"])
-
-
-def families() -> list[str]:
-    """Fonts for corpus text: DejaVu, then the installed fonts for scripts that it lacks."""
-    from matplotlib.font_manager import fontManager
-
-    wanted = ("Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans CJK JP")
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in wanted if name in installed)]

@@ -1,12 +1,11 @@
-"""Format tokens for display: printable and short."""
+"""Format tokens for display: printable, short, and without secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attention_guidance.commands.plain import plain
-
-_LONGEST_TOKEN = 12
+from attention_guidance.commands.secrets import masked
+from attention_guidance.printable import short_token, visible, visible_token
 
 
 def shown_tokens(tokens: Sequence[str]) -> list[str]:
@@ -16,15 +15,14 @@ def shown_tokens(tokens: Sequence[str]) -> list[str]:
 
 def shown_token(token: str) -> str:
     """One token in printable form, at most 12 characters."""
-    text = whole_token(token)
-    return text if len(text) <= _LONGEST_TOKEN else text[: _LONGEST_TOKEN - 1] + "…"
+    return short_token(masked(token))
 
 
 def whole_token(token: str) -> str:
     """One token in printable form, without surrounding spaces."""
-    return printable(token.strip(" ") or "␣")
+    return visible_token(masked(token))
 
 
 def printable(text: str) -> str:
     """Replace control and unassigned characters, and those that change the text direction, with their code point."""
-    return plain(text, lambda character: "⏎" if character == "\n" else f"U+{ord(character):04X}")
+    return visible(masked(text))
