@@ -64,13 +64,15 @@ def test_what_is_promised_is_tested():
     assert all(re.search(r"`(\w|/)+\.py|make ", row) for row in re.findall(r"^\| [A-Z].*", page, re.MULTILINE))
 
 
-@pytest.mark.parametrize(("name", "least"), [("convergence", 9), ("low_resource", 3), ("reliability", 10)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("convergence", 9), ("low_resource", 3), ("reliability", 10), ("minimal_pairs", 4)]
+)
 def test_tables_are_what_is_kept(name, least):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--show"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     pages = "".join(
         (ROOT / page).read_text(encoding="utf-8")
-        for page in ("README.md", "docs/pretraining.md", "docs/reliability.md")
+        for page in ("README.md", "docs/pretraining.md", "docs/reliability.md", "docs/looking.md")
     )
     assert len(shown) >= least
     assert [line for line in shown if line not in pages] == []
