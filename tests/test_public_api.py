@@ -50,8 +50,8 @@ def test_arguments_of_match_heads():
 
 def test_names_of_analysis():
     assert sorted(analysis.__all__) == [
-        "Census", "Estimate", "Look", "attention_map", "attention_maps", "head_divergence", "head_positions", "look",
-        "observing", "take_census",
+        "Ablation", "Census", "Estimate", "Look", "ablate", "attention_map", "attention_maps", "head_divergence",
+        "head_positions", "look", "observing", "take_census", "without_heads",
     ]  # fmt: skip
     for name in analysis.__all__:
         assert inspect.getdoc(getattr(analysis, name)), name
@@ -68,7 +68,8 @@ def test_arguments_of_look():
 
 
 def test_every_public_name_is_documented():
-    for name in attention_guidance.__all__:
-        thing = getattr(attention_guidance, name)
-        if not isinstance(thing, str):
-            assert inspect.getdoc(thing), name
+    for module in (attention_guidance, analysis):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if not isinstance(thing, str):
+                assert inspect.getdoc(thing), name

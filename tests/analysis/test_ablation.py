@@ -329,8 +329,8 @@ def test_intervals_are_over_sequences_and_paired():
     drawn = rng.integers(0, 24, (4000, 24))
     values = found.added_NLH[:, 1, 2][drawn].sum(1) / found.counts_N[drawn].sum(1)
     low, high = np.percentile(values, [2.5, 97.5])
-    assert found.difference.low[1, 2] == pytest.approx(low, abs=0.1 * (high - low))
-    assert found.difference.high[1, 2] == pytest.approx(high, abs=0.1 * (high - low))
+    assert found.difference.low[1, 2] == pytest.approx(low, abs=0.05 * (high - low))
+    assert found.difference.high[1, 2] == pytest.approx(high, abs=0.05 * (high - low))
     weights = np.full((2, N_HEADS), -1 / 6)
     weights[0, :2] = 1 / 2
     values = found.difference.value
