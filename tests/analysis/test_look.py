@@ -151,6 +151,11 @@ def test_a_pair(bert, of_pairs, words):
     assert hidden.tokens == ["the", "king", "king", "saw"]
 
 
+def test_a_pair_without_a_token_between_them(bert, tokenizer):
+    seen = look(bert, tokenizer, "king", "king", words=True)
+    assert (seen.tokens, seen.sentence_T.tolist()) == (["king", "king"], [0, 1])
+
+
 def seq2seq(name):
     config = getattr(transformers, f"{name}Config")
     sizes = {
@@ -191,6 +196,10 @@ def test_a_tokenizer_that_is_not_fast():
         look(model, tokenizer, "ab", words=True)
 
 
+def own_hook(module, args, output):
+    """A user's."""
+
+
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_the_model_is_left_as_it_was(tokenizer, implementation):
     """Modes of all modules, configuration, weights, hooks: a model that could be pickled still can be."""
@@ -198,6 +207,7 @@ def test_the_model_is_left_as_it_was(tokenizer, implementation):
     config = BertConfig(vocab_size=80, max_position_embeddings=40, **SIZES, attn_implementation=implementation)
     model = BertForMaskedLM(config).train()
     model.bert.encoder.layer[0].eval()
+    model.bert.encoder.layer[0].attention.self.register_forward_hook(own_hook)
 
     def state():
         modes = [module.training for module in model.modules()]
@@ -233,7 +243,17 @@ def fnet():
 
 def squeeze():
     config = {"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return sharp(transformers.SqueezeBertModel(transformers.SqueezeBertConfig(vocab_size=80, **config)))
+    return transformers.SqueezeBertModel(transformers.SqueezeBertConfig(vocab_size=80, **config))
+
+
+def positive():
+    """Scores that are all above 0."""
+    model = squeeze()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("query.bias", "key.bias")):
+                parameter.fill_(3)
+    return model
 
 
 def vit():
@@ -256,6 +276,7 @@ def broken():
     [
         (fnet, r"FNetModel (returns no attention maps|cannot be run on .*attention_mask)"),
         (squeeze, "SqueezeBertModel returns its attention before the softmax"),
+        (positive, "SqueezeBertModel returns its attention before the softmax"),
         (vit, r"ViTModel cannot be run on 'the king saw \[MASK\] in it\.' \(.*\); give a model that reads text"),
         (small, r"BertModel cannot be run on .* \(index out of range in self\); .* and its own tokenizer"),
         (broken, "the model's attention is not finite"),
