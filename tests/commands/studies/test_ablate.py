@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ import torch
 from looked_at import read
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BartConfig, DebertaV2Config
 
+from attention_guidance.analysis import without_heads
+from attention_guidance.commands.annotations.minimal_pairs import read_minimal_pairs
 from attention_guidance.commands.objectives.masking import Masking
+from attention_guidance.commands.probes.pseudo_likelihood import pseudo_log_likelihoods
 from attention_guidance.commands.report.figures.ablation import all_figures
+from attention_guidance.commands.studies.ablation.samples import pair_sample
 from attention_guidance.commands.studies.ablation.table import conclusion
 from attention_guidance.commands.text.blocks import pack
 
@@ -29,7 +34,7 @@ def ablated(tmp_path_factory, cli, whole_run, corpus):
 def test_what_is_written(ablated):
     content = read(ablated / "ablate.json")
     assert (content["kind"], content["schema_version"], content["to"]) == ("ablate", 1, "zero")
-    assert content["model"] == "run"
+    assert (content["model"], content["task"]) == ("run", "loss")
     assert content["corpus"].endswith("corpus.txt")
     sample = {"sequences": 20, "tokens": 480, "predicted": 20 * 4, "block_size": 24, "seed": 1}
     assert content["sample"] == sample
@@ -93,6 +98,65 @@ def test_the_loss_is_that_of_a_model_changed_by_hand(ablated, cli, whole_run, co
     assert max(abs(head["difference"]["value"]) for head in content["heads"]) > 1e-3
 
 
+@pytest.fixture
+def pairs(tmp_path, corpus):
+    """Lines of the text, and their words in another order."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    lines = [line.split()[:4] for line in corpus.read_text().splitlines()[:49]]
+    orders = [(1, 0, 2, 3), (0, 2, 1, 3)]
+    rows = [
+        {"sentence_good": " ".join(words), "sentence_bad": " ".join(words[n] for n in order)}
+        for words in lines
+        for order in orders
+    ]
+    long = " ".join(["word"] * 40)
+    rows += [{"sentence_good": "abe", "sentence_bad": "abe"}, {"sentence_good": long, "sentence_bad": "abe"}]
+    (folder / "order.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_minimal_pairs_against_scores_without_a_head(tmp_path, cli, refusal, whole_run, pairs):
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "model")
+    model = AutoModelForMaskedLM.from_pretrained(whole_run / "model").eval()
+    with torch.no_grad():
+        attention = model.roberta.encoder.layer[0].attention
+        for part in (attention.self.value, attention.output.dense):
+            part.weight.mul_(30)  # so small a model hardly looks at other tokens
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "sharp")
+    task = [pairs, "--task", "minimal-pairs", "-q"]
+    assert cli("ablate", tmp_path / "sharp", *task, "-o", tmp_path / "a", "--batch-size", 40, "--greedy") == 0
+    content = read(tmp_path / "a" / "ablate.json")
+    assert (content["task"], content["sample"]) == ("minimal-pairs", {"pairs": 99, "seed": 1})  # one is too long
+    # The same batches, so that near ties fall the same way.
+    drawn = pair_sample(pairs, model, tokenizer, n_pairs=500, batch_size=40, seed=1).given
+    kept = [pair for batch in drawn for pair in batch["pairs"]]
+    assert sorted(kept, key=str) == sorted(read_minimal_pairs(pairs)[:99], key=str)
+
+    def share_of_wrong_pairs():
+        n_wrong = 0.0
+        for batch in drawn:
+            sentences = [text for pair in batch["pairs"] for text in (pair.good, pair.bad)]
+            scores = pseudo_log_likelihoods(model, tokenizer, sentences)
+            n_wrong += sum((b > g) + (b == g) / 2 for g, b in zip(scores[::2], scores[1::2], strict=True))
+        return n_wrong / 99
+
+    assert content["loss"]["value"] == pytest.approx(share_of_wrong_pairs())
+    for head in content["heads"]:
+        with without_heads(model, [(head["layer"], head["head"])]):
+            without = share_of_wrong_pairs()
+        assert head["difference"]["value"] == pytest.approx(without - content["loss"]["value"])
+    assert any(head["difference"]["value"] for head in content["heads"])
+    assert len(content["greedy"]) == 2
+    out = ["-o", tmp_path / "out"]
+    said = refusal("ablate", whole_run, *task, *out, "--to", "mean")
+    assert "--to 'mean' is the mean over masked text; with --task 'minimal-pairs'" in said
+    assert "one file or folder of pairs, not 2" in refusal("ablate", whole_run, pairs, *task, *out)
+    assert "9 pairs that the model can read are too few" in refusal("ablate", whole_run, *task, *out, "--pairs", 9)
+    assert "--task 'pairs': must be loss or minimal-pairs" in refusal("ablate", whole_run, *out, "--task", "pairs")
+
+
 def test_the_seed_draws_sample_and_masks(tmp_path, cli, whole_run, corpus):
     found = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -150,7 +214,15 @@ def made_up(differences, guided=(), greedy=None, gap=(0.1, 0.2)):
         for n, x in enumerate(greedy or ())
     ]
     loss = {"value": 4.0, "low": 3.9, "high": 4.1}
-    return {"model": "m", "to": "zero", "loss": loss, "heads": heads, "groups": groups, "greedy": steps or None}
+    return {
+        "model": "m",
+        "task": "loss",
+        "to": "zero",
+        "loss": loss,
+        "heads": heads,
+        "groups": groups,
+        "greedy": steps or None,
+    }
 
 
 def test_the_conclusion():
@@ -164,6 +236,11 @@ def test_the_conclusion():
     assert "no difference between heads that follow a pattern and others is shown" in said
     assert "can go" not in said
     assert conclusion(made_up([0.2, 0.1]) | {"groups": None}).count(";") == 0
+    said = conclusion(content | {"task": "minimal-pairs"})
+    assert "the share of wrong pairs is shown to rise" in said
+    assert (
+        "1 heads can go, the least needed first, before the share of wrong pairs has risen by 0.02 of the pairs" in said
+    )
 
 
 def test_the_figures_show_every_head_and_step():
@@ -176,6 +253,10 @@ def test_the_figures_show_every_head_and_step():
     line = figures["greedy"].axes[0].lines[0]
     assert [*line.get_ydata()] == [4.0, 3.9, 4.05, 4.2, 5.5]
     assert [*all_figures(content | {"greedy": None})] == ["worth"]
+    title = figures["greedy"].axes[0].get_title("left")
+    assert title == "loss, nats; dashed: with all 4 heads; full marks: guided heads"
+    of_pairs = all_figures(content | {"task": "minimal-pairs"})
+    assert of_pairs["greedy"].axes[0].get_title("left").startswith("share of pairs that are wrong")
 
 
 def test_nothing_is_overwritten_unless_asked(ablated, cli, refusal, whole_run, corpus):

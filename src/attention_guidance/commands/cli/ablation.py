@@ -9,13 +9,15 @@ from attention_guidance.commands.cli.arguments import TEXT, add_command, add_out
 
 _ABLATE = """\
 Which heads does a masked language model need? Removes each head alone and measures how much the loss rises on a sample
-of text, with an interval, beside the pattern that the head follows or was guided toward.
+of text, with an interval, beside the pattern that the head follows or was guided toward. Or how many more minimal pairs
+are wrong.
 
   attention-guidance ablate runs/sw news.txt -o looks/sw-heads            # a run of pretrain; heads put out zeros
   attention-guidance ablate runs/sw -o looks/sw-heads --to mean           # their mean output, on the embedded text
   attention-guidance ablate runs/sw -o looks/sw-heads --to pattern        # would the fixed pattern of each head do?
   attention-guidance ablate bert-base-uncased -o looks/bert --to next     # would attention to the next token do?
   attention-guidance ablate runs/sw -o looks/sw-heads --greedy            # how many heads can go?
+  attention-guidance ablate runs/en data/blimp -o looks/blimp-heads --task minimal-pairs --pairs 1000
 
 A difference above 0 is what the head is worth, in nats per predicted token; an interval that includes 0 shows nothing.
 15 % of the tokens are masked, the same ones for all heads. --greedy removes the least needed head, then the next, up to
@@ -37,6 +39,12 @@ def _add_ablate(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="*", metavar="CORPUS", help="text files, folders, - (stdin); default: the World English Bible")
     add_output(parser)
     add(
+        "--task",
+        default="loss",
+        help="what heads are judged by: loss, at masked tokens; or minimal-pairs, the share of pairs that are wrong; "
+        "CORPUS is then the file or folder of pairs, see probe (loss)",
+    )
+    add(
         "--to",
         default="zero",
         metavar="WHAT",
@@ -45,6 +53,7 @@ def _add_ablate(parser: argparse.ArgumentParser) -> None:
     )
     add("--tokens", type=positive, default=20_000, metavar="N", help="tokens of text, special ones included (20000)")
     add("--block-size", type=positive, metavar="N", help="tokens in a block (128)")
+    add("--pairs", type=positive, default=500, metavar="N", help="pairs, for --task minimal-pairs (500)")
     add("--batch-size", type=positive, default=16, metavar="N", help="blocks in a forward pass (16)")
     add("--seed", type=seed, default=1, metavar="N", help="seed of the sample, the masks and the bootstrap (1)")
     add(

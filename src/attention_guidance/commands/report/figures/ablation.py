@@ -9,11 +9,13 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from attention_guidance.commands.report.figures.drawing import NOT_MATH, annotate_line, style_axes
+from attention_guidance.commands.report.figures.drawing import NOT_MATH, style_axes
 from attention_guidance.commands.report.figures.svg import PALETTE
 from attention_guidance.commands.report.figures.tokens import shown_token
 
 Content = Mapping[str, Any]
+# What each task measures.
+_UNITS = {"loss": "loss, nats", "minimal-pairs": "share of pairs that are wrong"}
 
 
 def all_figures(content: Content) -> dict[str, Figure]:
@@ -51,7 +53,7 @@ def head_worth(content: Content) -> Figure:
     ax.set_yticks(range(n_layers))
     ax.tick_params(colors=PALETTE["muted"], labelsize=8.5, length=0)
     ax.set_ylabel("layer", color=PALETTE["muted"], fontsize=9)
-    text = "head; number: loss without it minus loss with it, nats; below: the pattern it follows"
+    text = f"head; number: {_UNITS[content['task']]}, without it minus with it; below: the pattern it follows"
     ax.set_xlabel(text, color=PALETTE["muted"], fontsize=9, loc="left")
     title = f"{content['model']}; in its place: {shown_token(content['to'])}; framed: guided"
     fig.text(left / width, 1 - 0.2 / height, title, color=PALETTE["muted"], fontsize=9, va="center", **NOT_MATH)
@@ -85,7 +87,10 @@ def greedy_curve(content: Content) -> Figure:
     fig = Figure(figsize=(8, 3.4), facecolor="none")
     fig.set_label(f"Loss as the least needed heads are removed one after another, {content['model']}")
     ax = fig.add_axes((0.08, 0.16, 0.89, 0.72), facecolor="none")
-    style_axes(ax, "heads removed, the least needed first", "loss, nats")
+    y = f"{_UNITS[content['task']]}; dashed: with all {len(content['heads'])} heads"
+    if any(head["guided_toward"] for head in content["heads"]):
+        y += "; full marks: guided heads"
+    style_axes(ax, "heads removed, the least needed first (layer.head)", y)
     base, steps = content["loss"]["value"], content["greedy"]
     guided = {(head["layer"], head["head"]): bool(head["guided_toward"]) for head in content["heads"]}
     numbers = list(range(len(steps) + 1))
@@ -101,6 +106,5 @@ def greedy_curve(content: Content) -> Figure:
             name = f"{step['layer']}.{step['head']}"
             ax.annotate(name, (number, step["loss"]), (0, 7), color=PALETTE["muted"], **place)
     ax.axhline(base, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
-    annotate_line(ax, f"all {len(content['heads'])} heads", base)
     ax.set_xlim(0, len(steps) + 0.5)
     return fig

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from attention_guidance.adapters import adapter_of
 from attention_guidance.adapters.base import ABLATING
 from attention_guidance.analysis.ablation import Ablation, ablate
 from attention_guidance.analysis.census import Census, Estimate, take_census
-from attention_guidance.analysis.intervals import FEWEST
 from attention_guidance.analysis.without_heads import Place, To
 from attention_guidance.commands import results
 from attention_guidance.commands.memory import names_batch_size
-from attention_guidance.commands.objectives.masked_head import MaskedHead
-from attention_guidance.commands.objectives.masking import Masking
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console
 from attention_guidance.commands.report.figures.ablation import all_figures
+from attention_guidance.commands.studies.ablation.samples import Sample, pair_sample, text_sample
 from attention_guidance.commands.studies.ablation.table import ablation_rows, report
-from attention_guidance.commands.studies.census import checked_block_size, named_patterns
+from attention_guidance.commands.studies.census import named_patterns
 from attention_guidance.commands.studies.models import subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
-from attention_guidance.commands.studies.sample import Text, batches, sampled_blocks
-from attention_guidance.commands.text.blocks import Blocks
-from attention_guidance.errors import ConfigError, CorpusError
+from attention_guidance.commands.studies.sample import Text, batches
+from attention_guidance.errors import ConfigError
 from attention_guidance.patterns import Pattern
 
 if TYPE_CHECKING:
@@ -39,6 +34,8 @@ if TYPE_CHECKING:
 
 ABLATION_FILE = "ablate.json"
 ABLATION_TABLE = "ablate.csv"
+#: The tasks.
+LOSS, PAIRS = "loss", "minimal-pairs"
 #: `to` with this value puts each head's own pattern in its place.
 OWN_PATTERN = "pattern"
 
@@ -48,21 +45,34 @@ class AblationSettings:
     """Settings of an ablation.
 
     Attributes:
+        task: `loss`, that of masked tokens in nats, or `minimal-pairs`, the share of pairs that the model gets wrong.
         to: what is in place of a removed head's output: `zero`, `mean`, `pattern` (its own: that it was guided toward,
             or the one closest by squared error), or the name of one pattern for all heads.
-        tokens: number of tokens to sample, special tokens included.
-        block_size: tokens per block (default: 128, or the model's maximum if smaller).
-        batch_size: blocks per forward pass.
+        tokens: number of tokens to sample for `loss`, special tokens included.
+        block_size: tokens per block for `loss` (default: 128, or the model's maximum if smaller).
+        pairs: number of pairs to sample for `minimal-pairs`.
+        batch_size: blocks per forward pass; pairs per batch.
         seed: seed of the sample, the masks and the bootstrap.
         greedy: number of heads to remove one after another; True for all of them.
+
+    Raises:
+        ConfigError: an unknown task, or one that `to` is not for.
     """
 
+    task: str = LOSS
     to: str = "zero"
     tokens: int = 20_000
     block_size: int | None = None
+    pairs: int = 500
     batch_size: int = 16
     seed: int = 1
     greedy: int | bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in (LOSS, PAIRS):
+            raise ConfigError(f"task={self.task!r} must be {LOSS} or {PAIRS}")
+        if self.task == PAIRS and self.to == "mean":
+            raise ConfigError(f"to='mean' is the mean over masked text; with task={PAIRS!r}, give zero or a pattern")
 
 
 @until_done()
@@ -80,7 +90,7 @@ def ablate_heads(
 
     Args:
         model: folder of a masked language model or run, or a name on the Hugging Face hub.
-        text: the text to measure the loss on.
+        text: the text to measure the loss on, or the file or folder of minimal pairs.
         output: folder for `ablate.json`, `ablate.csv` and the figures.
         settings: settings of the ablation (default: `AblationSettings()`).
         overwrite: whether to replace an existing ablation in the folder.
@@ -110,25 +120,22 @@ def _measured(model: str, text: Text, settings: AblationSettings, steps: Steps) 
     tokenizer = subject.tokenizer()
     loaded = subject.load_masked_lm("heads are ablated in")
     adapter_of(loaded, ABLATING)  # before anything is measured, raises if it cannot be ablated
-    blocks = _blocks(text, settings, loaded, tokenizer, steps)
+    steps.begin("drawing a sample", None)
+    sample = _sample(text, loaded, tokenizer, settings)
     guided = subject.guided_patterns(tokenizer)
     patterns = {pattern.name: pattern for pattern in [*named_patterns((), tokenizer), *guided.values()]}
-    steps.begin("finding the pattern of each head", len(blocks))
-    taken = take_census(loaded.base_model, batches(blocks, settings.batch_size), patterns.values(), progress=steps.at)
+    steps.begin("finding the pattern of each head", len(sample.blocks))
+    looked_at = batches(sample.blocks, settings.batch_size)
+    taken = take_census(loaded.base_model, looked_at, patterns.values(), progress=steps.at)
     to = _own_patterns(taken, patterns, guided) if settings.to == OWN_PATTERN else settings.to
-    found = _ablated(loaded, list(_masked(blocks, tokenizer, settings)), to, tokenizer, settings, taken, steps)
+    found = _ablated(loaded, sample, to, tokenizer, settings, taken, steps)
     toward = {place: pattern.name for place, pattern in guided.items()}
     return {
         **results.header("ablate"),
         "model": subject.name,
-        "corpus": text.name,
-        "sample": {
-            "sequences": len(blocks),
-            "tokens": blocks.n_tokens,
-            "predicted": int(found.counts_N.sum()),
-            "block_size": blocks.width,
-            "seed": settings.seed,
-        },
+        "corpus": sample.corpus,
+        "task": settings.task,
+        "sample": sample.facts,
         "to": settings.to,
         "loss": _estimate(found.loss),
         "heads": list(_heads(found, taken, toward, to)),
@@ -137,41 +144,15 @@ def _measured(model: str, text: Text, settings: AblationSettings, steps: Steps) 
     }
 
 
-def _blocks(
-    text: Text, settings: AblationSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: Steps
-) -> Blocks:
-    """The sample.
-
-    Raises:
-        ConfigError: too few tokens are asked for.
-        CorpusError: the text has too few.
-    """
-    size = checked_block_size(settings.block_size, model, tokenizer)
-    wanted = settings.tokens // size
-    needs = f"intervals need {FEWEST} blocks of {size}, {FEWEST * size:,} tokens"
-    if wanted < FEWEST:
-        raise ConfigError(f"tokens={settings.tokens}: {needs}; give more, or a smaller block_size")
-    steps.begin(f"sampling {wanted:,} blocks of {size} tokens", None)
-    blocks = sampled_blocks(text, tokenizer, n_blocks=wanted, block_size=size, seed=settings.seed)
-    if len(blocks) < FEWEST:
-        raise CorpusError(
-            f"{text.name}: {blocks.n_tokens:,} tokens are too few: {needs}; give more text, or a smaller block_size"
-        )
-    return blocks
-
-
-def _masked(
-    blocks: Blocks, tokenizer: PreTrainedTokenizerBase, settings: AblationSettings
-) -> Iterator[dict[str, Tensor]]:
-    """Yield batches with masked tokens and their labels, drawn once from the seed."""
-    masking, rng = Masking.for_tokenizer(tokenizer), np.random.default_rng(settings.seed)
-    drawn = [masking(ids_T, int(length), rng) for ids_T, length in zip(blocks.ids, blocks.lengths, strict=True)]
-    inputs_NT, labels_NT = (np.stack([pair[n] for pair in drawn]) for n in range(2))
-    n_done = 0
-    for batch in batches(replace(blocks, ids=inputs_NT), settings.batch_size):
-        n_batch = len(batch["input_ids"])
-        yield batch | {"labels": torch.from_numpy(labels_NT[n_done : n_done + n_batch])}
-        n_done += n_batch
+def _sample(
+    text: Text, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: AblationSettings
+) -> Sample:
+    how = {"batch_size": settings.batch_size, "seed": settings.seed}
+    if settings.task == LOSS:
+        return text_sample(text, model, tokenizer, tokens=settings.tokens, block_size=settings.block_size, **how)
+    if len(text.files) != 1:
+        raise ConfigError(f"task={PAIRS!r} needs one file or folder of pairs, not {len(text.files)}")
+    return pair_sample(Path(text.files[0]), model, tokenizer, n_pairs=settings.pairs, **how)
 
 
 def _own_patterns(
@@ -185,7 +166,7 @@ def _own_patterns(
 
 def _ablated(
     model: PreTrainedModel,
-    given: list[dict[str, Tensor]],
+    sample: Sample,
     to: To,
     tokenizer: PreTrainedTokenizerBase,
     settings: AblationSettings,
@@ -194,13 +175,10 @@ def _ablated(
 ) -> Ablation:
     n_heads = taken.n_layers * taken.n_heads
     greedy = n_heads if settings.greedy is True else int(settings.greedy or 0)
-    passes = len(given) * (n_heads + sum(n_heads - n for n in range(1, greedy)))
-    steps.begin(f"measuring the loss without each of {n_heads} heads", passes)
-    at_masked_tokens = MaskedHead(model)
-    try:
-        return ablate(model, given, to, greedy=greedy, tokenizer=tokenizer, seed=settings.seed, progress=steps.at)
-    finally:
-        at_masked_tokens.remove()
+    passes = len(sample.given) * (n_heads + sum(n_heads - n for n in range(1, greedy)))
+    steps.begin(f"measuring the {settings.task} without each of {n_heads} heads", passes)
+    how: dict[str, Any] = {"greedy": greedy, "tokenizer": tokenizer, "seed": settings.seed, "progress": steps.at}
+    return ablate(model, sample.given, to, measure=sample.measure, **how)
 
 
 def _heads(found: Ablation, taken: Census, toward: Mapping[Place, str], to: To) -> Iterator[dict[str, Any]]:

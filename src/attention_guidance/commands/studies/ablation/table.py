@@ -7,8 +7,11 @@ from typing import Any
 
 from attention_guidance.commands.printing import Console, Table
 
-#: A loss that has risen by less than this, in nats, is close to that of all heads.
-CLOSE = 0.1
+# For each task: what is measured, its unit, what the intervals are over, and what counts as close to all heads.
+_WORDS = {
+    "loss": ("loss", "nats", "sequences", 0.1),
+    "minimal-pairs": ("share of wrong pairs", "of the pairs", "pairs", 0.02),
+}
 _PLURAL = {"guided_toward": "guided heads", "follows": "heads that follow a pattern"}
 
 
@@ -26,12 +29,13 @@ def ablation_rows(content: Mapping[str, Any]) -> Iterator[dict[str, object]]:
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print a row for each head (layer.head), and a conclusion."""
-    order, sample = _order(content), content["sample"]
+    order = _order(content)
+    what, unit, over, _ = _WORDS[content["task"]]
     table = Table(
-        title=f"{content['model']}: loss without each head (in its place: {content['to']}) minus the "
-        f"{content['loss']['value']:.3f} nats with all heads, with a 95 % interval over {sample['sequences']} blocks"
+        title=f"{content['model']}: {what} without each head (in its place: {content['to']}) minus that with all heads "
+        f"({content['loss']['value']:.3f} {unit}), with a 95 % interval over {content['sample'][over]:,} {over}"
     )
-    for heading in ("head", "difference", "interval", "follows", *(("goes", "loss") if order else ())):
+    for heading in ("head", "difference", "interval", "follows", *(("goes", "then") if order else ())):
         table.add_column(heading, justify="left" if heading == "follows" else "right", no_wrap=True)
     for head in content["heads"]:
         place, difference = (head["layer"], head["head"]), head["difference"]
@@ -47,9 +51,9 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
 
 def conclusion(content: Mapping[str, Any]) -> str:
     """One sentence: how many heads are needed, whether guided ones are needed more, and how many can go."""
-    heads = content["heads"]
+    heads, (what, unit, _, close) = content["heads"], _WORDS[content["task"]]
     n_needed = sum(head["difference"]["low"] > 0 for head in heads)
-    parts = [f"{n_needed} of {len(heads)} heads are needed (without one of them, the loss is shown to rise)"]
+    parts = [f"{n_needed} of {len(heads)} heads are needed (without one of them, the {what} is shown to rise)"]
     if groups := content["groups"]:
         gap, name = groups["gap"], _PLURAL[groups["by"]]
         verdict = f"{name} are needed {'more' if gap['value'] > 0 else 'less'} than others"
@@ -58,11 +62,11 @@ def conclusion(content: Mapping[str, Any]) -> str:
         means = f"{groups['mean']['value']:+.4f} against {groups['others']['value']:+.4f} nats a head"
         parts.append(f"{verdict}: {means}, a gap of {gap['value']:+.4f} ({_interval(gap)})")
     if content["greedy"]:
-        n_close = next((n for n, step in enumerate(content["greedy"]) if step["difference"]["value"] > CLOSE), None)
+        n_close = next((n for n, step in enumerate(content["greedy"]) if step["difference"]["value"] > close), None)
         n_gone = len(content["greedy"]) if n_close is None else n_close
         last = content["greedy"][-1]
         parts.append(
-            f"{n_gone} heads can go, the least needed first, before the loss has risen by {CLOSE} nats "
+            f"{n_gone} heads can go, the least needed first, before the {what} has risen by {close} {unit} "
             f"({len(content['greedy'])} gone: {last['loss']:.3f})"
         )
     return "; ".join(parts) + "."
