@@ -16,9 +16,10 @@ import attention_guidance
 TRAINS = """
 import sys
 import torch
-from transformers import RobertaConfig, RobertaForMaskedLM
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 from attention_guidance import get_guidance, guide, match_heads
-from attention_guidance.analysis import attention_maps, take_census
+from attention_guidance.analysis import attention_maps, look, take_census
 
 torch.manual_seed(0)
 sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
@@ -39,6 +40,13 @@ guidance.remove()
 match_heads(model, "next:1", [{"input_ids": ids}])
 take_census(model, {"input_ids": ids}, ["next", "previous"])
 attention_maps(model, {"input_ids": ids[:1]})
+words = Tokenizer(models.WordLevel({"a": 5, "b": 6}, "a"))
+seen = look(model, PreTrainedTokenizerFast(tokenizer_object=words), "b", words=True)
+assert seen._repr_html_() and seen.svg().startswith("<svg")
+try:
+    seen.png()
+except ValueError as error:
+    assert "pip install matplotlib" in str(error)
 print(sorted({name.split(".")[0] for name in sys.modules}))
 """
 COMMANDS_ONLY = {"matplotlib", "pyarrow", "sklearn", "accelerate", "PIL", "seqeval", "greenlet", "conllu", "datasets"}

@@ -1,8 +1,10 @@
 """Uses of the public names as the docs show them, for mypy --strict (see pyproject.toml); nothing here runs."""
 
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from attention_guidance import Guidance, Pattern, Schedule, Sequences, Targets, get_guidance, guide, match_heads
+from attention_guidance.analysis import Look, look
 
 
 def ways_to_give_heads(model: nn.Module, pattern: Pattern) -> None:
@@ -37,6 +39,13 @@ def settings(model: nn.Module) -> Guidance:
 def matched(model: nn.Module, batches: list[dict[str, object]]) -> Guidance:
     matching = match_heads(model, {"next": 1, "previous": 1}, batches, loss="log_mass")
     return guide(model, matching.heads)
+
+
+def looked_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Look:
+    look(model, tokenizer, "The king saw himself")
+    seen = look(model, tokenizer, "Is it?", "It is.", heads=[(0, 1), (2, 3)], words=True, hide_special=True)
+    seen.save("look.html", overwrite=True)
+    return seen
 
 
 def to_the_second(sequences: Sequences) -> Targets | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -99,7 +100,8 @@ class Look:
 
     def __repr__(self) -> str:
         n_layers, n_heads, n_tokens, _ = self.maps_LHTT.shape
-        return f"<Look of {self.title}: {n_tokens} tokens, {n_layers} layers of {n_heads} heads>"
+        title = textwrap.shorten(self.title, 100, placeholder=" ...")
+        return f"<Look of {title}: {n_tokens} tokens, {n_layers} layers of {n_heads} heads>"
 
     def _picture(self) -> Picture:
         return whole_picture(self.title, self.tokens, self._border(), self.maps_LHTT, self.heads)
