@@ -18,6 +18,7 @@ from tokenizers import normalizers, processors
 from transformers import BertConfig, BertForMaskedLM, BertModel, ByT5Tokenizer, DebertaV2Config, DebertaV2Model
 from word_tokenizer import word_tokenizer
 
+from attention_guidance import guide
 from attention_guidance.analysis import Look, attention_maps, look
 from attention_guidance.analysis.layout import head_lines, head_map, thumbnails
 from attention_guidance.analysis.picture import PITCH
@@ -25,6 +26,7 @@ from attention_guidance.analysis.tokens import words_of_text
 from attention_guidance.errors import AttachError, ConfigError, GuidanceError, SaveError
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TEXT = "the king saw [MASK] in it."
 
 
@@ -423,3 +425,17 @@ def test_text_of_a_picture_is_only_text(bert, tokenizer):
     assert "<script>alert" not in seen.html()
     assert "\u202e" not in seen.html()
     assert seen._repr_html_().count("<") == 2
+
+
+def test_a_guided_model_is_seen_too(tokenizer):
+    """Its own attention, and guidance goes on as before."""
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(vocab_size=80, max_position_embeddings=40, **SIZES, **NO_DROPOUT))
+    expected = look(model, tokenizer, TEXT).maps_LHTT
+    guidance = guide(model.train(), "next:1")
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    model(ids, labels=ids)
+    error = guidance.per_head()[0].error
+    np.testing.assert_allclose(look(model, tokenizer, TEXT).maps_LHTT, expected, atol=1e-6)
+    model(ids, labels=ids)
+    assert guidance.per_head()[0].error == error
