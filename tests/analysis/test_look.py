@@ -20,8 +20,8 @@ from word_tokenizer import word_tokenizer
 
 from attention_guidance import guide
 from attention_guidance.analysis import Look, attention_maps, look
-from attention_guidance.analysis.layout import head_lines, head_map, thumbnails
-from attention_guidance.analysis.picture import PITCH
+from attention_guidance.analysis.sentence.layout import head_lines, head_map, thumbnails
+from attention_guidance.analysis.sentence.picture import PITCH
 from attention_guidance.analysis.tokens import words_of_text
 from attention_guidance.errors import AttachError, ConfigError, GuidanceError, SaveError
 

@@ -8,7 +8,7 @@ from attention_guidance.analysis.ablation import Ablation, ablate
 from attention_guidance.analysis.census import Census, Estimate, take_census
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.analysis.observe import attention_map, observing
-from attention_guidance.analysis.sentence import Look, look
+from attention_guidance.analysis.sentence.look import Look, look
 from attention_guidance.analysis.similarity import head_divergence, head_positions
 from attention_guidance.analysis.without_heads import without_heads
 

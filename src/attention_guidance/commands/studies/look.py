@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attention_guidance.analysis.sentence import Look, look
+from attention_guidance.analysis.sentence.look import Look, look
 from attention_guidance.commands import results
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console
@@ -37,7 +37,7 @@ def save_look(
 
     Args:
         model: folder of a model or run, or a name on the Hugging Face hub.
-        text: as in `look` (`analysis/sentence.py`), like `pair`, `heads`, `words` and `hide_special`.
+        text: as in `look` (`analysis/sentence/look.py`), like `pair`, `heads`, `words` and `hide_special`.
         pair: a second sentence, or None.
         output: folder for `look.html`, `look.svg`, `look.json` and `look.npz` (the maps of all heads).
         heads: the heads to draw large.

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
-from attention_guidance.analysis.picture import families
+from attention_guidance.analysis.sentence.picture import families
 from attention_guidance.commands.report.figures.drawing import NOT_MATH, finite, mean, note, style_axes
 from attention_guidance.commands.report.figures.svg import PALETTE
 from attention_guidance.commands.report.figures.tokens import printable, shown_token, shown_tokens

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 
-from attention_guidance.analysis.picture import families
+from attention_guidance.analysis.sentence.picture import families
 from attention_guidance.commands.report.figures.drawing import NOT_MATH, annotate_line, style_axes
 from attention_guidance.commands.report.figures.svg import PALETTE, series
 from attention_guidance.commands.report.figures.tokens import printable, shown_token

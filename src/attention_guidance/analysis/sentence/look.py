@@ -17,9 +17,9 @@ import torch
 from attention_guidance.adapters import checked_model
 from attention_guidance.adapters.base import LOOKING
 from attention_guidance.adapters.interface import has_encoder_and_decoder
-from attention_guidance.analysis.layout import page, whole_picture
 from attention_guidance.analysis.maps import attention_maps
-from attention_guidance.analysis.picture import Picture
+from attention_guidance.analysis.sentence.layout import page, whole_picture
+from attention_guidance.analysis.sentence.picture import Picture
 from attention_guidance.analysis.tokens import between_words, token_texts, words_of_text, words_of_tokens
 from attention_guidance.errors import AttachError, ConfigError, GuidanceError, SaveError, reason_of
 

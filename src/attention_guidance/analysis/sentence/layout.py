@@ -15,7 +15,7 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from attention_guidance.analysis.picture import (
+from attention_guidance.analysis.sentence.picture import (
     LIGHT,
     PITCH,
     STYLE,
