@@ -16,6 +16,8 @@ SHOWN = (
     "*.md",
     "docs/**/*.md",
     "docs/*.png",
+    "docs/*.svg",
+    "examples/*.ipynb",
     "docs/*.js",
     "docs/*.css",
     "benchmarks/**/*.md",
