@@ -12,6 +12,7 @@ _WORDS = {
     "loss": ("loss", "nats", "sequences", 0.1),
     "minimal-pairs": ("share of wrong pairs", "of the pairs", "pairs", 0.02),
 }
+_IN_PLACE = {"zero": "zeros", "mean": "their means", "pattern": "their own patterns"}
 _PLURAL = {"guided_toward": "guided heads", "follows": "heads that follow a pattern"}
 
 
@@ -50,23 +51,26 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
 
 
 def conclusion(content: Mapping[str, Any]) -> str:
-    """One sentence: how many heads are needed, whether guided ones are needed more, and how many can go."""
+    """One sentence: how many heads are missed, whether guided ones are missed more, and how many can go."""
     heads, (what, unit, _, close) = content["heads"], _WORDS[content["task"]]
     n_needed = sum(head["difference"]["low"] > 0 for head in heads)
-    parts = [f"{n_needed} of {len(heads)} heads are needed (without one of them, the {what} is shown to rise)"]
+    place = _IN_PLACE.get(content["to"], content["to"])
+    parts = [
+        f"With {place} in place, the {what} is shown to rise without {n_needed} of {len(heads)} heads, one at a time"
+    ]
     if groups := content["groups"]:
         gap, name = groups["gap"], _PLURAL[groups["by"]]
-        verdict = f"{name} are needed {'more' if gap['value'] > 0 else 'less'} than others"
+        verdict = f"it rises {'more' if gap['value'] > 0 else 'less'} without {name} than without others"
         if gap["low"] <= 0 <= gap["high"]:
             verdict = f"no difference between {name} and others is shown"
-        means = f"{groups['mean']['value']:+.4f} against {groups['others']['value']:+.4f} nats a head"
+        means = f"{groups['mean']['value']:+.4f} against {groups['others']['value']:+.4f} {unit} a head"
         parts.append(f"{verdict}: {means}, a gap of {gap['value']:+.4f} ({_interval(gap)})")
     if content["greedy"]:
         n_close = next((n for n, step in enumerate(content["greedy"]) if step["difference"]["value"] > close), None)
         n_gone = len(content["greedy"]) if n_close is None else n_close
         last = content["greedy"][-1]
         parts.append(
-            f"{n_gone} heads can go, the least needed first, before the {what} has risen by {close} {unit} "
+            f"{n_gone} can go, the least needed first, before the {what} has risen by {close} {unit} "
             f"({len(content['greedy'])} gone: {last['loss']:.3f})"
         )
     return "; ".join(parts) + "."
