@@ -219,7 +219,7 @@ class _Losses:
 
     def _check_reuse(self, batch: Mapping[str, Any], removed: Mapping[Place, Replacement], sums_B: Array) -> None:
         """Reuse nothing of a model whose blocks share more than what they return."""
-        for layer in range(self.removal.n_layers):
+        for layer in filter(self.reuse.available, range(self.removal.n_layers)):
             with self.reuse.before(layer):
                 again_B, _ = self._measured(batch, removed)
             if not np.array_equal(again_B, sums_B, equal_nan=True):

@@ -51,11 +51,14 @@ class Reuse:
         finally:
             self.recording = False
 
+    def available(self, layer: int) -> int:
+        """The number of blocks that had returned before the attention of a layer was called, as recorded."""
+        return self._before.get(layer, 0) if self._returned == list(range(len(self.blocks))) else 0
+
     @contextmanager
     def before(self, layer: int) -> Iterator[None]:
         """Give out what was recorded before the attention of a layer, in the forward pass inside a `with` block."""
-        in_order = self._returned == list(range(len(self.blocks)))
-        self.n_given = self._before.get(layer, 0) if in_order else 0
+        self.n_given = self.available(layer)
         try:
             yield
         finally:

@@ -53,7 +53,7 @@ def _add_ablate(parser: argparse.ArgumentParser) -> None:
     )
     add("--tokens", type=positive, default=20_000, metavar="N", help="tokens of text, special ones included (20000)")
     add("--block-size", type=positive, metavar="N", help="tokens in a block (128)")
-    add("--pairs", type=positive, default=500, metavar="N", help="pairs, for --task minimal-pairs (500)")
+    add("--pairs", type=positive, default=200, metavar="N", help="pairs, for --task minimal-pairs (200)")
     add("--batch-size", type=positive, default=16, metavar="N", help="blocks in a forward pass (16)")
     add("--seed", type=seed, default=1, metavar="N", help="seed of the sample, the masks and the bootstrap (1)")
     add(

@@ -63,7 +63,7 @@ class AblationSettings:
     to: str = "zero"
     tokens: int = 20_000
     block_size: int | None = None
-    pairs: int = 500
+    pairs: int = 200
     batch_size: int = 16
     seed: int = 1
     greedy: int | bool | None = None
