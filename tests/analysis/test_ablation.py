@@ -15,7 +15,7 @@ import transformers
 
 from attention_guidance import guide
 from attention_guidance.analysis import ablate, take_census, without_heads
-from attention_guidance.analysis.ablation import label_losses
+from attention_guidance.analysis.ablation import Ablation, label_losses
 from attention_guidance.analysis.reuse import Reuse
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 
@@ -373,12 +373,21 @@ def test_bad_input():
         ([batches, "class_token"], {}, PatternError, "class token"),
         ([batches, {(0, 0): "next"}], {}, ConfigError, "no pattern for layer 0, head 1"),
         ([batches], {"greedy": 9}, ConfigError, "greedy=9: BertForMaskedLM has 8 heads to remove"),
+        ([batches], {"greedy": 1.5}, ConfigError, "greedy=1.5 must be an integer of at least 0"),
+        ([batches], {"greedy": "2"}, ConfigError, "greedy='2' must be an integer"),
+        ([batches], {"seed": -1}, ConfigError, "seed=-1 must be an integer of at least 0"),
+        ([batches], {"resamples": 0}, ConfigError, "resamples=0 must be an integer of at least 1"),
+        ([batches], {"measure": lambda *_: torch.tensor(1.0)}, ConfigError, "must return two tensors"),
+        ([batches], {"measure": lambda *_: (torch.ones(3), 3)}, ConfigError, "must return two tensors"),
+        ([batches], {"measure": lambda *_: (torch.ones(3), torch.ones(2))}, ConfigError, "must return two tensors"),
     ]:
         with pytest.raises(error, match=message):
             ablate(model, *arguments, **more)
     for heads in ([(2, 0)], [(0, 4)], [(-1, 0)], [0], [(0, 1, 2)], [(0.5, 1)], (0, 1)):
         with pytest.raises(ConfigError, match=r"no \(layer, head\) of this model: BertForMaskedLM has 2 layers of 4"):
             without_heads(model, heads).__enter__()
+    with pytest.raises(ConfigError, match="heads=3: give"):
+        without_heads(model, 3).__enter__()
     with pytest.raises(ConfigError, match="heads is empty"):
         without_heads(model, []).__enter__()
     with pytest.raises(ConfigError, match="give at least one batch"):
@@ -396,6 +405,51 @@ def test_bad_input():
     outside, inputs = encoders.make("DebertaV2")
     with pytest.raises(AttachError, match=r"cannot be\s+ablated"):
         ablate(outside, inputs)
+
+
+def test_sequences_without_a_loss_are_in_no_resample():
+    """Ten of 110 sequences have labels: one resample in 30,000 would have none, and its mean would be NaN."""
+    rng = np.random.default_rng(0)
+    sums_N, added_NLH, counts_N = rng.normal(size=10), rng.normal(size=(10, 1, 1)), np.full(10, 3.0)
+    few = Ablation(sums_N, counts_N, added_NLH, (), np.empty((10, 0)))
+    more = [np.concatenate([x, np.zeros((100, *x.shape[1:]))]) for x in (sums_N, counts_N, added_NLH)]
+    found = Ablation(*more, (), np.empty((110, 0)))
+    for name in ("value", "low", "high"):
+        assert np.isfinite(getattr(few.difference, name))
+        assert getattr(found.difference, name) == getattr(few.difference, name)
+    nine = Ablation(*(np.delete(x, 0, 0) for x in more), (), np.empty((109, 0)))
+    assert np.isnan(nine.difference.low)
+
+
+def test_heads_may_be_rows_of_an_array():
+    """As `np.argwhere` gives the heads whose difference is small."""
+    model, batches = masked_lm("Bert")
+    results = []
+    for heads in ([(0, 1), (1, 3)], np.array([[0, 1], [1, 3]]), torch.tensor([[0, 1], [1, 3]])):
+        with without_heads(model, heads), torch.no_grad():
+            results.append(model(**batches[0]).logits)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("make", ["interface", "multihead"])
+def test_a_model_without_heads_is_said_to_be_so(make):
+    """Not to be guided: there is no guidance to remove. The outer block stays as it is."""
+    model, batch = multihead.make_encoder(n_layers=2), {"src": multihead.inputs_of()}
+    if make == "interface":
+        model, (batch, _) = masked_lm("Bert")
+
+    def output():
+        found = model(**batch)
+        return getattr(found, "logits", found)
+
+    with without_heads(model, [(0, 0)]), torch.no_grad():
+        before = output()
+        with pytest.raises(AttachError, match=r"has heads removed already; leave the with block of without_heads\(\)"):
+            without_heads(model, [(1, 0)]).__enter__()
+        with pytest.raises(AttachError, match="has heads removed already"):
+            guide(model, "next:1")
+        assert torch.equal(output(), before)
 
 
 def test_attention_that_is_never_called_is_an_error():

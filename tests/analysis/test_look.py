@@ -298,12 +298,19 @@ def test_a_model_that_cannot_be_looked_at(tokenizer, make, message):
         ((" \n",), "give a sentence"),
         ((["the", "king"],), r"text=\['the', 'king'\]: give a sentence, a string"),
         (("the king", ""), "pair='': give a sentence"),
+        (("the \ud800 king",), r"text='the \\ud800 king': character 5 of the text is not valid Unicode"),
+        (("the king", "\udcff"), "pair='.udcff': character 1 of the text is not valid Unicode"),
         (("king " * 60,), r"the sequence has 62 tokens and BertModel takes 40; split the text"),
     ],
 )
 def test_texts_that_are_refused(bert, tokenizer, given, message):
     with pytest.raises(ConfigError, match=message):
         look(bert, tokenizer, *given)
+
+
+def test_a_text_of_maps_has_no_lone_surrogate(bert, tokenizer):
+    with pytest.raises(ConfigError, match=r"text='the \\udcff': character 5 of the text is not valid Unicode"):
+        attention_maps(bert, "the \udcff", tokenizer=tokenizer)
 
 
 def test_a_text_without_a_token(bert):
@@ -425,6 +432,24 @@ def test_text_of_a_picture_is_only_text(bert, tokenizer):
     assert "<script>alert" not in seen.html()
     assert "\u202e" not in seen.html()
     assert seen._repr_html_().count("<") == 2
+
+
+@pytest.mark.parametrize("character", ["\0", "\x0b", "\x1b", "\ufffe"])
+def test_characters_that_xml_forbids_are_shown_by_their_code_points(bert, tokenizer, character):
+    seen = look(bert, tokenizer, f"the{character}king")
+    root = ElementTree.fromstring(seen.svg())
+    code = f"U+{ord(character):04X}"
+    assert root.get("aria-label") == f"Attention of BertModel: the{code}king"
+    for shown in (repr(seen), seen._repr_html_(), seen.html()):
+        assert code in shown
+        assert character not in shown
+
+
+def test_a_folder_is_no_file(bert, tokenizer, tmp_path):
+    (tmp_path / "look.html").mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"look\.html is a folder; give a file"):
+            look(bert, tokenizer, TEXT).save(tmp_path / "look.html", overwrite=overwrite)
 
 
 def test_a_guided_model_is_seen_too(tokenizer):

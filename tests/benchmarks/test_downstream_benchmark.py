@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import arguments, cli, corpus, whole_run
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["".join(random.Random(n).choices("abcdefgh", k=4)) for n in range(60)]

@@ -23,17 +23,33 @@ class Purpose:
         name: as in `NAME is for bidirectional encoders`.
         verb, participle: as in `it cannot be PARTICIPLE; VERB its encoder`.
         alone: what follows the name of a part that is supported.
+        taken: what is said of a model that is used for it already, and how it becomes free.
     """
 
     name: str
     verb: str
     participle: str
     alone: str
+    taken: str
 
 
-GUIDING = Purpose("guidance", "guide", "guided", " alone, with within= the whole")
-LOOKING = Purpose("looking", "look at", "looked at", " alone")
-ABLATING = Purpose("ablation", "ablate", "ablated", " alone")
+GUIDING = Purpose(
+    "guidance",
+    "guide",
+    "guided",
+    " alone, with within= the whole",
+    "is guided already; call remove() on its guidance first",
+)
+LOOKING = Purpose(
+    "looking", "look at", "looked at", " alone", "is observed already; leave the with block of observing() first"
+)
+ABLATING = Purpose(
+    "ablation",
+    "ablate",
+    "ablated",
+    " alone",
+    "has heads removed already; leave the with block of without_heads() first, or give it all heads at once",
+)
 
 
 def graph_task() -> int:

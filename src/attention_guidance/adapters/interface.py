@@ -188,8 +188,9 @@ def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Modul
     """The model's attention modules in the order of its layers: one per layer, or fewer if layers share modules."""
     name = type(model).__name__
     modules = list(attention_modules(model))
-    if any(PROCESSOR in module.__dict__ for module in modules):
-        raise AttachError(f"this {name} is guided already; call remove() on its guidance first")
+    for module in modules:
+        if PROCESSOR in module.__dict__:
+            raise AttachError(f"this {name} {module.__dict__[PROCESSOR].purpose.taken}")
     if not modules:
         raise AttachError(
             f"{name} does not call its attention through transformers' attention interface, so it cannot be "

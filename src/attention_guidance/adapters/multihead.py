@@ -298,8 +298,8 @@ def _guidable_modules(model: nn.Module, purpose: Purpose) -> dict[str, nn.Multih
     }
     first_name, first = next(iter(modules.items()))
     for name, module in modules.items():
-        if isinstance(module.__dict__.get("forward"), MultiheadForward):
-            raise AttachError(f"this {kind} is guided already; call remove() on its guidance first")
+        if isinstance(taken := module.__dict__.get("forward"), MultiheadForward):
+            raise AttachError(f"this {kind} {taken.processor.purpose.taken}")
         reason = _reason_against(module)
         if reason is not None:
             raise AttachError(f"{kind} cannot be {purpose.participle}: {name} {reason}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,11 +75,13 @@ class Ablation:
         return self._estimate((self.added_NLH * np.asarray(weights_LH, np.float64)).sum((1, 2)))
 
     def _estimate(self, sums_NX: Array) -> Estimate:
-        """A mean with percentiles of a bootstrap over sequences; NaN for fewer than ten sequences."""
+        """A mean with percentiles of a bootstrap over sequences; NaN for fewer than ten with a loss."""
         rng = np.random.default_rng(self.seed)
-        values = resampled_ratios(sums_NX.reshape(len(sums_NX), -1), self.counts_N, rng, self.resamples)
+        counted_N = self.counts_N > 0  # a resample of the others alone would have no mean
+        sums_NP, counts_N = sums_NX.reshape(len(sums_NX), -1)[counted_N], self.counts_N[counted_N]
+        values = resampled_ratios(sums_NP, counts_N, rng, self.resamples)
         ends = np.full((2, values.shape[1]), np.nan)
-        if len(self.counts_N) >= FEWEST:
+        if len(counts_N) >= FEWEST:
             ends = np.percentile(values[1:], [2.5, 97.5], axis=0)
         return Estimate(*(x.reshape(sums_NX.shape[1:]) for x in (values[0], *ends)))
 
@@ -124,8 +127,12 @@ def ablate(
     Raises:
         AttachError: the model is guided or its attention cannot be replaced.
         PatternError: an unknown pattern, or one that the inputs have no targets for.
-        ConfigError: no batch, no labels, more heads to remove than there are, or a loss that is not finite.
+        ConfigError: no batch, no labels, more heads to remove than there are, a loss that is not finite, or a number or
+            measure that is none.
     """
+    for name, number, least in (("greedy", greedy, 0), ("seed", seed, 0), ("resamples", resamples, 1)):
+        if not isinstance(number, Integral) or number < least:
+            raise ConfigError(f"{name}={number!r} must be an integer of at least {least}")
     removal = HeadRemoval(model)
     places = removal.places
     if not 0 <= greedy <= len(places):
@@ -228,7 +235,11 @@ class _Losses:
 
     def _measured(self, batch: Mapping[str, Any], removed: Mapping[Place, Replacement]) -> tuple[Array, Array]:
         self.removal.removed = dict(removed)
-        sums_B, counts_B = self.measure(self.model, batch)
+        found = self.measure(self.model, batch)
+        shapes = [x.shape for x in found if isinstance(x, Tensor)] if isinstance(found, tuple | list) else []
+        if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+            raise ConfigError("measure must return two tensors [B]: the sum of each sequence's losses and their number")
+        sums_B, counts_B = found
         return sums_B.double().cpu().numpy(), counts_B.double().cpu().numpy()
 
 

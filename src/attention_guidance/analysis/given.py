@@ -49,6 +49,7 @@ def batch_of(given: Batch, tokenizer: PreTrainedTokenizerBase | None) -> dict[st
     if isinstance(given, str):
         if tokenizer is None:
             raise ConfigError(f"{given[:40]!r} is a text; pass the model's tokenizer as tokenizer= too")
+        check_unicode("text", given)
         encoded = tokenizer(given, return_tensors="pt", split_special_tokens=True, verbose=False)
         n_tokens, most = encoded["input_ids"].shape[1], tokenizer.model_max_length
         if n_tokens > most:
@@ -59,6 +60,22 @@ def batch_of(given: Batch, tokenizer: PreTrainedTokenizerBase | None) -> dict[st
         kind = type(given).__name__ if ids is None else f"{ids.dtype} tensor of shape {tuple(ids.shape)}"
         raise ConfigError(f"a batch is a {kind}; {_WANTED}")
     return {"input_ids": ids.reshape(-1, ids.shape[-1]).long()}
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Refuse lone surrogates, which Python has in place of bytes that are not UTF-8, as no tokenizer reads them.
+
+    Raises:
+        ConfigError: the text has one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        part = text[max(0, error.start - 20) : error.start + 20]
+        raise ConfigError(
+            f"{name}={part!r}: character {error.start + 1} of the text is not valid Unicode (a lone surrogate); give "
+            "text that was decoded from UTF-8"
+        ) from None
 
 
 def _tensor(name: str, value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +58,7 @@ def without_heads(
 
     Args:
         model: any unguided model that `guide` accepts.
-        heads: layer and number of each head to remove, from 0.
+        heads: layer and number of each head to remove, from 0; pairs, or rows of an array.
         to: what a removed head puts out instead, before the output projection. `zero`: zeros. `mean`: at every
             position, the mean of the head's output over all tokens of `batches` (no padding), in the whole model. A
             pattern or its name: attention to the pattern's targets alone, evenly; a query without a target keeps its
@@ -159,13 +159,17 @@ class HeadRemoval:
             ConfigError: one of them is not a head of the model, or there are none.
         """
         own = f"{type(self.model).__name__} has {self.n_layers} layers of {self.n_heads} heads, numbered from 0"
-        places = []
+        if not isinstance(heads, Iterable):
+            raise ConfigError(f"heads={heads!r}: give (layer, head) pairs such as (0, 1): {own}")
+        places: list[Place] = []
         for given in heads:
-            place = tuple(given) if isinstance(given, tuple | list) else ()
-            pair = len(place) == 2 and all(isinstance(number, Integral) for number in place)
-            if not pair or not (0 <= place[0] < self.n_layers and 0 <= place[1] < self.n_heads):
+            try:
+                layer, head = map(index, given)
+            except (TypeError, ValueError):  # no pair, or not of integers
+                layer, head = -1, -1
+            if not (0 <= layer < self.n_layers and 0 <= head < self.n_heads):
                 raise ConfigError(f"heads has {given!r}, which is no (layer, head) of this model: {own}")
-            places.append((int(place[0]), int(place[1])))
+            places.append((layer, head))
         if not places:
             raise ConfigError(f"heads is empty; give (layer, head) pairs such as (0, 1): {own}")
         return list(dict.fromkeys(places))

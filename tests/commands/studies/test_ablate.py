@@ -239,6 +239,8 @@ def test_the_conclusion():
     said = conclusion(content | {"task": "minimal-pairs", "to": "next"})
     assert said.startswith("With next in place, the share of wrong pairs")
     assert "1 can go, the least needed first, before the share of wrong pairs has risen by 0.02 of the pairs" in said
+    assert "+0.1500 against +0.1500 of the pairs a head" in said
+    assert "nats" not in said
 
 
 def test_the_figures_show_every_head_and_step():

@@ -70,7 +70,9 @@ def test_the_encoder_of_an_encoder_decoder_by_its_folder(tmp_path, cli, whole_ru
 def test_what_is_refused(tmp_path, refusal, whole_run):
     out = ["-o", tmp_path / "out"]
     cases = {
-        "--text '': give a sentence": [whole_run, "", *out],
+        "SENTENCE '': give a sentence": [whole_run, "", *out],
+        "SECOND '': give a sentence": [whole_run, TEXT, "", *out],
+        "SENTENCE 'abe \\udcff': character 5 of the text is not valid Unicode": [whole_run, "abe \udcff", *out],
         "the sequence has": [whole_run, "abc " * 60, *out],
         "layer 3, head 0 does not exist: the model has layers 0 to 0, each with heads 0 to 1": [
             whole_run,

@@ -17,11 +17,13 @@ import torch
 from attention_guidance.adapters import checked_model
 from attention_guidance.adapters.base import LOOKING
 from attention_guidance.adapters.interface import has_encoder_and_decoder
+from attention_guidance.analysis.given import check_unicode
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.analysis.sentence.layout import page, whole_picture
 from attention_guidance.analysis.sentence.picture import Picture
 from attention_guidance.analysis.tokens import between_words, token_texts, words_of_text, words_of_tokens
 from attention_guidance.errors import AttachError, ConfigError, GuidanceError, SaveError, reason_of
+from attention_guidance.printable import visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,13 +76,15 @@ class Look:
             overwrite: whether to replace a file that exists.
 
         Raises:
-            ConfigError: another ending, or the file exists.
+            ConfigError: another ending, a folder, or the file exists.
             SaveError: the file cannot be written.
         """
         path = Path(path)
         makes: dict[str, Callable[[], str | bytes]] = {".html": self.html, ".svg": self.svg, ".png": self.png}
         if path.suffix.lower() not in makes:
             raise ConfigError(f"{path} does not end in {', '.join(makes)}")
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; give a file, such as {path / 'look.html'}")
         made = makes[path.suffix.lower()]()
         try:
             with path.open("wb" if overwrite else "xb") as file:
@@ -94,13 +98,13 @@ class Look:
         # In a frame, the styles and scripts of the notebook and of the page do not meet.
         height = round(self._picture().height)
         return (
-            f'<iframe srcdoc="{escape(self.html())}" title="{escape(self.title)}" '
+            f'<iframe srcdoc="{escape(self.html())}" title="{escape(visible(self.title))}" '
             f'style="width: 100%; height: {height}px; border: 0"></iframe>'
         )
 
     def __repr__(self) -> str:
         n_layers, n_heads, n_tokens, _ = self.maps_LHTT.shape
-        title = textwrap.shorten(self.title, 100, placeholder=" ...")
+        title = textwrap.shorten(visible(self.title), 100, placeholder=" ...")
         return f"<Look of {title}: {n_tokens} tokens, {n_layers} layers of {n_heads} heads>"
 
     def _picture(self) -> Picture:
@@ -140,7 +144,8 @@ def look(
 
     Raises:
         AttachError: the model returns no map of the whole sentence for each head, or cannot be run on text.
-        ConfigError: an empty text, one that is longer than the model takes, or a head that does not exist.
+        ConfigError: an empty text, one that is longer than the model takes or has lone surrogates, or a head that does
+            not exist.
     """
     model = _encoder(model)
     texts = _checked_texts(tokenizer, text, pair, words)
@@ -176,6 +181,7 @@ def _checked_texts(tokenizer: PreTrainedTokenizerBase, text: str, pair: str | No
     for name, sentence in zip(("text", "pair"), texts, strict=False):
         if not isinstance(sentence, str) or not sentence.strip():
             raise ConfigError(f"{name}={sentence!r}: give a sentence, a string with at least one word")
+        check_unicode(name, sentence)
     if words and not tokenizer.is_fast:
         raise ConfigError(f"words need a fast tokenizer, which returns offsets; {type(tokenizer).__name__} is slow")
     return texts

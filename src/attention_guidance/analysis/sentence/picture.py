@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attention_guidance.printable import visible
+
 #: The side of a cell of the map, and the distance between words.
 PITCH = 18
 _FONT = 11
@@ -119,7 +121,7 @@ class Picture:
         size = f'viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}" height="{self.height:g}"'
         style = re.sub(r"var\(--(\w+)\)", lambda found: LIGHT[found[1]], STYLE)
         ground = f'<style>{style}</style><rect width="100%" height="100%" fill="#ffffff"/>' if alone else ""
-        start = f'<svg xmlns="http://www.w3.org/2000/svg" role="{role}" aria-label="{escape(name)}" {size}>'
+        start = f'<svg xmlns="http://www.w3.org/2000/svg" role="{role}" aria-label="{escape(visible(name))}" {size}>'
         return f"{start}{ground}{''.join(map(_markup, self.shapes))}</svg>"
 
     def png(self) -> bytes:

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = arguments.pop("run")
     given = {name for name, value in arguments.items() if value is not None}
     flags = {name: flags_of(RunConfig).get(name, f"--{name.replace('_', '-')}") for name in arguments}
-    flags |= {"text": "--text"} if command == "report" else {}
+    flags |= {"report": {"text": "--text"}, "look": {"text": "SENTENCE", "pair": "SECOND"}}.get(command, {})
     translate = functools.partial(with_flags, flags=flags, given=given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
