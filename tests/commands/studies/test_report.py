@@ -102,6 +102,13 @@ def test_the_tokens_of_a_sentence_are_its_text(tmp_path, cli, whole_run, corpus,
     assert shown == "".join(c if c.isascii() else repr(c.encode())[2:-1] for c in sentence)
 
 
+def test_a_sentence_that_is_not_utf8(tmp_path, refusal, whole_run, corpus):
+    """The shell passes bytes that are not UTF-8 on as lone surrogates."""
+    said = refusal("report", whole_run, "--text", corpus, "-o", tmp_path / "out", "--sentence", "abe \udcff")
+    assert "--sentence 'abe \\udcff': character 5 of the text is not valid Unicode" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_of_a_sentence_is_shown(tmp_path, cli, long_model, corpus, capsys):
     """As many tokens as the model takes; what it does not take is said."""
     tokenizer = AutoTokenizer.from_pretrained(long_model)

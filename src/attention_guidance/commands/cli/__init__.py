@@ -27,6 +27,11 @@ from attention_guidance.commands.setting import translated
 from attention_guidance.commands.streams import discard
 from attention_guidance.errors import FailedRunError, GuidanceError
 
+# What messages call arguments whose names differ from their flags, or that have no flag.
+_OWN_FLAGS = {
+    "report": {"text": "--text", "sentences": "--sentence"},
+    "look": {"text": "SENTENCE", "pair": "SECOND"},
+}
 _DESCRIPTION = "Attention-guided self-supervised training of bidirectional Transformers (arXiv:2010.02399)."
 
 
@@ -40,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = arguments.pop("run")
     given = {name for name, value in arguments.items() if value is not None}
     flags = {name: flags_of(RunConfig).get(name, f"--{name.replace('_', '-')}") for name in arguments}
-    flags |= {"report": {"text": "--text"}, "look": {"text": "SENTENCE", "pair": "SECOND"}}.get(command, {})
+    flags |= _OWN_FLAGS.get(command, {})
     translate = functools.partial(with_flags, flags=flags, given=given)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:

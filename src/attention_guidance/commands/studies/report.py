@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attention_guidance.analysis.given import check_unicode
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.analysis.tokens import token_texts
 from attention_guidance.commands import results
@@ -88,6 +89,8 @@ def report(
     Raises:
         GuidanceError: bad input.
     """
+    for sentence in sentences:
+        check_unicode("sentences", sentence)
     folder = Output.of_study(output, REPORT_FILE, overwrite)
     console = Console(quiet=quiet)
     included = list(_included(include))
