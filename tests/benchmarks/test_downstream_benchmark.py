@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import arguments, cli, corpus, whole_run
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["".join(random.Random(n).choices("abcdefgh", k=4)) for n in range(60)]
@@ -219,16 +218,3 @@ def test_minimal_pairs_scores_both_encoders(data, tmp_path):
         assert run("minimal_pairs.py", *where).returncode == 2
     finally:
         (tmp_path / "blimp").rename(data / "blimp")
-
-
-def test_ablation_of_a_run(data, whole_run, tmp_path):
-    kept, text = tmp_path / "kept.jsonl", data / "swahili" / "valid.txt"
-    done = run("ablation.py", whole_run, "--text", text, "--tokens", "600", "--results", kept)
-    assert done.returncode == 0, done.stderr
-    records = [*map(json.loads, kept.read_text().splitlines())]
-    assert [record["to"] for record in records] == ["zero", "mean", "pattern"]
-    cells = [cell.strip() for cell in done.stdout.splitlines()[2].strip("|").split("|")]
-    found = [head["difference"]["value"] for head in records[0]["heads"] if head["guided_toward"] == "next"]
-    assert cells[:3] == [whole_run.name, f"{records[0]['loss']['value']:.3f}", "zero"]
-    assert float(cells[3]) == pytest.approx(sum(found) / len(found), abs=6e-4)
-    assert run("ablation.py", tmp_path / "none", "--results", kept).returncode == 2
