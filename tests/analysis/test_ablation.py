@@ -304,6 +304,24 @@ def test_nothing_is_reused_where_blocks_share_more_than_they_return(monkeypatch)
         hook.remove()
 
 
+def test_outputs_of_blocks_may_be_changed_in_place():
+    """In a third layer, two blocks are given out, and only the second is read."""
+    model, given = multihead.make_encoder(n_layers=3).double(), {"src": multihead.inputs_of(dtype=torch.double)}
+    for block in model.layers:
+        block.register_forward_hook(lambda block, args, out: out.mul_(1.5))
+
+    def measure(model, batch):
+        out = model(**batch)
+        return out.pow(2)[..., :3].sum((1, 2)), torch.ones(len(out))
+
+    found = ablate(model, given, measure=measure)
+    for place in itertools.product(range(3), range(N_HEADS)):
+        with without_heads(model, [place]), torch.no_grad():
+            expected = float(measure(model, given)[0].mean())
+        assert float(found.loss.value) + found.difference.value[place] == pytest.approx(expected, abs=1e-9)
+    assert np.ptp(found.difference.value) > 1e-3
+
+
 def state(model):
     hooks = [
         (name, len(module._forward_hooks), len(module._forward_pre_hooks), module.training, [*vars(module)])

@@ -101,9 +101,10 @@ class _Block:
         self.output = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Copies, as the model may change the output of a block in place.
+        # Copies, as the model may change the output of a block in place: also one that no other block reads in this
+        # pass, since a later pass may give it out as the last one.
         if self.number < self.reuse.n_given:
-            return copy.deepcopy(self.output) if self.number == self.reuse.n_given - 1 else self.output
+            return copy.deepcopy(self.output)
         forward = self.own or type(self.module).forward.__get__(self.module)
         output = forward(*args, **kwargs)
         if self.reuse.recording:
