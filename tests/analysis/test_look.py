@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, ByT5Tokenizer, 
 from word_tokenizer import word_tokenizer
 
 from attention_guidance import guide
-from attention_guidance.analysis import Look, attention_maps, look
+from attention_guidance.analysis import Look, attention_maps, look, without_heads
 from attention_guidance.analysis.sentence.layout import head_lines, head_map, thumbnails
 from attention_guidance.analysis.sentence.picture import PITCH
 from attention_guidance.analysis.tokens import words_of_text
@@ -450,6 +450,14 @@ def test_a_folder_is_no_file(bert, tokenizer, tmp_path):
     for overwrite in (False, True):
         with pytest.raises(ConfigError, match=r"look\.html is a folder; give a file"):
             look(bert, tokenizer, TEXT).save(tmp_path / "look.html", overwrite=overwrite)
+
+
+def test_a_model_without_some_of_its_heads(bert, tokenizer):
+    with (
+        without_heads(bert, [(0, 0)]),
+        pytest.raises(AttachError, match=r"this BertModel has heads removed already; leave the with block"),
+    ):
+        look(bert, tokenizer, TEXT)
 
 
 def test_a_guided_model_is_seen_too(tokenizer):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attention_guidance.adapters import checked_model
-from attention_guidance.adapters.base import LOOKING
-from attention_guidance.adapters.interface import configurations, give_back, has_encoder_and_decoder
+from attention_guidance.adapters.base import ABLATING, LOOKING
+from attention_guidance.adapters.interface import PROCESSOR, configurations, give_back, has_encoder_and_decoder
 from attention_guidance.adapters.positions import longest_input
 from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError, ConfigError
@@ -41,13 +41,16 @@ def attention_maps(
         [layers, heads, T, T], float32 on the CPU; rows are queries and sum to 1.
 
     Raises:
-        AttachError: not a transformers model, or it does not return one map of the whole sequence per head, of
-            probabilities.
+        AttachError: not a transformers model, one without some of its heads, or it does not return one map of the
+            whole sequence per head, of probabilities.
         ConfigError: invalid inputs, several sequences, or one longer than the model takes.
     """
     kind = type(checked_model(model, LOOKING)).__name__
     if not hasattr(model, "set_attn_implementation"):
         raise AttachError(f"{kind} is not a transformers model; if it can be guided, use `observing`")
+    held = (module.__dict__.get(PROCESSOR) for module in model.modules())
+    if any(processor is not None and processor.purpose == ABLATING for processor in held):
+        raise AttachError(f"this {kind} {ABLATING.taken}")  # its maps are of eager attention, which has all heads
     if has_encoder_and_decoder(model):
         raise AttachError(f"{kind} is an encoder-decoder and has several maps per head; pass only its encoder")
     batch = {
