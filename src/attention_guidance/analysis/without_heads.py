@@ -68,8 +68,8 @@ def without_heads(
         token_classes: user-defined token classes, as in `guide`.
 
     Raises:
-        AttachError: the model is guided or its attention cannot be replaced; also in the block, if the attention of a
-            layer is never called.
+        AttachError: the model is guided, is without heads already, or its attention cannot be replaced; also in the
+            block, if the attention of a layer is never called.
         ConfigError: a head that the model does not have, or `mean` without batches.
         PatternError: an unknown pattern, or one that the inputs have no targets for.
     """
