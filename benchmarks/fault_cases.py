@@ -265,7 +265,7 @@ CHANGES = ("changes", "is truncated", "vanishes")
 READ = {
     "pretrain": "corpus.txt", "compare": "corpus.txt", "finetune": "train.tsv", "downstream": "train.tsv",
     "predict": "new.txt", "recipe": "ner/test.txt", "tokenizer": "corpus.txt", "census": "corpus.txt",
-    "probe": "sentences.txt", "skill": "sentences.txt",
+    "ablate": "corpus.txt", "probe": "sentences.txt", "skill": "sentences.txt",
 }  # fmt: skip
 
 
@@ -310,7 +310,7 @@ def change_case(kit: Kit, name: str, opening: int, how: str, *, killed_at: int |
 # Each gets this share of the cases, so that all of them take some 25 minutes: it takes long, or writes as others do.
 _SHARE = {
     "pretrain": 2, "compare": 10, "finetune": 4, "downstream": 10, "recipe": 20, "tokenizer": 2, "census": 2,
-    "probe": 4, "skill": 4, "report": 4,
+    "ablate": 4, "look": 4, "probe": 4, "skill": 4, "report": 4,
 }  # fmt: skip
 _BYTES = (0, 100, 1000, 10_000, 100_000)
 

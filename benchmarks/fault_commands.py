@@ -101,6 +101,8 @@ def make_commands(folder: Path) -> dict[str, Command]:
         ),
         "tokenizer": Command(("tokenizer", "train", corpus, "--vocab-sizes", "270", "280", "-q")),
         "census": Command(("census", run_folder, corpus, "--sequences", "4", "--similarity-rows", "16", "-q")),
+        "ablate": Command(("ablate", run_folder, corpus, "--tokens", "400", "-q")),
+        "look": Command(("look", run_folder, "a b c", "-q")),
         "probe": Command(("probe", run_folder, folder / "sentences.txt", *looks, "-q")),
         "skill": Command(("skill", run_folder, "--data", folder / "sentences.txt", *looks[2:], "-q")),
         "report": Command(("report", run_folder, "--sequences", "4", "--sentence", "a b c", "-q")),

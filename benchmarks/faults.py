@@ -40,7 +40,8 @@ def import_commands() -> None:
     from attention_guidance.commands.finetuning.prediction import predict  # noqa: F401
     from attention_guidance.commands.pretraining import compare, pretrain  # noqa: F401
     from attention_guidance.commands.recipe import low_resource  # noqa: F401
-    from attention_guidance.commands.studies import census, probe, report, skill  # noqa: F401
+    from attention_guidance.commands.studies import census, look, probe, report, skill  # noqa: F401
+    from attention_guidance.commands.studies.ablation import ablate  # noqa: F401
     from attention_guidance.commands.studies.texts import tokenizer  # noqa: F401
 
 

@@ -92,7 +92,7 @@ def test_what_is_refused(tmp_path, refusal, whole_run):
 def test_nothing_is_overwritten_unless_asked(tmp_path, cli, refusal, whole_run, capsys):
     arguments = ["look", whole_run, "abc", "-o", tmp_path / "l"]
     assert cli(*arguments) == 0
-    assert "look.html" in capsys.readouterr().out
+    assert "look.html" in capsys.readouterr().out.replace("\n", "")  # a long path is broken
     before = (tmp_path / "l" / "look.json").read_bytes()
     assert "holds look.json already; replace it with --overwrite" in refusal(*arguments)
     assert (tmp_path / "l" / "look.json").read_bytes() == before

@@ -7,7 +7,8 @@ import unicodedata
 import pytest
 from transformers import AutoTokenizer
 
-from attention_guidance.commands.annotations.words import join_words, words_of_tokens
+from attention_guidance.analysis.tokens import words_of_tokens
+from attention_guidance.commands.annotations.words import join_words
 from attention_guidance.commands.tokenization.coverage import tokenizer_facts
 from attention_guidance.commands.tokenization.kinds import KINDS, train_kind
 from attention_guidance.commands.tokenization.training import LONGEST_WORD
