@@ -20,8 +20,9 @@ import json
 import multiprocessing
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ PUBLISHED = {
 ARMS = ("unguided", "guided")
 # The task of a language, and its folder in the data; for all others, entities.
 _TASKS = {"english": ("sst2", "sst2", ".tsv")}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The cleaned text of a language, settings of pre-training, and where its runs are kept."""
+
+    language: str
+    text: Path
+    flags: dict[str, Any]
+    name: str
+
+    def run(self, arm: str, seed: int, runs: Path) -> Path:
+        """The folder of an arm's run."""
+        return runs / f"{self.name}-{arm}-{self.flags['max_steps']}-{seed}"
+
+    def output(self, seed: int, runs: Path) -> Path:
+        """The folder of the fine-tunings of a seed."""
+        return runs / f"{self.name}-{self.flags['max_steps']}-{seed}-downstream"
 
 
 def main() -> int:
@@ -67,9 +86,6 @@ def main() -> int:
     if not arguments.languages:
         parser.error("name a language, or --show")
     try:
-        for language in arguments.languages:
-            if not _folder(language, arguments.data).is_dir():
-                raise GuidanceError(f"{_folder(language, arguments.data)}: no such folder; the data are not there")
         for record in studies(arguments):
             append(arguments.results, [record])
     except GuidanceError as error:
@@ -81,21 +97,21 @@ def main() -> int:
 
 def studies(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Results of each language and seed of pre-training, as soon as both of its encoders are fine-tuned."""
+    prepared = {language: prepare(language, arguments) for language in arguments.languages}
     wanted = [(language, seed) for seed in arguments.seeds for language in arguments.languages]
-    for language in arguments.languages:
-        _text(language, arguments)
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn"), silent) as pool:
         arms = {
-            pool.submit(train_arm, language, seed, arm, arguments): (language, seed)
+            pool.submit(train_arm, prepared[language], seed, arm, arguments): (language, seed)
             for language, seed in wanted
             for arm in ARMS
         }
         done: Counter[tuple[str, int]] = Counter()
-        for arm in as_completed(arms):
-            arm.result()
-            done[arms[arm]] += 1
-            if done[arms[arm]] == len(ARMS):
-                yield pool.submit(compare, *arms[arm], arguments).result()
+        for trained in as_completed(arms):
+            trained.result()
+            language, seed = arms[trained]
+            done[language, seed] += 1
+            if done[language, seed] == len(ARMS):
+                yield pool.submit(compare, prepared[language], seed, arguments).result()
 
 
 def silent() -> None:
@@ -104,45 +120,42 @@ def silent() -> None:
     logging.disable_progress_bar()
 
 
-def train_arm(language: str, seed: int, arm: str, arguments: argparse.Namespace) -> None:
+def train_arm(of: Prepared, seed: int, arm: str, arguments: argparse.Namespace) -> None:
     """Pre-train one encoder and fine-tune it over seeds; what is there already is used."""
     from attention_guidance.commands.finetuning.finetune import finetune
 
-    run = pretrained(language, seed, arm, arguments)
-    _, output = _folders(language, seed, arm, _text(language, arguments)[1], arguments)
+    run = pretrained(of, seed, arm, arguments.runs)
+    output = of.output(seed, arguments.runs) / run.name
     print(f"fine-tuning {run.name}", file=sys.stderr, flush=True)
-    finetune(str(run), _settings(language, arguments), output / run.name, resume=True, overwrite=True, quiet=True)
+    finetune(str(run), _settings(of.language, arguments), output, resume=True, overwrite=True, quiet=True)
 
 
-def pretrained(language: str, seed: int, arm: str, arguments: argparse.Namespace) -> Path:
+def pretrained(of: Prepared, seed: int, arm: str, runs: Path) -> Path:
     """The folder of a finished pre-training run; one that was stopped continues."""
     from attention_guidance.commands.pretraining.pretrain import pretrain
     from attention_guidance.commands.pretraining.settings.config import make_config
 
-    text, flags = _text(language, arguments)
-    run, _ = _folders(language, seed, arm, flags, arguments)
-    given = flags | {"corpus": [str(text)], "seed": seed, "save_every": 500}
+    run = of.run(arm, seed, runs)
+    given = of.flags | {"corpus": [str(of.text)], "seed": seed, "save_every": 500}
     print(f"pre-training {run.name}", file=sys.stderr, flush=True)
     pretrain(make_config(given if arm == "guided" else given | {"heads": ""}), run, resume=True, quiet=True)
     return run
 
 
-def compare(language: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(of: Prepared, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The result of one seed of pre-training, from its fine-tuned encoders."""
     from attention_guidance.commands.finetuning.downstream import downstream
 
-    _, flags = _text(language, arguments)
-    folders = {arm: _folders(language, seed, arm, flags, arguments) for arm in ARMS}
-    runs, output = {arm: run for arm, (run, _) in folders.items()}, folders["guided"][1]
-    settings = _settings(language, arguments)
+    runs = {arm: of.run(arm, seed, arguments.runs) for arm in ARMS}
+    output, settings = of.output(seed, arguments.runs), _settings(of.language, arguments)
     found = downstream([*map(str, runs.values())], settings, output, resume=True, overwrite=True, quiet=True)
     over = {arm: json_of(output / run.name / "finetune.json")["combined"] for arm, run in runs.items()}
     return {
         **{name: value for name, value in found.items() if name != "command"},
         "kind": "low_resource",
-        "language": language,
+        "language": of.language,
         "seed": seed,
-        "steps": flags["max_steps"],
+        "steps": of.flags["max_steps"],
         "changes": arguments.changes,
         **{
             name: {arm: json_of(run / "results.json")[name] for arm, run in runs.items()}
@@ -153,15 +166,10 @@ def compare(language: str, seed: int, arguments: argparse.Namespace) -> dict[str
     }
 
 
-def _folder(language: str, data: Path) -> Path:
-    """The folder of a language's labelled files."""
-    return data / _TASKS[language][1] if language in _TASKS else data / language / "ner"
-
-
 def _task(language: str, data: Path) -> tuple[str, dict[str, Path]]:
     """The task of a language, and its files."""
-    name, _, suffix = _TASKS.get(language, ("ner", "ner", ".txt"))
-    return name, {split: _folder(language, data) / f"{split}{suffix}" for split in ("train", "dev", "test")}
+    name, folder, suffix = _TASKS.get(language, ("ner", f"{language}/ner", ".txt"))
+    return name, {split: data / folder / f"{split}{suffix}" for split in ("train", "dev", "test")}
 
 
 def _settings(language: str, arguments: argparse.Namespace) -> FinetuneSettings:
@@ -171,20 +179,12 @@ def _settings(language: str, arguments: argparse.Namespace) -> FinetuneSettings:
     )
 
 
-def _folders(
-    language: str, seed: int, arm: str, flags: Mapping[str, Any], arguments: argparse.Namespace
-) -> tuple[Path, Path]:
-    """The folder of an arm's run, and that of the seed's comparison."""
-    changed = "".join(f"-{change}" for change in arguments.changes)
-    stem = f"{language}{changed}"
-    return (
-        arguments.runs / f"{stem}-{arm}-{flags['max_steps']}-{seed}",
-        arguments.runs / f"{stem}-{flags['max_steps']}-{seed}-downstream",
-    )
+def prepare(language: str, arguments: argparse.Namespace) -> Prepared:
+    """Clean the text of a language, and choose the settings as the recipe does, with the changes asked for.
 
-
-def _text(language: str, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The cleaned text, and the settings that the recipe chooses for it, with the changes asked for."""
+    Raises:
+        GuidanceError: the data are not there.
+    """
     from attention_guidance.commands.finetuning.examples.reading import read_examples
     from attention_guidance.commands.finetuning.examples.tasks import get_task
     from attention_guidance.commands.recipe.clean import clean
@@ -192,6 +192,8 @@ def _text(language: str, arguments: argparse.Namespace) -> tuple[Path, dict[str,
     from attention_guidance.commands.studies.sample import Text
 
     name, files = _task(language, arguments.data)
+    if not files["train"].is_file():
+        raise GuidanceError(f"{files['train']}: no such file; the data are not there")
     data = read_examples(get_task(name), files, repair=True)
     held_out = [" ".join(e.texts) for split in ("dev", "test") for e in data.splits[split]]
     kept, facts = clean(Text(files=(str(arguments.data / language / "train.txt"),)).read(), held_out)
@@ -202,10 +204,10 @@ def _text(language: str, arguments: argparse.Namespace) -> tuple[Path, dict[str,
         file.write_text(lines, encoding="utf-8")
     # The vocabulary follows from the text, as in the recipe, where the rule is a bound.
     flags = {choice.name: choice.value for choice in choose(facts) if choice.name != "vocab_size"}
-    changes = {
-        name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in arguments.changes)
-    }
-    return file, flags | ({"max_steps": arguments.steps} if arguments.steps else {}) | changes
+    pairs = (change.partition("=") for change in arguments.changes)
+    changes = {setting: yaml.safe_load(value) for setting, _, value in pairs}
+    steps = {"max_steps": arguments.steps} if arguments.steps else {}
+    return Prepared(language, file, flags | steps | changes, "-".join([language, *arguments.changes]))
 
 
 def json_of(file: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from downstream import DATA, HERE
-from low_resource import ARMS, json_of, pretrained, silent
+from low_resource import ARMS, Prepared, json_of, prepare, pretrained, silent
 from turns import append, newest
 
 from attention_guidance.errors import GuidanceError
@@ -41,8 +41,9 @@ def main() -> int:
         try:
             if not (arguments.data / "blimp").is_dir():
                 raise GuidanceError(f"{arguments.data / 'blimp'}: no such folder; the data are not there")
+            english = prepare("english", arguments)
             with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn"), silent) as pool:
-                arms = [pool.submit(scored, arm, seed, arguments) for seed in arguments.seeds for arm in ARMS]
+                arms = [pool.submit(scored, english, arm, seed, arguments) for seed in arguments.seeds for arm in ARMS]
                 for arm in arms:
                     append(arguments.results, [arm.result()])
         except GuidanceError as error:
@@ -52,11 +53,11 @@ def main() -> int:
     return 0
 
 
-def scored(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def scored(english: Prepared, arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Pre-train one encoder, unless it is there, and score the pairs."""
     from attention_guidance.commands.studies.minimal_pairs import minimal_pairs
 
-    run = pretrained("english", seed, arm, arguments)
+    run = pretrained(english, seed, arm, arguments.runs)
     found = minimal_pairs(
         str(run), arguments.data / "blimp", run.with_name(f"{run.name}-blimp"), overwrite=True, quiet=True
     )

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from attention_guidance.commands.report.figures.drawing import NOT_MATH, style_axes
+from attention_guidance.commands.report.figures.drawing import NOT_MATH, head_axes, style_axes
 from attention_guidance.commands.report.figures.svg import PALETTE
 from attention_guidance.commands.report.figures.tokens import shown_token
 
@@ -38,27 +38,16 @@ def head_worth(content: Content) -> Figure:
     heads = content["heads"]
     n_layers, n_heads = 1 + max(h["layer"] for h in heads), 1 + max(h["head"] for h in heads)
     cell = min(0.78, 9.4 / n_heads)
-    left, top, bottom = 0.62, 0.34, 0.5
-    width, height = max(5.2, left + n_heads * cell + 0.1), top + n_layers * cell + bottom
-    fig = Figure(figsize=(width, height), facecolor="none")
+    label = f"head; number: {_UNITS[content['task']]}, without it minus with it; below: the pattern it follows"
+    ax = head_axes(n_layers, n_heads, cell, 0.34, label)
+    fig: Figure = ax.figure
     fig.set_label(f"Loss without each head minus loss with all heads, layers by heads, {content['model']}")
-    box = (left / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
-    ax = fig.add_axes(box, facecolor="none")
     largest = max((abs(h["difference"]["value"]) for h in heads), default=0.0) or 1.0
     for head in heads:
         _draw_head(ax, head, largest, small=cell < 0.6)
-    ax.set_xlim(-0.5, n_heads - 0.5)
-    ax.set_ylim(n_layers - 0.5, -0.5)
-    ax.set_xticks(range(n_heads))
-    ax.set_yticks(range(n_layers))
-    ax.tick_params(colors=PALETTE["muted"], labelsize=8.5, length=0)
-    ax.set_ylabel("layer", color=PALETTE["muted"], fontsize=9)
-    text = f"head; number: {_UNITS[content['task']]}, without it minus with it; below: the pattern it follows"
-    ax.set_xlabel(text, color=PALETTE["muted"], fontsize=9, loc="left")
     title = f"{content['model']}; in its place: {shown_token(content['to'])}; framed: guided"
-    fig.text(left / width, 1 - 0.2 / height, title, color=PALETTE["muted"], fontsize=9, va="center", **NOT_MATH)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    place = ax.get_position().x0, 1 - 0.2 / fig.get_figheight()
+    fig.text(*place, title, color=PALETTE["muted"], fontsize=9, va="center", **NOT_MATH)
     return fig
 
 

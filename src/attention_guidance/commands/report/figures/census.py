@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from attention_guidance.commands.report.figures.drawing import NOT_MATH, label_points, style_axes
+from attention_guidance.commands.report.figures.drawing import NOT_MATH, head_axes, label_points, style_axes
 from attention_guidance.commands.report.figures.svg import PALETTE, series
 from attention_guidance.commands.report.figures.tokens import shown_token
 
@@ -55,12 +55,9 @@ def head_grid(census: Content, snapshot: int = -1, names: Sequence[str] = ()) ->
     taken = census["snapshots"][snapshot]
     n_layers, n_heads = size(taken)
     cell = min(0.62, 8.6 / n_heads)
-    left, top, bottom = 0.62, 0.42, 0.5
-    width, height = max(5.2, left + n_heads * cell + 0.1), top + n_layers * cell + bottom
-    fig = Figure(figsize=(width, height), facecolor="none")
+    ax = head_axes(n_layers, n_heads, cell, 0.42, "head; number: mean attention on the pattern's targets")
+    fig: Figure = ax.figure
     fig.set_label(f"The pattern each head follows, layers by heads, {taken['model']}")
-    box = (left / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
-    ax = fig.add_axes(box, facecolor="none")
     of_pattern = colours(census, names)
     for head in taken["heads"]:
         _, mass = strongest(head)
@@ -74,18 +71,7 @@ def head_grid(census: Content, snapshot: int = -1, names: Sequence[str] = ()) ->
         if head["follows"]:
             style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": PALETTE["ink"]}
             ax.text(head["head"], head["layer"], f"{mass:.2f}".lstrip("0"), **style)
-    ax.set_xlim(-0.5, n_heads - 0.5)
-    ax.set_ylim(n_layers - 0.5, -0.5)
-    ax.set_xticks(range(n_heads))
-    ax.set_yticks(range(n_layers))
-    ax.tick_params(colors=PALETTE["muted"], labelsize=8.5, length=0)
-    ax.set_ylabel("layer", color=PALETTE["muted"], fontsize=9)
-    ax.set_xlabel(
-        "head; number: mean attention on the pattern's targets", color=PALETTE["muted"], fontsize=9, loc="left"
-    )
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    _legend(fig, of_pattern, 1 - 0.2 / height, left / width)
+    _legend(fig, of_pattern, 1 - 0.2 / fig.get_figheight(), ax.get_position().x0)
     return fig
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter, StrMethodFormatter
 
 from attention_guidance.commands.report.figures.svg import PALETTE
@@ -36,6 +37,33 @@ def mean(values: Iterable[object]) -> float | None:
     numbers = [finite(value) for value in values]
     known = [number for number in numbers if number is not None]
     return sum(known) / len(known) if known and len(known) == len(numbers) else None
+
+
+def head_axes(n_layers: int, n_heads: int, cell: float, top: float, label: str) -> Any:
+    """Axes of a figure of their own with a cell for each head: heads from left to right, layers from top to bottom.
+
+    Args:
+        n_layers: number of layers.
+        n_heads: heads per layer.
+        cell: side of a cell, in inches.
+        top: space above, in inches.
+        label: label of the x-axis.
+    """
+    left, bottom = 0.62, 0.5
+    width, height = max(5.2, left + n_heads * cell + 0.1), top + n_layers * cell + bottom
+    fig = Figure(figsize=(width, height), facecolor="none")
+    box = (left / width, bottom / height, n_heads * cell / width, n_layers * cell / height)
+    ax = fig.add_axes(box, facecolor="none")
+    ax.set_xlim(-0.5, n_heads - 0.5)
+    ax.set_ylim(n_layers - 0.5, -0.5)
+    ax.set_xticks(range(n_heads))
+    ax.set_yticks(range(n_layers))
+    ax.tick_params(colors=PALETTE["muted"], labelsize=8.5, length=0)
+    ax.set_ylabel("layer", color=PALETTE["muted"], fontsize=9)
+    ax.set_xlabel(label, color=PALETTE["muted"], fontsize=9, loc="left")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
 
 
 def style_axes(ax: Any, x: str, y: str, ticks: Any = "auto") -> None:
