@@ -45,7 +45,7 @@ TEXT = {
 IMAGE = {"ViT": _IMAGE, "DeiT": _IMAGE, "ViTMAE": _IMAGE}
 AUDIO = {"Wav2Vec2": _AUDIO, "Hubert": _AUDIO}
 GUIDABLE = [*TEXT, *IMAGE, *AUDIO]
-# What `auto` takes on a CPU; for all others it is `blocked`.
+# What `auto` takes on a CPU; for all others it is `batched`.
 AUTO = {"T5": "reference"}
 OUTSIDE = {"DebertaV2": _TEXT, "MPNet": _TEXT, "RoFormer": _TEXT}
 

@@ -382,6 +382,6 @@ def test_a_handle_prints_its_heads_and_errors(make_model, batch):
     handle.total_steps, handle.steps_done = 4, 1
     model.train()(**batch)
     first, *layers = str(handle).splitlines()
-    assert first.endswith("weight 0.05 (linear, now 0.0375), squared_error, backend auto -> blocked")
+    assert first.endswith("weight 0.05 (linear, now 0.0375), squared_error, backend auto -> batched")
     errors = [head.error for head in handle.per_head()]
     assert layers == [f"  layer {n}: next@0 {errors[2 * n]:.4f}, first@3 {errors[2 * n + 1]:.4f}" for n in range(2)]

@@ -91,7 +91,7 @@ def test_auto_takes_the_fast_backend_where_it_can_serve(name):
     model, inputs = encoders.make(name)
     handle = guide(model, HEADS)
     model(**inputs)
-    assert handle.explain_backend().startswith(f"auto -> {encoders.AUTO.get(name, 'blocked')} ")
+    assert handle.explain_backend().startswith(f"auto -> {encoders.AUTO.get(name, 'batched')} ")
 
 
 @pytest.mark.parametrize("name", encoders.OUTSIDE)
@@ -106,7 +106,7 @@ def test_encoders_outside_the_interface_say_so(name):
 def test_heads_in_any_order_keep_their_places(name, heads):
     """All heads guided, their patterns interleaved, keys shared by two heads or not: outputs and gradients."""
     found = []
-    for backend in ("reference", "blocked"):
+    for backend in ("reference", "batched", "blocked"):
         model, inputs = encoders.make(name)
         handle = guide(model, heads, weight=1.0, backend=backend)
         output = model(**inputs)[0]

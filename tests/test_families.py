@@ -78,12 +78,12 @@ def test_families_that_the_page_calls_exact_are(name):
     ("field", "wrong"), [("mass_BHQ", lambda mass: mass * 1.0001), ("squares_BHQ", lambda squares: squares.detach())]
 )
 def test_the_comparison_sees_a_wrong_loss_and_a_wrong_gradient(monkeypatch, field, wrong):
-    def attend(call, right=backends.BACKENDS["blocked"].attend):
+    def attend(call, right=backends.BACKENDS["batched"].attend):
         out, rows = right(call)
         return out, dataclasses.replace(rows, **{field: wrong(getattr(rows, field))})
 
-    broken = dataclasses.replace(backends.BACKENDS["blocked"], attend=attend)
-    monkeypatch.setitem(backends.BACKENDS, "blocked", broken)
+    broken = dataclasses.replace(backends.BACKENDS["batched"], attend=attend)
+    monkeypatch.setitem(backends.BACKENDS, "batched", broken)
     assert family_verdicts.compared(families.base_classes()["BertModel"]).kind == "WRONG"
 
 

@@ -54,7 +54,7 @@ def test_attention_against_its_own_maps(masks, backend, batch_first, need_weight
 
     handle = compare(lambda: make_attention(batch_first=batch_first), call, MASKS[masks], backend)
     if backend == "auto":
-        taken = "reference" if need_weights or "slope" in masks else "blocked"
+        taken = "reference" if need_weights or "slope" in masks else "batched"
         assert f"{taken}: taken" in handle.explain_backend()
 
 
@@ -72,7 +72,7 @@ def test_encoder_against_its_own_maps(masks, backend, batch_first, norm_first, o
 
     handle = compare(lambda: make_encoder(batch_first, norm_first), call, MASKS[masks], backend, objective)
     if backend == "auto":
-        assert "blocked: taken" in handle.explain_backend(), "masks that only hide are served by all backends"
+        assert "batched: taken" in handle.explain_backend(), "masks that only hide are served by all backends"
 
 
 def test_values_of_their_own_and_no_bias():

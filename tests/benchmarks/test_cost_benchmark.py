@@ -142,7 +142,7 @@ def test_results_of_a_backend_that_is_gone_are_still_shown(cost, monkeypatch, ca
 def test_a_backend_that_is_gone_is_skipped(run):
     (kept,) = run(f"{TOY} --lengths 16 --dtypes fp32 --repeats 2 --no-memory --backends flash")
     assert kept["skipped"] == {
-        "flash": "ConfigError: unknown backend 'flash'; expected auto or one of reference, blocked, triton"
+        "flash": "ConfigError: unknown backend 'flash'; expected auto or one of reference, batched, blocked, triton"
     }
 
 

@@ -111,7 +111,7 @@ def test_flags_that_cannot_be_read(arguments, message, capsys):
         ("--max-steps 0", "--max-steps 0: must be at least 1"),
         ("--loss absolute", "absolute"),
         ("--normalization rows", "unknown normalization 'rows'"),
-        ("--backend fast", "unknown backend 'fast'; expected auto or one of reference, blocked"),
+        ("--backend fast", "unknown backend 'fast'; expected auto or one of reference, batched"),
         ("--schedule stairs", "unknown schedule 'stairs'"),
         ("--hold 1.5", "--hold 1.5"),
         ("--precision fp64", "--precision 'fp64' is unknown"),

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from calls import MAPPED, MASKS, PATTERNS, evaluate, make_call
+from calls import MAPPED, MASKS, PATTERNS, evaluate, make_call, make_sequences
 
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.loss import backends, blocked, blocks, reference
+from attention_guidance.loss import backends, batched, blocked, blocks, reference
 from attention_guidance.loss.backends import BACKENDS, BackendChoice, Case, able
 from attention_guidance.patterns import Targets
 
@@ -27,19 +28,78 @@ def assert_same(ours, theirs, tolerance=1e-11):
 @pytest.mark.parametrize("log_mass", [False, True], ids=["squared_error", "log_mass"])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("length", [1, 2, 9, 63])
-def test_blocked_is_the_reference(length, mask, log_mass):
+@pytest.mark.parametrize("backend", [blocked, batched], ids=["blocked", "batched"])
+def test_is_the_reference(backend, length, mask, log_mass):
     call = make_call([*PATTERNS, MAPPED], mask, length=length, log_mass=log_mass)
-    assert_same(evaluate(blocked, call), evaluate(reference, call))
+    assert_same(evaluate(backend, call), evaluate(reference, call))
 
 
 @pytest.mark.parametrize("block", [1, 40, 9 * 9, 2 * 9 * 9 + 5, 10**6])
 @pytest.mark.parametrize("log_mass", [False, True], ids=["squared_error", "log_mass"])
-def test_blocks_of_any_size_give_the_same(block, log_mass, monkeypatch):
-    """Less than a row, some rows, a sequence, two and a bit, everything."""
+@pytest.mark.parametrize("backend", [blocked, batched], ids=["blocked", "batched"])
+def test_blocks_of_any_size_give_the_same(backend, block, log_mass, monkeypatch):
+    """Less than a row, some rows, a sequence, two and a bit, everything (of one head, and of ten)."""
     call = make_call([*PATTERNS, MAPPED], "pairs", n_batch=5, log_mass=log_mass)
     expected = evaluate(reference, call)
     monkeypatch.setattr(blocks, "BLOCK", block)
-    assert_same(evaluate(blocked, call), expected)
+    monkeypatch.setattr(batched, "BLOCK", len(call.groups) * block)
+    assert_same(evaluate(backend, call), expected)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1), (2, 0, 1)])
+def test_batched_computes_unguided_heads_too(order, dropout):
+    """Of any heads, adjacent or not: output of all heads in the model's order, rows of the guided ones in theirs."""
+    whole = make_call(PATTERNS[:1], "keys", n_batch=3, heads_each=4, dropout=dropout)
+    patterns = [PATTERNS[number].targets(make_sequences(3, 9)) for number in range(len(order))]
+    call = dataclasses.replace(whole, groups=tuple((targets, 1) for targets in patterns), heads=order)
+    alone = dataclasses.replace(
+        call, heads=None, dropout=0.0, **{
+            name: getattr(call, name)[:, list(order)] for name in ("query_BHQD", "key_BHKD", "value_BHKD")
+        }
+    )  # fmt: skip
+    torch.manual_seed(4)
+    out, rows = batched.attend(call)
+    expected, expected_rows = reference.attend(alone)
+    everything = reference.attend(dataclasses.replace(whole, dropout=0.0))[0]
+    for field in ("squares_BHQ", "mass_BHQ", "n_targets_BHQ"):
+        torch.testing.assert_close(getattr(rows, field), getattr(expected_rows, field))
+    if not dropout:
+        torch.testing.assert_close(out, everything)
+        torch.testing.assert_close(out[:, list(order)], expected)
+    tensors = (call.query_BHQD, call.key_BHKD, call.value_BHKD)
+    ours = torch.autograd.grad((rows.squares_BHQ + rows.mass_BHQ).sum(), tensors[:2])
+    theirs = torch.autograd.grad((expected_rows.squares_BHQ + expected_rows.mass_BHQ).sum(), tensors[:2])
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+def test_batched_shares_its_plan_between_layers_of_a_pass():
+    """A layer with other targets, another mask or other heads has one of its own."""
+    call = make_call(PATTERNS[:2], "keys", shared={})
+    others = [
+        dataclasses.replace(call, mask=call.mask.clone()),
+        dataclasses.replace(call, groups=make_call(PATTERNS[1:3]).groups),
+        dataclasses.replace(call, heads=(1, 0)),
+    ]
+    _, first = batched.attend(call)
+    assert len(call.shared) == 1
+    assert batched.attend(call)[1].n_targets_BHQ is first.n_targets_BHQ
+    for number, other in enumerate(others):
+        assert_same(evaluate(batched, other), evaluate(batched, dataclasses.replace(other, shared=None)))
+        assert len(call.shared) == number + 2
+
+
+def test_memory_of_blocks_is_reused_and_not_shared_with_results():
+    """The second call, of other sizes and in another thread, changes nothing of the first one."""
+    calls = [make_call(PATTERNS[:2], "keys", length=length) for length in (9, 9, 5)]
+    expected = [evaluate(reference, call) for call in calls]
+    results = [batched.attend(call) for call in calls]
+    with ThreadPoolExecutor(2) as threads:
+        found = [*threads.map(lambda call: evaluate(batched, call), calls)]
+    for ours, theirs, (out, _) in zip(found, expected, results, strict=True):
+        assert_same(ours, theirs)
+        assert (out - theirs["output"]).norm() < 1e-11
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -69,7 +129,7 @@ def test_blocks_of_a_gpu_are_larger_and_draw_there(monkeypatch):
     assert devices == [query.device]
 
 
-@pytest.mark.parametrize("name", ["reference", "blocked"])
+@pytest.mark.parametrize("name", ["reference", "batched", "blocked"])
 def test_statistics_alone_are_those_of_attend(name):
     """Those of `triton`, which has no float64, are in test_triton.py."""
     call = make_call(PATTERNS, "pairs")
@@ -80,40 +140,42 @@ def test_statistics_alone_are_those_of_attend(name):
         torch.testing.assert_close(getattr(statistics, field), getattr(expected, field))
 
 
+@pytest.mark.parametrize("backend", [blocked, batched], ids=["blocked", "batched"])
 class TestDropout:
     """Of the output alone: the loss is that of the probabilities before it."""
 
-    def rows(self, seed, dropout=0.4):
+    def rows(self, backend, seed, dropout=0.4):
         torch.manual_seed(seed)
-        return blocked.attend(make_call(PATTERNS, "keys", length=30, dropout=dropout))
+        return backend.attend(make_call(PATTERNS, "keys", length=30, dropout=dropout))
 
-    def test_heads_and_sequences_are_dropped_apart(self):
+    def test_heads_and_sequences_are_dropped_apart(self, backend):
         torch.manual_seed(0)
         call = make_call(PATTERNS[:1], length=30, dropout=0.4, heads_each=2)
         with torch.no_grad():
             for tensor in (call.query_BHQD, call.key_BHKD, call.value_BHKD):
                 tensor.copy_(tensor[:1, :1].expand_as(tensor))
-        out, _ = blocked.attend(call)
+        out, _ = backend.attend(call)
         assert not torch.equal(out[0, 0], out[0, 1])
         assert not torch.equal(out[0, 0], out[1, 0])
 
-    def test_rows_are_those_without(self):
-        _, plain = self.rows(0, dropout=0.0)
-        _, dropped = self.rows(0)
+    def test_rows_are_those_without(self, backend):
+        _, plain = self.rows(backend, 0, dropout=0.0)
+        _, dropped = self.rows(backend, 0)
         assert torch.equal(plain.squares_BHQ, dropped.squares_BHQ)
         assert torch.equal(plain.mass_BHQ, dropped.mass_BHQ)
 
-    def test_output_is_random_and_right_on_average(self):
-        expected, _ = self.rows(0, dropout=0.0)
-        outputs = torch.stack([self.rows(seed)[0] for seed in range(200)])
-        assert torch.equal(outputs[0], self.rows(0)[0]), "the generator decides"
+    def test_output_is_random_and_right_on_average(self, backend):
+        expected, _ = self.rows(backend, 0, dropout=0.0)
+        outputs = torch.stack([self.rows(backend, seed)[0] for seed in range(200)])
+        assert torch.equal(outputs[0], self.rows(backend, 0)[0]), "the generator decides"
         assert not torch.equal(outputs[0], outputs[1])
         spread = outputs.std(0) / 200**0.5
         assert ((outputs.mean(0) - expected).abs() <= 5 * spread + 1e-9).all()
 
     @pytest.mark.parametrize("block", [70, 10**6])
-    def test_gradients_by_finite_differences(self, block, monkeypatch):
+    def test_gradients_by_finite_differences(self, backend, block, monkeypatch):
         monkeypatch.setattr(blocks, "BLOCK", block)
+        monkeypatch.setattr(batched, "BLOCK", block)
         call = make_call(PATTERNS[:3], "keys", length=7, channels=4, dropout=0.5)
 
         def outputs(*tensors):
@@ -121,7 +183,7 @@ class TestDropout:
             names = ("query_BHQD", "key_BHKD", "value_BHKD")
             for name, tensor in zip(names, tensors, strict=True):
                 object.__setattr__(call, name, tensor)
-            out, statistics = blocked.attend(call)
+            out, statistics = backend.attend(call)
             return out, statistics.squares_BHQ, statistics.mass_BHQ
 
         assert torch.autograd.gradcheck(outputs, (call.query_BHQD, call.key_BHKD, call.value_BHKD))
@@ -129,7 +191,7 @@ class TestDropout:
 
 def test_log_mass_survives_a_mass_that_underflows():
     """A target 200 nats below the maximum: e^-200 is 0 in float32, its logarithm is not."""
-    for backend in (reference, blocked):
+    for backend in (reference, blocked, batched):
         call = make_call(PATTERNS[:1], length=4, dtype=torch.float32, log_mass=True)
         with torch.no_grad():
             call.query_BHQD[:] = 0
@@ -151,7 +213,8 @@ class TestWhoServesWhat:
         monkeypatch.setattr(backends.triton, "installed", lambda: True)
 
     def test_auto_prefers_the_fast_one(self):
-        assert BackendChoice().of(CPU).name == "blocked"
+        assert BackendChoice().of(CPU).name == "batched"
+        assert BackendChoice().of(dataclasses.replace(CPU, length=257)).name == "blocked"
         assert BackendChoice().of(EAGER).name == "reference"
         assert BackendChoice().of(Case("mps", torch.float32, 9)).name == "reference"
 
@@ -169,10 +232,11 @@ class TestWhoServesWhat:
         assert BackendChoice().of(GPU).name == "blocked"
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-    def test_blocked_agrees_on_a_cpu(self, dtype):
-        assert backends.agrees("blocked", "cpu", dtype)
+    @pytest.mark.parametrize("name", ["batched", "blocked"])
+    def test_agrees_on_a_cpu(self, name, dtype):
+        assert backends.agrees(name, "cpu", dtype)
 
-    @pytest.mark.parametrize("name", ["blocked", "reference"])
+    @pytest.mark.parametrize("name", ["batched", "blocked", "reference"])
     def test_the_trial_leaves_every_random_generator_alone(self, name, monkeypatch):
         """That of the CPU by its state; those of GPUs, which need not be here, by the calls that seed them."""
         seeded = []
@@ -208,10 +272,13 @@ class TestWhoServesWhat:
     @pytest.mark.parametrize(
         ("name", "case", "reason"),
         [
+            ("batched", Case("cuda", F32, 9), r"it is for cpu, not cuda; reference, blocked, triton can"),
+            ("batched", Case("cpu", F32, 257), r"for at most 256 tokens \(here: 257\); reference, blocked can"),
+            ("batched", EAGER, r"runs eager attention.*; reference can"),
             ("blocked", Case("mps", F32, 9), r"it is for cpu and cuda, not mps; reference can"),
             ("blocked", EAGER, r"runs eager attention.*; reference can"),
             ("blocked", Case("cpu", F32, 9, bias=True), r"adds a bias to its attention scores; reference can"),
-            ("triton", CPU, r"it is for cuda, not cpu; reference, blocked can"),
+            ("triton", CPU, r"it is for cuda, not cpu; reference, batched, blocked can"),
             ("triton", Case("cuda", torch.float64, 9), r"kernels do not support float64; reference, blocked can"),
             ("triton", Case("cuda", F32, 9, channels=160), r"at most 128 channels .* have 160\); reference, blocked"),
             ("triton", Case("cuda", F32, 50000), r"at most 46,340 tokens \(here: 50,000\); reference, blocked"),
@@ -229,7 +296,7 @@ class TestWhoServesWhat:
 
     @pytest.mark.parametrize("name", ["fast", "flash", "flex"])
     def test_unknown(self, name):
-        expected = f"unknown backend '{name}'; expected auto or one of reference, blocked, triton$"
+        expected = f"unknown backend '{name}'; expected auto or one of reference, batched, blocked, triton$"
         with pytest.raises(ConfigError, match=expected):
             BackendChoice(name)
 
@@ -240,9 +307,10 @@ class TestWhoServesWhat:
             choice.of(CPU)
             choice.of(CPU)
         assert [record.getMessage() for record in caplog.records] == [
-            "guidance runs on backend 'blocked' (cpu, torch.float32)"
+            "guidance runs on backend 'batched' (cpu, torch.float32)"
         ]
         lines = choice.explain().splitlines()
-        assert lines[0] == "auto -> blocked (cpu, torch.float32, 128 keys)"
+        assert lines[0] == "auto -> batched (cpu, torch.float32, 128 keys)"
         assert "  reference: could serve" in lines
+        assert "  blocked: could serve" in lines
         assert "  triton: cannot serve: it is for cuda, not cpu" in lines

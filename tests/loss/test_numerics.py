@@ -5,7 +5,7 @@ import torch
 from calls import PATTERNS, evaluate, in_double, make_call, sharpened
 from numerics import assert_as_good_as
 
-from attention_guidance.loss import blocked, blocks, reference
+from attention_guidance.loss import batched, blocked, blocks, reference
 from attention_guidance.loss.statistics import RowStatistics
 
 
@@ -34,7 +34,7 @@ class Eager:
         return maps @ call.value_BHKD, RowStatistics(rows - to_target, torch.zeros_like(rows), counts)
 
 
-@pytest.mark.parametrize("backend", [reference, blocked], ids=["reference", "blocked"])
+@pytest.mark.parametrize("backend", [reference, batched, blocked], ids=["reference", "batched", "blocked"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("length", [1, 2, 63, 100, 128, 513])
 @pytest.mark.parametrize("mask", ["none", "keys"])
@@ -55,7 +55,7 @@ def test_sums_over_many_blocks_lose_nothing(dtype, monkeypatch):
     assert_as_good_as(evaluate(blocked, call), eager, truth)
 
 
-@pytest.mark.parametrize("backend", [reference, blocked], ids=["reference", "blocked"])
+@pytest.mark.parametrize("backend", [reference, batched, blocked], ids=["reference", "batched", "blocked"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("log_mass", [False, True], ids=["squared_error", "log_mass"])
 def test_finite_where_attention_is(backend, dtype, log_mass):

@@ -38,7 +38,7 @@ def definitions(n_before: int, height: int, width: int):
     }
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "batched", "blocked"])
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
 @pytest.mark.parametrize("name", N_BEFORE)
 def test_loss_and_gradients_are_those_of_the_eager_maps(name, size, backend):

@@ -87,7 +87,7 @@ def make():
     return model, inputs | {"input_ids": ids.where(inputs["attention_mask"].bool(), 1)}
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "batched", "blocked"])
 def test_loss_and_gradients_are_those_of_the_eager_maps(backend):
     model, inputs = make()
     handle = guide(model, HEADS, weight=1.0, patterns=PATTERNS, backend=backend)

@@ -120,7 +120,7 @@ def assert_as_defined(name, packed, inputs, backend="auto"):
     eager_maps.assert_same_gradients(model, plain, tolerance)
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "batched", "blocked"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_target_lies_across_a_border(name, backend):
     """Position ids alone: attention goes across borders, as transformers has it, but targets do not."""
@@ -167,7 +167,7 @@ def test_one_row_of_positions_for_all(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "batched", "blocked"])
 def test_packed_is_as_good_as_apart(name, backend):
     """With attention kept within documents, too, packing changes neither the guidance nor its gradients."""
     model, rows = make(name)

@@ -191,7 +191,7 @@ def test_trainer_in_bfloat16(make_model, long_batch, tmp_path):
     assert errors_of(handle).mean() < 0.7 * at_start
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "batched", "blocked"])
 def test_scores_out_of_the_range_of_half_precision(make_model, long_batch, backend):
     """A score of 70,000 is infinite in float16; torch's own attention sums in float32 and is finite there."""
     model = make_model("bert")

@@ -33,7 +33,7 @@ def definition(given, mask):
     return targets
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "batched", "blocked"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["Bert", "Roberta", "ModernBert", "DistilBert"])
 def test_loss_and_gradients_are_those_of_the_eager_maps(name, shape, backend):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,12 +17,18 @@ from attention_guidance.patterns import Pattern, wants_class_token
 
 def named_inputs(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a model's forward by name, including those in its ``**kwargs``."""
-    signature = inspect.signature(forward)
+    # A signature of a bound method or a module is not kept, since it would keep the model.
+    signature = _signature(forward) if inspect.isfunction(forward) else inspect.signature(forward)
     named = dict(signature.bind_partial(*args, **kwargs).arguments)
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             named |= named.pop(parameter.name, {})
     return named
+
+
+@functools.lru_cache(maxsize=64)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def document_numbers(position_ids: Tensor | None, size: tuple[int, int]) -> Tensor | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.errors import AttachError, ConfigError
-from attention_guidance.loss import blocked, reference, triton
+from attention_guidance.loss import batched, blocked, reference, triton
 from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import Offset, Sequences
@@ -82,6 +82,20 @@ def _blocked_refuses(case: Case) -> str | None:
     return _refuses_all(case) if case.device in ("cpu", "cuda") else f"it is for cpu and cuda, not {case.device}"
 
 
+# On CPUs, longer sequences are faster in `blocked`, whose blocks may be a part of a sequence (benchmarks/cost.md).
+_LONGEST_BATCHED = 256
+
+
+def _batched_refuses(case: Case) -> str | None:
+    if case.device != "cpu":
+        return f"it is for cpu, not {case.device}"
+    if case.length > _LONGEST_BATCHED:
+        return f"it is for at most {_LONGEST_BATCHED} tokens (here: {case.length:,})"
+    if torch.compiler.is_compiling():
+        return "torch.compile cannot take it whole"
+    return _refuses_all(case)
+
+
 def _triton_refuses(case: Case) -> str | None:
     if not triton.installed():
         return "Triton is not installed (pip install triton)"
@@ -102,16 +116,18 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("reference", reference.attend, reference.statistics, lambda case: None, beside=True),
+        # Beside the model's own attention, only guided heads are needed.
+        Backend("batched", batched.attend, blocked.statistics, _batched_refuses, among=True),
         Backend("blocked", blocked.attend, blocked.statistics, _blocked_refuses),
         Backend("triton", triton.attend, triton.statistics, _triton_refuses, among=True),
     )
 }
 NAMES = tuple(BACKENDS)
-Name = Literal["auto", "reference", "blocked", "triton"]
+Name = Literal["auto", "reference", "batched", "blocked", "triton"]
 """The name of a backend, or `auto` for the fastest that can serve."""
 
 # What `auto` tries, by device type, best first; `reference` comes last.
-_PREFERRED = {"cpu": ("blocked",), "cuda": ("triton", "blocked")}
+_PREFERRED = {"cpu": ("batched", "blocked"), "cuda": ("triton", "blocked")}
 
 
 def able(case: Case) -> list[str]:

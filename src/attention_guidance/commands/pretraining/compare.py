@@ -39,7 +39,7 @@ COMPARE_FILE = COMPARISON.finished
 PAGE_FILE = "compare.html"
 MAPS_FILE = "attention_maps.json"
 ARMS = ("guided", "unguided")
-_STRETCH = 10
+STRETCH = 10
 
 
 @until_done()
@@ -157,7 +157,7 @@ class _Pair:
         for arm, run in runs.items():
             if self.data.tokenizer is not None:
                 run.trainer.add_callback(self._snapshots(arm, run, self.data.tokenizer))
-            run.trainer.add_callback(GiveTurn(_STRETCH))
+            run.trainer.add_callback(GiveTurn(STRETCH))
         isolated = {arm: _IsolatedRun(run) for arm, run in runs.items()}
         if not all(train_in_turn(list(isolated.values()))):
             step = min(run.trainer.state.global_step for run in runs.values())

@@ -1,0 +1,163 @@
+"""What guidance costs in the steps that `pretrain` makes: `compare` with its presets, objectives, threads and dtypes.
+
+    python benchmarks/cost_product.py                        half an hour on 2 cores, which must be idle otherwise
+    python benchmarks/cost_product.py --settings tiny mini   the settings whose names begin so
+    python benchmarks/cost_product.py --show                 the table of the newest results
+
+Each setting is a run of `attention-guidance compare`, in a process of its own: the two arms take turns every few steps,
+with the product's trainer, masked head and checkpoints. *Step time* is the guided arm's time over the unguided arm's
+in a turn: the median over turns, with a bootstrap 95 % interval. *Memory* is the ratio of the peaks of two processes
+that make a few steps each, beyond what importing takes. Results are appended to results/cost_product.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from turns import append, newest, step_time
+
+from attention_guidance.commands import results
+from attention_guidance.commands.pretraining.compare import STRETCH
+
+RESULTS = Path(__file__).parent / "results" / "cost_product.jsonl"
+_WARM_UP = 2  # turns that are left out
+_GOALS = {("tiny", 64): 1.05, ("mini", 128): 1.02, ("small", 128): 1.02, ("small", 512): 1.03}
+_MEMORY_GOAL = 1.03
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run of `compare`.
+
+    Attributes:
+        preset: size of the model.
+        length: tokens a sequence.
+        batch: sequences a step.
+        steps: of each arm.
+        threads: of torch.
+        precision: `fp32` or `bf16`.
+        objective: what the model is trained to predict.
+    """
+
+    preset: str
+    length: int
+    batch: int
+    steps: int
+    threads: int
+    precision: str = "fp32"
+    objective: str = "mlm"
+
+    @property
+    def name(self) -> str:
+        """By which `--settings` finds it."""
+        return f"{self.preset}-{self.length}-{self.precision}-{self.threads}-{self.objective}"
+
+
+_SIZES = (("tiny", 64, 16, 400), ("mini", 128, 32, 60), ("small", 128, 16, 60), ("small", 512, 4, 60))
+
+
+def settings() -> list[Setting]:
+    """All sizes in float32 with one and with two threads, more if there are more; then bf16, then other objectives."""
+    cores = os.cpu_count() or 1
+    threads = sorted({1, min(2, cores), cores})
+    sized = [Setting(*size, number) for number in threads for size in _SIZES]
+    others = [Setting(*_SIZES[0], 1, objective=name) for name in ("whole-word", "span", "rtd", "mlm+sop")]
+    return [*sized, *(Setting(*size, 1, "bf16") for size in _SIZES[:2]), *others]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="+", default=[""], metavar="NAME", help="beginnings of names (default all)")
+    parser.add_argument("--steps", type=int, help="of each arm (default by size)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--show", action="store_true", help="print the table of what is kept")
+    arguments = parser.parse_args()
+    if not arguments.show:
+        chosen = [one for one in settings() if one.name.startswith(tuple(arguments.settings))]
+        if not chosen:
+            parser.error(
+                f"no setting begins with {' or '.join(arguments.settings)}: {', '.join(map(_name, settings()))}"
+            )
+        for setting in chosen:
+            append(arguments.results, [measured(setting, arguments.steps or setting.steps)])
+    print(table(arguments.results))
+    return 0
+
+
+def _name(setting: Setting) -> str:
+    return setting.name
+
+
+def measured(setting: Setting, steps: int) -> dict[str, Any]:
+    """Run `compare` and read what its arms took."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        command = [
+            sys.executable, "-m", "attention_guidance", "compare", "--quiet", "--output", str(output),
+            "--preset", setting.preset, "--block-size", str(setting.length), "--batch-size", str(setting.batch),
+            "--max-steps", str(steps), "--precision", setting.precision, "--objective", setting.objective,
+        ]  # fmt: skip
+        threads = {name: str(setting.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        ended = subprocess.run(command, env=os.environ | threads, stderr=subprocess.PIPE, text=True, check=False)
+        if ended.returncode:
+            sys.exit(f"error: {setting.name}: {ended.stderr.strip().splitlines()[-1]}")
+        comparison = json.loads((output / "compare.json").read_text(encoding="utf-8"))
+        guided, unguided = (_turns(output / "seed-1" / arm) for arm in ("guided", "unguided"))
+    kept = {key: value for key, value in results.header("cost_product").items() if key != "command"}
+    return (
+        kept
+        | asdict(setting)
+        | {
+            "name": setting.name,
+            "steps": steps,
+            "processor": results.processor(),
+            "turns": len(guided),
+            "unguided_ms": float(1000 * np.median(unguided) / STRETCH),
+            **step_time(guided, unguided),
+            "memory": comparison["peak_memory"],
+        }
+    )
+
+
+def _turns(run: Path) -> list[float]:
+    """Seconds of each turn of a run."""
+    (seconds,) = run.glob("checkpoint-*/step_seconds.npy")
+    by_step = np.load(seconds)
+    n_turns = len(by_step) // STRETCH
+    turns: list[float] = by_step[: n_turns * STRETCH].reshape(n_turns, STRETCH).sum(-1)[_WARM_UP:].tolist()
+    return turns
+
+
+def table(path: Path) -> str:
+    """The newest figures of each setting as Markdown."""
+    records = newest(path, "name", "processor")
+    head = ("preset", "objective", "T", "dtype", "threads", "step, ms", "step time", "asked", "memory", "asked")
+    rows: list[Iterable[str]] = [head, ("---",) * len(head)]
+    for record in records:
+        goal = _GOALS.get((record["preset"], record["length"]))
+        goal = goal if record["objective"] == "mlm" else None
+        memory = record["memory"]["ratio"]
+        rows.append(
+            (
+                record["preset"], record["objective"], str(record["length"]), record["precision"],
+                str(record["threads"]), f"{record['unguided_ms']:.0f}",
+                f"{record['ratio']:.3f} ({record['ratio_low']:.3f} to {record['ratio_high']:.3f})",
+                f"{goal:.2f}" if goal else "", f"{memory:.3f}" if memory else "",
+                f"{_MEMORY_GOAL:.2f}" if goal else "",
+            )
+        )  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
