@@ -20,6 +20,7 @@ from attention_guidance import __version__
 from attention_guidance.commands.cli import ablation, finetuning, looking, pretraining, recipe, tokenizer
 from attention_guidance.commands.cli.arguments import Parser, fail
 from attention_guidance.commands.cli.flags import flags_of, with_flags
+from attention_guidance.commands.cli.importing import importing
 from attention_guidance.commands.memory import advice, ran_out
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
 from attention_guidance.commands.pretraining.stopped import Interrupted, Stopped, interruptible
@@ -131,7 +132,8 @@ def _leave(code: int) -> NoReturn:
 
 def _silence_libraries() -> None:
     """Suppress warnings and progress bars of transformers, but not its errors."""
-    from transformers.utils import logging
+    with importing():
+        from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -9,6 +9,7 @@ from typing import Any
 
 from attention_guidance.commands.cli.arguments import add_command, positive
 from attention_guidance.commands.cli.flags import add_settings, flags_of
+from attention_guidance.commands.cli.importing import importing
 from attention_guidance.commands.objectives import OTHER_THAN_TEXT, is_own
 from attention_guidance.commands.pretraining.settings.run_config import RunConfig
 from attention_guidance.commands.setting import settings_of
@@ -69,13 +70,15 @@ def add_commands(commands: Any) -> None:
 
 
 def _pretrain(arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.pretraining.pretrain import pretrain
+    with importing():
+        from attention_guidance.commands.pretraining.pretrain import pretrain
 
     return _train(arguments, pretrain)
 
 
 def _compare(arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.pretraining.compare import compare
+    with importing():
+        from attention_guidance.commands.pretraining.compare import compare
 
     n_seeds = arguments.pop("seeds")
     settings = _downstream_settings(arguments)
