@@ -17,7 +17,7 @@ NAME = ROOT.name
 COMMANDS = "commands"
 # From the bottom up; a part may import from its own layer and those before it.
 LIBRARY = [
-    {"errors", "printable"},
+    {"errors", "files", "printable"},
     {"patterns", "schedules", "models"},
     {"assignment", "loss"},
     {"adapters"},

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import GuidanceWarning
 from attention_guidance.forward.forward_pass import ForwardPass
+from attention_guidance.loss.statistics import sums_dtype
 from attention_guidance.schedules import Schedule
 
 # Parameters that change this often are being trained, not loaded or initialised.
@@ -120,7 +121,8 @@ class LostGuidance:
         trained = next((parameter for parameter in self._model.parameters() if parameter.requires_grad), None)
         if trained is not None:
             # Of a sharded parameter (FSDP2), this rank's shard is enough.
-            total = float(getattr(trained, "_local_tensor", trained).detach().double().sum())
+            own = getattr(trained, "_local_tensor", trained).detach()
+            total = float(own.sum(dtype=sums_dtype(own.device)))
             self._updates += self._total not in (None, total)
             self._total = total
         return self._updates

@@ -331,6 +331,7 @@ def test_bad_input():
         ([{**batches[0], "labels": torch.full((3, 10), -100)}], {}, ConfigError, "all of them are -100"),
         ([batches, "nxt"], {}, PatternError, "to='nxt' must be zero, mean or a pattern: unknown pattern 'nxt'"),
         ([batches, "class_token"], {}, PatternError, "class token"),
+        ([batches, "offset:10"], {}, PatternError, r"to='offset:10': no query has a target of it in layers \[0, 1\]"),
         ([batches, {(0, 0): "next"}], {}, ConfigError, "no pattern for layer 0, head 1"),
         ([batches], {"greedy": 9}, ConfigError, "greedy=9: BertForMaskedLM has 8 heads to remove"),
         ([batches], {"greedy": 1.5}, ConfigError, "greedy=1.5 must be an integer of at least 0"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
+import os
 import re
 import sys
 from xml.etree import ElementTree
@@ -123,6 +125,20 @@ def test_characters_that_xml_forbids_are_shown_by_their_code_points(bert, tokeni
     for shown in (repr(seen), seen._repr_html_(), seen.html()):
         assert code in shown
         assert character not in shown
+
+
+def test_a_save_that_fails_leaves_the_file_as_it_was(bert, tokenizer, tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    seen, path = look(bert, tokenizer, TEXT), tmp_path / "look.svg"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", full)
+    for name in ("look.svg", "look.html"):
+        with pytest.raises(SaveError, match=rf"could not write .*{name}: .*No space left"):
+            seen.save(tmp_path / name, overwrite=True)
+    assert path.read_bytes() == b"before"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_folder_is_no_file(bert, tokenizer, tmp_path):

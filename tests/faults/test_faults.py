@@ -73,6 +73,14 @@ def test_at_a_moment(kit, fault, command, begin, which, how):
     assert Case(fault, command, moment(kit, command, begin, which), how).run(kit) == []
 
 
+@pytest.mark.parametrize("command", ["census", "ablate", "look", "probe", "skill", "report"])
+def test_the_results_file_is_written_last(kit, command):
+    """A folder that has it has tables and figures too."""
+    written = [name for name in kit.whole(command)[0] if name.startswith("os.rename")]
+    assert written[-1].endswith(f"-> {command}.json")
+    assert len(written) > 2
+
+
 @pytest.mark.parametrize("case", OTHERS, ids=lambda case: f"{case.fault}, {case.command}")
 def test_elsewhere(kit, case):
     assert case.run(kit) == []

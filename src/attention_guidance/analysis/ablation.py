@@ -22,6 +22,7 @@ from attention_guidance.analysis.intervals import FEWEST, resampled_ratios
 from attention_guidance.analysis.reuse import Reuse
 from attention_guidance.analysis.without_heads import HeadRemoval, Place, Replacement, To
 from attention_guidance.errors import ConfigError
+from attention_guidance.loss.statistics import sums_dtype
 from attention_guidance.patterns import TokenClasses
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ def ablate(
             raise ConfigError(f"{name}={number!r} must be an integer of at least {least}")
     removal = HeadRemoval(model)
     places = removal.places
-    if not 0 <= greedy <= len(places):
-        raise ConfigError(f"greedy={greedy}: {type(removal.model).__name__} has {len(places)} heads to remove")
+    check_greedy(removal, greedy)
     device = next(removal.model.parameters()).device
     given = [
         {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
@@ -149,9 +149,21 @@ def ablate(
         losses = _Losses(model, removal, given, measure or label_losses, progress)
         with losses.reuse.attached():
             sums_N, counts_N, alone_NX = losses.without({}, {place: by[place] for place in places})
+            removal.check_reached(by)
             order, removed_NR = _greedily(losses, by, alone_NX, greedy)
     added_NLH = (alone_NX - sums_N[:, None]).reshape(-1, removal.n_layers, removal.n_heads)
     return Ablation(sums_N, counts_N, added_NLH, order, removed_NR - sums_N[:, None], seed, resamples)
+
+
+def check_greedy(removal: HeadRemoval, n_heads: int) -> None:
+    """Check the number of heads to remove one after another.
+
+    Raises:
+        ConfigError: the model has fewer.
+    """
+    n_places = len(removal.places)
+    if not 0 <= n_heads <= n_places:
+        raise ConfigError(f"greedy={n_heads}: {type(removal.model).__name__} has {n_places} heads to remove")
 
 
 def label_losses(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -175,8 +187,8 @@ def label_losses(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Te
         raise ConfigError(f"{type(model).__name__} gives no logits of its labels; give measure=")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses_n = functional.cross_entropy(logits, labels_BT[counted_BT], reduction="none")
-    losses_BT = torch.zeros(labels_BT.shape, dtype=torch.float64, device=labels_BT.device)
-    losses_BT[counted_BT] = losses_n.double()
+    losses_BT = torch.zeros(labels_BT.shape, dtype=sums_dtype(labels_BT.device), device=labels_BT.device)
+    losses_BT[counted_BT] = losses_n.to(losses_BT.dtype)
     return losses_BT.sum(-1), counted_BT.sum(-1)
 
 
@@ -240,7 +252,7 @@ class _Losses:
         if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
             raise ConfigError("measure must return two tensors [B]: the sum of each sequence's losses and their number")
         sums_B, counts_B = found
-        return sums_B.double().cpu().numpy(), counts_B.double().cpu().numpy()
+        return sums_B.cpu().double().numpy(), counts_B.cpu().double().numpy()
 
 
 def _greedily(

@@ -23,7 +23,7 @@ from attention_guidance.analysis.observe import Observation, as_computed, observ
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
 from attention_guidance.loss.call import AttentionCall
-from attention_guidance.loss.statistics import RowStatistics, row_losses
+from attention_guidance.loss.statistics import RowStatistics, row_losses, sums_dtype
 from attention_guidance.patterns import Pattern, Targets, TokenClasses
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class _Accumulator:
 
 @dataclass
 class _LayerSums:
-    """Sums over the rows of each sequence, float64.
+    """Sums over the rows of each sequence, in the precision of `sums_dtype`.
 
     Attributes:
         sums_BHGM: sum of each measure over the rows with a target, by head and pattern.
@@ -256,17 +256,18 @@ def _over_calls(calls: Sequence[_LayerSums], name: str, alike: bool) -> Array:
 
 def _layer_sums(call: AttentionCall, targets: Sequence[Targets], valid_BT: Tensor) -> _LayerSums:
     query, key, bias = call.query_BHQD, call.key_BHKD, call.bias
+    sums_in = sums_dtype(query.device)
     n_batch, n_heads, n_patterns = query.shape[0], query.shape[1], len(targets)
 
     def zeros(*size: int) -> Tensor:
-        return query.new_zeros(n_batch, *size, dtype=torch.float64)
+        return query.new_zeros(n_batch, *size, dtype=sums_in)
 
     sums_BHPM, counts_BP, uniform_BP = zeros(n_heads, n_patterns, len(MEASURES)), zeros(n_patterns), zeros(n_patterns)
-    sums = _LayerSums(sums_BHPM, counts_BP, uniform_BP, zeros(n_heads), valid_BT.sum(-1).double())
+    sums = _LayerSums(sums_BHPM, counts_BP, uniform_BP, zeros(n_heads), valid_BT.sum(-1).to(sums_in))
     scaled, rest = scaled_queries(query, call.scale)
     buffers = Buffers()
     for block in blocks(query, key, call.mask, [(of_pattern, 1) for of_pattern in targets]):
-        valid_bq = valid_BT[block.batch, block.queries].double()
+        valid_bq = valid_BT[block.batch, block.queries].to(sums_in)
         counted = [valid_bq * (listed.count_bq > 0) for listed in block.targets]
         n_seen = key.shape[2] if block.hidden_bqK is None else (~block.hidden_bqK).sum(-1).clamp(min=1)
         for p, (listed, counted_bq) in enumerate(zip(block.targets, counted, strict=True)):

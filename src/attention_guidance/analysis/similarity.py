@@ -17,6 +17,7 @@ from attention_guidance.analysis.given import Batch, batches_of
 from attention_guidance.analysis.observe import Observation, as_computed, attention_map, observing
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import sums_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,11 +125,11 @@ class _Sample:
 def _summed_divergence(map_NRK: Tensor) -> Tensor:
     """Sum over rows of ``H((p + q) / 2) - (H(p) + H(q)) / 2`` for every pair of heads, float64 [N, N]."""
     n_heads = len(map_NRK)
-    entropy_N = torch.special.entr(map_NRK).sum(-1).double().sum(-1)
+    entropy_N = torch.special.entr(map_NRK).sum(-1).sum(-1, dtype=sums_dtype(map_NRK.device))
     result = torch.zeros(n_heads, n_heads, dtype=torch.float64)
     for head in range(n_heads - 1):
         middle = (map_NRK[head] + map_NRK[head + 1 :]) / 2
-        of_middle = torch.special.entr(middle).sum(-1).double().sum(-1)
+        of_middle = torch.special.entr(middle).sum(-1).sum(-1, dtype=sums_dtype(map_NRK.device))
         result[head, head + 1 :] = of_middle - (entropy_N[head] + entropy_N[head + 1 :]) / 2
     return (result + result.T).clamp_(min=0)
 

@@ -26,6 +26,7 @@ from attention_guidance.forward.hooked_forward import HookedForward
 from attention_guidance.forward.layer import check_positions
 from attention_guidance.forward.modes import evaluating
 from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.statistics import sums_dtype
 from attention_guidance.patterns import GIVEN, Pattern, TokenClasses, checked_pattern, get_pattern
 
 if TYPE_CHECKING:
@@ -81,6 +82,23 @@ def without_heads(
         yield
 
 
+@torch.no_grad()
+def check_targets(model: nn.Module, pattern: Pattern, batches: Iterable[Batch]) -> None:
+    """Check that a pattern in place of all heads has targets in these batches; runs as few of them as it needs.
+
+    Raises:
+        PatternError: it has none in some layer.
+    """
+    removal = HeadRemoval(model)
+    with removal.attached():
+        by = removal.removed = removal.replacements(removal.places, pattern, [], None, None)
+        for batch in batches_of(batches, None):
+            removal.run(batch)
+            if not removal.unreached(by):
+                return
+        removal.check_reached(by)
+
+
 class HeadRemoval:
     """Removes heads of a model while it is attached.
 
@@ -89,6 +107,7 @@ class HeadRemoval:
         n_layers, n_heads: number of layers, and of heads per layer.
         removed: the heads to remove and what is in their place; may change between forward passes.
         on_call: called with the layer's index before its attention is computed.
+        n_reached: number of queries with a target, by layer and pattern.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -100,6 +119,7 @@ class HeadRemoval:
         # While the mean outputs are computed: sums over tokens [H, D] by layer, and numbers of tokens.
         self.sums: dict[int, Tensor] | None = None
         self.counts: dict[int, Tensor] = {}
+        self.n_reached: dict[tuple[int, Pattern], Tensor | int] = {}
         self._called: set[int] = set()
 
     @property
@@ -110,7 +130,7 @@ class HeadRemoval:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Remove heads inside a `with` block; the model is in evaluation mode."""
-        self._called = set()
+        self._called, self.n_reached = set(), {}
         self._adapter.attach({layer: _Processor(layer, self) for layer in range(self.n_layers)})
         self._forward = HookedForward(self.model)
         hooks = [
@@ -192,9 +212,31 @@ class HeadRemoval:
         for place in places:
             if isinstance(to, Mapping) and place not in to:
                 raise ConfigError(f"to has no pattern for layer {place[0]}, head {place[1]}")
-            found[place] = _pattern(to[place] if isinstance(to, Mapping) else to, tokenizer, token_classes)
+            found[place] = pattern_in_place(to[place] if isinstance(to, Mapping) else to, tokenizer, token_classes)
         check_class_token({by for by in found.values() if isinstance(by, Pattern)}, self.model)
         return found
+
+    def unreached(self, by: Mapping[Place, Replacement]) -> dict[int, list[str]]:
+        """By layer, the patterns in place of heads that no query had a target of since the model was attached."""
+        used = dict.fromkeys((layer, pattern) for (layer, _), pattern in by.items() if isinstance(pattern, Pattern))
+        found: dict[int, list[str]] = {}
+        for layer, pattern in used:
+            if not int(self.n_reached.get((layer, pattern), 0)):
+                found.setdefault(layer, []).append(pattern.name)
+        return found
+
+    def check_reached(self, by: Mapping[Place, Replacement]) -> None:
+        """Check that patterns in place of heads changed anything.
+
+        Raises:
+            PatternError: no query had a target of one of them in a layer.
+        """
+        if layers := self.unreached(by):
+            names = ", ".join(dict.fromkeys(name for of_layer in layers.values() for name in of_layer))
+            raise PatternError(
+                f"to={names!r}: no query has a target of it in layers {sorted(layers)}, so heads would stay as they "
+                "are; give another pattern, or text that has targets of it"
+            )
 
     @torch.no_grad()
     def mean_outputs(self, batches: list[dict[str, Any]]) -> dict[int, Tensor]:
@@ -206,13 +248,17 @@ class HeadRemoval:
         if not batches:
             raise ConfigError("to='mean' is the mean over the tokens of batches=; give at least one batch")
         self.removed, self.sums, self.counts = {}, {}, {}
-        device = next(self.model.parameters()).device
         try:
             for batch in batches:
-                self.model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+                self.run(batch)
             return {layer: sums_HD / self.counts[layer] for layer, sums_HD in self.sums.items()}
         finally:
             self.sums = None
+
+    def run(self, batch: Mapping[str, Any]) -> None:
+        """Run the model on a batch, which is moved to its device."""
+        device = next(self.model.parameters()).device
+        self.model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
 
 
 class _Processor:
@@ -252,7 +298,7 @@ class _Processor:
 
     def _add(self, sums: dict[int, Tensor], out_BQHD: Tensor, valid_BQ: Tensor) -> None:
         counts = self.removal.counts
-        sum_HD = (out_BQHD * valid_BQ[..., None, None]).sum((0, 1), dtype=torch.float64)
+        sum_HD = (out_BQHD * valid_BQ[..., None, None]).sum((0, 1), dtype=sums_dtype(out_BQHD.device))
         sums[self.layer] = sums.get(self.layer, 0) + sum_HD
         counts[self.layer] = counts.get(self.layer, 0) + valid_BQ.sum()
 
@@ -264,6 +310,8 @@ class _Processor:
         if call.mask is not None:
             hit_BQK = hit_BQK & call.mask[:, 0]
         count_BQ1 = hit_BQK.sum(-1, keepdim=True)
+        n_reached, at = self.removal.n_reached, (self.layer, pattern)
+        n_reached[at] = n_reached.get(at, 0) + (count_BQ1 > 0).sum()
         value_BKD = call.value_BHKD[:, head]
         mean_BQD = hit_BQK.to(value_BKD.dtype) @ value_BKD / count_BQ1.clamp(min=1)
         return torch.where(count_BQ1 > 0, mean_BQD, own_BQD)
@@ -284,7 +332,14 @@ def _output(call: AttentionCall) -> Tensor:
     )
 
 
-def _pattern(given: object, tokenizer: PreTrainedTokenizerBase | None, token_classes: TokenClasses | None) -> Pattern:
+def pattern_in_place(
+    given: object, tokenizer: PreTrainedTokenizerBase | None, token_classes: TokenClasses | None = None
+) -> Pattern:
+    """A pattern that is given as `to`, or its name.
+
+    Raises:
+        PatternError: it is no pattern.
+    """
     if not isinstance(given, str):
         return checked_pattern(given)
     try:

@@ -5,10 +5,8 @@ Every command writes through this module, so that what cannot be written is one 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import platform
 import shlex
 import sys
@@ -19,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from attention_guidance import files
 from attention_guidance.commands.memory import ran_out
 from attention_guidance.commands.secrets import all_masked, masked
-from attention_guidance.commands.workspace import discard
 from attention_guidance.errors import FailedRunError, SaveError, reason_of
 
 SCHEMA_VERSION = 1
@@ -95,28 +93,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which appears under its name once the block ends without an error; makes its folder.
-
-    Raises:
-        SaveError: The file cannot be written. Errors of the block itself are not converted, see `writing`.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open_new(partial, "xb")
-        try:
-            yield file
-            with writing(path):
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            with contextlib.suppress(OSError):  # the flush of what could not be written
-                file.close()
-        with writing(path):
-            partial.replace(path)
-    finally:
-        discard(partial)
+    """`files.whole_file`, which makes the folder too."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole_file(path) as file:
+        yield file
 
 
 @contextmanager
@@ -145,18 +126,6 @@ def _of_writing(error: Exception) -> bool:
         or type(error).__name__ == "SafetensorError"
         or type(error) is Exception
     )
-
-
-def open_new(path: Path, mode: str = "x", **how: Any) -> IO[Any]:
-    """Open a file that replaces what has its name: writing does not follow a link that someone left there.
-
-    Args:
-        path: The file.
-        mode: The mode, with `x`.
-        **how: As for `open`.
-    """
-    path.unlink(missing_ok=True)
-    return path.open(mode, **how)
 
 
 def _finite(value: Any) -> Any:

@@ -9,13 +9,13 @@ import contextlib
 import dataclasses
 import enum
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from attention_guidance.commands.output_lock import LOCK_FILE, holds_nothing, lock, unlock
 from attention_guidance.errors import RunError
+from attention_guidance.files import remove
 
 
 class State(enum.Enum):
@@ -240,28 +240,6 @@ class Workspace:
 
     def _find(self, *patterns: str) -> list[Path]:
         return [path for pattern in patterns for path in self.path.glob(pattern) if path.name != LOCK_FILE]
-
-
-def remove(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a file, a folder with all that is in it, or a link but not what it leads to; no error if there is none."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=ignore_errors)
-        return
-    with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():
-        path.unlink(missing_ok=True)
-
-
-def discard(path: Path) -> None:
-    """Remove unfinished output as far as possible, even if a signal comes meanwhile.
-
-    Raises:
-        KeyboardInterrupt: That signal, once the output is removed.
-    """
-    try:
-        remove(path, ignore_errors=True)
-    except KeyboardInterrupt:
-        remove(path, ignore_errors=True)
-        raise
 
 
 def nothing_to_resume(output: Path, what: str) -> RunError:

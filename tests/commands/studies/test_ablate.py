@@ -266,6 +266,24 @@ def test_nothing_is_overwritten_unless_asked(ablated, cli, refusal, whole_run, c
     assert (ablated / "ablate.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--to", "nxt"), "--to 'nxt': must be zero, mean or a pattern: unknown pattern 'nxt'"),
+        (("--to", "offset:24"), "--to 'offset:24': no query has a target of it in layers [0]"),
+        (("--to", "up"), "needs the patches of an image"),
+        (("--to", "class_token"), "class token"),
+        (("--greedy", 3), "--greedy 3: RobertaForMaskedLM has 2 heads to remove"),
+    ],
+)
+def test_what_cannot_be_ablated_is_refused_before_anything_is_measured(
+    tmp_path, refusal, whole_run, corpus, monkeypatch, asked, message
+):
+    monkeypatch.setattr("attention_guidance.commands.studies.ablation.ablate.take_census", None)
+    assert message in refusal("ablate", whole_run, corpus, *SMALL, *asked, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_refused(tmp_path, refusal, whole_run, corpus):
     tokenizer = AutoTokenizer.from_pretrained(whole_run / "model")
     small = {"vocab_size": len(tokenizer), "pad_token_id": 1}
@@ -287,19 +305,11 @@ def test_what_is_refused(tmp_path, refusal, whole_run, corpus):
     (tmp_path / "short.txt").write_text("abe ace.\n")
     (tmp_path / "empty.txt").write_text("\n")
     cases = {
-        "--greedy 3: RobertaForMaskedLM has 2 heads to remove": [whole_run, corpus, *SMALL, "--greedy", 3],
         "no masked language model head": [tmp_path / "headless", corpus, *SMALL],
         "has a decoder; heads are ablated in a masked language model": [tmp_path / "bart", corpus, *SMALL],
         "attention interface, so it cannot be ablated": [tmp_path / "deberta", corpus, *SMALL],
         "not finite": [tmp_path / "nan", corpus, *SMALL],
         "no mask token": [tmp_path / "maskless", corpus, *SMALL],
-        "--to 'nxt': must be zero, mean or a pattern: unknown pattern 'nxt'": [
-            whole_run,
-            corpus,
-            *SMALL,
-            "--to",
-            "nxt",
-        ],
         "--tokens 300: intervals need 10 blocks of 32, 320 tokens": [whole_run, corpus, "--tokens", 300],
         "short.txt: 9 tokens are too few: intervals need 10 blocks of 32": [whole_run, tmp_path / "short.txt"],
         "empty.txt": [whole_run, tmp_path / "empty.txt"],

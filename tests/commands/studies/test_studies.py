@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from transformers import AutoModel, AutoTokenizer
 
 from attention_guidance.analysis.maps import attention_maps
+from attention_guidance.commands.studies import models
 from attention_guidance.commands.studies.models import longest_sequence, names_of
 from attention_guidance.commands.studies.sample import _sampled
 from attention_guidance.commands.text.corpora import Document
@@ -265,3 +266,10 @@ def test_a_coreference_tree_of_gold_and_auto_files_is_asked_once(tmp_path, cli, 
     assert "24 questions in 12 texts, texts left out: 12 read from another file already (gold goes before auto)" in said
     assert found[1]["counts"]["skipped_texts"] == {"read from another file already (gold goes before auto)": 12}
     assert found[0]["labels"] == found[1]["labels"]
+
+
+def test_studies_use_the_device_that_training_uses(whole_run, monkeypatch):
+    (subject,) = models.subjects(str(whole_run))
+    monkeypatch.setattr(models, "best_device", lambda: torch.device("meta"))
+    for model in (subject.load(), subject.load_masked_lm("")):
+        assert model.device.type == "meta"

@@ -22,7 +22,8 @@ from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.analysis.sentence.layout import page, whole_picture
 from attention_guidance.analysis.sentence.picture import Picture
 from attention_guidance.analysis.tokens import between_words, token_texts, words_of_text, words_of_tokens
-from attention_guidance.errors import AttachError, ConfigError, GuidanceError, SaveError, reason_of
+from attention_guidance.errors import AttachError, ConfigError, GuidanceError, reason_of
+from attention_guidance.files import saving, whole_file
 from attention_guidance.printable import visible
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Look:
             raise ConfigError(f"a PNG needs matplotlib ({reason_of(error)}): pip install matplotlib") from error
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Save the picture.
+        """Save the picture; the file appears once it is complete.
 
         Args:
             path: a file that ends in .html (interactive), .svg or .png (needs matplotlib).
@@ -85,14 +86,11 @@ class Look:
             raise ConfigError(f"{path} does not end in {', '.join(makes)}")
         if path.is_dir():
             raise ConfigError(f"{path} is a folder; give a file, such as {path / 'look.html'}")
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists already; replace it with overwrite=True")
         made = makes[path.suffix.lower()]()
-        try:
-            with path.open("wb" if overwrite else "xb") as file:
-                file.write(made if isinstance(made, bytes) else made.encode("utf-8", "backslashreplace"))
-        except FileExistsError:
-            raise ConfigError(f"{path} exists already; replace it with overwrite=True") from None
-        except OSError as error:
-            raise SaveError(f"could not write {path}: {reason_of(error)}") from error
+        with whole_file(path) as file, saving(path):
+            file.write(made if isinstance(made, bytes) else made.encode("utf-8", "backslashreplace"))
 
     def _repr_html_(self) -> str:
         # In a frame, the styles and scripts of the notebook and of the page do not meet.

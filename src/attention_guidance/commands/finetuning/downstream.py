@@ -109,9 +109,9 @@ def downstream(
         else [],
         "checkpoints": curve,
     }
-    folder.json(DOWNSTREAM_FILE, content)
     if curve:
         folder.figure("checkpoints", score_over_steps(content))
+    folder.json(DOWNSTREAM_FILE, content)
     report(console, content)
     console.print(f"all results: {output / DOWNSTREAM_FILE}")
     return content

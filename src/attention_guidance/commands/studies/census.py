@@ -105,10 +105,10 @@ def census(
     console = Console(quiet=quiet)
     with Steps(console, quiet) as steps:
         content = measured_census(model, text, settings or CensusSettings(), steps)
-    folder.json(CENSUS_FILE, content)
     folder.csv(CENSUS_TABLE, census_rows(content))
     for figure_name, figure in census_figures.all_figures(content).items():
         folder.figure(figure_name, figure)
+    folder.json(CENSUS_FILE, content)
     report(console, content)
     console.print(f"results: {folder.path / CENSUS_FILE}, {CENSUS_TABLE}; figures are beside them")
     return content

@@ -64,12 +64,12 @@ def save_look(
         "hide_special": hide_special,
         **_content(made),
     }
-    folder.json(LOOK_FILE, content)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, maps=made.maps_LHTT)
     results.write_bytes(folder.path / "look.npz", buffer.getvalue())
     results.write_text(folder.path / "look.svg", made.svg())
     results.write_text(folder.path / "look.html", made.html())
+    folder.json(LOOK_FILE, content)
     console = Console(quiet=quiet)
     console.print(f"{len(made.tokens)} {'words' if words else 'tokens'}: {folder.path / 'look.html'}")
     console.print(f"results: {folder.path / LOOK_FILE}; look.svg and look.npz are beside it")

@@ -74,9 +74,9 @@ def minimal_pairs(
         "pairs": len(pairs),
         "snapshots": snapshots,
     }
-    folder.json(PAIRS_FILE, content)
     folder.csv(PAIRS_TABLE, rows)
     folder.figure("minimal_pairs", accuracies(content))
+    folder.json(PAIRS_FILE, content)
     report(console, content)
     console.print(f"results: {folder.path / PAIRS_FILE}, {PAIRS_TABLE}; the figure is beside them")
     return content

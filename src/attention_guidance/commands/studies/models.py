@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attention_guidance.adapters.positions import longest_input
 from attention_guidance.commands.pretraining.saving import checkpoints
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
+from attention_guidance.commands.pretraining.settings.arguments import best_device
 from attention_guidance.commands.pretraining.settings.checks import guided_heads
 from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
 from attention_guidance.commands.reading.json_files import read_json
@@ -51,8 +52,6 @@ class Subject:
         Raises:
             ConfigError: the model cannot be loaded.
         """
-        import torch
-
         try:
             model = _model_class(self.source).from_pretrained(self.source, trust_remote_code=False)
         except Exception as error:  # transformers, safetensors and the hub raise all kinds
@@ -60,7 +59,7 @@ class Subject:
                 f"model {self.source!r}: cannot be loaded ({reason_of(error)}); give a folder written by "
                 "save_pretrained, a run of pretrain, or a name on the Hugging Face hub"
             ) from error
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
+        return model.to(best_device()).eval()  # type: ignore[no-any-return]
 
     def load_masked_lm(self, purpose: str) -> PreTrainedModel:
         """Load the model with its masked language model head, in single precision, as `load` does.
@@ -89,7 +88,7 @@ class Subject:
                 f"model {self.source!r} has no masked language model head ({min(found['missing_keys'])} is missing); "
                 f"{purpose} one, such as a run of pretrain with a masked objective has"
             )
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
+        return model.to(best_device()).eval()  # type: ignore[no-any-return]
 
     def tokenizer(self, *needed: str) -> PreTrainedTokenizerBase:
         """Load the model's tokenizer.

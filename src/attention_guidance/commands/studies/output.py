@@ -35,7 +35,7 @@ class Output(Workspace):
         return output
 
     def json(self, name: str, content: Mapping[str, Any]) -> Path:
-        """Write JSON."""
+        """Write JSON; the main results file goes last, so that a folder that has it has the rest too."""
         results.write_json(self.path / name, content)
         return self.path / name
 

@@ -221,10 +221,10 @@ def probe(
         **summary(answers, scores),
         "labels": as_json(scores),
     }
-    folder.json(PROBE_FILE, content)
     folder.csv(PROBE_TABLE, probe_rows(scores, answers))
     for name, figure in probe_figures.all_figures(content).items():
         folder.figure(name, figure)
+    folder.json(PROBE_FILE, content)
     report(console, content)
     console.print(f"results: {folder.path / PROBE_FILE}, {PROBE_TABLE}; figures are beside them")
     return content

@@ -112,12 +112,12 @@ def report(
         "own_sentences": bool(sentences),
         "tiles": _tiles(records),
     }
-    folder.json(REPORT_FILE, content)
     for name, figure in figures(content).items():
         folder.figure(f"figures/{name}", figure)
     for name, rows in _tables(content):
         folder.csv(f"data/{name}.csv", rows)
     write_run_page(content, output / PAGE_FILE)
+    folder.json(REPORT_FILE, content)
     for line in _truncations(records):
         console.print(line)
     console.print(f"open {output / PAGE_FILE}")

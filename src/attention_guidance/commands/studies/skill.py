@@ -78,9 +78,9 @@ def skill(
         "points": points,
         "correlations": correlations(points, asked.seed),
     }
-    folder.json(SKILL_FILE, content)
     folder.csv(SKILL_TABLE, points)
     folder.figure("skill", skill_figures.scatter(content))
+    folder.json(SKILL_FILE, content)
     report(console, content)
     console.print(f"results: {folder.path / SKILL_FILE}, {SKILL_TABLE}; skill.svg is beside them")
     return content

@@ -21,8 +21,9 @@ from attention_guidance.commands.pretraining.saving.checkpoints import damage, w
 from attention_guidance.commands.pretraining.settings.arguments import best_device
 from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.setting import AT_LEAST_1, Rule
-from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace, remove
+from attention_guidance.commands.workspace import FINE_TUNING, State, Workspace
 from attention_guidance.errors import CorpusError, RunError, SaveError
+from attention_guidance.files import remove
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

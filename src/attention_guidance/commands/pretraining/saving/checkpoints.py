@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 
 from attention_guidance.commands.reading.json_files import read_json
 from attention_guidance.commands.results import writing
-from attention_guidance.commands.workspace import discard, remove
 from attention_guidance.errors import RunError
+from attention_guidance.files import discard, remove
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attention_guidance.adapters import adapter_of
-from attention_guidance.adapters.base import ABLATING
-from attention_guidance.analysis.ablation import Ablation, ablate
+from attention_guidance.analysis.ablation import Ablation, ablate, check_greedy
 from attention_guidance.analysis.census import Census, Estimate, take_census
-from attention_guidance.analysis.without_heads import Place, To
+from attention_guidance.analysis.without_heads import HeadRemoval, Place, To, check_targets, pattern_in_place
 from attention_guidance.commands import results
 from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
@@ -38,6 +36,7 @@ ABLATION_TABLE = "ablate.csv"
 LOSS, PAIRS = "loss", "minimal-pairs"
 #: `to` with this value puts each head's own pattern in its place.
 OWN_PATTERN = "pattern"
+_NO_PATTERN = ("zero", "mean", OWN_PATTERN)
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,10 @@ def ablate_heads(
     console = Console(quiet=quiet)
     with Steps(console, quiet) as steps:
         content = _measured(model, text, settings or AblationSettings(), steps)
-    folder.json(ABLATION_FILE, content)
     folder.csv(ABLATION_TABLE, ablation_rows(content))
     for name, figure in all_figures(content).items():
         folder.figure(name, figure)
+    folder.json(ABLATION_FILE, content)
     report(console, content)
     console.print(f"results: {folder.path / ABLATION_FILE}, {ABLATION_TABLE}; figures are beside them")
     return content
@@ -118,17 +117,24 @@ def ablate_heads(
 def _measured(model: str, text: Text, settings: AblationSettings, steps: Steps) -> dict[str, Any]:
     (subject,) = subjects(model)
     tokenizer = subject.tokenizer()
+    to: To = settings.to if settings.to in _NO_PATTERN else pattern_in_place(settings.to, tokenizer)
     loaded = subject.load_masked_lm("heads are ablated in")
-    adapter_of(loaded, ABLATING)  # before anything is measured, raises if it cannot be ablated
+    # Whatever cannot be ablated is refused before anything is measured.
+    removal = HeadRemoval(loaded)
+    greedy = len(removal.places) if settings.greedy is True else int(settings.greedy or 0)
+    check_greedy(removal, greedy)
     steps.begin("drawing a sample", None)
     sample = _sample(text, loaded, tokenizer, settings)
+    if isinstance(to, Pattern):
+        check_targets(loaded, to, batches(sample.blocks, settings.batch_size))
     guided = subject.guided_patterns(tokenizer)
     patterns = {pattern.name: pattern for pattern in [*named_patterns((), tokenizer), *guided.values()]}
     steps.begin("finding the pattern of each head", len(sample.blocks))
     looked_at = batches(sample.blocks, settings.batch_size)
     taken = take_census(loaded.base_model, looked_at, patterns.values(), progress=steps.at)
-    to = _own_patterns(taken, patterns, guided) if settings.to == OWN_PATTERN else settings.to
-    found = _ablated(loaded, sample, to, tokenizer, settings, taken, steps)
+    if to == OWN_PATTERN:
+        to = _own_patterns(taken, patterns, guided)
+    found = _ablated(loaded, sample, to, greedy, settings, taken, steps)
     toward = {place: pattern.name for place, pattern in guided.items()}
     return {
         **results.header("ablate"),
@@ -168,16 +174,15 @@ def _ablated(
     model: PreTrainedModel,
     sample: Sample,
     to: To,
-    tokenizer: PreTrainedTokenizerBase,
+    greedy: int,
     settings: AblationSettings,
     taken: Census,
     steps: Steps,
 ) -> Ablation:
     n_heads = taken.n_layers * taken.n_heads
-    greedy = n_heads if settings.greedy is True else int(settings.greedy or 0)
     passes = len(sample.given) * (n_heads + sum(n_heads - n for n in range(1, greedy)))
     steps.begin(f"measuring the {settings.task} without each of {n_heads} heads", passes)
-    how: dict[str, Any] = {"greedy": greedy, "tokenizer": tokenizer, "seed": settings.seed, "progress": steps.at}
+    how: dict[str, Any] = {"greedy": greedy, "seed": settings.seed, "progress": steps.at}
     return ablate(model, sample.given, to, measure=sample.measure, **how)
 
 
