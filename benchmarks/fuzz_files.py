@@ -89,6 +89,7 @@ _LABEL = {
     "baseline": {"name": "offset:-1", "value": 0.5, "low": 0.4, "high": 0.6},
     "gain": {"value": 0.3, "low": None, "high": None},
 }
+_PAIRS = {"value": 0.6, "low": 0.5, "high": None, "pairs": 39}
 _HEADER = {
     "schema_version": 1,
     "date": "2026-01-01T00:00:00+00:00",
@@ -133,6 +134,18 @@ RESULTS: dict[str, Any] = {
             {"run": run, "measure": measure, "n": 6, "spearman": -0.5, "low": None, "high": None}
             for run in (None, "a", "b")
             for measure in ("max", "mean")
+        ],
+    },
+    "minimal_pairs.json": {
+        **_HEADER,
+        "kind": "minimal_pairs",
+        "model": "run step 20",
+        "data": "a/b",
+        "pairs": 40,
+        "snapshots": [
+            {"model": f"run step {step}", "step": step, "loss": 4.5, "skipped": 1, "accuracy": _PAIRS}
+            | {"fields": [], "phenomena": [_PAIRS | {"name": "x"}], "paradigms": [_PAIRS | {"name": "y"}]}
+            for step in (10, 20)
         ],
     },
     "finetune.json": {

@@ -41,8 +41,6 @@ from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.architectures import stated_sizes
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
 from attention_guidance.commands.recipe import low_resource
-from attention_guidance.commands.report.figures import probe as probe_figures
-from attention_guidance.commands.report.figures import skill as skill_figures
 from attention_guidance.commands.report.figures.svg import to_svg
 from attention_guidance.commands.studies import models, report
 from attention_guidance.commands.text.corpora import read_documents
@@ -162,31 +160,33 @@ def _number_or_text(text: str) -> int | float | str:
     return text
 
 
+# The key of `report.json` for each kind of result that is shown with figures.
+_LISTS = {"probe": "probes", "minimal_pairs": "pairs", "skill": "skills"}
+
+
 def _read_included(path: Path, chance: Chance) -> bool:
     """Read a result, draw its figures and make its part of the page, as `report` does."""
-    from attention_guidance.commands.report.run_page import _probe
+    from attention_guidance.commands.report.run_page import figures
 
     drawn = chance.random() < _DRAWN
     for item in report._included([path if chance.random() < 0.5 else path.parent]):
-        content: dict[str, list[Any]] = {"runs": [], "probes": [], "skills": []}
+        content: dict[str, list[Any]] = {"runs": [], **{key: [] for key in _LISTS.values()}}
         if item["kind"] == "finetune":
             json.dumps(list(report._scores(item)))
             continue
-        content[f"{item['kind']}s"].append(item)
+        content[_LISTS[item["kind"]]].append(item)
         list(report._tables(content))
         if drawn:
-            figures = (
-                probe_figures.all_figures(item).values() if item["kind"] == "probe" else [skill_figures.scatter(item)]
-            )
-            for figure in figures:
+            for figure in figures(content).values():
                 to_svg(figure)
                 figure.savefig(io.BytesIO(), dpi=160)
-            _rendered(_probe(item) if item["kind"] == "probe" else None, item)
+            _rendered(content)
     return drawn
 
 
-def _rendered(probe: Any, item: Any) -> None:
+def _rendered(content: dict[str, list[Any]]) -> None:
     from attention_guidance.commands.report.page import render
+    from attention_guidance.commands.report.run_page import studied
 
     nothing: Any = {"report": {"tiles": [], "has_slider": False, "has_attention": False, "command": "x"}}
     lists = dict.fromkeys(
@@ -194,8 +194,7 @@ def _rendered(probe: Any, item: Any) -> None:
     )
     sample = {"corpus": "", "sample": {"sequences": 1, "block_size": 1}}
     grids = [{"threshold": 0.5, "heads": [], "rows": [], "run": 0, "name": "", "step": "", "shares": {}, **sample}]
-    probes, skills = ([probe], []) if probe else ([], [(item, "")])
-    page = nothing | lists | {"grids": grids, "probes": probes, "skills": skills, "data": {}}
+    page = nothing | lists | {"grids": grids, **studied(content), "data": {}}
     render("run.html", **(page | {"runs": [{"name": "run"}]}))
 
 
@@ -289,7 +288,7 @@ TARGETS: dict[str, Target] = {
     "heads": _text(WORDS["heads"], _read_heads, named=False),
     "set": _text(WORDS["set"], _read_assignments, named=False, weight=2),
     "flags": _text(WORDS["flags"], _read_flags, named=False, weight=2),
-    **{name: _json(name, _read_included) for name in ("probe.json", "skill.json", "finetune.json")},
+    **{f"{kind}.json": _json(f"{kind}.json", _read_included) for kind in (*_LISTS, "finetune")},
     "trainer_state.json": _json("trainer_state.json", _read_log),
     "results.json": _json("results.json", _read_results),
     "data.json": _json("data.json", _read_data),

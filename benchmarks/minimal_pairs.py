@@ -55,11 +55,11 @@ def main() -> int:
 
 def scored(english: Prepared, arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Pre-train one encoder, unless it is there, and score the pairs."""
-    from attention_guidance.commands.studies.minimal_pairs import minimal_pairs
+    from attention_guidance.commands.studies.minimal_pairs import PairsProbe, minimal_pairs
 
     run = pretrained(english, seed, arm, arguments.runs)
     found = minimal_pairs(
-        str(run), arguments.data / "blimp", run.with_name(f"{run.name}-blimp"), overwrite=True, quiet=True
+        str(run), PairsProbe(arguments.data / "blimp"), run.with_name(f"{run.name}-blimp"), overwrite=True, quiet=True
     )
     return record_of(found, json_of(run / "results.json"), arm, seed)
 

@@ -89,10 +89,19 @@ def demo():
         "task": EVIL, "data": EVIL, "runs": ["guided"], "points": points,
         "correlations": [{"run": None, "measure": m, "spearman": -1.0} for m in ("max", "mean")],
     }  # fmt: skip
+    accuracy = {"value": 0.6, "low": 0.5, "high": 0.7, "pairs": 100}
+    pairs = {
+        "model": EVIL, "data": EVIL, "pairs": 103,
+        "snapshots": [
+            {"model": EVIL, "step": s, "skipped": 3, "accuracy": accuracy, "fields": [], "phenomena": [],
+             "paradigms": [accuracy | {"name": EVIL}, accuracy | {"name": "b", "low": None, "high": None}]}
+            for s in STEPS
+        ],
+    }  # fmt: skip
     return {
         "schema_version": 1, "kind": "report", "date": "2026-11-23T16:00:00+00:00", "versions": {"torch": "2.13.0"},
         "device": "cpu", "command": "attention-guidance report " + "x" * 200, "runs": runs, "probes": [probe],
-        "skills": [skill], "has_attention": True, "has_slider": True,
+        "pairs": [pairs], "skills": [skill], "has_attention": True, "has_slider": True,
         "downstream": [{"model": EVIL, "task": "ner", "metric": "f1", "mean": 0.5, "seeds": 5}],
         "tiles": [{"title": EVIL, "value": EVIL, "text": EVIL}],
     }  # fmt: skip

@@ -32,6 +32,22 @@ def sentences(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def pairs(tmp_path):
+    """Minimal pairs of two paradigms; those of one are alike."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    rows = [
+        {"sentence_good": f"Cat {n} sleeps.", "sentence_bad": f"Cat {n} sleep.", "UID": "agreement",
+         "linguistics_term": "subject_verb", "field": "morphology"}
+        for n in range(6)
+    ]  # fmt: skip
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    same = {"sentence_good": "The same.", "sentence_bad": "The same."}
+    (folder / "b.jsonl").write_text("\n".join([json.dumps(same)] * 3))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def long_model(tmp_path_factory, whole_run):
     """A random model that takes longer sequences than the run's."""

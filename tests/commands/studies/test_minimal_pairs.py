@@ -159,21 +159,6 @@ def test_accuracy_is_the_mean_over_paradigms():
     assert np.isnan(_accuracy([[1.0]])["low"])
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    rows = [
-        {"sentence_good": f"Cat {n} sleeps.", "sentence_bad": f"Cat {n} sleep.", "UID": "agreement",
-         "linguistics_term": "subject_verb", "field": "morphology"}
-        for n in range(6)
-    ]  # fmt: skip
-    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    same = {"sentence_good": "The same.", "sentence_bad": "The same."}
-    (folder / "b.jsonl").write_text("\n".join([json.dumps(same)] * 3))
-    return folder
-
-
 def test_the_command_scores_a_folder_and_checkpoints(tmp_path, cli, whole_run, pairs, capsys):
     out = tmp_path / "out"
     assert cli("probe", whole_run, pairs, "--task", "minimal-pairs", "-o", out) == 0

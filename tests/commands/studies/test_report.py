@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -15,9 +16,12 @@ from transformers import AutoTokenizer
 from attention_guidance.commands.studies.report import _tiles
 
 
-def test_report(tmp_path, cli, many_checkpoints, whole_run, corpus, sentences):
+def test_report(tmp_path, cli, many_checkpoints, whole_run, corpus, sentences, pairs):
     assert cli("probe", whole_run, sentences, "--task", "reflexive", "-o", tmp_path / "p", "-q") == 0
-    arguments = ["--sequences", "8", "--include", tmp_path / "p", "--sentence", "abe </script> runs.", "-q"]
+    scored = ["probe", many_checkpoints, pairs, "--task", "minimal-pairs", "--checkpoints", "-o", tmp_path / "m", "-q"]
+    assert cli(*scored) == 0
+    included = ["--include", tmp_path / "p", tmp_path / "m"]
+    arguments = ["--sequences", "8", *included, "--sentence", "abe </script> runs.", "-q"]
     assert cli("report", many_checkpoints, whole_run, "-o", tmp_path / "r", *arguments) == 0
     content = read(tmp_path / "r" / "report.json")
     assert [run["name"] for run in content["runs"]] == ["guided", "run"]
@@ -31,7 +35,15 @@ def test_report(tmp_path, cli, many_checkpoints, whole_run, corpus, sentences):
     page = (tmp_path / "r" / "report.html").read_text()
     assert page.count("</script>") == 2
     assert len(content["probes"]) == 1
+    (scores,) = content["pairs"]
+    assert scores == {**read(tmp_path / "m" / "minimal_pairs.json")}
+    assert [taken["step"] for taken in scores["snapshots"]] == [10, 20, 30, 40, 50, 60]
+    with (tmp_path / "r" / "data" / "pairs-1.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "all"]
+    assert [float(row["accuracy"]) for row in rows] == [one["accuracy"]["value"] for one in scores["snapshots"]]
+    assert f"9 pairs in 2 paradigms: {scores['snapshots'][-1]['accuracy']['value']:.3f}" in page
     for name in (
+        "figures/pairs-1-minimal_pairs.svg", "figures/pairs-1-steps.png",
         "figures/validation.svg", "figures/guided-heads.png", "data/guided-census.csv", "data/run-curves.csv",
         "data/guided-similarity.csv", "data/probe-1-reflexive.csv",
     ):  # fmt: skip

@@ -217,6 +217,32 @@ def test_skill_over_checkpoints(tmp_path, cli, many_checkpoints, sentences):
     assert (tmp_path / "s" / "skill.png").exists()
 
 
+def test_skill_of_minimal_pairs(tmp_path, cli, many_checkpoints, pairs, capsys):
+    """At each checkpoint the accuracy that `probe --checkpoints` finds."""
+    how = ["--task", "minimal-pairs"]
+    long = json.dumps({"sentence_good": "abe " * 90, "sentence_bad": "abe"})
+    (pairs / "b.jsonl").write_text((pairs / "b.jsonl").read_text() + "\n" + long)
+    assert cli("probe", many_checkpoints, pairs, *how, "--checkpoints", "-o", tmp_path / "p", "-q") == 0
+    scored = read(tmp_path / "p" / "minimal_pairs.json")["snapshots"]
+    capsys.readouterr()
+    assert cli("skill", many_checkpoints, "--data", pairs, *how, "-o", tmp_path / "s") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "9 pairs, pairs left out: 1 longer than the model reads" in said
+    assert "Accuracy (minimal-pairs) against validation loss" in said
+    content = read(tmp_path / "s" / "skill.json")
+    assert (content["task"], content["data"], content["seed"]) == ("minimal-pairs", f"{tmp_path.name}/pairs", 1)
+    assert content["points"] == [
+        {"run": "guided", "step": one["step"], "loss": one["loss"], "accuracy": one["accuracy"]["value"], "chance": 0.5}
+        for one in scored
+    ]
+    assert {(c["run"], c["measure"]) for c in content["correlations"]} == {(None, "accuracy"), ("guided", "accuracy")}
+    assert (tmp_path / "s" / "skill.csv").read_text().startswith("run,step,loss,accuracy,chance\n")
+    shown = ["--include", tmp_path / "s", "--sequences", 2, "--sentence", "abe", "-q"]
+    assert cli("report", many_checkpoints, *shown, "-o", tmp_path / "r") == 0
+    assert (tmp_path / "r" / "figures" / "skill-1-minimal-pairs.svg").exists()
+    assert "accuracy of the model" in (tmp_path / "r" / "report.html").read_text()
+
+
 def test_reflexives(tmp_path, cli):
     assert cli("reflexives", "-o", tmp_path / "r", "--sentences", 30, "--no-attractors", "-q") == 0
     assert len((tmp_path / "r" / "reflexives.txt").read_text().splitlines()) == 30

@@ -35,14 +35,16 @@ Do heads attend from a word to the word that it refers to or depends on, without
 Since the best of many heads is partly best by chance, it is chosen on one half of the texts and evaluated on the other.
 Writes OUTPUT/probe.json and probe.csv (accuracy of every head), and figures. minimal-pairs asks the whole model, not
 its heads: which sentence of each pair has the higher pseudo-log-likelihood? It writes OUTPUT/minimal_pairs.json, a
-table and a figure.
+table and figures.
 """
 _SKILL = """\
 Does the linguistic skill of heads correlate with the quality of the language model? Probes the checkpoints of runs, and
 compares the accuracy of the best head and the mean over heads with the validation loss: rank correlation and interval.
 
   attention-guidance skill runs/guided runs/unguided --data sentences.txt --task reflexive -o looks/skill
+  attention-guidance skill runs/guided runs/unguided --data data/blimp --task minimal-pairs -o looks/skill
 
+minimal-pairs takes the accuracy of the whole model.
 To keep enough checkpoints, use pretrain --keep-checkpoints. Writes OUTPUT/skill.json, skill.csv and a figure.
 """
 _LOOK = """\
@@ -125,7 +127,7 @@ def _add_census(parser: argparse.ArgumentParser) -> None:
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--task", required=True, help="reflexive, coreference, gap or dependency; probe: minimal-pairs too")
+    add("--task", required=True, help="reflexive, coreference, gap, dependency or minimal-pairs")
     add(
         "--protocol",
         default="words",
@@ -237,33 +239,31 @@ def _census(arguments: dict[str, Any]) -> int:
 
 
 def _probe(arguments: dict[str, Any]) -> int:
+    from attention_guidance.commands.studies.minimal_pairs import minimal_pairs
     from attention_guidance.commands.studies.probe import probe
 
     model, output = arguments.pop("model"), arguments.pop("output")
-    with_checkpoints = arguments.pop("with_checkpoints")
-    if arguments["task"] == _PAIRS:
-        return _minimal_pairs(model, output, with_checkpoints, arguments)
+    with_checkpoints, of_pairs = arguments.pop("with_checkpoints"), arguments["task"] == _PAIRS
+    how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
+    resamples = arguments.pop("resamples")
+    if of_pairs:
+        minimal_pairs(model, _questions(arguments), output, with_checkpoints=with_checkpoints, **how)
+        return 0
     if with_checkpoints:
         raise ConfigError(f"--checkpoints is for --task {_PAIRS}; skill probes the heads of checkpoints")
-    how = {name: arguments.pop(name) for name in ("resamples", "overwrite", "quiet")}
-    probe(model, _questions(arguments), output, **how)
-    return 0
-
-
-def _minimal_pairs(model: str, output: Path, with_checkpoints: bool, arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.studies.minimal_pairs import minimal_pairs
-
-    if arguments["distractors"] or arguments["protocol"] != "words":
-        raise ConfigError(f"--distractors and --protocol are for --task reflexive, not {_PAIRS}")
-    how = {name: arguments[name] for name in ("overwrite", "quiet")}
-    minimal_pairs(model, arguments["data"], output, with_checkpoints=with_checkpoints, **how)
+    probe(model, _questions(arguments), output, resamples=resamples, **how)
     return 0
 
 
 def _questions(arguments: dict[str, Any]) -> Any:
+    from attention_guidance.commands.studies.minimal_pairs import PairsProbe
     from attention_guidance.commands.studies.probe import Probe
 
-    return Probe(**arguments)
+    if arguments["task"] != _PAIRS:
+        return Probe(**arguments)
+    if arguments["distractors"] or arguments["protocol"] != "words":
+        raise ConfigError(f"--distractors and --protocol are for --task reflexive, not {_PAIRS}")
+    return PairsProbe(arguments["data"], arguments["seed"])
 
 
 def _skill(arguments: dict[str, Any]) -> int:

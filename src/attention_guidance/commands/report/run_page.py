@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from attention_guidance.commands.report.figures import census as census_figures
+from attention_guidance.commands.report.figures import minimal_pairs as pairs_figures
 from attention_guidance.commands.report.figures import probe as probe_figures
 from attention_guidance.commands.report.figures import run as run_figures
 from attention_guidance.commands.report.figures import skill as skill_figures
@@ -54,8 +55,7 @@ def write_run_page(report: Content, path: Path) -> None:
             for number, run in enumerate(runs)
             if run["census"]["similarity"] is not None
         ],
-        probes=[_probe(probe) for probe in report["probes"]],
-        skills=[(skill, _svg(skill_figures.scatter(skill))) for skill in report["skills"]],
+        **studied(report),
         downstream=report["downstream"],
         made=_made(report),
         data={
@@ -81,9 +81,20 @@ def figures(report: Content) -> dict[str, Figure]:
     for number, probe in enumerate(report["probes"]):
         named = probe_figures.all_figures(probe)
         drawn |= {f"probe-{number + 1}-{probe['task']}-{name}": fig for name, fig in named.items()}
+    for number, pairs in enumerate(report.get("pairs", ())):
+        drawn |= {f"pairs-{number + 1}-{name}": fig for name, fig in pairs_figures.all_figures(pairs).items()}
     for number, skill in enumerate(report["skills"]):
         drawn[f"skill-{number + 1}-{skill['task']}"] = skill_figures.scatter(skill)
     return drawn
+
+
+def studied(report: Content) -> dict[str, Any]:
+    """The parts of the page about results of `probe` and `skill`."""
+    return {
+        "probes": [_probe(probe) for probe in report["probes"]],
+        "pairs": [_pairs(content) for content in report.get("pairs", ())],
+        "skills": [(skill, _svg(skill_figures.scatter(skill))) for skill in report["skills"]],
+    }
 
 
 def _svg(fig: Figure) -> Markup:
@@ -199,6 +210,15 @@ def _probe(probe: Content) -> dict[str, Any]:
     beaten = [label["label"] for label in probe["labels"] if label["label"] != "all" and label["intervals_apart"]]
     kept = [label["label"] for label in probe["labels"] if label["label"] != "all" and not label["intervals_apart"]]
     return {"content": probe, "figures": drawn, "beaten": beaten, "kept": kept}
+
+
+def _pairs(content: Content) -> dict[str, Any]:
+    last = content["snapshots"][-1]
+    kinds = (("field", "fields"), ("phenomenon", "phenomena"), ("paradigm", "paradigms"))
+    rows = [("", {"name": "all paradigms", **last["accuracy"]})]
+    rows += [(kind, row) for kind, key in kinds for row in last[key]]
+    drawn = {name: _svg(fig) for name, fig in pairs_figures.all_figures(content).items()}
+    return {"content": content, "last": last, "rows": rows, "figures": drawn}
 
 
 def _made(report: Content) -> list[tuple[str, str]]:

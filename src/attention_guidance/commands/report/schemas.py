@@ -1,4 +1,4 @@
-"""Types of the JSON files that studies read: results of probe, skill, finetune and runs, and the Trainer's log."""
+"""Types of the JSON files that studies read: results of probes, skill, finetune and runs, and the Trainer's log."""
 
 from __future__ import annotations
 
@@ -93,14 +93,53 @@ _RECTANGULAR = Rule("must have an accuracy for each direction, layer and head", 
 ProbeResult = Annotated[ProbeContent, _RECTANGULAR]
 
 
+class PairsAccuracy(TypedDict):
+    """An accuracy on minimal pairs; its interval is null if there are too few."""
+
+    value: Share
+    low: Share | None
+    high: Share | None
+    pairs: Count
+
+
+class PairsGroup(PairsAccuracy):
+    """That of a field, phenomenon or paradigm."""
+
+    name: str
+
+
+class PairsSnapshot(TypedDict):
+    """The accuracies of one model."""
+
+    model: str
+    step: Count | None
+    skipped: Count
+    accuracy: PairsAccuracy
+    fields: list[PairsGroup]
+    phenomena: list[PairsGroup]
+    paradigms: Annotated[list[PairsGroup], NOT_EMPTY]
+
+
+class PairsResult(TypedDict):
+    """The content of `minimal_pairs.json` that the page shows."""
+
+    schema_version: Literal[1]
+    kind: Literal["minimal_pairs"]
+    model: str
+    data: str
+    pairs: Count
+    snapshots: Annotated[list[PairsSnapshot], NOT_EMPTY]
+
+
 class Point(TypedDict):
-    """A checkpoint in `skill.json`."""
+    """A checkpoint in `skill.json`: accuracies over heads, or that of the model."""
 
     run: str
     step: Count
     loss: float
-    max: Share
-    mean: Share
+    max: NotRequired[Share]
+    mean: NotRequired[Share]
+    accuracy: NotRequired[Share]
     chance: Share
 
 
@@ -108,7 +147,7 @@ class Correlation(TypedDict):
     """A rank correlation, of one run or (null) of all."""
 
     run: str | None
-    measure: Literal["max", "mean"]
+    measure: Literal["max", "mean", "accuracy"]
     spearman: float | None
 
 
@@ -117,7 +156,7 @@ class SkillContent(TypedDict):
 
     schema_version: Literal[1]
     kind: Literal["skill"]
-    task: Literal["reflexive", "coreference", "gap", "dependency"]
+    task: Literal["reflexive", "coreference", "gap", "dependency", "minimal-pairs"]
     data: str
     runs: Annotated[list[str], NOT_EMPTY]
     points: Annotated[list[Point], NOT_EMPTY]
@@ -125,9 +164,12 @@ class SkillContent(TypedDict):
 
 
 def _has_overall(skill: Any) -> bool:
-    return {"max", "mean"} <= {item["measure"] for item in skill["correlations"] if item["run"] is None}
+    """Whether what the points measure is what is correlated over all runs."""
+    overall = {item["measure"] for item in skill["correlations"] if item["run"] is None}
+    return bool(overall) and all(overall == {*_MEASURES} & {*point} for point in skill["points"])
 
 
+_MEASURES = ("max", "mean", "accuracy")
 SkillResult = Annotated[SkillContent, Rule("must have a correlation of each measure over all runs", _has_overall)]
 
 

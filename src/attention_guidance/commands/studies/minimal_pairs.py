@@ -1,9 +1,11 @@
-"""`attention-guidance probe --task minimal-pairs`: does a model prefer the acceptable sentence of a pair?"""
+"""Minimal pairs, in `probe` and `skill`: does a model prefer the acceptable sentence of a pair?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.probes.pseudo_likelihood import n_tokens, pseudo_log_likelihoods
-from attention_guidance.commands.report.figures.minimal_pairs import accuracies
+from attention_guidance.commands.report.figures.minimal_pairs import all_figures
 from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
@@ -23,18 +25,90 @@ from attention_guidance.errors import ConfigError, CorpusError
 
 PAIRS_FILE = "minimal_pairs.json"
 PAIRS_TABLE = "minimal_pairs.csv"
+#: The task of `probe` and `skill` that asks the model, not its heads.
+PAIRS_TASK = "minimal-pairs"
+_TOO_LONG = "longer than the model reads"
 _Z = 1.96
+
+
+@dataclass(frozen=True)
+class PairsProbe:
+    """Settings of a probe of minimal pairs.
+
+    Attributes:
+        data: a file or folder of pairs, see `read_minimal_pairs`.
+        seed: seed of the bootstrap of `skill`.
+        batch_tokens: tokens in a forward pass.
+    """
+
+    data: Path
+    seed: int = 1
+    batch_tokens: int = 4096
+
+    @cached_property
+    def pairs(self) -> list[MinimalPair]:
+        """The pairs.
+
+        Raises:
+            CorpusError: they cannot be read.
+        """
+        return read_minimal_pairs(self.data)
+
+    def scores(
+        self, subject: Subject, steps: Steps | None = None
+    ) -> tuple[list[tuple[float, float]], list[MinimalPair]]:
+        """The scores of both sentences of each pair, and the pairs that the model can read.
+
+        Args:
+            subject: the model.
+            steps: shows the progress.
+
+        Raises:
+            ConfigError: the model is no masked language model, has no mask token, or its scores are NaN.
+            CorpusError: it can read none of the pairs.
+        """
+        tokenizer = subject.tokenizer("mask")
+        model = subject.load_masked_lm("pairs are scored by")
+        longest = longest_sequence(model, tokenizer)
+        lengths = n_tokens(tokenizer, _sentences(self.pairs), special=True)
+        fits = [max(lengths[2 * n : 2 * n + 2]) <= longest for n in range(len(self.pairs))]
+        kept = [pair for pair, fit in zip(self.pairs, fits, strict=True) if fit]
+        if not kept:
+            raise CorpusError(f"every sentence is longer than the {longest} tokens that {subject.name} reads")
+        sentences = _sentences(kept)
+        if steps is not None:
+            n_rows = sum(n_tokens(tokenizer, sentences, special=False))
+            steps.begin(f"scoring {len(kept):,} pairs with {subject.name}", n_rows)
+        progress = None if steps is None else steps.at
+        found = pseudo_log_likelihoods(model, tokenizer, sentences, batch_tokens=self.batch_tokens, progress=progress)
+        if any(map(math.isnan, found)):
+            raise ConfigError(f"model {subject.source!r}: its scores are NaN; its weights may have diverged to NaN")
+        return [*zip(found[::2], found[1::2], strict=True)], kept
+
+    def skill(self, subject: Subject) -> tuple[dict[str, float], dict[str, Any]]:
+        """The accuracy of a model for `skill`, the mean over paradigms, and chance; and counts of pairs.
+
+        Raises:
+            GuidanceError: see `scores`.
+        """
+        scores, kept = self.scores(subject)
+        skipped = {_TOO_LONG: len(self.pairs) - len(kept)} if len(kept) < len(self.pairs) else {}
+        value = float(_summary(kept, scores)["accuracy"]["value"])
+        return {"accuracy": value, "chance": 0.5}, {"texts": len(kept), "skipped_texts": skipped}
+
+    def facts(self) -> dict[str, Any]:
+        """The settings as JSON."""
+        return {"data": "/".join(self.data.absolute().parts[-2:]), "task": PAIRS_TASK, "seed": self.seed}
 
 
 @until_done()
 @names_batch_size
 def minimal_pairs(
     model: str,
-    data: Path,
+    asked: PairsProbe,
     output: Path,
     *,
     with_checkpoints: bool = False,
-    batch_tokens: int = 4096,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -42,10 +116,9 @@ def minimal_pairs(
 
     Args:
         model: folder of a masked language model or run, or a name on the Hugging Face hub.
-        data: a file or folder of pairs, see `read_minimal_pairs`.
-        output: folder for `minimal_pairs.json`, `minimal_pairs.csv` (a row for each pair) and the figure.
+        asked: the settings of the probe.
+        output: folder for `minimal_pairs.json`, `minimal_pairs.csv` (a row for each pair) and the figures.
         with_checkpoints: whether to score every checkpoint of a run.
-        batch_tokens: tokens in a forward pass.
         overwrite: whether to replace existing results in the folder.
         quiet: whether to print nothing.
 
@@ -57,55 +130,33 @@ def minimal_pairs(
     """
     folder = Output.of_study(output, PAIRS_FILE, overwrite)
     console = Console(quiet=quiet)
-    pairs = read_minimal_pairs(data)
-    snapshots, rows = [], []
+    snapshots, rows, n_pairs = [], [], len(asked.pairs)
     with Steps(console, quiet) as steps:
         for subject in subjects(model, with_checkpoints=with_checkpoints):
-            scores, kept = _scores(subject, pairs, batch_tokens, steps)
+            scores, kept = asked.scores(subject, steps)
             snapshots.append(
-                {"model": subject.name, "step": subject.step, "loss": subject.loss(), "skipped": len(pairs) - len(kept)}
+                {"model": subject.name, "step": subject.step, "loss": subject.loss(), "skipped": n_pairs - len(kept)}
                 | _summary(kept, scores)
             )
             rows = [*_rows(kept, scores)]
     content = {
         **results.header("minimal_pairs"),
         "model": snapshots[-1]["model"],
-        "data": "/".join(data.absolute().parts[-2:]),
-        "pairs": len(pairs),
+        "data": asked.facts()["data"],
+        "pairs": n_pairs,
         "snapshots": snapshots,
     }
     folder.csv(PAIRS_TABLE, rows)
-    folder.figure("minimal_pairs", accuracies(content))
+    for name, figure in all_figures(content).items():
+        folder.figure(name, figure)
     folder.json(PAIRS_FILE, content)
     report(console, content)
-    console.print(f"results: {folder.path / PAIRS_FILE}, {PAIRS_TABLE}; the figure is beside them")
+    console.print(f"results: {folder.path / PAIRS_FILE}, {PAIRS_TABLE}; figures are beside them")
     return content
 
 
-def _scores(
-    subject: Subject, pairs: Sequence[MinimalPair], batch_tokens: int, steps: Steps
-) -> tuple[list[tuple[float, float]], list[MinimalPair]]:
-    """The scores of both sentences of each pair, and the pairs that the model can read.
-
-    Raises:
-        ConfigError: the model is no masked language model, has no mask token, or its scores are NaN.
-        CorpusError: it can read none of the pairs.
-    """
-    tokenizer = subject.tokenizer("mask")
-    model = subject.load_masked_lm("pairs are scored by")
-    longest = longest_sequence(model, tokenizer)
-    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
-    lengths = n_tokens(tokenizer, sentences, special=True)
-    fits = [max(lengths[2 * n : 2 * n + 2]) <= longest for n in range(len(pairs))]
-    kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
-    if not kept:
-        raise CorpusError(f"every sentence is longer than the {longest} tokens that {subject.name} reads")
-    sentences = [sentence for pair in kept for sentence in (pair.good, pair.bad)]
-    steps.begin(f"scoring {len(kept):,} pairs with {subject.name}", sum(n_tokens(tokenizer, sentences, special=False)))
-    found = pseudo_log_likelihoods(model, tokenizer, sentences, batch_tokens=batch_tokens, progress=steps.at)
-    if any(map(math.isnan, found)):
-        raise ConfigError(f"model {subject.source!r}: its scores are NaN; its weights may have diverged to NaN")
-    return [*zip(found[::2], found[1::2], strict=True)], kept
+def _sentences(pairs: Sequence[MinimalPair]) -> list[str]:
+    return [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
 
 
 def _summary(pairs: Sequence[MinimalPair], scores: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -172,6 +172,18 @@ class Probe:
         answers = ask(texts, protocol=self.protocol, directions=directions)
         return replace(answers, skipped={**left_out, **answers.skipped})
 
+    def skill(self, subject: Subject) -> tuple[dict[str, float], dict[str, Any]]:
+        """The accuracies of a model for `skill`: of the best head, the mean over heads, chance; and counts of texts.
+
+        Raises:
+            GuidanceError: see `answers`.
+        """
+        answers = self.answers(subject)
+        by_head = answers.right.mean(0)
+        accuracies = {"max": by_head.max(), "mean": by_head.mean(), "chance": answers.right_by_chance.mean()}
+        counts = {"texts": answers.n_texts, "skipped_texts": answers.skipped}
+        return {name: float(value) for name, value in accuracies.items()}, counts
+
     def facts(self) -> dict[str, Any]:
         """The settings as JSON."""
         return {
@@ -282,9 +294,9 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def left_out(skipped: Mapping[str, int]) -> str:
-    """The end of a printed line about texts: how many were left out and why; empty if none were."""
-    return f", texts left out: {'; '.join(f'{n:,} {why}' for why, n in skipped.items())}" if skipped else ""
+def left_out(skipped: Mapping[str, int], what: str = "texts") -> str:
+    """The end of a printed line about texts or pairs: how many were left out and why; empty if none were."""
+    return f", {what} left out: {'; '.join(f'{n:,} {why}' for why, n in skipped.items())}" if skipped else ""
 
 
 def _shown(accuracy: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE,
 from attention_guidance.commands.printing import Console
 from attention_guidance.commands.reading.json_files import checked, read_json
 from attention_guidance.commands.report.run_page import figures, write_run_page
-from attention_guidance.commands.report.schemas import FinetuneResult, LogEntry, ProbeResult, SkillResult
+from attention_guidance.commands.report.schemas import FinetuneResult, LogEntry, PairsResult, ProbeResult, SkillResult
 from attention_guidance.commands.studies.census import CensusSettings, census_rows, measured_census
 from attention_guidance.commands.studies.models import (
     USUAL_LENGTH,
@@ -54,7 +54,7 @@ _OF_TRAINING = ("learning_rate", "masking_rate", "heads", "weight", "loss", "sch
 _SETTINGS = (*_OF_MODEL, *_OF_TRAINING)
 
 # Results that a page can show.
-_INCLUDED = {"probe": ProbeResult, "skill": SkillResult, "finetune": FinetuneResult}
+_INCLUDED = {"probe": ProbeResult, "minimal_pairs": PairsResult, "skill": SkillResult, "finetune": FinetuneResult}
 
 
 @until_done()
@@ -105,6 +105,7 @@ def report(
         **results.header("report"),
         "runs": records,
         "probes": [item for item in included if item["kind"] == "probe"],
+        "pairs": [item for item in included if item["kind"] == "minimal_pairs"],
         "skills": [item for item in included if item["kind"] == "skill"],
         "downstream": [row for item in included if item["kind"] == "finetune" for row in _scores(item)],
         "has_attention": any(record["attention"] for record in records),
@@ -263,8 +264,22 @@ def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, ob
             yield f"{run['name']}-curves", curves
     for number, probe in enumerate(content["probes"], 1):
         yield f"probe-{number}-{probe['task']}", [_label_row(label) for label in probe["labels"]]
+    for number, pairs in enumerate(content["pairs"], 1):
+        yield f"pairs-{number}", list(_pairs_rows(pairs))
     for number, skill in enumerate(content["skills"], 1):
         yield f"skill-{number}-{skill['task']}", skill["points"]
+
+
+def _pairs_rows(pairs: Mapping[str, Any]) -> Iterator[dict[str, object]]:
+    """The accuracies at each checkpoint: of all paradigms, and by field, phenomenon and paradigm."""
+    for taken in pairs["snapshots"]:
+        groups = [("all", {"name": "", **taken["accuracy"]})]
+        for kind, key in (("field", "fields"), ("phenomenon", "phenomena"), ("paradigm", "paradigms")):
+            groups += [(kind, row) for row in taken[key]]
+        for kind, row in groups:
+            place: dict[str, object] = {"step": "" if taken["step"] is None else taken["step"], "kind": kind}
+            accuracy = {"accuracy": row["value"], "accuracy_low": row["low"], "accuracy_high": row["high"]}
+            yield place | {"name": row["name"], "pairs": row["pairs"]} | accuracy
 
 
 def _label_row(label: Mapping[str, Any]) -> dict[str, object]:

@@ -13,6 +13,7 @@ from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.report.figures import skill as skill_figures
+from attention_guidance.commands.studies.minimal_pairs import PAIRS_TASK, PairsProbe
 from attention_guidance.commands.studies.models import names_of, subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.probe import Probe, left_out
@@ -21,15 +22,14 @@ from attention_guidance.errors import RunError
 
 SKILL_FILE = "skill.json"
 SKILL_TABLE = "skill.csv"
-MEASURES = ("max", "mean")
 
 
 @until_done()
 @names_batch_size
 def skill(
-    runs: Sequence[str], asked: Probe, output: Path, *, overwrite: bool = False, quiet: bool = False
+    runs: Sequence[str], asked: Probe | PairsProbe, output: Path, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Probe every checkpoint of some runs and correlate the accuracy of its heads with its validation loss.
+    """Probe every checkpoint of some runs and correlate the accuracy of its heads, or its own, with its loss.
 
     Args:
         runs: folders of runs of `pretrain` with checkpoints.
@@ -62,13 +62,9 @@ def skill(
     with Steps(console, quiet) as steps:
         steps.begin("probing checkpoints", len(known))
         for run, subject in known:
-            answers = asked.answers(subject)
-            by_head = answers.right.mean(0)
-            accuracy = {"max": by_head.max(), "mean": by_head.mean(), "chance": answers.right_by_chance.mean()}
-            point = {"run": run, "step": subject.step, "loss": subject.loss()}
-            points.append(point | {name: float(value) for name, value in accuracy.items()})
+            accuracies, counts = asked.skill(subject)
+            points.append({"run": run, "step": subject.step, "loss": subject.loss()} | accuracies)
             steps.at(len(points))
-            counts = {"texts": answers.n_texts, "skipped_texts": answers.skipped}
     content = {
         **results.header("skill"),
         "runs": names,
@@ -86,12 +82,17 @@ def skill(
     return content
 
 
+def measures_of(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was measured at checkpoints: `max` and `mean` over heads, or the `accuracy` of the model."""
+    return [name for name in points[0] if name in ("max", "mean", "accuracy")]
+
+
 def correlations(points: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
     """Spearman's rank correlation between accuracy and loss, over all checkpoints and within each run."""
     result = []
     for run in [None, *dict.fromkeys(point["run"] for point in points)]:
         chosen = [point for point in points if run is None or point["run"] == run]
-        for measure in MEASURES:
+        for measure in measures_of(points):
             value, low, high = rank_correlation(
                 [point["loss"] for point in chosen], [point[measure] for point in chosen], seed=seed
             )
@@ -103,10 +104,12 @@ def correlations(points: Sequence[Mapping[str, Any]], seed: int) -> list[dict[st
 
 def report(console: Console, content: Mapping[str, Any]) -> None:
     """Print the correlations."""
-    counts = content["counts"]
-    console.print(f"{counts['texts']:,} texts{left_out(counts['skipped_texts'])}")
-    table = Table(title=f"Accuracy of heads ({content['task']}) against validation loss: Spearman's rank correlation")
-    for heading in ("checkpoints of", "n", *MEASURES):
+    counts, of_pairs = content["counts"], content["task"] == PAIRS_TASK
+    what = "pairs" if of_pairs else "texts"
+    console.print(f"{counts['texts']:,} {what}{left_out(counts['skipped_texts'], what)}")
+    whose = "Accuracy" if of_pairs else "Accuracy of heads"
+    table = Table(title=f"{whose} ({content['task']}) against validation loss: Spearman's rank correlation")
+    for heading in ("checkpoints of", "n", *measures_of(content["points"])):
         table.add_column(heading, justify="right" if heading != "checkpoints of" else "left")
     rows: dict[str, list[Any]] = {}
     for item in content["correlations"]:
@@ -114,7 +117,8 @@ def report(console: Console, content: Mapping[str, Any]) -> None:
     for run, cells in rows.items():
         table.add_row(run, *cells)
     console.print(table)
-    console.print("below 0: heads are better in better models; checkpoints of one run are not independent")
+    better = "better models prefer more acceptable sentences" if of_pairs else "heads are better in better models"
+    console.print(f"below 0: {better}; checkpoints of one run are not independent")
 
 
 def _shown(item: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The figure of minimal pairs: the accuracy of each paradigm with its interval, or over the steps of a run."""
+"""The figures of minimal pairs: the accuracy of each paradigm with its interval, and over the steps of a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,35 @@ from attention_guidance.commands.report.figures.drawing import NOT_MATH, finite,
 from attention_guidance.commands.report.figures.svg import PALETTE
 from attention_guidance.commands.report.figures.tokens import printable
 
+Content = Mapping[str, Any]
 
-def accuracies(content: Mapping[str, Any]) -> Figure:
+
+def all_figures(content: Content) -> dict[str, Figure]:
+    """All figures of minimal pairs by name."""
+    drawn = {"minimal_pairs": accuracies(content)}
+    if len(content["snapshots"]) > 1:
+        drawn["steps"] = over_steps(content)
+    return drawn
+
+
+def over_steps(content: Content) -> Figure:
+    """The accuracy over all paradigms at each checkpoint, with its interval."""
+    fig = Figure(figsize=(8, 3.2), facecolor="none")
+    fig.set_label(f"Accuracy on minimal pairs over training steps, {content['model']}")
+    ax = fig.add_axes((0.07, 0.17, 0.9, 0.7), facecolor="none")
+    style_axes(ax, "training step", "accuracy on minimal pairs; chance is 0.5")
+    ax.axhline(0.5, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
+    points = [(taken["step"], taken["accuracy"]) for taken in content["snapshots"] if taken["step"] is not None]
+    colour = PALETTE["guided"]
+    ax.plot([step for step, _ in points], [found["value"] for _, found in points], "o-", color=colour, markersize=4)
+    for step, found in points:
+        low, high = finite(found["low"]), finite(found["high"])
+        if low is not None and high is not None:
+            ax.plot([step] * 2, [low, high], color=colour, linewidth=1.6, solid_capstyle="butt")
+    return fig
+
+
+def accuracies(content: Content) -> Figure:
     """Accuracy by paradigm, best first, and of all.
 
     Args:

@@ -1,4 +1,4 @@
-"""The figure of `skill`: accuracy of heads against validation loss."""
+"""The figure of `skill`: accuracy of heads, or of the model, against validation loss."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from attention_guidance.commands.report.figures.drawing import NOT_MATH, annotat
 from attention_guidance.commands.report.figures.svg import PALETTE, series
 from attention_guidance.commands.report.figures.tokens import printable
 
+_TITLES = {
+    "max": "accuracy of the best head",
+    "mean": "accuracy of the mean head",
+    "accuracy": "accuracy of the model",
+}
+
 
 def scatter(skill: Mapping[str, Any]) -> Figure:
-    """One point per checkpoint: validation loss (falling to the right) against best and mean accuracy of heads."""
-    fig = Figure(figsize=(9, 3.9), facecolor="none")
-    fig.set_label(f"Accuracy of heads against validation loss, {skill['task']}")
-    for number, measure in enumerate(("max", "mean")):
-        ax = fig.add_axes((0.06 + number * 0.49, 0.14, 0.44, 0.68), facecolor="none")
-        overall = next(c for c in skill["correlations"] if c["run"] is None and c["measure"] == measure)
+    """One point per checkpoint: validation loss (falling to the right) against each accuracy, in axes of its own."""
+    measures = {item["measure"]: item for item in skill["correlations"] if item["run"] is None}
+    width = 4.5 * len(measures)
+    fig = Figure(figsize=(width, 3.9), facecolor="none")
+    fig.set_label(f"Accuracy against validation loss, {skill['task']}")
+    for number, (measure, overall) in enumerate(measures.items()):
+        ax = fig.add_axes(((0.54 + number * 4.41) / width, 0.14, 3.96 / width, 0.68), facecolor="none")
         rank = "" if overall["spearman"] is None else f", rank correlation {overall['spearman']:+.2f}".replace("-", "−")
-        style_axes(
-            ax, "validation loss, nats a token", f"accuracy of the {'best' if number == 0 else 'mean'} head{rank}"
-        )
+        style_axes(ax, "validation loss, nats a token", f"{_TITLES[measure]}{rank}")
         ax.xaxis.set_major_locator(MaxNLocator(6))
         ax.xaxis.set_major_formatter(plain_numbers())
         for place, run in enumerate(skill["runs"]):
@@ -36,9 +41,9 @@ def scatter(skill: Mapping[str, Any]) -> Figure:
         annotate_line(ax, "chance", chance)
         ax.set_ylim(bottom=0)
         ax.invert_xaxis()
-    x = 0.06
+    x = 0.54
     for place, run in enumerate(skill["runs"]):
         text = printable(run)
-        fig.text(x, 0.95, text, color=series(place), fontsize=10, fontweight="bold", **NOT_MATH)
-        x += 0.011 * len(text) + 0.03
+        fig.text(x / width, 0.95, text, color=series(place), fontsize=10, fontweight="bold", **NOT_MATH)
+        x += 0.1 * len(text) + 0.27
     return fig
