@@ -58,10 +58,11 @@ fuzz: $(VENV)/ready
 	$(BIN)/python benchmarks/fuzz.py --text $(TEXT_CASES) --json $(JSON_CASES) --binary $(BINARY_CASES)
 
 lint: $(VENV)/ready
-	@echo "== linter, formatter, type checker"
+	@echo "== linter, formatter, type checkers"
 	$(BIN)/ruff check src tests benchmarks docs .ci
 	$(BIN)/ruff format --check src tests benchmarks docs .ci
 	$(BIN)/mypy
+	$(BIN)/pyright
 
 $(VENV)/site-ready: $(VENV)/ready
 	@echo "== installing what builds the site, pinned by constraints.txt"

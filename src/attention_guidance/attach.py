@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from attention_guidance.loss.aggregate import Normalization, check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.backends import Name as BackendName
 from attention_guidance.loss.statistics import Loss, check_objective
-from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
+from attention_guidance.patterns import Patterns, TokenClasses, get_pattern
 from attention_guidance.schedules import Schedule, Shape, checked_weight
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def guide(
     total_steps: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     token_classes: TokenClasses | None = None,
-    patterns: Mapping[str, Pattern] | None = None,
+    patterns: Patterns | None = None,
     within: nn.Module | None = None,
 ) -> Guidance:
     """Guide attention heads of a model toward patterns while it trains.

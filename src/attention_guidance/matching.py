@@ -23,7 +23,7 @@ from attention_guidance.attach import guide
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 from attention_guidance.forward.modes import evaluating
 from attention_guidance.loss.statistics import Loss
-from attention_guidance.patterns import Pattern, TokenClasses
+from attention_guidance.patterns import Pattern, Patterns, TokenClasses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +77,7 @@ def match_heads(
     loss: Loss = "squared_error",
     tokenizer: PreTrainedTokenizerBase | None = None,
     token_classes: TokenClasses | None = None,
-    patterns: Mapping[str, Pattern] | None = None,
+    patterns: Patterns | None = None,
 ) -> HeadMatching:
     """Choose the heads of a pre-trained model that are closest to their patterns, before guiding it.
 

@@ -16,7 +16,7 @@ from attention_guidance.patterns.kinds import (
     TokenClass,
     wants_class_token,
 )
-from attention_guidance.patterns.lookup import NAMED, TOKEN_CLASSES, TokenClasses, get_pattern
+from attention_guidance.patterns.lookup import NAMED, TOKEN_CLASSES, Patterns, TokenClasses, get_pattern
 from attention_guidance.patterns.targets import Targets
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "GridOffset",
     "Offset",
     "Pattern",
+    "Patterns",
     "Sequences",
     "Targets",
     "TokenClass",

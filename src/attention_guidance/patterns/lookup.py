@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from attention_guidance.errors import PatternError
 from attention_guidance.patterns.base import Pattern, Union, members
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 # Full stops of most scripts: the paper's "period" class (section 3), extended beyond English.
 FULL_STOPS = frozenset(".。．｡།॥።።۔။۔༎")
 
-TokenClasses = Mapping[str, "Collection[str] | Collection[int] | Callable[[str], bool]"]
+# Keys are names, but a mapping is invariant in its keys: to a type checker, Mapping[str, ...] would exclude a dict with
+# keys of a Literal type.
+TokenClasses = Mapping[Any, "Collection[str] | Collection[int] | Callable[[str], bool]"]
 """Token classes of the user: by name the tokens as text, their ids, or a function from a token's text to bool."""
+
+Patterns = Mapping[Any, Pattern]
+"""Patterns of the user, by name."""
 
 NAMED: dict[str, Pattern] = {
     "next": Offset(1),
@@ -36,11 +41,29 @@ TOKEN_CLASSES = ("delimiter", "period")
 """The built-in token classes, whose ids come from the tokenizer."""
 
 
+@overload
+def get_pattern(
+    name: Literal["delimiter", "period"],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    token_classes: TokenClasses | None = None,
+    patterns: None = None,
+) -> TokenClass: ...
+
+
+@overload
 def get_pattern(
     name: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
     token_classes: TokenClasses | None = None,
-    patterns: Mapping[str, Pattern] | None = None,
+    patterns: Patterns | None = None,
+) -> Pattern: ...
+
+
+def get_pattern(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    token_classes: TokenClasses | None = None,
+    patterns: Patterns | None = None,
 ) -> Pattern:
     """Look up a pattern by name.
 

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from attention_guidance.commands.report.figures import census as census_figures
+from attention_guidance.commands.report.figures import minimal_pairs as pairs_figures
 from attention_guidance.commands.report.figures import run as run_figures
 from attention_guidance.commands.report.figures import skill as skill_figures
 from attention_guidance.commands.report.figures.svg import series
@@ -114,3 +115,19 @@ def test_a_pattern_has_one_colour_in_all_models():
     assert names == ["first", "next"]
     assert census_figures.colours(second, names) == {"next": series(1), "first": series(0)}
     assert census_figures.colours(second) == {"next": series(0), "first": series(1)}
+
+
+def test_ticks_of_minimal_pairs_are_told_apart():
+    accuracy = {"value": 0.6, "low": 0.5, "high": None, "pairs": 40}
+    snapshots = [
+        {"step": step, "accuracy": accuracy | {"value": value, "high": 0.8}, "paradigms": [accuracy | {"name": "a"}]}
+        for step, value in ((10, 0.5), (20, 0.6))
+    ]
+    figures = pairs_figures.all_figures({"model": "m", "snapshots": snapshots})
+    assert [*figures] == ["minimal_pairs", "steps"]
+    ticks = [label.get_text() for label in drawn(figures["minimal_pairs"]).axes[0].xaxis.get_ticklabels()]
+    assert ticks[1:-1] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+    _, curve, *intervals = figures["steps"].axes[0].lines
+    assert ([*curve.get_xdata()], [*curve.get_ydata()]) == ([10, 20], [0.5, 0.6])
+    assert [[*line.get_ydata()] for line in intervals] == [[0.5, 0.8]] * 2
+    assert [*pairs_figures.all_figures({"model": "m", "snapshots": snapshots[1:]})] == ["minimal_pairs"]

@@ -55,6 +55,7 @@ def accuracies(content: Content) -> Figure:
     ax = fig.add_axes((0.46, 0.42 / height, 0.52, 1 - 0.7 / height), facecolor="none")
     style_axes(ax, "accuracy; chance is 0.5", "")
     ax.xaxis.set_major_locator(MultipleLocator(0.25))
+    ax.xaxis.set_major_formatter("{x:.2f}")
     ax.axvline(0.5, color=PALETTE["muted"], linewidth=1, linestyle=(0, (2, 2)))
     for place, row in enumerate(rows):
         colour = PALETTE["ink"] if place == 0 else PALETTE["guided"]
