@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ _OTHER_FILES = (
 
 def add_commands(commands: Any) -> None:
     """Add the commands that train."""
-    _add_run_arguments(
-        add_command(commands, "pretrain", "pre-train an encoder on text, with guidance", _PRETRAIN, _pretrain)
-    )
+    pretrain = add_command(commands, "pretrain", "pre-train an encoder on text, with guidance", _PRETRAIN, _pretrain)
+    _add_run_arguments(pretrain)
+    _add_hub(pretrain)
     compare = add_command(commands, "compare", "pre-train with and without guidance, and compare", _COMPARE, _compare)
     _add_run_arguments(compare)
     compare.add_argument(
@@ -69,11 +70,33 @@ def add_commands(commands: Any) -> None:
     add("--repair", action="store_true", default=None, help="let an I- label without a preceding entity start one")
 
 
+def _add_hub(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments about the Hugging Face hub, named as in TrainingArguments; run.yaml does not have them."""
+    add = parser.add_argument_group("hub").add_argument
+    add("--push-to-hub", action="store_true", help="push the saved model, its tokenizer and its card to the hub")
+    add("--hub-model-id", metavar="ID", help="name of the repository, NAME or OWNER/NAME (the name of --output)")
+    add("--hub-private-repo", action="store_true", default=None, help="a new repository is private")
+
+
 def _pretrain(arguments: dict[str, Any]) -> int:
     with importing():
         from attention_guidance.commands.pretraining.pretrain import pretrain
 
-    return _train(arguments, pretrain)
+    return _train(arguments, partial(pretrain, hub=_hub(arguments)))
+
+
+def _hub(arguments: dict[str, Any]) -> Any:
+    """Where on the hub the model goes, None without --push-to-hub."""
+    from attention_guidance.commands.pretraining.saving.hub import Hub
+
+    pushes = arguments.pop("push_to_hub")
+    given = {name: arguments.pop(name) for name in ("hub_model_id", "hub_private_repo")}
+    if pushes:
+        return Hub(given["hub_model_id"] or arguments["output"].resolve().name, given["hub_private_repo"])
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"`{name}` needs `push_to_hub`")
+    return None
 
 
 def _compare(arguments: dict[str, Any]) -> int:

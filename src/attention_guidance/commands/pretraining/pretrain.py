@@ -17,6 +17,7 @@ from attention_guidance.commands.pretraining.loop.signals import StopOnRequest, 
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
 from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
+from attention_guidance.commands.pretraining.saving.hub import Hub
 from attention_guidance.commands.pretraining.settings.checks import check_heads, check_settings
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
 from attention_guidance.commands.pretraining.settings.run_config import seconds_of
@@ -29,7 +30,13 @@ from attention_guidance.commands.workspace import State
 @until_done()
 @names_batch_size
 def pretrain(
-    config: RunConfig, output: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+    config: RunConfig,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    hub: Hub | None = None,
 ) -> dict[str, Any]:
     """Pre-train one encoder.
 
@@ -40,6 +47,7 @@ def pretrain(
         overwrite: Replace the run in the folder, after the new run has passed all checks; with `resume`, only if it has
             other settings.
         quiet: Print nothing.
+        hub: Where to push the model to on the Hugging Face hub, once it is saved.
 
     Returns:
         The results, as in `results.json`.
@@ -49,7 +57,10 @@ def pretrain(
         Stopped: A signal stopped the run.
         DivergedError: The loss, gradients or weights are not finite.
         SaveError: A checkpoint could not be written.
+        FailedRunError: The model could not be pushed to the hub.
     """
+    if hub is not None:
+        hub.check()
     processes.start()
     quiet = quiet or not processes.is_first()
     console = Console(quiet=quiet)
@@ -66,6 +77,7 @@ def pretrain(
             folder.check_text(prepare_data(config, say, folder.tokenizer))
         console.print(f"the run in {output} is already finished")
         _report(console, finished, folder)
+        _push(hub, folder, console)
         return finished
     check_settings(config, folder)
     if config.heads and not config.weight:
@@ -79,6 +91,8 @@ def pretrain(
             data = prepare_data(config, say, folder.known_tokenizer)
             folder.check_text(data)
             check_heads(config, data.tokenizer)
+            if hub is not None and processes.is_first():
+                hub.create()  # what the hub refuses is known before anything is written
             run = Run(config, data, folder, callbacks, clock)
         with stop.listening():
             finished_training = run.train()
@@ -87,7 +101,13 @@ def pretrain(
     summary = run.finish()
     processes.end()
     _report(console, summary, folder)
+    _push(hub, folder, console)
     return summary
+
+
+def _push(hub: Hub | None, folder: RunFolder, console: Console) -> None:
+    if hub is not None and processes.is_first():
+        console.print(f"pushed to {hub.push(folder.model)}")
 
 
 def _report(console: Console, summary: dict[str, Any], folder: RunFolder) -> None:

@@ -127,7 +127,7 @@ def low_resource(
     if split:
         tasks["classify"] = {file.stem.rpartition("-")[2]: file for file in sorted(output.glob("classify-*.jsonl"))}
     _report_text(console, facts, choices)
-    how = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
     runs = {arm: pretrain(config, output / arm, **how) for arm, config in configs.items()}
     found = {}
     for name, of_task in tasks.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,7 @@ AutoModel.from_pretrained("path/to/this/folder")""",
 def model_card(summary: Mapping[str, Any]) -> str:
     """Create a model card for the Hugging Face hub from the results of a run."""
     model, config = summary["model"], summary["config"]
-    # A bar would end the table cell.
-    heads = config["heads"].replace("|", "\\|")
-    guided = f"`{heads}` at weight {config['weight']:g}" if config["heads"] else "none"
+    guided = _guidance(config, summary["guidance"]) if config["heads"] else "| guided heads | none |"
     # The name on the hub, or the end of a path, which means nothing on another machine.
     start = "/".join(Path(config["init_from"]).parts[-2:]) if config["init_from"] else None
     initialized = "from random weights" if start is None else f"from {start}"
@@ -52,7 +51,7 @@ attention-guidance (arXiv:2010.02399); loads with {loader}.
 |---|---|
 | trained on | {summary["corpus"]}: {summary["data"]["train_tokens"]:,} {"tokens" if text else "positions"} |
 | steps | {summary["steps"]:,} of {summary["tokens_per_step"]:,} {"tokens" if text else "positions"} |
-| guided heads, in every layer unless stated | {guided} |
+{guided}
 | {quality} |
 | seed, precision | {config["seed"]}, {summary["precision"]} |
 
@@ -60,9 +59,34 @@ attention-guidance (arXiv:2010.02399); loads with {loader}.
 {_USE["fill-mask" if name in _FILLS_MASKS else "features"]}
 ```
 
-All settings are in `run.yaml` next to this folder; all results, with the validation curve, are in `results.json`.
+The folder of the run has all settings (`run.yaml`) and all results, with the validation curve (`results.json`).
 {_limitations(start)}
 """
+
+
+def _guidance(config: Mapping[str, Any], heads: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the table: the heads of each pattern, and how they were guided."""
+    counts = Counter(head["pattern"] for head in heads)
+    # A bar would end the table cell.
+    spec, by_pattern = (text.replace("|", "\\|") for text in (config["heads"], _listed(counts)))
+    schedule = config["schedule"]
+    if schedule != "constant":
+        begins = "" if schedule == "linear" else f"from {_moment(config['hold'])} "
+        schedule += f" ({begins}to 0 at {_moment(config['end'])})"
+    return (
+        f"| guided heads, in every layer unless stated | `{spec}` |\n"
+        f"| guided heads by pattern | {by_pattern} |\n"
+        f"| guidance | weight {config['weight']:g}, {schedule}; {config['loss']}, {config['normalization']} |"
+    )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _moment(amount: int | float) -> str:
+    """When a schedule begins to fall or ends: a step, or a share of the run."""
+    return f"step {amount:,}" if isinstance(amount, int) else f"{amount:.0%} of the run"
 
 
 def _limitations(start: str | None) -> str:

@@ -37,7 +37,7 @@ _RESERVED = {
     # The token would be in every checkpoint.
     **dict.fromkeys(
         ("push_to_hub", *(field.name for field in dataclasses.fields(TrainingArguments) if field.name[:4] == "hub_")),
-        "hf upload, once the run is finished",
+        "hf upload, once the run is finished, or pretrain's own `push_to_hub`",
     ),
 }
 # Optimizers, by a part of their name, that do not work with resuming or validation.
