@@ -42,7 +42,12 @@ _LAYER_PREFIX = re.compile(rf"\s*({_LAYERS.pattern})\s*:\s+(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class GuidedHead:
-    """A head and the pattern it is guided toward. Layers and heads are numbered from 0."""
+    """A head and the pattern it is guided toward. Layers and heads are numbered from 0.
+
+    Examples:
+        >>> guide(model, "1: previous@3").heads
+        (GuidedHead(layer=1, head=3, pattern=Offset(offset=-1)),)
+    """
 
     layer: int
     head: int

@@ -43,6 +43,13 @@ def guide(
     The model is changed in place; its class, parameters and state dict stay the same. In training mode,
     ``model(**batch).loss`` becomes objective + weight x guidance. In evaluation mode, it remains the objective.
 
+    Examples:
+        >>> guidance = guide(model, heads="next:1 previous:1", weight=0.1)
+        >>> model(**batch).loss.backward()  # objective + weight x guidance
+        >>> len(guidance.heads)  # two in each of two layers
+        4
+        >>> guidance.remove()
+
     Args:
         model: a bidirectional encoder of transformers with any head; a module that contains exactly one, such as a
             SentenceTransformer; or a module that is or contains nn.MultiheadAttention, such as nn.TransformerEncoder.
@@ -98,6 +105,11 @@ def guide(
 
 def get_guidance(model: nn.Module) -> Guidance:
     """The handle on a guided model. A copy of a guided model has its own handle.
+
+    Examples:
+        >>> guidance = guide(model, "next:1")
+        >>> get_guidance(model) is guidance
+        True
 
     Args:
         model: a guided model, or a module that contains exactly one.

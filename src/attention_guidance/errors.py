@@ -9,6 +9,13 @@ class GuidanceError(ValueError):
 
     The command line prints the message alone and exits with code 2.
 
+    Examples:
+        >>> try:
+        ...     guide(model, "next:9")
+        ... except GuidanceError as error:
+        ...     print(error)
+        9 heads for pattern 'next' in layer 0, but the model has 4 heads per layer and 4 of them are free
+
     Args:
         message: One line; the middle of a very long one is left out.
     """

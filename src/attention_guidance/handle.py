@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadGuidance:
-    """How far one guided head was from its pattern: its squared error (or log mass), averaged over rows."""
+    """How far one guided head was from its pattern: its squared error (or log mass), averaged over rows.
+
+    Examples:
+        >>> guidance = guide(model, "next@3")
+        >>> loss = model(**batch).loss
+        >>> last = guidance.per_head()[-1]
+        >>> last.layer, last.head, last.pattern, 0 <= last.error <= 2
+        (1, 3, 'next', True)
+    """
 
     layer: int
     head: int
@@ -43,6 +51,14 @@ class HeadGuidance:
 
 class Guidance:
     """The handle on a guided model, made by `guide`.
+
+    Examples:
+        >>> with guide(model, "next:1 first:1", schedule="linear", total_steps=100) as guidance:
+        ...     for batch in batches:
+        ...         model(**batch).loss.backward()
+        ...         guidance.step()
+        ...     print([(head.layer, head.head, head.pattern) for head in guidance.per_head()])
+        [(0, 0, 'next'), (0, 1, 'first'), (1, 0, 'next'), (1, 1, 'first')]
 
     Attributes:
         model: the guided model.
@@ -340,12 +356,12 @@ class Guidance:
         """Measure guidance in evaluation mode too, and average `per_head` over all batches inside the block.
 
         Examples:
-            ```python
-            with guidance.measure(), torch.no_grad():
-                for batch in batches:
-                    model(**batch)
-            guidance.per_head()
-            ```
+            >>> guidance = guide(model.eval(), "next:1")
+            >>> with guidance.measure(), torch.no_grad():
+            ...     for batch in batches:
+            ...         output = model(**batch)
+            >>> len(guidance.per_head())
+            2
         """
         self._passes.measuring, self._passes.measured, self._passes.last = True, None, None
         try:

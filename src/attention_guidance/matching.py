@@ -36,6 +36,12 @@ Batch = Mapping[str, Any]
 class HeadMatching:
     """The assignment of patterns to heads with the lowest initial error.
 
+    Examples:
+        >>> matching = match_heads(model, "next:1 first:2", batches)
+        >>> matching.error <= matching.default_error
+        True
+        >>> guidance = guide(model, matching.heads)
+
     Attributes:
         guided: the matched heads, sorted by layer, then head.
         error: mean error of the matched heads.
@@ -86,11 +92,10 @@ def match_heads(
     favor of the assignment as written.
 
     Examples:
-        ```python
-        matching = match_heads(model, "next:1 previous:1 first:2", batches)
-        print(matching)
-        guidance = guide(model, matching.heads)
-        ```
+        >>> matching = match_heads(model, "next:1 previous:1 first:2", batches)
+        >>> print(str(matching).splitlines()[0])
+        layer  head  pattern     error
+        >>> guidance = guide(model, matching.heads)
 
     Args:
         model: any unguided model that `guide` accepts.

@@ -38,6 +38,11 @@ def checked_weight(weight: object) -> float:
 class Schedule:
     """How the weight decays from its full value to 0.
 
+    Examples:
+        >>> schedule = Schedule("hold-then-linear", hold=0.2, end=1.0)
+        >>> [schedule.factor(step, total_steps=100) for step in (0, 20, 60, 100)]
+        [1.0, 1.0, 0.5, 0.0]
+
     Attributes:
         shape: `constant` (no decay); `linear` (linear decay from the first step); `hold-then-linear` (full weight at
             first, then linear decay: the authors' schedule, with a hold of 20,000 steps); `cosine` (the same with

@@ -38,6 +38,13 @@ _IGNORED = -100
 class Ablation:
     """The loss of a model without its heads, one at a time and, if asked for, one after another.
 
+    Examples:
+        >>> found = ablate(model, batches, greedy=2)
+        >>> found.difference.value.shape  # layers and heads
+        (2, 4)
+        >>> len(found.order), found.curve.value.shape
+        (2, (2,))
+
     Attributes:
         sums_N: the sum of the losses of each sequence, with all heads, float64.
         counts_N: the number of these losses.
@@ -106,10 +113,10 @@ def ablate(
     with the same masked tokens, so the differences are paired. Blocks below the layer of a removed head run once for
     all its heads.
 
-    Example::
-
-        found = ablate(model, batches, to="mean")
-        found.difference.value[0, 3]     # nats that head 3 of layer 0 is worth
+    Examples:
+        >>> found = ablate(model, batches, to="mean")
+        >>> worth = found.difference.value[0, 3]  # of head 3 of layer 0, in nats
+        >>> interval = found.difference.low[0, 3], found.difference.high[0, 3]
 
     Args:
         model: any unguided model that `guide` accepts.

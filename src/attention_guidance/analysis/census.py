@@ -41,6 +41,11 @@ THRESHOLD = 0.5
 class Estimate:
     """A mean over the rows of a sample, with a 95 % confidence interval over sequences (NaN for a single sequence).
 
+    Examples:
+        >>> mass = take_census(model, batches, "first").mass
+        >>> bool(((mass.low <= mass.value) & (mass.value <= mass.high)).all())
+        True
+
     Attributes:
         value: the mean; NaN where there were no rows.
         low: the lower end of the interval, of the same shape.
@@ -55,6 +60,13 @@ class Estimate:
 @dataclass(frozen=True)
 class Census:
     """Measures of every head of a model for every pattern, on a sample.
+
+    Examples:
+        >>> census = take_census(model, batches, "next first")
+        >>> census.patterns, census.mass.value.shape  # layers, heads, patterns
+        (('next', 'first'), (2, 4, 2))
+        >>> sum(census.shares().values())
+        1.0
 
     Attributes:
         patterns: names of the patterns.
@@ -124,10 +136,8 @@ def take_census(
     are used; the pass then counts as one sequence, since the rows of different layers cannot be aligned.
 
     Examples:
-        ```python
-        census = take_census(model, batches, "next previous first")
-        census.followed()[0][2]  # "previous"
-        ```
+        >>> census = take_census(model, batches, "next previous first")
+        >>> name = census.followed()[0][2]  # of head 2 of layer 0; None if it follows none of them
 
     Args:
         model: any unguided model that `guide` accepts.

@@ -32,6 +32,10 @@ def attention_maps(
 ) -> Tensor:
     """The attention of every head on one sequence, before dropout, in evaluation mode.
 
+    Examples:
+        >>> attention_maps(model, "the king saw him", tokenizer=tokenizer).shape
+        torch.Size([2, 4, 6, 6])
+
     Args:
         model: an encoder from transformers; it is left as it was.
         inputs: one sequence, as token ids [T] or [1, T], a text, or a mapping of the model's arguments.

@@ -120,10 +120,10 @@ def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Obs
     """Call `see` for every layer in every forward pass of the returned observation.
 
     Examples:
-        ```python
-        with observing(model, lambda layer, call: maps.append(attention_map(call))) as watched:
-            watched(batch)
-        ```
+        >>> with observing(model, lambda layer, call: print(layer, call.query_BHQD.shape)) as watched:
+        ...     output = watched(batch)
+        0 torch.Size([4, 4, 8, 4])
+        1 torch.Size([4, 4, 8, 4])
 
     Args:
         model: any unguided model that `guide` accepts; it is left unchanged.
@@ -140,7 +140,15 @@ def observing(model: nn.Module, see: See, *, once: bool = False) -> Iterator[Obs
 
 
 def attention_map(call: AttentionCall) -> Tensor:
-    """The map of every head, [B, H, Q, K], in float32 or better: rows sum to 1, or to 0 if a query sees no key."""
+    """The map of every head, [B, H, Q, K], in float32 or better: rows sum to 1, or to 0 if a query sees no key.
+
+    Examples:
+        >>> maps = []
+        >>> with observing(model, lambda layer, call: maps.append(attention_map(call))) as watched:
+        ...     output = watched(batch)
+        >>> [tuple(map_BHQK.shape) for map_BHQK in maps]
+        [(4, 4, 8, 8), (4, 4, 8, 8)]
+    """
     return probabilities(as_computed(call))
 
 

@@ -38,6 +38,10 @@ def head_divergence(
 ) -> Array:
     """The mean Jensen-Shannon divergence between the attention of every pair of heads, over a sample of rows.
 
+    Examples:
+        >>> head_divergence(model, batches, rows=64).shape  # all heads of the model with each other
+        (8, 8)
+
     Args:
         model: any unguided model that `guide` accepts; it is left unchanged.
         batches: inputs of the model, as in `take_census`; read until there are enough rows, 16 from each sequence of
@@ -138,6 +142,10 @@ def head_positions(divergence_NN: Array) -> Array:
     """Embed heads in the plane so that distances approximate the square root of their divergence.
 
     Classical multidimensional scaling (Torgerson 1952); the square root of the divergence is a metric.
+
+    Examples:
+        >>> head_positions(head_divergence(model, batches)).shape
+        (8, 2)
 
     Args:
         divergence_NN: the result of `head_divergence`.

@@ -52,10 +52,9 @@ def without_heads(
 ) -> Iterator[None]:
     """Run a model without some of its heads inside a `with` block, in evaluation mode; afterwards, it is as before.
 
-    Example::
-
-        with without_heads(model, [(0, 3), (1, 0)]):
-            loss = model(**batch).loss
+    Examples:
+        >>> with without_heads(model, [(0, 3), (1, 0)]):
+        ...     loss = model(**batch).loss
 
     Args:
         model: any unguided model that `guide` accepts.

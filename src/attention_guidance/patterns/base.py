@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 class Sequences:
     """The input of a pattern: one batch of sequences.
 
+    Examples:
+        >>> sequences = Sequences(torch.tensor([[True, True, True, False]]))  # three tokens and padding
+        >>> get_pattern("next").targets(sequences).dense().int().tolist()
+        [[[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]
+
     Attributes:
         valid_BT: bool, True for tokens and False for padding.
         input_ids_BT: token ids as the model sees them (with mask tokens), or None for models with other inputs.
@@ -48,6 +53,20 @@ class Pattern(ABC):
     """For every query position, the set of key positions that the head should attend to (S_i, paper section 3).
 
     Subclasses define `name` and `targets`. The loss later removes keys that the model's attention mask hides.
+
+    Examples:
+        >>> class Mirror(Pattern):
+        ...     name = "mirror"
+        ...
+        ...     def targets(self, sequences):
+        ...         length = sequences.valid_BT.shape[1]
+        ...         return Targets(torch.arange(length).flip(0)[None, :, None])
+        >>> print(Mirror().describe("the cat sat"))
+        mirror: 3 of 3 queries have a target
+        the  . . #  -> sat
+        cat  . # .  -> cat
+        sat  # . .  -> the
+        >>> guidance = guide(model, {Mirror(): 1})
     """
 
     name: str

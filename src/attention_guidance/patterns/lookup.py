@@ -67,6 +67,12 @@ def get_pattern(
 ) -> Pattern:
     """Look up a pattern by name.
 
+    Examples:
+        >>> get_pattern("offset:-2")
+        Offset(offset=-2)
+        >>> get_pattern("vowel", tokenizer, {"vowel": list("aeiou")}).name
+        'vowel'
+
     Args:
         name: `next`, `previous`, `same`, `first`, `delimiter`, `period`, `offset:k`; for images `left`, `right`, `up`,
             `down`, `class_token`; `given` or `given.KEY` for targets from the batch; a name in `token_classes` or

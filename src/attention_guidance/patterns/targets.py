@@ -22,6 +22,10 @@ class Targets:
     it: a class code has one bit per class and, above these, the document index if several documents are packed into one
     sequence. A pattern that fits neither form uses `map_BQK`, whose memory is quadratic in the length.
 
+    Examples:
+        >>> Targets(torch.tensor([[[1], [2], [-1]]])).dense().int().tolist()
+        [[[0, 1, 0], [0, 0, 1], [0, 0, 0]]]
+
     Attributes:
         picks_BQP: long, positions of single keys; -1 for none.
         key_classes_BK: long, the class code of each key.

@@ -36,6 +36,13 @@ Maps = npt.NDArray[np.float32]
 class Look:
     """The attention of all heads of a model on one sentence, or on a pair. A notebook shows it as a picture.
 
+    Examples:
+        >>> seen = look(model, tokenizer, "the king saw him")
+        >>> seen.tokens
+        ['[CLS]', 'the', 'king', 'saw', 'him', '[SEP]']
+        >>> seen.maps_LHTT.shape
+        (2, 4, 6, 6)
+
     Attributes:
         title: the model's class and the text.
         tokens: T tokens as the text that they stand for, or words.
@@ -125,9 +132,9 @@ def look(
 ) -> Look:
     """The attention of all heads of a model on a sentence: what a notebook shows, and `save` writes.
 
-    Example::
-
-        look(model, tokenizer, "The king saw himself.", heads=[(0, 1), (2, 3)]).save("look.html")
+    Examples:
+        >>> look(model, tokenizer, "the king saw him", heads=[(0, 1), (1, 3)])
+        <Look of BertForMaskedLM: the king saw him: 6 tokens, 2 layers of 4 heads>
 
     Args:
         model: a model of transformers that returns attention maps, also one that cannot be guided; of an
