@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import builtins
 import errno
 import io
 import os
@@ -52,6 +53,15 @@ def test_a_png_without_matplotlib(bert, tokenizer, tmp_path, monkeypatch):
     assert not (tmp_path / "look.png").exists()
     seen.save(tmp_path / "look.html")
     assert issubclass(ConfigError, GuidanceError)
+
+
+def test_a_plain_shell_shows_a_line(bert, tokenizer, capsys, monkeypatch):
+    """Without a notebook, its widgets and matplotlib."""
+    for name in ("IPython", "ipywidgets", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(builtins, "_", None, raising=False)  # where the shell keeps it
+    sys.displayhook(look(bert, tokenizer, TEXT))
+    assert capsys.readouterr().out == f"<Look of BertModel: {TEXT}: 11 tokens, 2 layers of 2 heads>\n"
 
 
 def drawn(svg, kind):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from looked_at import read
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import (
     AutoModel,
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -65,6 +72,36 @@ def test_the_encoder_of_an_encoder_decoder_by_its_folder(tmp_path, cli, whole_ru
     with np.load(tmp_path / "l" / "look.npz") as arrays:
         np.testing.assert_allclose(arrays["maps"], look(model, tokenizer, "abc def").maps_LHTT, atol=1e-6)
     assert read(tmp_path / "l" / "look.json")["layers"] == 2
+
+
+def test_a_decoder_whose_tokenizer_has_no_special_tokens(tmp_path, cli, whole_run):
+    """One token is enough."""
+    backend = Tokenizer(BPE({"a": 0, "b": 1}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    model = GPT2Model(GPT2Config(vocab_size=2, n_positions=8, n_embd=16, n_layer=1, n_head=2)).eval()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "gpt2")
+    for number, text in enumerate(("a", "abba")):
+        assert cli("look", tmp_path / "gpt2", text, "-o", tmp_path / str(number), "-q") == 0
+        content = read(tmp_path / str(number) / "look.json")
+        assert content["tokens"] == list(text)
+        weights = np.array(content["chosen"][0]["weights"])
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-4)
+        assert not np.triu(weights, 1).any()
+    seen = look(model, tokenizer, "a")
+    assert seen.maps_LHTT.tolist() == [[[[1.0]], [[1.0]]]]
+
+
+def test_models_without_a_mask_token_are_measured_too(tmp_path, cli, whole_run, corpus, sentences):
+    shutil.copytree(whole_run / "model", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(whole_run / "model")
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path / "model")
+    census = ["census", tmp_path / "model", corpus, "--sequences", 2, "--similarity-rows", 0]
+    probe = ["probe", tmp_path / "model", sentences, "--task", "reflexive"]
+    report = ["report", tmp_path / "model", "--text", corpus, "--sequences", 2]
+    for command in (census, probe, report):
+        assert cli(*command, "-o", tmp_path / command[0], "-q") == 0
 
 
 def test_what_is_refused(tmp_path, refusal, whole_run):

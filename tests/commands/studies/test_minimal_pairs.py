@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -202,6 +203,26 @@ def test_a_bad_line_is_named(tmp_path, cli, whole_run, capsys, line, said):
     assert len(error.splitlines()) == 1
 
 
+def _bert(n_tokens):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return BertConfig(vocab_size=n_tokens, max_position_embeddings=32, **sizes)
+
+
+def test_a_token_a_sentence_is_enough(tmp_path, cli):
+    model, tokenizer = AutoModelForMaskedLM.from_config(_bert(60)).eval(), tokenizer_of("wordpiece")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "bert")
+    lines = [json.dumps({"sentence_good": "x", "sentence_bad": "."})] * 10
+    (tmp_path / "one.jsonl").write_text("\n".join(lines))
+    task = ["--task", "minimal-pairs", "-q"]
+    assert cli("probe", tmp_path / "bert", tmp_path / "one.jsonl", *task, "-o", tmp_path / "p") == 0
+    good, bad = (tmp_path / "p" / "minimal_pairs.csv").read_text().splitlines()[1].split(",")[-2:]
+    with torch.no_grad():
+        assert float(good) == pytest.approx(plain(model, tokenizer, "x"), abs=1e-5)
+        assert float(bad) == pytest.approx(plain(model, tokenizer, "."), abs=1e-5)
+    assert cli("ablate", tmp_path / "bert", tmp_path / "one.jsonl", *task, "-o", tmp_path / "a") == 0
+
+
 def test_what_does_not_fit_is_refused(tmp_path, cli, whole_run, pairs, capsys):
     out = ["-o", tmp_path / "out"]
     assert cli("probe", whole_run, pairs, "--task", "minimal-pairs", *out, "--protocol", "authors") == 2
@@ -224,6 +245,21 @@ def test_what_does_not_fit_is_refused(tmp_path, cli, whole_run, pairs, capsys):
     tokenizer_of("bytes").save_pretrained(tmp_path / "bart")
     assert cli("probe", tmp_path / "bart", pairs, "--task", "minimal-pairs", *out) == 2
     assert "has a decoder; pairs are scored by a masked language model" in capsys.readouterr().err
+    (tmp_path / "blank.jsonl").write_text(json.dumps({"sentence_good": "cats", "sentence_bad": "\u200b"}))
+    AutoModelForMaskedLM.from_config(_bert(60)).save_pretrained(tmp_path / "bert")
+    tokenizer_of("wordpiece").save_pretrained(tmp_path / "bert")
+    for command in ("probe", "ablate"):
+        assert cli(command, tmp_path / "bert", tmp_path / "blank.jsonl", "--task", "minimal-pairs", *out) == 2
+        assert r"the tokenizer finds no token in the sentence '\u200b'; correct or remove" in capsys.readouterr().err
+    maskless = AutoTokenizer.from_pretrained(whole_run / "model")
+    maskless.mask_token = None
+    shutil.copytree(whole_run / "model", tmp_path / "maskless")
+    maskless.save_pretrained(tmp_path / "maskless")
+    for command in ("probe", "ablate"):
+        assert cli(command, tmp_path / "maskless", pairs, "--task", "minimal-pairs", *out) == 2
+        said = capsys.readouterr().err
+        assert "no mask token; give the tokenizer of a masked language model" in said
+        assert said.count("\n") == 1
     broken = AutoModelForMaskedLM.from_pretrained(whole_run / "model")
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)

@@ -118,6 +118,8 @@ def test_a_sentence_that_is_not_utf8(tmp_path, refusal, whole_run, corpus):
     """The shell passes bytes that are not UTF-8 on as lone surrogates."""
     said = refusal("report", whole_run, "--text", corpus, "-o", tmp_path / "out", "--sentence", "abe \udcff")
     assert "--sentence 'abe \\udcff': character 5 of the text is not valid Unicode" in said
+    said = refusal("report", whole_run, "--text", corpus, "-o", tmp_path / "out", "--sentence", " ")
+    assert "--sentence ' ': give a sentence with at least one word" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -17,6 +17,7 @@ import torch
 
 from attention_guidance.commands.objectives.masked_head import MaskedHead
 from attention_guidance.commands.objectives.masking import IGNORED
+from attention_guidance.errors import CorpusError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,6 +70,17 @@ def pseudo_log_likelihoods(
     finally:
         head.remove()
     return found
+
+
+def check_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> None:
+    """Check that every sentence has a token: the score of one without is 0, higher than any other.
+
+    Raises:
+        CorpusError: one has none.
+    """
+    counts = n_tokens(tokenizer, sentences, special=False)
+    if without := next((text for text, count in zip(sentences, counts, strict=True) if not count), None):
+        raise CorpusError(f"the tokenizer finds no token in the sentence {without!r}; correct or remove its pair")
 
 
 def n_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], *, special: bool) -> list[int]:

@@ -21,6 +21,7 @@ from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
 from attention_guidance.commands.studies.sample import Text, batches, sampled_blocks
 from attention_guidance.commands.text.blocks import Blocks
+from attention_guidance.commands.tokenization.byte_level import FOR_BLOCKS
 from attention_guidance.errors import ConfigError, PatternError
 from attention_guidance.patterns import Pattern, TokenClasses, get_pattern
 
@@ -117,7 +118,7 @@ def census(
 def measured_census(model: str, text: Text, settings: CensusSettings, steps: Steps) -> dict[str, Any]:
     """Take the census and return the content of `census.json`; see `census`."""
     analysed = subjects(model, with_checkpoints=settings.with_checkpoints)
-    tokenizer = analysed[-1].tokenizer()
+    tokenizer = analysed[-1].tokenizer(*FOR_BLOCKS)
     chosen = named_patterns(settings.patterns, tokenizer, settings.token_classes)
     size = checked_block_size(settings.block_size, analysed[-1].load(), tokenizer)
     steps.begin(f"sampling {settings.sequences:,} blocks of {size} tokens", None)

@@ -16,7 +16,7 @@ from attention_guidance.commands.annotations.minimal_pairs import MinimalPair, r
 from attention_guidance.commands.memory import names_batch_size
 from attention_guidance.commands.output_lock import until_done
 from attention_guidance.commands.printing import Console, Table
-from attention_guidance.commands.probes.pseudo_likelihood import n_tokens, pseudo_log_likelihoods
+from attention_guidance.commands.probes.pseudo_likelihood import check_tokens, n_tokens, pseudo_log_likelihoods
 from attention_guidance.commands.report.figures.minimal_pairs import all_figures
 from attention_guidance.commands.studies.models import Subject, longest_sequence, subjects
 from attention_guidance.commands.studies.output import Output
@@ -70,6 +70,7 @@ class PairsProbe:
         tokenizer = subject.tokenizer("mask")
         model = subject.load_masked_lm("pairs are scored by")
         longest = longest_sequence(model, tokenizer)
+        check_tokens(tokenizer, _sentences(self.pairs))
         lengths = n_tokens(tokenizer, _sentences(self.pairs), special=True)
         fits = [max(lengths[2 * n : 2 * n + 2]) <= longest for n in range(len(self.pairs))]
         kept = [pair for pair, fit in zip(self.pairs, fits, strict=True) if fit]

@@ -94,14 +94,14 @@ class Subject:
         """Load the model's tokenizer.
 
         Args:
-            needed: special tokens that it must have; see `load_tokenizer`.
+            needed: special tokens that it must have (default: none); see `load_tokenizer`.
 
         Raises:
             ConfigError: there is no tokenizer, or it cannot be used.
         """
         own = self.run / "tokenizer" if self.run is not None else None
         source = str(own) if own is not None and own.is_dir() else self.source
-        return load_tokenizer(source, needed) if needed else load_tokenizer(source)
+        return load_tokenizer(source, needed)
 
     def guided_heads(self) -> dict[tuple[int, int], str]:
         """The names of `guided_patterns`."""

@@ -91,6 +91,8 @@ def report(
     """
     for sentence in sentences:
         check_unicode("sentences", sentence)
+        if not sentence.strip():
+            raise ConfigError(f"sentences={sentence!r}: give a sentence with at least one word")
     folder = Output.of_study(output, REPORT_FILE, overwrite)
     console = Console(quiet=quiet)
     included = list(_included(include))

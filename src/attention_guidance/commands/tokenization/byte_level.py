@@ -86,9 +86,11 @@ def train_tokenizer(
     )
 
 
-def load_tokenizer(
-    path_or_name: str, needed: Iterable[str] = ("mask", "pad", "sep or eos", "cls or bos")
-) -> PreTrainedTokenizerBase:
+# Special tokens that packing text into blocks needs.
+FOR_BLOCKS = ("pad", "sep or eos", "cls or bos")
+
+
+def load_tokenizer(path_or_name: str, needed: Iterable[str] = ("mask", *FOR_BLOCKS)) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, or by name from the Hugging Face cache or hub.
 
     Args:

@@ -24,6 +24,7 @@ from attention_guidance.commands.studies.models import subjects
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.progress import Steps
 from attention_guidance.commands.studies.sample import Text, batches
+from attention_guidance.commands.tokenization.byte_level import FOR_BLOCKS
 from attention_guidance.errors import ConfigError
 from attention_guidance.patterns import Pattern
 
@@ -116,7 +117,7 @@ def ablate_heads(
 
 def _measured(model: str, text: Text, settings: AblationSettings, steps: Steps) -> dict[str, Any]:
     (subject,) = subjects(model)
-    tokenizer = subject.tokenizer()
+    tokenizer = subject.tokenizer("mask", *FOR_BLOCKS)
     to: To = settings.to if settings.to in _NO_PATTERN else pattern_in_place(settings.to, tokenizer)
     loaded = subject.load_masked_lm("heads are ablated in")
     # Whatever cannot be ablated is refused before anything is measured.

@@ -17,7 +17,7 @@ from attention_guidance.analysis.intervals import FEWEST
 from attention_guidance.commands.annotations.minimal_pairs import MinimalPair, read_minimal_pairs
 from attention_guidance.commands.objectives.masked_head import MaskedHead
 from attention_guidance.commands.objectives.masking import Masking
-from attention_guidance.commands.probes.pseudo_likelihood import n_tokens, pseudo_log_likelihoods
+from attention_guidance.commands.probes.pseudo_likelihood import check_tokens, n_tokens, pseudo_log_likelihoods
 from attention_guidance.commands.studies.census import checked_block_size
 from attention_guidance.commands.studies.models import longest_sequence
 from attention_guidance.commands.studies.sample import Text, batches, sampled_blocks
@@ -116,7 +116,9 @@ def pair_sample(
     """
     pairs = read_minimal_pairs(data)
     longest = longest_sequence(model, tokenizer)
-    lengths = n_tokens(tokenizer, [sentence for pair in pairs for sentence in (pair.good, pair.bad)], special=True)
+    sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
+    check_tokens(tokenizer, sentences)
+    lengths = n_tokens(tokenizer, sentences, special=True)
     longer = [max(lengths[2 * n : 2 * n + 2]) for n in range(len(pairs))]
     fit = [n for n, length in enumerate(longer) if length <= longest]
     numbers = random.Random(seed).sample(fit, min(n_pairs, len(fit)))
