@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from small_runs import arguments, cli, corpus, whole_run
 
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablation.py"
 
 
 def run(*given):
-    return subprocess.run([*map(str, [sys.executable, SCRIPT, *given])], capture_output=True, text=True)
+    return forked.run([*map(str, [sys.executable, SCRIPT, *given])], capture_output=True, text=True)
 
 
 def test_ablation_of_a_run(whole_run, corpus, tmp_path):

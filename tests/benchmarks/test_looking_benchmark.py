@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+
+import forked
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(*arguments):
     command = [sys.executable, BENCHMARKS / "looking.py", *arguments]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+    return forked.run([*map(str, command)], capture_output=True, text=True)
 
 
 def test_what_is_kept_is_what_the_page_says():

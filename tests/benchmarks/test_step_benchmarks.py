@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(benchmark, *arguments):
     command = [sys.executable, ROOT / "benchmarks" / f"{benchmark}.py", *arguments]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+    return forked.run([*map(str, command)], capture_output=True, text=True)
 
 
 def whole(benchmark, folder, *arguments):

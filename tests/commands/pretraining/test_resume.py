@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from small_runs import assert_same_weights, one_line
 
@@ -53,7 +54,7 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> No
 def start(arguments: list[str]) -> Callable[..., subprocess.Popen[str]]:
     def begin(folder: Path, *command: str) -> subprocess.Popen[str]:
         line = [*(command or COMMAND), "pretrain", *arguments, "-o", str(folder), "-q", "--resume"]
-        return subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+        return forked.Popen(line, stderr=subprocess.PIPE, text=True)
 
     return begin
 
@@ -63,7 +64,7 @@ def terminated(tmp_path_factory: pytest.TempPathFactory, arguments: list[str]) -
     """A run stopped by SIGTERM in its second epoch: folder, exit code, what it said."""
     folder = tmp_path_factory.mktemp("terminated") / "run"
     line = [*COMMAND, "pretrain", *arguments, "-o", str(folder), "-q"]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    process = forked.Popen(line, stderr=subprocess.PIPE, text=True)
     wait_for_step(process, folder, 30)
     process.terminate()
     _, said = process.communicate(timeout=120)
@@ -124,7 +125,7 @@ def test_sigterm_to_the_whole_job(arguments, cli, whole_run, tmp_path):
     """As batch systems send it: to the processes that load data, too."""
     folder = tmp_path / "run"
     line = [*COMMAND, "pretrain", *arguments, "-o", str(folder), "-q", "--set", "dataloader_num_workers=2"]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = forked.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_step(process, folder, 6)
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=120)
