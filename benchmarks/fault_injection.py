@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 import pty
@@ -20,11 +19,12 @@ import sys
 import termios
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fork_server import exit_code, take
 
 from attention_guidance.commands.cli import main
 
@@ -205,7 +205,7 @@ def run(
             os.close(reads_log)
             _begin(writes, _Moments(output.absolute(), fault, writes_log), fault)
             prepare()
-            code = _exit_code([str(argument) for argument in arguments])
+            code = exit_code(lambda: main([str(argument) for argument in arguments]))
         finally:
             os._exit(code)
     os.close(writes)
@@ -219,49 +219,19 @@ def _begin(errors: int, moments: _Moments, fault: Fault | None) -> None:
     """Set up the forked process: its streams, its signals, and the fault."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    if fault is not None and fault.kind == "killed in a write":
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if fault is not None and fault.kind == "terminal closed":
         terminal, errors = pty.openpty()
         os.setsid()
         fcntl.ioctl(errors, termios.TIOCSCTTY, 0)
-        for descriptor in (0, 1):
-            os.dup2(errors, descriptor)
         os.environ["TERM"] = "xterm"
         moments.read_terminal(terminal)
+        take((errors, errors, errors))
     else:
-        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    os.dup2(errors, 2)
-    # pytest has replaced them; the new ones are buffered as Python's own.
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(io.BufferedWriter(io.FileIO(number, "w", closefd=False)), "utf-8", line_buffering=True)
-        for number in (1, 2)
-    )
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        take((nowhere, nowhere, errors))
+    if fault is not None and fault.kind == "killed in a write":
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     moments.watch()
-
-
-def _exit_code(arguments: list[str]) -> int:
-    """The exit code of a command, as Python would give it."""
-    code = 0
-    try:
-        main(arguments)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        code = 1
-    try:
-        sys.stdout.flush()
-    except OSError:
-        code = 120
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
-    return code
 
 
 def _read(process: int, *pipes: int) -> tuple[list[str], bool]:

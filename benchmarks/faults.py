@@ -27,22 +27,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from fault_cases import CODES, Case, Kit, all_cases
+from fork_server import import_commands
 
 from attention_guidance.commands import results
 
 _RESULTS = Path(__file__).parent / "results" / "faults.jsonl"
 _COLUMNS = ("fault", "command", "cases", "as promised", "checkpoints lost", "wrong results with exit code 0")
-
-
-def import_commands() -> None:
-    """Import what the commands import, once for all forked processes."""
-    from attention_guidance.commands.finetuning import downstream, finetune  # noqa: F401
-    from attention_guidance.commands.finetuning.prediction import predict  # noqa: F401
-    from attention_guidance.commands.pretraining import compare, pretrain  # noqa: F401
-    from attention_guidance.commands.recipe import low_resource  # noqa: F401
-    from attention_guidance.commands.studies import census, look, probe, report, skill  # noqa: F401
-    from attention_guidance.commands.studies.ablation import ablate  # noqa: F401
-    from attention_guidance.commands.studies.texts import tokenizer  # noqa: F401
 
 
 def record_of(case: Case, kit: Kit) -> dict[str, Any]:

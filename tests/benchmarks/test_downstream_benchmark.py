@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ WORDS = ["".join(random.Random(n).choices("abcdefgh", k=4)) for n in range(60)]
 
 def run(name, *arguments):
     command = [sys.executable, ROOT / "benchmarks" / name, *arguments]
-    return subprocess.run([*map(str, command)], capture_output=True, text=True)
+    return forked.run([*map(str, command)], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

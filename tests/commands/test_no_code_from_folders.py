@@ -279,7 +279,8 @@ def test_modules_in_the_current_folder_are_not_imported(with_modules, start):
     assert not world.mark.exists()
 
 
-def test_nor_where_peak_memory_is_measured(with_modules):
+def test_nor_where_peak_memory_is_measured(with_modules, monkeypatch):
+    monkeypatch.setattr("attention_guidance.commands.pretraining.loop.peak_memory.subprocess", subprocess)
     assert peak_memory(make_config({}, with_modules.run / "run.yaml"), with_modules.run / "tokenizer") > 0
     assert not with_modules.mark.exists()
 

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import worker
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
     for rank in range(worker.RANKS):
         with (folder / f"rank-{rank}.txt").open("w") as log:
             command = [sys.executable, worker.__file__, str(folder), str(rank)]
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+            processes.append(forked.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
     end = time.monotonic() + TIMEOUT
     # Where one of them fails, the other would wait for it.
     while any(process.poll() is None for process in processes) and time.monotonic() < end:

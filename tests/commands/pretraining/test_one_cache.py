@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import large_text
 import pytest
 
@@ -43,9 +44,7 @@ def start(arguments, tmp_path, monkeypatch):
         run = ["pretrain", *arguments, "--accumulation", "1", "--max-steps", "2", "-o", str(tmp_path / name)]
         environment = os.environ | {"ATTENTION_GUIDANCE_CACHE": str(tmp_path / cache)}
         line = [*launcher, large_text.__file__, how, *run]
-        started.append(
-            subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        )
+        started.append(forked.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
         return started[-1]
 
     yield begin
@@ -117,7 +116,7 @@ def test_the_first_of_each_machine_goes_before_its_others(tmp_path):
     (tmp_path / "turns.py").write_text(TURNS)
     environment = os.environ | {"PYTHONPATH": str(Path(attention_guidance.__file__).parents[1])}
     started = [
-        subprocess.Popen([*launcher, str(tmp_path / "turns.py"), str(tmp_path / "order")], env=environment)
+        forked.Popen([*launcher, str(tmp_path / "turns.py"), str(tmp_path / "order")], env=environment)
         for launcher in nodes()
     ]
     assert [process.wait(timeout=TIMEOUT) for process in started] == [0, 0]

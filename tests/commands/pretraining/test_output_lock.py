@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import filelock
+import forked
 import pairs
 import pytest
 
@@ -39,7 +40,7 @@ time.sleep(600)
 @pytest.fixture
 def holder(tmp_path):
     """A process that has claimed the folder `out`."""
-    with subprocess.Popen(
+    with forked.Popen(
         [sys.executable, "-c", HOLDS, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:
         assert process.stdout.readline() == "held\n"
@@ -118,7 +119,7 @@ def test_of_two_commands_started_at_once_one_runs(tmp_path, arguments):
     """Both would exit with 0 and mix their files."""
     line = [sys.executable, "-m", "attention_guidance", "pretrain", *arguments, "--accumulation", "1"]
     started = [
-        subprocess.Popen(
+        forked.Popen(
             [*line, "-q", "--seed", seed, "-o", str(tmp_path / "run")],
             stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         )
@@ -138,7 +139,7 @@ def test_of_two_that_begin_at_once_one_writes(arguments, tmp_path):
     """What is there in the end is of one run, not settings of one and results of the other."""
     command = ["pretrain", *arguments, "--max-steps", "6"]
     environment = ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"}
-    ended = subprocess.run(
+    ended = forked.run(
         [sys.executable, pairs.__file__, str(tmp_path), "5", *command],
         capture_output=True, text=True, timeout=TIMEOUT, env=environment,
     )  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from attention_guidance.commands.objectives.base import Draws
@@ -145,7 +145,7 @@ def test_a_function_may_encode_text_where_workers_load_data(with_function, tmp_p
     settings = {"max_steps": 3, "eval_every": 3, "arguments": {"dataloader_num_workers": workers}}
     write_yaml(dataclasses.replace(with_function("encoding"), **settings), tmp_path / "config.yaml")
     line = ["pretrain", "--config", tmp_path / "config.yaml", "--trust-objective", "-o", tmp_path / "run", "-q"]
-    subprocess.run([sys.executable, "-m", "attention_guidance", *map(str, line)], check=True, timeout=100)
+    forked.run([sys.executable, "-m", "attention_guidance", *map(str, line)], check=True, timeout=100)
 
 
 def test_rates_are_for_others(settings):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import forked
 import pytest
 import spoiled
 import torch
@@ -49,7 +50,7 @@ def launch(n: int, *arguments: object, program: Sequence[str] = _PROGRAM) -> sub
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(package), "HF_HUB_OFFLINE": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     command = [*torchrun, *program, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forked.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -129,9 +130,11 @@ def test_one_is_killed_and_fewer_go_on(command, alone, tmp_path, before, after):
     assert losses_in(folder) == pytest.approx(alone, rel=1e-4)
 
 
-def workers_of(parent: int) -> list[int]:
-    """The processes that a process has started."""
-    return sorted(int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+def workers_of(torchrun: int) -> list[int]:
+    """The processes that torchrun has started: each in a session of its own, and forked by the same server."""
+    server = Path(f"/proc/{torchrun}/stat").read_text().rpartition(")")[2].split()[1]
+    forks = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
+    return sorted(number for number in forks if os.getsid(number) == number)
 
 
 def test_wrong_input_is_told_once(command, tmp_path):

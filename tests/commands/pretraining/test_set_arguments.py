@@ -6,10 +6,10 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from transformers.trainer_utils import SchedulerType
@@ -193,7 +193,7 @@ class TestARunThatNeverMadeAStep:
         with monkeypatch.context() as broken:
             if request.param == "killed":
                 line = [sys.executable, "-c", KILLED, *map(str, given)]
-                assert subprocess.run(line, timeout=120).returncode == -signal.SIGKILL
+                assert forked.run(line, timeout=120).returncode == -signal.SIGKILL
             else:
                 where = (
                     (Run, "validate")

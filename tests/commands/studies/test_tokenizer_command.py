@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import pytest
 
 from attention_guidance.commands.tokenization.kinds import KINDS, train_kind
@@ -114,7 +115,7 @@ def test_ctrl_c_while_a_tokenizer_is_trained(tmp_path, kind):
     hard.write_text("\n".join("".join(chance.choices(string.ascii_letters, k=10_000)) for _ in range(300)))
     train = ["tokenizer", "train", hard, "--kinds", kind, "--vocab-sizes", "30000", "-o", tmp_path / "out"]
     command = [sys.executable, "-m", "attention_guidance", *map(str, train)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith(f"training {kind}-30000")
     time.sleep(1)

@@ -1,9 +1,9 @@
 import shutil
-import subprocess
 import sys
 import unicodedata
 from pathlib import Path
 
+import forked
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -99,7 +99,7 @@ def test_training_is_deterministic(tokenizer: PreTrainedTokenizerFast) -> None:
         "texts = sys.argv[1:];"
         "print(train_tokenizer(texts, 300, max_length=128).backend_tokenizer.to_str())"
     )
-    run = subprocess.run([sys.executable, "-c", code, *TEXTS], capture_output=True, text=True, check=True)
+    run = forked.run([sys.executable, "-c", code, *TEXTS], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == train_tokenizer(TEXTS, 300, max_length=128).backend_tokenizer.to_str()
     other = train_tokenizer([text.replace("cat", "zebra") for text in TEXTS], 300, max_length=128)
     assert run.stdout.strip() != other.backend_tokenizer.to_str()
