@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real text in {SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_imported_is_no_garbage():
+    """Trainer collects garbage after each training, and would search all that libraries hold: 15 % of a small run."""
+    gc.collect()
+    gc.freeze()
 
 
 def _process_wide() -> dict[str, object]:
