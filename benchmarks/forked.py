@@ -28,7 +28,7 @@ from typing import Any
 from unittest import mock
 
 # What begins so is read at the start or on import, but for what each fork follows.
-_READ_AT_START = ("HF_", "LD_", "MALLOC_", "MKL_", "OMP_", "PYTHON", "TRANSFORMERS_")
+_READ_AT_START = ("HF_", "LD_", "MALLOC_", "MKL_", "OMP_", "PYTHON", "TRANSFORMERS_", "TRITON_")
 _FOLLOWED = ("PYTHONPATH", "PYTHONUNBUFFERED")
 # Options that each fork follows: standard output without a buffer, and no modules from the program's folder.
 OPTIONS = ("-u", "-P")

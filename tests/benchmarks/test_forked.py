@@ -80,7 +80,8 @@ def test_it_is_forked_unless_it_cannot_be():
     command = [sys.executable, "-c", HAS_TORCH]
     given = {"capture_output": True, "text": True}
     assert forked.run(command, **given).stdout == "True\n"
-    assert forked.run(command, env=os.environ | {"OMP_NUM_THREADS": "3"}, **given).stdout == "False\n"
+    for variable in ("OMP_NUM_THREADS", "TRITON_INTERPRET"):
+        assert forked.run(command, env=os.environ | {variable: "3"}, **given).stdout == "False\n"
     assert forked.run([sys.executable, "-S", "-c", HAS_TORCH], **given).stdout == "False\n"
     assert forked.run(["echo", "x"], **given).stdout == "x\n"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
-import forked
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -66,7 +66,7 @@ def run(kernel, monkeypatch, capsys):
 def run_apart(*arguments):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, str(BENCHMARKS / "kernel.py"), *map(str, arguments)]
-    return forked.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def read(path):

@@ -2,10 +2,10 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
-import forked
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -22,7 +22,7 @@ def run(results, *arguments, before=""):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_ALWAYS_COMPILE"] = "0"
     command = [sys.executable, "-c", code, *map(str, arguments), "--results", str(results)]
-    return forked.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_they_use_tensor_cores_and_fetch_ahead(tmp_path):
