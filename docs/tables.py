@@ -70,6 +70,8 @@ WAYS = {
 }
 
 
+# What the error says of a model whose attention maps no hook sees.
+UNSEEN = "applies dropout by a function"
 # The outcomes for a model that is not guided exactly, and the heading of each table.
 OTHERWISE = {
     "WRONG": "Guided, and wrong against the eager maps",
@@ -154,7 +156,9 @@ def page(outcomes: Outcomes, found: dict[str, Any]) -> str:
     ]
     for name in encoders.OUTSIDE:
         ok = outcomes.passed(f"{OUTSIDE}[{name}]")
-        lines.append(f"| {name} | {'yes' if ok else 'NO'} | computes its attention itself, outside the interface |")
+        lines.append(
+            f"| {name} | {'yes' if ok else 'NO'} | applies attention dropout by a function, outside the interface |"
+        )
     lines += ["", *family_lines(found)]
     lines += ["", WAYS_HEADING, "", "| way | works | notes |", "|---|---|---|"]
     for way, (tests, note) in WAYS.items():
@@ -165,6 +169,7 @@ def page(outcomes: Outcomes, found: dict[str, Any]) -> str:
 def family_lines(found: dict[str, Any]) -> list[str]:
     """The section on all families of transformers."""
     classes, counts = families.base_classes(), Counter(verdict.kind for verdict in found.values())
+    unseen = {families.family_of(classes[name]) for name, verdict in found.items() if UNSEEN in verdict.reason}
     exact: dict[str, list[str]] = defaultdict(list)
     for name, verdict in found.items():
         if verdict.kind == "exact":
@@ -177,7 +182,12 @@ def family_lines(found: dict[str, Any]) -> list[str]:
         "loss and gradients were compared with those from the eager attention maps of an unguided copy.",
         "",
         f"The {counts['refused']} models not listed below are refused with a reason: they are decoders, contain",
-        "several stacks of attention, or compute attention outside the interface.",
+        "several stacks of attention, or compute attention where guidance cannot see it.",
+        "",
+        "`own maps`: the model computes its attention itself, outside transformers' attention interface. Its maps are",
+        "seen where they enter the Dropout module of its attention probabilities, whose probability may be 0. Guidance",
+        "is computed from these dense maps, with the memory of the backend `reference`. Models outside the interface",
+        f"that apply dropout by a function have no such module, and are refused: {', '.join(sorted(unseen))}.",
         "",
         f"### Guided exactly: {len(exact)} families",
         "",

@@ -11,6 +11,7 @@ from torch import Tensor
 _SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _TEXT = _SIZE | {"vocab_size": 64, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _LONG = _TEXT | {"max_position_embeddings": 40}
+_DISENTANGLED = _TEXT | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_position_embeddings": 40}
 _IMAGE = _SIZE | {"image_size": 16, "patch_size": 4, "num_channels": 3}
 _AUDIO = _SIZE | {
     "conv_dim": (8, 8),
@@ -41,13 +42,25 @@ TEXT = {
     "NomicBert": _TEXT,
     "T5": {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 1},
     "EuroBert": _TEXT | {"num_key_value_heads": 2, "mask_token_id": 4},
+    # These compute their attention outside transformers' attention interface, and their maps alone are seen.
+    "Deberta": _DISENTANGLED,
+    "DebertaV2": _DISENTANGLED | {"share_att_key": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm"},
+    "MPNet": _LONG,
+    "RoFormer": _TEXT | {"embedding_size": 32},
+    "XLNet": {"vocab_size": 64, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "pad_token_id": 1},
 }
 IMAGE = {"ViT": _IMAGE, "DeiT": _IMAGE, "ViTMAE": _IMAGE}
 AUDIO = {"Wav2Vec2": _AUDIO, "Hubert": _AUDIO}
 GUIDABLE = [*TEXT, *IMAGE, *AUDIO]
 # What `auto` takes on a CPU; for all others it is `batched`.
-AUTO = {"T5": "reference"}
-OUTSIDE = {"DebertaV2": _TEXT, "MPNet": _TEXT, "RoFormer": _TEXT}
+OWN_MAPS = ["Deberta", "DebertaV2", "MPNet", "RoFormer", "XLNet"]
+AUTO = dict.fromkeys(["T5", *OWN_MAPS], "reference")
+# These apply dropout as a function, which no hook sees.
+OUTSIDE = {
+    "XLM": {"n_words": 64, "emb_dim": 32, "n_layers": 2, "n_heads": 4},
+    "Longformer": _LONG | {"attention_window": 4},
+    "LED": {"vocab_size": 64, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "attention_window": 4},
+}
 
 
 def make(name: str, seed: int = 0) -> tuple[Any, dict[str, Tensor]]:

@@ -15,12 +15,13 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from attention_guidance.adapters.interface import attention_modules, configurations
+from attention_guidance.adapters.interface import configurations
+from attention_guidance.adapters.modules import modules_of
 
 _MODELS = Path(transformers.__file__).parent / "models"
 _WITH_HEAD = re.compile(r"For[A-Z]|Pre[Tt]rainedModel$")
 _LAYERS = re.compile(r"(^|_)(n|num)_?(\w*_)?(layers?|blocks)$|^depth$|layers$")
-_WIDTHS = re.compile(r"hidden|inter|embed|ffn|model|dim|d_kv|d_ff|width|channels|proj")
+_WIDTHS = re.compile(r"hidden|inter|embed|ffn|model|dim|d_kv|d_ff|width|channels|proj|coordinate|shape")
 _NO_WIDTHS = re.compile(r"num_|_num|position|vocab|layer|image|patch|token|pad|norm|group|model_type|size_per|kernel")
 # Few words are enough, and make a model small whose vocabulary is most of it.
 _VOCABULARY = 600
@@ -118,7 +119,7 @@ def prepared(model: PreTrainedModel) -> PreTrainedModel:
     if hasattr(model, "set_default_language"):
         model.set_default_language(model.config.languages[0])
     with torch.no_grad():
-        for module in attention_modules(model):
+        for module in modules_of(model):
             for parameter in module.parameters():
                 if parameter.dim() == 2:
                     nn.init.normal_(parameter, std=1.5 * parameter.shape[1] ** -0.5)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from attention_guidance import guide
+from attention_guidance.adapters.modules import attention_modules
 from attention_guidance.errors import GuidanceError, reason_of
 
 HEADS = "next:1 previous:1 first:1"
@@ -28,7 +29,7 @@ class Verdict:
 
     Attributes:
         kind: `exact`; `refused` by guide() or `refused in a pass`; `not compared`; `not built`; or `WRONG`.
-        reason: why it is not exact; the backend, if it is.
+        reason: why it is not exact; if it is, the backend, or `own maps`.
     """
 
     kind: str
@@ -94,7 +95,7 @@ def _of_inputs(plain: PreTrainedModel, inputs: dict[str, Any]) -> Verdict:
     torch.manual_seed(0)
     expected = _expected(plain, inputs)
     if expected is None:
-        return Verdict("not compared", "it gives out no attention maps")
+        return Verdict("not compared", "it gives out no attention maps, or only parts of them")
     if math.isnan(expected.item()):
         return Verdict("not compared", "it attends causally, by its mask")
     loss.backward()
@@ -104,7 +105,8 @@ def _of_inputs(plain: PreTrainedModel, inputs: dict[str, Any]) -> Verdict:
     if not right or size < 1e-4:
         losses = f"loss {loss.item():.6g}, by the maps {expected.item():.6g}"
         return Verdict("WRONG", f"{losses}; gradients off by {distance:.1g} of {size:.3g}")
-    return Verdict("exact", handle.explain_backend().split()[2])
+    own_maps = not any(attention_modules(guided))
+    return Verdict("exact", "own maps" if own_maps else handle.explain_backend().split()[2])
 
 
 def _gradients(ours: PreTrainedModel, theirs: PreTrainedModel) -> tuple[float, float]:
@@ -118,10 +120,16 @@ def _gradients(ours: PreTrainedModel, theirs: PreTrainedModel) -> tuple[float, f
 
 
 def _expected(model: PreTrainedModel, inputs: dict[str, Any]) -> Tensor | None:
-    """The guidance by its definition, from the maps that a model gives out; NaN where no row has a target."""
+    """The guidance by its definition, from the maps that a model gives out; NaN where no row has a target.
+
+    None if it gives out none of probabilities, or of scores (SqueezeBERT), of the whole sequence.
+    """
     model.set_attn_implementation("eager")
     maps = getattr(model(**inputs, output_attentions=True, return_dict=True), "attentions", None)
     if not maps or not all(isinstance(of_layer, Tensor) and of_layer.dim() == 4 for of_layer in maps):
+        return None
+    maps = [(of_layer.softmax(-1) if (of_layer < 0).any() else of_layer) for of_layer in maps]
+    if not all(((sums := of_layer.sum(-1)).sub(1).abs().lt(1e-3) | (sums == 0)).all() for of_layer in maps):
         return None
     total = torch.zeros((), dtype=torch.float64)
     for map_BHTT in maps:

@@ -246,11 +246,10 @@ class TestErrors:
         assert not model._forward_hooks
 
     def test_attention_outside_the_interface(self):
-        from transformers import MPNetConfig, MPNetForMaskedLM
+        from transformers import XLMConfig, XLMWithLMHeadModel
 
-        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-        with pytest.raises(AttachError, match="MPNetForMaskedLM does not call its attention through"):
-            guide(MPNetForMaskedLM(MPNetConfig(vocab_size=30, **sizes)), "next:1")
+        with pytest.raises(AttachError, match="XLMWithLMHeadModel does not call its attention through"):
+            guide(XLMWithLMHeadModel(XLMConfig(n_words=30, emb_dim=16, n_layers=1, n_heads=2)), "next:1")
 
     def test_attention_that_is_never_called(self, make_model, batch):
         model = make_model()

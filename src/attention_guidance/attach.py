@@ -75,8 +75,9 @@ def guide(
         The handle, with the weight, per-head errors and `remove()`.
 
     Raises:
-        AttachError: the model is guided already, is not a bidirectional encoder, or calls its attention neither through
-            transformers' attention interface nor through nn.MultiheadAttention.
+        AttachError: the model is guided already, is not a bidirectional encoder, or computes its attention where it
+            cannot be seen: neither through transformers' attention interface or nn.MultiheadAttention, nor with a
+            Dropout module for its attention maps.
         PatternError: the assignment does not fit the model.
         ConfigError: unknown loss, normalization, backend or schedule, or an invalid weight or length.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attention_guidance.adapters.base import Adapter
 from attention_guidance.adapters.inputs_outputs import loss_of, share_of_batch, with_loss
-from attention_guidance.adapters.interface import normalizes_its_loss
+from attention_guidance.adapters.modules import normalizes_its_loss
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
 from attention_guidance.forward.forward_pass import ForwardPass
@@ -189,6 +189,7 @@ class Guidance:
             if output is not None and never_trained and not torch.compiler.is_compiling():
                 self._lost.watch_evaluation(output)
             return
+        self._adapter.end_pass()
         ended.end(self._objective, self._normalization)
         missing = [layer for layer in self._layers if layer.number not in ended.layers]
         if missing and not (self._adapter.skips_layers and model.training):

@@ -1,7 +1,8 @@
 """Adapters: how guidance attaches to each kind of model.
 
-`base` defines the interface, `interface` the adapter of transformers' models, and `multihead` that of models made of
-torch's nn.MultiheadAttention. `inputs_outputs` reads what a model is given and returns.
+`base` defines the interface, `interface` the adapter of transformers' models, `own_maps` that of those that do not use
+its attention interface, and `multihead` that of models made of torch's nn.MultiheadAttention. `modules` finds the
+attention modules of transformers' models, and `inputs_outputs` reads what a model is given and returns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from torch import nn
 
 from attention_guidance.adapters.base import GUIDING, Adapter, Purpose
 from attention_guidance.adapters.interface import InterfaceAdapter
+from attention_guidance.adapters.modules import attention_modules, map_modules
 from attention_guidance.adapters.multihead import MultiheadAdapter, has_multihead
+from attention_guidance.adapters.own_maps import MapAdapter
 from attention_guidance.errors import AttachError
 
 
@@ -53,11 +56,11 @@ def adapter_of(model: nn.Module, purpose: Purpose = GUIDING) -> Adapter:
     """
     model = checked_model(model, purpose)
     if hasattr(model, "set_attn_implementation"):
-        return InterfaceAdapter(model, purpose)
+        return _of_transformers(model, purpose)
     kind = type(model).__name__
     parts = list(_parts(model))
     if len(parts) == 1 and not has_multihead(model):
-        return InterfaceAdapter(parts[0][1], purpose)
+        return _of_transformers(parts[0][1], purpose)
     if parts:
         names = ", ".join(f"{name} ({type(part).__name__})" for name, part in parts)
         beside = " beside modules of nn.MultiheadAttention" if has_multihead(model) else ""
@@ -72,6 +75,11 @@ def adapter_of(model: nn.Module, purpose: Purpose = GUIDING) -> Adapter:
         f"{kind} cannot be {purpose.participle}: only models of transformers (PreTrainedModel) can, and modules that "
         "are or contain torch's nn.MultiheadAttention, such as nn.TransformerEncoder"
     )
+
+
+def _of_transformers(model: Any, purpose: Purpose) -> Adapter:
+    own_maps = not any(attention_modules(model)) and any(map_modules(model))
+    return MapAdapter(model, purpose) if own_maps else InterfaceAdapter(model, purpose)
 
 
 def whole_of(model: nn.Module, adapter: Adapter, within: nn.Module | None) -> nn.Module | None:

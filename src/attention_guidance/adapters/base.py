@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_guidance.errors import AttachError
-from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.call import Call
 
 Result = tuple[Tensor, Tensor | None]
 
@@ -81,8 +81,11 @@ class AttentionProcessor(Protocol):
             training: whether the attention module is in training mode.
         """
 
-    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
-        """Output [B, Q, H, D] of a call, and weights if any; `unguided` returns those of the model's own attention."""
+    def attend(self, call: Call, unguided: Callable[[], Result]) -> Result:
+        """Output [B, Q, H, D] of a call, and weights if any; `unguided` returns those of the model's own attention.
+
+        The call of a module that computes its attention itself is a `MapCall`, and its result is not used.
+        """
 
 
 class Adapter(Protocol):
@@ -116,6 +119,13 @@ class Adapter(Protocol):
     def begin_pass(self) -> None:
         """Prepare for a forward pass of the model."""
 
+    def end_pass(self) -> None:
+        """Check what was seen in a forward pass that has ended.
+
+        Raises:
+            AttachError: it was not attention that the adapter serves.
+        """
+
 
 class CallOrder:
     """The processor of modules that several layers share, as in ALBERT: the n-th call of a pass is layer n.
@@ -135,7 +145,7 @@ class CallOrder:
         """See `AttentionProcessor`. Never idle, since every call is counted."""
         return False
 
-    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+    def attend(self, call: Call, unguided: Callable[[], Result]) -> Result:
         """Pass the call to the processor of its layer, if there is one.
 
         Raises:

@@ -6,9 +6,8 @@ without a processor is not affected, so a model that shares its config with a gu
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,13 +17,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from attention_guidance.adapters.base import GUIDING, AttentionProcessor, CallOrder, Purpose, Result
 from attention_guidance.adapters.inputs_outputs import patch_size_of
-from attention_guidance.errors import AttachError, reason_of
+from attention_guidance.adapters.modules import PROCESSOR, forward_of, guidable_modules, normalizes_its_loss
+from attention_guidance.errors import AttachError
 from attention_guidance.loss.call import AttentionCall
 
 # The name under which guided models run, by their previous attention. No name may contain `sdpa` or `flash`, or begin
 # with `paged|`: transformers dispatches on these.
 GUIDED_NAMES = {"sdpa": "attention_guidance", "eager": "attention_guidance_eager"}
-PROCESSOR = "_attention_guidance"
 
 
 def _guided(base: str) -> Callable[..., Result]:
@@ -86,8 +85,13 @@ class InterfaceAdapter:
 
     def __init__(self, model: PreTrainedModel, purpose: Purpose = GUIDING) -> None:
         self.model, self.purpose = model, purpose
-        self.modules = _guidable_modules(model, purpose)
+        self.modules = guidable_modules(model, purpose)
         config = model.config.get_text_config()
+        if _unguided(config._attn_implementation) not in GUIDED_NAMES:
+            raise AttachError(
+                f"{type(model).__name__} runs with attn_implementation={config._attn_implementation!r}; {purpose.name} "
+                f"supports {' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
+            )
         # ALBERT's layers share a few modules.
         self.n_layers: int = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
         self.n_heads: int = config.num_attention_heads
@@ -149,6 +153,9 @@ class InterfaceAdapter:
         if self.order is not None:
             self.order.next_layer = 0
 
+    def end_pass(self) -> None:
+        """See `Adapter`; every call was checked when it was made."""
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         register()
@@ -184,91 +191,13 @@ def _unguided(name: Any) -> Any:
     return next((base for base, guided in GUIDED_NAMES.items() if guided == name), name)
 
 
-def _guidable_modules(model: PreTrainedModel, purpose: Purpose) -> list[nn.Module]:
-    """The model's attention modules in the order of its layers: one per layer, or fewer if layers share modules."""
-    name = type(model).__name__
-    modules = list(attention_modules(model))
-    for module in modules:
-        if PROCESSOR in module.__dict__:
-            raise AttachError(f"this {name} {module.__dict__[PROCESSOR].purpose.taken}")
-    if not modules:
-        raise AttachError(
-            f"{name} does not call its attention through transformers' attention interface, so it cannot be "
-            f"{purpose.participle}; BERT, RoBERTa, ELECTRA, ModernBERT, ViT, Wav2Vec2 and many others can"
-        )
-    reason = _reason_against(model, modules, purpose)
-    if reason is not None:
-        parts = _guidable_parts(model)
-        takes = "guide() takes" if purpose == GUIDING else f"{purpose.verb}"
-        instead = f"; {takes} its {' or '.join(parts)}{purpose.alone}" if parts else ""
-        raise AttachError(f"{name} cannot be {purpose.participle}: {reason}{instead}")
-    attention = model.config.get_text_config()._attn_implementation
-    if _unguided(attention) not in GUIDED_NAMES:
-        raise AttachError(
-            f"{name} runs with attn_implementation={attention!r}; {purpose.name} supports "
-            f"{' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
-        )
-    return modules
-
-
-def has_encoder_and_decoder(model: PreTrainedModel) -> bool:
-    """Whether a model has an encoder and a decoder, as T5 and BART do, and is not just one of these two parts."""
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return getattr(model.config, "is_encoder_decoder", False) and {"encoder", "decoder"} <= names
-
-
-def _reason_against(model: PreTrainedModel, modules: Sequence[nn.Module], purpose: Purpose = GUIDING) -> str | None:
-    """Why a model with these attention modules cannot be guided, or None if it can."""
-    for_encoders = f"{purpose.name} is for bidirectional encoders"
-    if getattr(model.config, "is_decoder", False) or any(getattr(module, "is_causal", False) for module in modules):
-        return f"it is {'an encoder-decoder' if has_encoder_and_decoder(model) else 'a decoder'}; {for_encoders}"
-    try:
-        config = model.config.get_text_config()
-    except ValueError as error:
-        return f"it has several parts ({reason_of(error)})"
-    sizes: dict[str, Any] = {}
-    for size in ("num_hidden_layers", "num_attention_heads"):
-        try:
-            sizes[size] = getattr(config, size, None)
-        except RuntimeError:  # raised by transformers if the number differs by layer
-            sizes[size] = "different numbers of"
-        if not isinstance(sizes[size], int):
-            what = size.removeprefix("num_").replace("_", " ")
-            if sizes[size] is None:
-                return f"its {type(config).__name__} does not say how many {what} it has ({size})"
-            return f"its layers have {sizes[size]} {what}; {purpose.name} needs the same number in all layers"
-    n_modules = n_layers = sizes["num_hidden_layers"]
-    if hasattr(config, "num_hidden_groups"):
-        n_modules = config.num_hidden_groups * config.inner_group_num
-    if len(modules) != n_modules:
-        if has_encoder_and_decoder(model):
-            return f"it is an encoder-decoder; {for_encoders}"
-        return f"it has {len(modules)} attention modules for {n_layers} layers; {for_encoders}"
-    for module in modules:
-        own = getattr(module, "config", config)
-        if not (isinstance(own, type(config)) or isinstance(config, type(own))):
-            return f"its attention is that of a part of it ({type(own).__name__}), not of its {n_layers} layers"
-    return None
-
-
-def _guidable_parts(model: PreTrainedModel) -> list[str]:
-    """The names of the outermost parts of a model that can be guided on their own."""
-    found: list[str] = []
-    for name, part in model.named_modules():
-        if name and isinstance(part, PreTrainedModel) and not any(name.startswith(f"{outer}.") for outer in found):
-            modules = list(attention_modules(part))
-            if modules and _reason_against(part, modules) is None:
-                found.append(name)
-    return found
-
-
 def base_attention(module: nn.Module, base: str) -> Callable[..., Any]:
     """The attention function that a module would call without guidance.
 
     `eager` is not in transformers' registry: each modeling file has its own, in the globals of the module's forward.
     """
     if base == "eager":
-        function = _forward_of(module).__globals__.get("eager_attention_forward")
+        function = forward_of(module).__globals__.get("eager_attention_forward")
         if function is None:
             raise AttachError(
                 f"{type(module).__name__} has no eager_attention_forward, which guidance needs; "
@@ -276,29 +205,6 @@ def base_attention(module: nn.Module, base: str) -> Callable[..., Any]:
             )
         return function  # type: ignore[no-any-return]
     return ALL_ATTENTION_FUNCTIONS[base]  # type: ignore[no-any-return]
-
-
-def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules whose forward looks up its attention function in transformers' registry, in the model's order."""
-    for module in model.modules():
-        forward = _forward_of(module)
-        if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
-            yield module
-
-
-def normalizes_its_loss(model: nn.Module) -> bool:
-    """Whether a model of transformers divides its loss by the number of labels that Trainer passes."""
-    return _calls(model, "loss_function")
-
-
-def _calls(module: nn.Module, name: str) -> bool:
-    """Whether a module's forward mentions a name (a global, or an attribute of self)."""
-    return name in _forward_of(module).__code__.co_names
-
-
-def _forward_of(module: nn.Module) -> Any:
-    """The class's forward function without its decorators."""
-    return inspect.unwrap(type(module).forward)
 
 
 def register() -> None:

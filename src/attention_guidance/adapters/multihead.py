@@ -85,6 +85,9 @@ class MultiheadAdapter:
         for forward in self.forwards:
             forward.called = False
 
+    def end_pass(self) -> None:
+        """See `Adapter`; every call was checked when it was made."""
+
 
 class MultiheadForward:
     """The forward of one guided nn.MultiheadAttention.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from attention_guidance.adapters import checked_model
 from attention_guidance.adapters.base import ABLATING, LOOKING
-from attention_guidance.adapters.interface import PROCESSOR, configurations, give_back, has_encoder_and_decoder
+from attention_guidance.adapters.interface import configurations, give_back
+from attention_guidance.adapters.modules import PROCESSOR, has_encoder_and_decoder
 from attention_guidance.adapters.positions import longest_input
 from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError, ConfigError

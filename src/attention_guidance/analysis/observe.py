@@ -20,7 +20,7 @@ from attention_guidance.analysis.given import Batch, batch_of
 from attention_guidance.errors import AttachError
 from attention_guidance.forward.forward_pass import ForwardPass
 from attention_guidance.forward.modes import evaluating
-from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.call import AttentionCall, Call, MapCall
 from attention_guidance.loss.reference import probabilities
 
 See = Callable[[int, AttentionCall], None]
@@ -41,7 +41,7 @@ class _Observer:
         """See `AttentionProcessor`; never idle, since every call is observed."""
         return False
 
-    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+    def attend(self, call: Call, unguided: Callable[[], Result]) -> Result:
         """Pass the call to `see`, then compute the model's own attention.
 
         Raises:
@@ -53,7 +53,7 @@ class _Observer:
                 "window), so there is no single map of the whole input; take_census combines all calls"
             )
         self.seen = True
-        self.see(self.layer, call)
+        self.see(self.layer, call.as_scores() if isinstance(call, MapCall) else call)
         return unguided()
 
 
@@ -97,6 +97,7 @@ class Observation:
         self._adapter.begin_pass()
         with torch.no_grad():
             output = self.model(**{k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in inputs.items()})
+        self._adapter.end_pass()
         unseen = [layer for layer, observer in self._observers.items() if not observer.seen]
         if unseen:
             raise AttachError(

@@ -25,7 +25,7 @@ from attention_guidance.forward.forward_pass import ForwardPass
 from attention_guidance.forward.hooked_forward import HookedForward
 from attention_guidance.forward.layer import check_positions
 from attention_guidance.forward.modes import evaluating
-from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.call import AttentionCall, Call
 from attention_guidance.loss.statistics import sums_dtype
 from attention_guidance.patterns import GIVEN, Pattern, TokenClasses, checked_pattern, get_pattern
 
@@ -272,11 +272,12 @@ class _Processor:
         """See `AttentionProcessor`; never idle, since every call is counted."""
         return False
 
-    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+    def attend(self, call: Call, unguided: Callable[[], Result]) -> Result:
         """The model's own attention, or, if heads of the layer are removed, that of the others."""
         removed, sums = self.removal.called(self.layer), self.removal.sums
         if not removed and sums is None:
             return unguided()
+        assert isinstance(call, AttentionCall), "its adapter takes no model whose maps alone are seen"
         call = call.with_bool_mask(ABLATING.verb).with_all_keys()
         # A copy, as the backward pass of SDPA may need its output.
         out_BQHD = _output(call).transpose(1, 2).clone(memory_format=torch.contiguous_format)

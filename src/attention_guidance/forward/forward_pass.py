@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attention_guidance.adapters.inputs_outputs import document_numbers, patch_grid
 from attention_guidance.errors import AttachError
-from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.call import Call
 from attention_guidance.loss.layers import LayerLoss, LayerRows, layer_losses
 from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import GIVEN, Pattern, Sequences, Targets, checked_targets
@@ -65,8 +65,7 @@ class ForwardPass:
         rows: the rows of the guided layers, for each call of a layer so far. None once the pass has ended: later calls
             are recomputations and do not count.
         layers: the losses of the guided layers, once the pass has ended.
-        samples: for each call of a layer, one number of each query, key and value, [B, Q + 2K]. They identify the pass
-            to which a recomputation belongs.
+        samples: for each call of a layer, its `sample`. They identify the pass to which a recomputation belongs.
         learns: whether some queries or keys require gradients. None if no guided layer was called: audio encoders skip
             layers at random.
         trace: how far the backward pass through it has come. None if no tensor has a hook.
@@ -88,15 +87,15 @@ class ForwardPass:
     shared: dict[Any, Any] = field(default_factory=dict)
     _targets: dict[tuple[Any, ...], tuple[Tensor, list[Targets]]] = field(default_factory=dict)
 
-    def see(self, layer: int, call: AttentionCall, reached: list[GradientTrace]) -> None:
+    def see(self, layer: int, call: Call, reached: list[GradientTrace]) -> None:
         """Record a call of a layer's attention, before it is computed.
 
         Args:
             layer: the number of the layer.
-            call: the model's call. A hook on its queries or keys notices the backward pass.
+            call: the model's call. A hook on what it trains notices the backward pass.
             reached: receives the trace when that happens.
         """
-        tensors = [tensor for tensor in (call.query_BHQD, call.key_BHKD) if tensor.requires_grad]
+        tensors = [tensor for tensor in call.trained if tensor.requires_grad]
         self.learns = self.learns or len(tensors) > 0
         if torch.compiler.is_compiling():
             return
@@ -104,7 +103,7 @@ class ForwardPass:
             self.trace = GradientTrace(reached)
             tensors[0].register_hook(self.trace.reach_model)  # type: ignore[no-untyped-call]
         if self.with_gradient:
-            self.samples.setdefault(layer, []).append(sample_of(call))
+            self.samples.setdefault(layer, []).append(call.sample())
 
     def check_gradients(self) -> None:
         """Raise AttachError if gradients are disabled inside a pass that began with gradients enabled."""
@@ -115,7 +114,7 @@ class ForwardPass:
             )
 
     def distance(self, layer: int, sample: Tensor) -> float:
-        """Distance of a recomputed call, given by its `sample_of`, to the nearest call of a layer; infinite if far.
+        """Distance of a recomputed call, given by its `sample`, to the nearest call of a layer; infinite if far.
 
         A recomputation may differ in the last bits, and may be NaN in a step that a GradScaler skips. The calls of
         another batch are far, unless all queries, keys and values are close to zero.
@@ -127,7 +126,7 @@ class ForwardPass:
         ]
         return min(distances, default=math.inf)
 
-    def add(self, layer: int, call: AttentionCall, statistics: RowStatistics, valid_BT: Tensor) -> None:
+    def add(self, layer: int, call: Call, statistics: RowStatistics, valid_BT: Tensor) -> None:
         """Add the rows of a call of a layer, unless the call is a recomputation.
 
         Args:
@@ -170,14 +169,14 @@ class ForwardPass:
         layers = [self.layers[number] for number in sorted(self.layers)]
         return torch.cat([layer.sums for layer in layers]), torch.cat([layer.counts for layer in layers])
 
-    def targets(self, patterns: Sequence[Pattern], call: AttentionCall) -> tuple[Tensor, list[Targets]]:
+    def targets(self, patterns: Sequence[Pattern], call: Call) -> tuple[Tensor, list[Targets]]:
         """The positions of an attention call that are tokens, bool [B, T], and the targets of the patterns there.
 
         Computed once for all layers of the same shape. See `sequences` for the call.
         """
         # The masks of two layers may differ.
         by_mask = call.mask is not None and _shaped(self.inputs.get("attention_mask"), call.size) is None
-        key = None if by_mask or torch.compiler.is_compiling() else (*patterns, *call.size, call.query_BHQD.device)
+        key = None if by_mask or torch.compiler.is_compiling() else (*patterns, *call.size, call.device)
         if key is not None and key in self._targets:
             return self._targets[key]
         sequences = self.sequences(call)
@@ -186,7 +185,7 @@ class ForwardPass:
             self._targets[key] = made
         return made
 
-    def sequences(self, call: AttentionCall) -> Sequences:
+    def sequences(self, call: Call) -> Sequences:
         """The batch as patterns receive it, in the positions of an attention call.
 
         The positions of the attention may differ from those of the inputs (audio samples and frames, pixels and
@@ -203,7 +202,7 @@ class ForwardPass:
         elif call.mask is not None:
             valid_BT = call.mask[:, 0].any(-2).expand(size)
         else:
-            valid_BT = torch.ones(size, dtype=torch.bool, device=call.query_BHQD.device)
+            valid_BT = torch.ones(size, dtype=torch.bool, device=call.device)
         return Sequences(
             valid_BT,
             _shaped(self.inputs.get("input_ids"), size),
@@ -211,13 +210,6 @@ class ForwardPass:
             patch_grid(self.inputs, self.patch_size),
             self.inputs.get(GIVEN),
         )
-
-
-def sample_of(call: AttentionCall) -> Tensor:
-    """One number of each query, key and value, [B, Q + 2K]."""
-    # Include values: queries and keys may be initialized to zero, and then be the same for all texts.
-    tensors = call.query_BHQD, call.key_BHKD, call.value_BHKD
-    return torch.cat([tensor[:, 0, :, 0].detach() for tensor in tensors], -1)
 
 
 def _shaped(value: Any, size: tuple[int, ...]) -> Tensor | None:

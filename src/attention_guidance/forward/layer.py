@@ -14,9 +14,9 @@ from attention_guidance.adapters.base import GUIDING, Result
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
 from attention_guidance.forward.passes import Passes
-from attention_guidance.forward.split_heads import join_heads, split_heads, take_heads
+from attention_guidance.forward.split_heads import join_heads, split_heads
 from attention_guidance.loss.backends import Backend, BackendChoice, Case
-from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.call import AttentionCall, Call, take_heads
 from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import Pattern
 
@@ -60,7 +60,7 @@ class LayerProcessor:
         """
         return self.passes.has_none(training)
 
-    def attend(self, call: AttentionCall, unguided: Callable[[], Result]) -> Result:
+    def attend(self, call: Call, unguided: Callable[[], Result]) -> Result:
         """Compute a call of the layer's attention, and add its guidance to the pass that it belongs to.
 
         Raises:
@@ -89,37 +89,23 @@ class LayerProcessor:
             # If guidance does not train, the output equals the unguided model's to the last bit.
             result = unguided()
         # Disable autocast: backends choose the precision of each operation themselves.
-        with torch.set_grad_enabled(trains), torch.autocast(call.query_BHQD.device.type, enabled=False):
+        with torch.set_grad_enabled(trains), torch.autocast(call.device.type, enabled=False):
             if beside:
-                statistics = backend.statistics(_guided_alone(call, self.guided))
+                statistics = backend.statistics(call.of_heads(self.guided))
             else:
+                assert isinstance(call, AttentionCall), "the reference alone serves a map"
                 out_BQHD, statistics = _attend(call, self.guided, backend)
                 result = out_BQHD, None
         of_call.add(self.number, call, statistics, valid_BT)
         return result
 
-    def _case(self, call: AttentionCall) -> Case:
+    def _case(self, call: Call) -> Case:
         named = zip(self.groups, call.groups, strict=True)
         mapped = tuple(pattern.name for (pattern, _), (targets, _) in named if targets.map_BQK is not None)
-        query, n_keys = call.query_BHQD, call.key_BHKD.shape[2]
-        return Case(
-            query.device.type, query.dtype, n_keys, call.attention, call.bias is not None, mapped, query.shape[3]
-        )
-
-
-def _guided_alone(call: AttentionCall, guided: tuple[int, ...]) -> AttentionCall:
-    """The call with its guided heads only."""
-    n_shared = call.query_BHQD.shape[1] // call.key_BHKD.shape[1]
-    key_heads = [head // n_shared for head in guided]
-    bias = call.bias
-    return replace(
-        call,
-        query_BHQD=take_heads(call.query_BHQD, guided),
-        key_BHKD=take_heads(call.key_BHKD, key_heads),
-        value_BHKD=take_heads(call.value_BHKD, key_heads),
-        bias=bias if bias is None or bias.shape[1] == 1 else take_heads(bias, guided),
-        heads=None,
-    )
+        case = Case(call.device.type, call.trained[0].dtype, call.n_keys, call.attention, mapped=mapped)
+        if isinstance(call, AttentionCall):
+            case = replace(case, bias=call.bias is not None, channels=call.query_BHQD.shape[3])
+        return case
 
 
 def _attend(call: AttentionCall, guided: tuple[int, ...], backend: Backend) -> tuple[Tensor, RowStatistics]:
@@ -127,7 +113,7 @@ def _attend(call: AttentionCall, guided: tuple[int, ...], backend: Backend) -> t
     n_heads = call.query_BHQD.shape[1]
     others = [head for head in range(n_heads) if head not in guided]
     if backend.among or not others:
-        out_BHQD, statistics = backend.attend(call if backend.among else _guided_alone(call, guided))
+        out_BHQD, statistics = backend.attend(call if backend.among else call.of_heads(guided))
         if not backend.among:
             out_BHQD = take_heads(out_BHQD, [guided.index(head) for head in range(n_heads)])
         return out_BHQD.transpose(1, 2).contiguous(), statistics
@@ -143,9 +129,9 @@ def _attend(call: AttentionCall, guided: tuple[int, ...], backend: Backend) -> t
     return join_heads(out_BHQD, rest_BHQD, guided, others), statistics
 
 
-def check_positions(call: AttentionCall, layer: int) -> None:
+def check_positions(call: Call, layer: int) -> None:
     """Raise AttachError if keys are not at the positions of the queries: no key is then next to a query."""
-    n_queries, n_keys = call.query_BHQD.shape[2], call.key_BHKD.shape[2]
+    n_queries, n_keys = call.size[1], call.n_keys
     if n_queries != n_keys:
         raise AttachError(
             f"the attention of layer {layer} has {n_queries} queries and {n_keys} keys, as under prefix tuning, with "

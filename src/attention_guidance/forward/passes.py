@@ -14,8 +14,8 @@ from torch import Tensor
 
 from attention_guidance.adapters.base import graph_task, in_backward
 from attention_guidance.errors import AttachError
-from attention_guidance.forward.forward_pass import ForwardPass, GradientTrace, sample_of
-from attention_guidance.loss.call import AttentionCall
+from attention_guidance.forward.forward_pass import ForwardPass, GradientTrace
+from attention_guidance.loss.call import Call
 
 
 class Passes:
@@ -135,7 +135,7 @@ class Passes:
 
     # The layers' side
 
-    def of_call(self, layer: int, call: AttentionCall) -> ForwardPass | None:
+    def of_call(self, layer: int, call: Call) -> ForwardPass | None:
         """The pass that an attention call belongs to, or None if the call needs no guidance.
 
         Args:
@@ -172,9 +172,9 @@ class Passes:
             )
         return True
 
-    def _recomputed(self, layer: int, call: AttentionCall) -> ForwardPass | None:
+    def _recomputed(self, layer: int, call: Call) -> ForwardPass | None:
         """The pass that a recomputation during the backward pass belongs to; it must repeat the same computation."""
-        sample = sample_of(call)
+        sample = call.sample()
         candidates = [one for one in (*self._training, self.last) if one is not None and one.with_gradient]
         distances = [one.distance(layer, sample) for one in candidates]
         nearest = min(distances, default=math.inf)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention_guidance.loss.call import take_heads
+
 
 def split_heads(tensor_BHTD: Tensor, chosen: Sequence[int], others: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The chosen heads, in the order given, and the others; together they are all heads."""
@@ -19,14 +21,6 @@ def join_heads(chosen_BHTD: Tensor, others_BHTD: Tensor, chosen: Sequence[int], 
     """The inverse of `split_heads`, returned as [B, T, H, D], contiguous."""
     joined: Tensor = _Join.apply(chosen_BHTD, others_BHTD, list(chosen), list(others))  # type: ignore[no-untyped-call]
     return joined
-
-
-def take_heads(tensor_BHTD: Tensor, heads: Sequence[int]) -> Tensor:
-    """Select heads; a view if they are adjacent."""
-    first, n_heads = heads[0], len(heads)
-    if list(heads) == list(range(first, first + n_heads)):
-        return tensor_BHTD[:, first : first + n_heads]
-    return tensor_BHTD[:, list(heads)]
 
 
 def _put_heads(tensor_BHTD: Tensor, heads: Sequence[int], part_BHTD: Tensor) -> None:

@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +31,9 @@ class Case:
 
     Attributes:
         device: device type, such as `cpu` or `cuda`.
-        dtype: dtype of queries, keys and values.
+        dtype: dtype of queries, keys and values, or of the map.
         length: number of keys.
-        attention: the model's attention without guidance, `sdpa` or `eager`.
+        attention: the model's attention without guidance: `sdpa`, `eager`, or `own` if only its map is seen.
         bias: whether a bias is added to the scores.
         mapped: names of the patterns whose targets are a dense map.
         channels: number of channels of a head.
@@ -55,7 +55,7 @@ class Backend:
     Attributes:
         name: its name in `guide(backend=...)`.
         attend: computes output and row statistics together, with gradients.
-        statistics: computes the row statistics alone.
+        statistics: computes the row statistics alone, of an `AttentionCall` or, for the reference, a `MapCall`.
         refuses: returns why it does not support a case, or None if it does.
         beside: whether the model's own attention computes all heads, and the backend only the statistics.
         among: whether it computes all heads of a layer, guided or not (`AttentionCall.heads`).
@@ -63,7 +63,7 @@ class Backend:
 
     name: str
     attend: Callable[[AttentionCall], tuple[Tensor, RowStatistics]]
-    statistics: Callable[[AttentionCall], RowStatistics]
+    statistics: Callable[[Any], RowStatistics]
     refuses: Callable[[Case], str | None]
     beside: bool = False
     among: bool = False
@@ -71,6 +71,8 @@ class Backend:
 
 def _refuses_all(case: Case) -> str | None:
     """Why only the reference supports a case, or None."""
+    if case.attention == "own":
+        return "the model computes its attention itself, and only its map is seen"
     if case.attention != "sdpa":
         return f"the model runs {case.attention} attention, whose weights it may return"
     if case.bias:

@@ -1,10 +1,10 @@
-"""`AttentionCall`: the inputs of one attention call, from adapter to backend."""
+"""`AttentionCall`: the inputs of one attention call, from adapter to backend; `MapCall`: its map alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,12 +58,44 @@ class AttentionCall:
         """The number of sequences and the number of queries."""
         return self.query_BHQD.shape[0], self.query_BHQD.shape[2]
 
+    @property
+    def n_keys(self) -> int:
+        """The number of keys."""
+        return self.key_BHKD.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its tensors."""
+        return self.query_BHQD.device
+
+    @property
+    def trained(self) -> tuple[Tensor, ...]:
+        """The tensors through which guidance trains the model."""
+        return self.query_BHQD, self.key_BHKD
+
+    def sample(self) -> Tensor:
+        """One number of each query, key and value, [B, Q + 2K], by which a recomputation of the call is recognised."""
+        # Include values: queries and keys may be initialized to zero, and then be the same for all texts.
+        tensors = self.query_BHQD, self.key_BHKD, self.value_BHKD
+        return torch.cat([tensor[:, 0, :, 0].detach() for tensor in tensors], -1)
+
     def slices(self) -> Iterator[tuple[Targets, slice]]:
         """The targets of each pattern, and the slice of its heads."""
-        start = 0
-        for targets, n_heads in self.groups:
-            yield targets, slice(start, start + n_heads)
-            start += n_heads
+        return _slices(self.groups)
+
+    def of_heads(self, heads: tuple[int, ...]) -> AttentionCall:
+        """The call with some of its heads only."""
+        n_shared = self.query_BHQD.shape[1] // self.key_BHKD.shape[1]
+        key_heads = [head // n_shared for head in heads]
+        bias = self.bias
+        return replace(
+            self,
+            query_BHQD=take_heads(self.query_BHQD, heads),
+            key_BHKD=take_heads(self.key_BHKD, key_heads),
+            value_BHKD=take_heads(self.value_BHKD, key_heads),
+            bias=bias if bias is None or bias.shape[1] == 1 else take_heads(bias, heads),
+            heads=None,
+        )
 
     def with_bool_mask(self, verb: str = "guide") -> AttentionCall:
         """The same call with a bool mask. The values of an additive mask at keys that it does not hide become a bias.
@@ -110,3 +142,96 @@ class AttentionCall:
     def _in(self, dtype: torch.dtype) -> AttentionCall:
         query, key, value = (tensor.to(dtype) for tensor in (self.query_BHQD, self.key_BHKD, self.value_BHKD))
         return replace(self, query_BHQD=query, key_BHKD=key, value_BHKD=value)
+
+
+@dataclass(frozen=True)
+class MapCall:
+    """One call of a module that computes its attention itself: the map that it computed.
+
+    Attributes:
+        map_BHQK: the map of every head, after the softmax and before dropout.
+        inputs: the input of the module, of any shape, by which a recomputation is recognised.
+        groups, log_mass, heads, shared, training: see `AttentionCall`.
+        mask: bool [B, 1, Q, K], True where any head attends, or None. Softmax gives hidden keys exact zeros.
+        attention: that the module computes its attention itself.
+    """
+
+    map_BHQK: Tensor
+    inputs: Tensor
+    groups: tuple[tuple[Targets, int], ...] = ()
+    mask: Tensor | None = None
+    log_mass: bool = False
+    heads: tuple[int, ...] | None = None
+    shared: dict[Any, Any] | None = None
+    training: bool = True
+    attention: ClassVar[str] = "own"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The number of sequences and the number of queries."""
+        return self.map_BHQK.shape[0], self.map_BHQK.shape[2]
+
+    @property
+    def n_keys(self) -> int:
+        """The number of keys."""
+        return self.map_BHQK.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its tensors."""
+        return self.map_BHQK.device
+
+    @property
+    def trained(self) -> tuple[Tensor, ...]:
+        """The tensors through which guidance trains the model."""
+        return (self.map_BHQK,)
+
+    def sample(self) -> Tensor:
+        """One number of each position of the input, by which a recomputation of the call is recognised."""
+        return self.inputs[..., 0].detach()
+
+    def slices(self) -> Iterator[tuple[Targets, slice]]:
+        """The targets of each pattern, and the slice of its heads."""
+        return _slices(self.groups)
+
+    def of_heads(self, heads: tuple[int, ...]) -> MapCall:
+        """The call with some of its heads only."""
+        return replace(self, map_BHQK=take_heads(self.map_BHQK, heads), heads=None)
+
+    def with_bool_mask(self) -> MapCall:
+        """The same call, whose mask is bool already."""
+        return self
+
+    def in_autocast_precision(self) -> MapCall:
+        """The same call: a map is in the precision in which the module computed it."""
+        return self
+
+    def as_scores(self) -> AttentionCall:
+        """An `AttentionCall` with the same map, for looking: its queries and keys are zeros, its bias the map's log."""
+        n_batch, n_heads, n_queries, n_keys = self.map_BHQK.shape
+        precise = torch.promote_types(self.map_BHQK.dtype, torch.float32)
+        query_BHQD, key_BHKD = (
+            self.map_BHQK.new_zeros(n_batch, n_heads, length, 1, dtype=precise) for length in (n_queries, n_keys)
+        )
+        return AttentionCall(
+            query_BHQD, key_BHKD, key_BHKD, self.groups, 1.0, self.mask, self.map_BHQK.to(precise).log(),
+            training=self.training,
+        )  # fmt: skip
+
+
+Call = AttentionCall | MapCall
+
+
+def _slices(groups: tuple[tuple[Targets, int], ...]) -> Iterator[tuple[Targets, slice]]:
+    start = 0
+    for targets, n_heads in groups:
+        yield targets, slice(start, start + n_heads)
+        start += n_heads
+
+
+def take_heads(tensor_BHTD: Tensor, heads: Sequence[int]) -> Tensor:
+    """Select heads; a view if they are adjacent."""
+    first, n_heads = heads[0], len(heads)
+    if list(heads) == list(range(first, first + n_heads)):
+        return tensor_BHTD[:, first : first + n_heads]
+    return tensor_BHTD[:, list(heads)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.call import AttentionCall, Call, MapCall
 from attention_guidance.loss.statistics import RowStatistics
 
 
@@ -19,13 +19,19 @@ def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     return dropped_BHQK @ call.value_BHKD, _statistics(call, map_BHQK)
 
 
-def statistics(call: AttentionCall) -> RowStatistics:
+def statistics(call: Call) -> RowStatistics:
     """The row statistics alone."""
     return _statistics(call, probabilities(call))
 
 
-def _scores(call: AttentionCall) -> Tensor:
-    """Scores in float32 or better; minus infinity where the mask hides a key, 0 in rows without any visible key."""
+def _scores(call: Call) -> Tensor:
+    """Scores in float32 or better; minus infinity where the mask hides a key, 0 in rows without any visible key.
+
+    Those of a map are its logarithms, of which it is the softmax. A probability that underflowed to 0 has no gradient.
+    """
+    if isinstance(call, MapCall):
+        map_BHQK = probabilities(call)
+        return map_BHQK.clamp(min=torch.finfo(map_BHQK.dtype).tiny).log()
     query_BHQD, key_BHKD = call.query_BHQD, call.key_BHKD
     if query_BHQD.dtype == torch.float16:
         # Products of float16 numbers may overflow.
@@ -41,13 +47,15 @@ def _scores(call: AttentionCall) -> Tensor:
     return scores_BHQK.masked_fill(~call.mask & sees_B1Q1, -math.inf).masked_fill(~sees_B1Q1, 0.0)
 
 
-def probabilities(call: AttentionCall) -> Tensor:
+def probabilities(call: Call) -> Tensor:
     """The attention map of every head, [B, H, Q, K] in float32 or better; zeros in rows without any visible key."""
+    if isinstance(call, MapCall):
+        return call.map_BHQK.to(torch.promote_types(call.map_BHQK.dtype, torch.float32))
     map_BHQK = _scores(call).softmax(-1)
     return map_BHQK if call.mask is None else map_BHQK.masked_fill(~call.mask.any(-1, keepdim=True), 0.0)
 
 
-def _statistics(call: AttentionCall, map_BHQK: Tensor) -> RowStatistics:
+def _statistics(call: Call, map_BHQK: Tensor) -> RowStatistics:
     masses, counts = [], []
     for targets, heads in call.slices():
         n_batch, n_heads, n_queries, n_keys = map_BHQK[:, heads].shape

@@ -16,7 +16,7 @@ import torch
 
 from attention_guidance.adapters import checked_model
 from attention_guidance.adapters.base import LOOKING
-from attention_guidance.adapters.interface import has_encoder_and_decoder
+from attention_guidance.adapters.modules import has_encoder_and_decoder
 from attention_guidance.analysis.given import check_unicode
 from attention_guidance.analysis.maps import attention_maps
 from attention_guidance.analysis.sentence.layout import page, whole_picture

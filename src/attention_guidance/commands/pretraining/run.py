@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from attention_guidance.adapters.interface import normalizes_its_loss
+from attention_guidance.adapters.modules import normalizes_its_loss
 from attention_guidance.commands import results
 from attention_guidance.commands.objectives.base import Draws, Example, Quality, validate, validation_batches
 from attention_guidance.commands.pretraining.distributed import processes, sharding
