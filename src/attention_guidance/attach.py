@@ -56,7 +56,8 @@ def guide(
         heads: which heads follow which pattern, e.g. ``"next:1 previous:1 first:4"`` for every layer; see
             `attention_guidance.assignment`.
         weight: factor on the guidance loss; with `query` normalization, the pull on each guided head.
-        loss: `squared_error` (the paper's) or `log_mass` (minus the log of the mass on the targets).
+        loss: `squared_error` (the paper's), `log_mass` (minus the log of the mass on the targets) or `cross_entropy`
+            (minus the mean log probability of the targets; computed from dense maps of targets).
         normalization: `query` (sum over heads of the mean over rows) or `elementwise` (the authors' scale).
         backend: what computes the guided heads: `auto`, `reference` (dense maps, supports everything), `blocked` (plain
             torch, stores no map) or `triton` (NVIDIA GPUs, experimental); see `attention_guidance.loss.backends`.

@@ -93,8 +93,7 @@ class Guidance:
         for head in heads:
             by_layer.setdefault(head.layer, []).append(head)
         self._layers = tuple(
-            LayerProcessor(layer, by_layer[layer], loss == "log_mass", backend, self._passes)
-            for layer in sorted(by_layer)
+            LayerProcessor(layer, by_layer[layer], loss, backend, self._passes) for layer in sorted(by_layer)
         )
         self._lost = LostGuidance(self._whole, self.heads)
         # Whether the guided model was called since the last call of the module that contains it.

@@ -105,7 +105,7 @@ def match_heads(
             once and kept in memory, since there is one pass over the batches per pattern.
         across_layers: sum the counts over the layers and choose heads from the whole model: ``"0: next:1"`` finds the
             one head of the model that is closest to `next`.
-        loss: the error measure, `squared_error` or `log_mass`, as in `guide`.
+        loss: the error measure, `squared_error`, `log_mass` or `cross_entropy`, as in `guide`.
         tokenizer: as in `guide`.
         token_classes: as in `guide`.
         patterns: as in `guide`.

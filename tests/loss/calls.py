@@ -23,6 +23,20 @@ PATTERNS = [
     Offset(1).where(lambda sequences: sequences.input_ids_BT == 4) | First(),
 ]
 MAPPED = Custom("tril", lambda sequences: torch.ones(1, *[sequences.valid_BT.shape[1]] * 2, dtype=torch.bool).tril())
+
+
+def soft_rows(sequences: Sequences) -> Tensor:
+    """Random probabilities of every key; some queries have no target, and some keys no probability."""
+    length = sequences.valid_BT.shape[1]
+    rows = torch.rand(1, length, length, generator=torch.Generator().manual_seed(6), dtype=torch.float64).square()
+    rows[:, :, ::3] = 0
+    rows[:, :, 0] += 0.1
+    rows /= rows.sum(-1, keepdim=True)
+    rows[:, 1::4] = 0
+    return rows
+
+
+SOFT = Custom("soft", soft_rows)
 MASKS = ("none", "keys", "pairs", "window")
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from calls import MAPPED, MASKS, PATTERNS, evaluate, make_call, make_sequences
+from calls import MAPPED, MASKS, PATTERNS, SOFT, evaluate, make_call, make_sequences
 
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss import backends, batched, blocked, blocks, reference
@@ -30,7 +30,7 @@ def assert_same(ours, theirs, tolerance=1e-11):
 @pytest.mark.parametrize("length", [1, 2, 9, 63])
 @pytest.mark.parametrize("backend", [blocked, batched], ids=["blocked", "batched"])
 def test_is_the_reference(backend, length, mask, log_mass):
-    call = make_call([*PATTERNS, MAPPED], mask, length=length, log_mass=log_mass)
+    call = make_call([*PATTERNS, MAPPED, SOFT], mask, length=length, log_mass=log_mass)
     assert_same(evaluate(backend, call), evaluate(reference, call))
 
 
@@ -39,7 +39,7 @@ def test_is_the_reference(backend, length, mask, log_mass):
 @pytest.mark.parametrize("backend", [blocked, batched], ids=["blocked", "batched"])
 def test_blocks_of_any_size_give_the_same(backend, block, log_mass, monkeypatch):
     """Less than a row, some rows, a sequence, two and a bit, everything (of one head, and of ten)."""
-    call = make_call([*PATTERNS, MAPPED], "pairs", n_batch=5, log_mass=log_mass)
+    call = make_call([*PATTERNS, MAPPED, SOFT], "pairs", n_batch=5, log_mass=log_mass)
     expected = evaluate(reference, call)
     monkeypatch.setattr(blocks, "BLOCK", block)
     monkeypatch.setattr(batched, "BLOCK", len(call.groups) * block)
@@ -105,7 +105,7 @@ def test_memory_of_blocks_is_reused_and_not_shared_with_results():
 @pytest.mark.parametrize("mask", MASKS)
 def test_blocked_computes_where_its_tensors_are(mask, monkeypatch):
     """What it makes without naming a device is on another one here, as it would be beside a GPU."""
-    call = make_call([*PATTERNS, MAPPED], mask, dropout=0.1)
+    call = make_call([*PATTERNS, MAPPED, SOFT], mask, dropout=0.1)
     forward, backward = blocked._attend._init_fn, blocked._attend_backward._init_fn
     inputs = []
     monkeypatch.setattr(blocked, "_attend", lambda *given: inputs.extend(given) or forward(*given))

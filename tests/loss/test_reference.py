@@ -1,5 +1,6 @@
 """The reference loss against evaluations written from the definitions with loops over numbers."""
 
+import itertools
 import math
 
 import pytest
@@ -60,6 +61,35 @@ def test_rows_against_the_definition(pattern, objective):
                 else:
                     expected = -math.log(sum(attention[i][j] for j in chosen)) if chosen else 0.0
                 assert rows[b, h, i].item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_soft_rows_against_the_definition():
+    """`sum_j (A_ij - P_ij)^2` and `-sum_j P_ij log A_ij`; P is scaled to the keys that the mask shows."""
+    q, k = make(2, 3, 7)
+    allowed = torch.rand(2, 7, 7, generator=torch.Generator().manual_seed(3)) < 0.7
+    allowed[1, 2] = False
+    soft = torch.rand(2, 7, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    soft[:, :, 3] = 0
+    soft /= soft.sum(-1, keepdim=True)
+    soft[0, 4] = 0
+    soft[1, 5] = torch.eye(7)[0]
+    allowed[1, 5, 0] = False
+    for objective in ("squared_error", "cross_entropy"):
+        call = AttentionCall(
+            q, k, k, ((Targets(soft_BQK=soft), 3),), 0.4, allowed[:, None], log_mass=objective != "squared_error"
+        )
+        statistics = reference.statistics(call)
+        rows = row_losses(statistics, objective)
+        for b, h, i in itertools.product(range(2), range(3), range(7)):
+            attention = softmax_rows(q[b, h], k[b, h], 0.4, allowed[b].tolist())[i]
+            shown = (soft[b, i] * allowed[b, i]).tolist()
+            goal = [p / sum(shown) if sum(shown) else 0.0 for p in shown]
+            assert (statistics.n_targets_BHQ[b, h, i] > 0) == any(goal)
+            if objective == "squared_error":
+                expected = sum((a - p) ** 2 for a, p in zip(attention, goal, strict=True))
+            else:
+                expected = -sum(p * math.log(a) for a, p in zip(attention, goal, strict=True) if p)
+            assert rows[b, h, i].item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("objective", ["squared_error", "log_mass"])

@@ -73,6 +73,11 @@ def test_a_mapping_gives_each_pattern_its_own():
         ("given", {"head": VALID}, r"'given' needs guidance_targets .*guidance_targets holds 'head'"),
         ("given", [[0, 1, 2, 3]] * 2, "guidance_targets is list"),
         ("given", torch.zeros(2, 4), r"guidance_targets is torch.float32 \[2, 4\]; expected long \[2, 4\]"),
+        (
+            "given",
+            torch.ones(2, 4, 4) / 3,
+            r"^guidance_targets: the soft target of query 0 in sequence 0 sums to 1.3",
+        ),
         ("given", VALID, r"guidance_targets is torch.bool \[2, 4\]"),
         ("given", torch.zeros(2, 4, 3, dtype=torch.bool), r"is torch.bool \[2, 4, 3\].*bool \[2, 4, 4\]"),
         ("given", torch.zeros(2, 5).long(), r"is torch.int64 \[2, 5\]"),

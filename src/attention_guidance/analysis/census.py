@@ -25,6 +25,7 @@ from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
 from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.statistics import RowStatistics, row_losses, sums_dtype
 from attention_guidance.patterns import Pattern, Targets, TokenClasses
+from attention_guidance.patterns.targets import check_hard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -191,6 +192,7 @@ class _Accumulator:
         self.current.check_call(layer, len(calls))
         call = as_computed(call)
         valid_BT, targets = self.current.targets(self.patterns, call)
+        check_hard(*targets)
         calls.append(_layer_sums(call, targets, valid_BT))
 
     def end(self) -> None:

@@ -155,4 +155,4 @@ def attention_map(call: AttentionCall) -> Tensor:
 
 def as_computed(call: AttentionCall) -> AttentionCall:
     """The call as the input of a backend, with all heads and no targets."""
-    return call.with_bool_mask(LOOKING.verb).with_all_keys()
+    return call.with_bool_mask().with_all_keys()

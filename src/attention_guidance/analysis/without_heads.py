@@ -278,7 +278,7 @@ class _Processor:
         if not removed and sums is None:
             return unguided()
         assert isinstance(call, AttentionCall), "its adapter takes no model whose maps alone are seen"
-        call = call.with_bool_mask(ABLATING.verb).with_all_keys()
+        call = call.with_bool_mask().with_all_keys()
         # A copy, as the backward pass of SDPA may need its output.
         out_BQHD = _output(call).transpose(1, 2).clone(memory_format=torch.contiguous_format)
         if sums is not None:

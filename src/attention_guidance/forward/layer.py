@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from attention_guidance.adapters.base import GUIDING, Result
 from attention_guidance.assignment import GuidedHead
-from attention_guidance.errors import AttachError
+from attention_guidance.errors import AttachError, PatternError
 from attention_guidance.forward.passes import Passes
 from attention_guidance.forward.split_heads import join_heads, split_heads
 from attention_guidance.loss.backends import Backend, BackendChoice, Case
 from attention_guidance.loss.call import AttentionCall, Call, take_heads
 from attention_guidance.loss.statistics import RowStatistics
-from attention_guidance.patterns import Pattern
+from attention_guidance.patterns import Pattern, Targets
 
 
 class LayerProcessor:
@@ -27,7 +27,7 @@ class LayerProcessor:
     Args:
         number: the number of the layer.
         heads: its guided heads.
-        log_mass: whether the loss uses the logarithm of the mass.
+        objective: the loss of a row, one of `attention_guidance.loss.statistics.OBJECTIVES`.
         backend: computes the guided heads.
         passes: the forward passes of the model, shared by all its layers.
     """
@@ -35,10 +35,10 @@ class LayerProcessor:
     purpose = GUIDING
 
     def __init__(
-        self, number: int, heads: Iterable[GuidedHead], log_mass: bool, backend: BackendChoice, passes: Passes
+        self, number: int, heads: Iterable[GuidedHead], objective: str, backend: BackendChoice, passes: Passes
     ) -> None:
         self.number = number
-        self.log_mass = log_mass
+        self.objective = objective
         self.backend = backend
         self.passes = passes
         groups: dict[Pattern, list[int]] = defaultdict(list)
@@ -78,8 +78,11 @@ class LayerProcessor:
         valid_BT, targets = of_call.targets([pattern for pattern, _ in self.groups], call)
         call = replace(
             call.in_autocast_precision(),
-            groups=tuple((of_group, len(heads)) for of_group, (_, heads) in zip(targets, self.groups, strict=True)),
-            log_mass=self.log_mass,
+            groups=tuple(
+                (self._in_form(of_group, pattern, call.n_keys), len(heads))
+                for of_group, (pattern, heads) in zip(targets, self.groups, strict=True)
+            ),
+            log_mass=self.objective != "squared_error",
             heads=self.guided,
             shared=None if torch.compiler.is_compiling() else of_call.shared,
         )
@@ -99,9 +102,24 @@ class LayerProcessor:
         of_call.add(self.number, call, statistics, valid_BT)
         return result
 
+    def _in_form(self, targets: Targets, pattern: Pattern, n_keys: int) -> Targets:
+        """The targets in the form that the objective needs.
+
+        Raises:
+            PatternError: the mass on soft targets is asked for.
+        """
+        if self.objective == "cross_entropy":
+            return targets.as_soft(n_keys)
+        if self.objective == "log_mass" and targets.soft_BQK is not None:
+            raise PatternError(
+                f"pattern {pattern.name!r} has soft targets, on which there is no mass: use loss='squared_error' or "
+                "loss='cross_entropy' in place of 'log_mass'"
+            )
+        return targets
+
     def _case(self, call: Call) -> Case:
         named = zip(self.groups, call.groups, strict=True)
-        mapped = tuple(pattern.name for (pattern, _), (targets, _) in named if targets.map_BQK is not None)
+        mapped = tuple(pattern.name for (pattern, _), (targets, _) in named if not targets.is_listed)
         case = Case(call.device.type, call.trained[0].dtype, call.n_keys, call.attention, mapped=mapped)
         if isinstance(call, AttentionCall):
             case = replace(case, bias=call.bias is not None, channels=call.query_BHQD.shape[3])

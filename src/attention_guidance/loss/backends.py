@@ -34,7 +34,7 @@ class Case:
         dtype: dtype of queries, keys and values, or of the map.
         length: number of keys.
         attention: the model's attention without guidance: `sdpa`, `eager`, or `own` if only its map is seen.
-        bias: whether a bias is added to the scores.
+        bias: whether a bias is added to the scores, or the mask differs by head.
         mapped: names of the patterns whose targets are a dense map.
         channels: number of channels of a head.
     """

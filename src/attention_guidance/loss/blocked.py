@@ -19,7 +19,7 @@ from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import Targets
 
-_FIELDS = ("picks_BQP", "key_classes_BK", "query_classes_BQ", "map_BQK")
+_FIELDS = ("picks_BQP", "key_classes_BK", "query_classes_BQ", "map_BQK", "soft_BQK")
 
 
 def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -9,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attention_guidance.errors import AttachError
 from attention_guidance.patterns import Targets
+
+HIDDEN = -1e4
+"""An additive mask hides a key by this number or a lower one: minus infinity, the dtype's lowest, or BERT's -10,000."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,11 @@ class AttentionCall:
         groups: the targets of each pattern and the number of its heads; empty before the call is guided.
         scale: factor on the scores, usually ``D ** -0.5``.
         mask: bool [B or 1, 1, Q or 1, K], True where a query may attend to a key, or None for no mask. The mask of a
-            model may be additive: see `with_bool_mask`.
+            model may be additive or differ by head: see `with_bool_mask`.
         bias: added to the scores, [B or 1, H or 1, Q, K], or None.
         dropout: probability of dropping an entry of A when computing the output.
-        log_mass: whether to compute the logarithm of the mass instead of the mass.
+        log_mass: whether to compute the logarithm of the mass instead of the mass; for soft targets, the mean of the
+            logarithm of A over P.
         heads: the heads that `groups` refers to, if the tensors have all heads of a layer. None: all heads in order,
             with those of one pattern adjacent.
         shared: a dict in which a backend stores what other layers of the same pass can use, or None.
@@ -97,23 +101,23 @@ class AttentionCall:
             heads=None,
         )
 
-    def with_bool_mask(self, verb: str = "guide") -> AttentionCall:
-        """The same call with a bool mask. The values of an additive mask at keys that it does not hide become a bias.
+    def with_bool_mask(self) -> AttentionCall:
+        """The same call with a bool mask for all heads.
 
-        Args:
-            verb: what cannot be done if the mask differs by head, for the error message. (A str, as torch.compile
-                traces this method.)
-
-        Raises:
-            AttachError: the mask differs by head.
+        The values of an additive mask at keys that it does not hide become a bias, and so does a mask for each head: a
+        key that it hides from some heads only, it hides by a bias of minus infinity.
         """
         mask, bias = self.mask, self.bias
-        if mask is not None and mask.dtype != torch.bool:
-            # An additive mask hides a key with minus infinity, the dtype's lowest number, or BERT's -10,000.
-            mask, bias = mask > -1e4, mask if bias is None else bias + mask
-        if mask is not None and mask.shape[1] != 1:
-            raise AttachError(f"cannot {verb} attention whose mask differs by head (mask of shape {tuple(mask.shape)})")
-        return self if mask is self.mask else replace(self, mask=mask, bias=bias)
+        if mask is None or (mask.dtype == torch.bool and mask.shape[1] == 1):
+            return self
+        added, shown = mask, mask > HIDDEN
+        if mask.dtype == torch.bool:
+            added, shown = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -math.inf), mask
+        return replace(
+            self,
+            mask=shown if shown.shape[1] == 1 else shown.any(1, keepdim=True),
+            bias=added if bias is None else bias + added,
+        )
 
     def with_all_keys(self) -> AttentionCall:
         """The same call with keys and values repeated for each query head."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_guidance.patterns import Targets
+from attention_guidance.patterns.targets import among_visible, effective_number
 
 
 @dataclass
@@ -21,23 +22,28 @@ class Listed:
     Of several heads, all tensors have a dimension of heads before the others; see `joined`.
 
     Attributes:
-        count_bq: number of targets that the mask does not hide.
+        count_bq: number of targets that the mask does not hide; for soft targets P, 1 / sum of P^2.
         keys_bqC: key positions, arbitrary where `shown_bqC` is 0.
         shown_bqC: 1 for a target, 0 for an unused entry of the list.
-        map_bqK: 1 for a target; only if there is no list.
+        map_bqK: 1 for a target; only if there is no list. For soft targets P, count_bq P.
+        soft: whether the targets are soft.
     """
 
     count_bq: Tensor
     keys_bqC: Tensor | None = None
     shown_bqC: Tensor | None = None
     map_bqK: Tensor | None = None
+    soft: bool = False
 
     def of(self, sequences: slice) -> Listed:
         """The targets in a range of the sequences."""
+        index = (*(slice(None),) * (self.count_bq.dim() - 2), sequences)
+        return self.each(lambda field: field[index])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Listed:
+        """The same targets with changed tensors."""
         fields = (self.count_bq, self.keys_bqC, self.shown_bqC, self.map_bqK)
-        dim = self.count_bq.dim() - 2
-        index = (slice(None),) * dim + (sequences,)
-        return Listed(*(field if field is None else field[index] for field in fields))  # type: ignore[arg-type]
+        return Listed(*(None if field is None else change(field) for field in fields), soft=self.soft)  # type: ignore[arg-type]
 
     def at(self, values_bqK: Tensor) -> tuple[Tensor, Tensor]:
         """The values at the listed keys (or at all keys), and which of them are targets."""
@@ -61,13 +67,21 @@ class Listed:
         return ((self.keys_bqC == keys_bq[..., None]) & (self.shown_bqC > 0)).any(-1)
 
     def log_sum(self, scores_bqK: Tensor) -> Tensor:
-        """The logsumexp of the scores over each query's targets; minus infinity if there are none."""
+        """The logsumexp of the scores over each query's targets; minus infinity if there are none.
+
+        Of soft targets, it is the mean of the scores, weighted by P.
+        """
         values, shown = self.at(scores_bqK)
+        if self.soft:
+            return (values.masked_fill(shown == 0, 0.0) * shown).sum(-1) / self.count_bq
         return values.masked_fill(shown == 0, -math.inf).logsumexp(-1)
 
     def softmax(self, scores_bqK: Tensor) -> Tensor:
-        """The softmax of the scores over each query's targets, in the layout of `add_`; 0 if there are none."""
+        """The gradient of `log_sum`, in the layout of `add_`: a softmax over the targets; 0 if there are none."""
         values, shown = self.at(scores_bqK)
+        if self.soft:
+            # `add_` multiplies by count_bq P.
+            return 1 / self.count_bq.clamp(min=1)[..., None]
         return values.masked_fill(shown == 0, -math.inf).softmax(-1).nan_to_num_(0.0)
 
     def add_(self, values_bqK: Tensor, addend: Tensor) -> None:
@@ -93,6 +107,10 @@ def listed_targets(
         shown_bqK: bool, keys that a query may attend to, or None for all.
         dtype: of the numbers that mark targets.
     """
+    if group.soft_BQK is not None:
+        soft_bqK = among_visible(group.soft_BQK.expand(size), shown_bqK, dtype)
+        count_bq = effective_number(soft_bqK)
+        return Listed(count_bq, map_bqK=soft_bqK * count_bq[..., None], soft=True)
     n_listed = sum(part.shape[-1] for part in (group.picks_BQP, columns_bC) if part is not None)
     if group.map_BQK is not None or n_listed > max(8, size[2] // 8):
         map_bqK = group.dense(size[2]).expand(size)
@@ -136,9 +154,7 @@ def joined(of_patterns: Sequence[tuple[Listed, int]]) -> tuple[tuple[slice, List
 def _one(of_patterns: Sequence[tuple[Listed, int]]) -> Listed:
     """The targets of one pattern's map, or of several patterns' lists."""
     if len(of_patterns) == 1:
-        one = of_patterns[0][0]
-        fields = (one.count_bq, one.keys_bqC, one.shown_bqC, one.map_bqK)
-        return Listed(*(field if field is None else field[None] for field in fields))  # type: ignore[arg-type]
+        return of_patterns[0][0].each(lambda field: field[None])
     longest = max(listed.keys_bqC.shape[-1] for listed, _ in of_patterns if listed.keys_bqC is not None)
 
     def stacked(name: str) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from attention_guidance.errors import ConfigError
 
-Loss = Literal["squared_error", "log_mass"]
-"""The loss of a row: the squared error to the target (the paper's), or minus the log of the mass on the targets."""
+Loss = Literal["squared_error", "log_mass", "cross_entropy"]
+"""The loss of a row: the squared error to the target (the paper's), minus the log of the mass on the targets, or the
+cross-entropy with the target."""
 
 OBJECTIVES: tuple[Loss, ...] = get_args(Loss)
 
@@ -32,8 +33,10 @@ class RowStatistics:
 
     Attributes:
         squares_BHQ: ``r_i = sum_j A_ij^2``.
-        mass_BHQ: ``m_i = sum of A_ij over the targets``, or its logarithm (0 for a row without a target).
-        n_targets_BHQ: the number of targets that the mask does not hide, as float.
+        mass_BHQ: ``m_i = sum of A_ij over the targets``, or its logarithm (0 for a row without a target). For soft
+            targets, ``n_i sum_j P_ij A_ij``, or ``sum_j P_ij log A_ij`` in place of the logarithm.
+        n_targets_BHQ: the number of targets that the mask does not hide, as float. For soft targets, ``n_i = 1 / sum_j
+            P_ij^2``, which is the number of keys where P is uniform; 0 for a row without a target.
     """
 
     squares_BHQ: Tensor
@@ -45,11 +48,12 @@ def row_losses(statistics: RowStatistics, objective: str) -> Tensor:
     """The loss of every row: [B, H, Q].
 
     With ``P_i`` uniform over the targets, `squared_error` is ``sum_j (A_ij - P_ij)^2 = r - 2 m / |S| + 1 / |S|`` (the
-    paper's Frobenius norm, equation 3); a row without a target has ``r`` (P = 0, as in the authors' code).
-    `log_mass` is ``-log m``, 0 for a row without a target.
+    paper's Frobenius norm, equation 3); a row without a target has ``r`` (P = 0, as in the authors' code). With soft
+    targets, the same formula of their statistics is ``r - 2 sum_j P_ij A_ij + sum_j P_ij^2``.
+    `log_mass` is ``-log m`` and `cross_entropy` ``-sum_j P_ij log A_ij``; 0 for a row without a target.
     """
     counted_BHQ = statistics.n_targets_BHQ > 0
-    if objective == "log_mass":
+    if objective != "squared_error":
         return torch.where(counted_BHQ, -statistics.mass_BHQ, 0.0)
     to_target_BHQ = (1 - 2 * statistics.mass_BHQ) / statistics.n_targets_BHQ.clamp(min=1)
     return statistics.squares_BHQ + torch.where(counted_BHQ, to_target_BHQ, 0.0)

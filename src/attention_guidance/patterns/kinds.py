@@ -144,7 +144,8 @@ class Given(Pattern):
     """Targets for each example, taken from the batch's `guidance_targets`: a parse, an alignment.
 
     `guidance_targets` is long [B, T] (the key of each query, negative for none), long [B, T, P] (several keys per
-    query) or bool [B, T, T] (a map); or a mapping from names to such tensors, for the patterns `given.NAME`.
+    query), bool [B, T, T] (a map) or floating-point [B, T, T] (soft targets: rows of probabilities, or of zeros for a
+    query without a target); or a mapping from names to such tensors, for the patterns `given.NAME`.
     """
 
     key: str = ""
@@ -158,15 +159,20 @@ class Given(Pattern):
         """The batch's targets, without keys that are padding.
 
         Raises:
-            PatternError: the batch has no such targets, or their shape is wrong.
+            PatternError: the batch has no such targets, their shape is wrong, or rows of probabilities do not sum to 1.
         """
         n_batch, length = sequences.valid_BT.shape
         given = self._of_batch(sequences)
-        is_map = given.dtype == torch.bool and given.shape == (n_batch, length, length)
+        is_square = given.shape == (n_batch, length, length)
+        is_map = given.dtype == torch.bool and is_square
+        if given.is_floating_point() and is_square:
+            return _soft(given, self._place, sequences.valid_BT)
         is_list = not given.is_floating_point() and given.dtype != torch.bool and given.dim() in (2, 3)
         if not is_map and not (is_list and given.shape[:2] == (n_batch, length)):
             size = f"[{n_batch}, {length}"
-            expected = f"long {size}] or {size}, P], or bool {size}, {length}]"
+            expected = (
+                f"long {size}] or {size}, P], or bool {size}, {length}] (a map) or float of that shape (probabilities)"
+            )
             raise PatternError(f"{self._place} is {kind_of(given)}; expected {expected}")
         if is_map:
             return Targets(map_BQK=given & sequences.valid_BT[:, None])
@@ -200,10 +206,11 @@ class Given(Pattern):
 
 @dataclass(frozen=True)
 class Custom(Pattern):
-    """A user-defined pattern: a name and a function from `Sequences` to a bool tensor [B, Q, K] or to `Targets`.
+    """A user-defined pattern: a name and a function from `Sequences` to a tensor [B, Q, K] or to `Targets`.
 
-    A tensor [B, K] or [B, 1, K] gives the same keys to every query; this form and `Targets` keep memory linear in the
-    length. A batch dimension of 1 is broadcast to all sequences.
+    A bool tensor is a map, and a floating-point one soft targets: rows of probabilities, or of zeros for a query
+    without a target. A bool tensor [B, K] or [B, 1, K] gives the same keys to every query; this form and `Targets` keep
+    memory linear in the length. A batch dimension of 1 is broadcast to all sequences.
     """
 
     name: str
@@ -213,12 +220,15 @@ class Custom(Pattern):
         """The function's result as `Targets`.
 
         Raises:
-            PatternError: the result has the wrong type or shape.
+            PatternError: the result has the wrong type or shape, or rows of probabilities do not sum to 1.
         """
         result = self.function(sequences)
         if isinstance(result, Targets):
             return result.checked(self.name, *sequences.valid_BT.shape)
         n_batch, length = sequences.valid_BT.shape
+        square = isinstance(result, Tensor) and result.shape in {(1, length, length), (n_batch, length, length)}
+        if square and result.is_floating_point():
+            return _soft(result, f"pattern {self.name!r}", sequences.valid_BT)
         shapes = [(n, *rest) for n in (1, n_batch) for rest in ((length,), (1, length), (length, length))]
         if not isinstance(result, Tensor) or result.dtype != torch.bool or tuple(result.shape) not in shapes:
             raise PatternError(
@@ -229,3 +239,10 @@ class Custom(Pattern):
             members_BK = result.reshape(result.shape[0], -1) & sequences.valid_BT
             return Targets.of_class(members_BK)
         return Targets(map_BQK=result & sequences.valid_BT[:, None])
+
+
+def _soft(rows_BQK: Tensor, name: str, valid_BT: Tensor) -> Targets:
+    """Soft targets without keys that are padding."""
+    checked = Targets.of_rows(rows_BQK, name).soft_BQK
+    assert checked is not None
+    return Targets(soft_BQK=checked.masked_fill(~valid_BT[:, None], 0.0))

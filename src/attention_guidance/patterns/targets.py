@@ -12,11 +12,13 @@ from attention_guidance.errors import PatternError
 # In a class code, the low bits are the classes and the high bits the document index.
 MAX_CLASSES = 16
 CLASS_BITS = (1 << MAX_CLASSES) - 1
+# How far the sum of a row of probabilities may be from 1.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The target keys of every query, each listed once: single keys, classes of keys, or a dense map.
+    """The target keys of every query, each listed once: single keys, classes of keys, or a dense map; or soft targets.
 
     A query's targets are the keys in its row of `picks_BQP`, and the keys that share both a class and the document with
     it: a class code has one bit per class and, above these, the document index if several documents are packed into one
@@ -31,6 +33,8 @@ class Targets:
         key_classes_BK: long, the class code of each key.
         query_classes_BQ: long, the code of the classes that each query attends to.
         map_BQK: bool, all targets as a dense map; the other fields are then None.
+        soft_BQK: floating-point, the probability that each query should give to each key: rows sum to 1, or are zeros
+            for a query without a target. The other fields are then None.
         n_classes: number of class bits in use.
         packed: whether the codes contain document indices.
     """
@@ -39,6 +43,7 @@ class Targets:
     key_classes_BK: Tensor | None = None
     query_classes_BQ: Tensor | None = None
     map_BQK: Tensor | None = None
+    soft_BQK: Tensor | None = None
     n_classes: int = 0
     packed: bool = False
 
@@ -51,10 +56,53 @@ class Targets:
             key_BK, query_BQ = key_BK | code_BT, query_BQ | code_BT
         return cls(None, key_BK, query_BQ, n_classes=1, packed=documents_BT is not None)
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether they are single keys and classes of keys, with memory linear in the length."""
+        return self.map_BQK is None and self.soft_BQK is None
+
+    @classmethod
+    def of_rows(cls, rows_BQK: Tensor, name: str) -> Targets:
+        """Soft targets; their values are checked, except under torch.compile, which cannot read them.
+
+        Args:
+            rows_BQK: floating-point, for each query the probabilities of the keys, or zeros for no target.
+            name: where they come from, for the error message.
+
+        Raises:
+            PatternError: a row has a number that is no probability, or does not sum to 1 or 0.
+        """
+        rows_BQK = rows_BQK.detach()
+        if torch.compiler.is_compiling():
+            return cls(soft_BQK=rows_BQK)
+        sums_BQ = rows_BQK.sum(-1, dtype=torch.promote_types(rows_BQK.dtype, torch.float32))
+        # Rows in half precision are rounded.
+        rounding = _ROUNDING if torch.finfo(rows_BQK.dtype).eps < 1e-4 else 10 * _ROUNDING
+        right_BQ = ((sums_BQ - 1).abs() <= rounding) | (sums_BQ == 0)
+        right_BQ &= (rows_BQK >= 0).all(-1)
+        if not right_BQ.all():
+            b, i = (~right_BQ).nonzero()[0].tolist()
+            least = rows_BQK[b, i].min().item()
+            found = f"sums to {sums_BQ[b, i].item():.4g}" if least >= 0 else f"has the number {least:.4g}"
+            raise PatternError(
+                f"{name}: the soft target of query {i} in sequence {b} {found}; each row must be probabilities that "
+                "sum to 1, or zeros for a query without a target"
+            )
+        return cls(soft_BQK=rows_BQK)
+
+    def as_soft(self, n_keys: int) -> Targets:
+        """The same targets as soft ones, uniform over the keys of a query. `n_keys` is their number."""
+        if self.soft_BQK is not None:
+            return self
+        dense_BQK = self.dense(n_keys).float()
+        return Targets(soft_BQK=dense_BQK / dense_BQK.sum(-1, keepdim=True).clamp(min=1))
+
     def where(self, rows_BQ: Tensor) -> Targets:
         """The same targets for the queries that are True in `rows_BQ`, none for the others."""
         if self.map_BQK is not None:
             return Targets(map_BQK=self.map_BQK & rows_BQ[..., None])
+        if self.soft_BQK is not None:
+            return Targets(soft_BQK=self.soft_BQK.masked_fill(~rows_BQ[..., None], 0.0))
         picks_BQP, classes_BQ = self.picks_BQP, self.query_classes_BQ
         return replace(
             self,
@@ -63,7 +111,12 @@ class Targets:
         )
 
     def __or__(self, other: Targets) -> Targets:
-        """The union; a key that is a target in both is one target."""
+        """The union; a key that is a target in both is one target.
+
+        Raises:
+            PatternError: one of them is soft.
+        """
+        check_hard(self, other)
         n_classes = self.n_classes + other.n_classes
         # Codes with and without document indices cannot be combined.
         unlike = self.n_classes > 0 and other.n_classes > 0 and self.packed != other.packed
@@ -110,19 +163,24 @@ class Targets:
             "key_classes_BK": (self.key_classes_BK, 2, (length,)),
             "query_classes_BQ": (self.query_classes_BQ, 2, (length,)),
             "map_BQK": (self.map_BQK, 3, (length, length)),
+            "soft_BQK": (self.soft_BQK, 3, (length, length)),
         }
         if all(field is None for field, _, _ in fields.values()):
             raise PatternError(f"pattern {name!r} returned Targets with no field set; set picks_BQP, for example")
         for field_name, (field, n_dims, lengths) in fields.items():
-            wanted = torch.bool if field_name == "map_BQK" else torch.long
             if field is None:
                 continue
+            wanted = torch.bool if field_name == "map_BQK" else torch.long
+            if field_name == "soft_BQK":
+                wanted = field.dtype if field.is_floating_point() else torch.float32
             fits = field.dtype == wanted and field.dim() == n_dims and field.shape[0] in (1, n_batch)
             if not fits or field.shape[1 : 1 + len(lengths)] != lengths:
                 raise PatternError(
                     f"pattern {name!r} returned {field_name} of {field.dtype} {tuple(field.shape)}; expected {wanted}, "
                     f"[{n_batch} or 1, {', '.join(map(str, lengths))}{', P' if field_name == 'picks_BQP' else ''}]"
                 )
+        if self.soft_BQK is not None:
+            return Targets.of_rows(self.soft_BQK, name)
         if self.picks_BQP is None:
             return self
         if not self.picks_BQP.shape[-1]:
@@ -161,6 +219,7 @@ class Targets:
             key_classes_BK=part(self.key_classes_BK, 0, batch),
             query_classes_BQ=part(part(self.query_classes_BQ, 0, batch), 1, queries),
             map_BQK=part(part(self.map_BQK, 0, batch), 1, queries),
+            soft_BQK=part(part(self.soft_BQK, 0, batch), 1, queries),
         )
 
     def dense(self, n_keys: int | None = None) -> Tensor:
@@ -168,7 +227,11 @@ class Targets:
 
         Args:
             n_keys: K, needed if the targets are single keys only and K differs from Q.
+
+        Raises:
+            PatternError: they are soft.
         """
+        check_hard(self)
         if self.map_BQK is not None:
             return self.map_BQK
         maps_BQK: list[Tensor] = []
@@ -181,6 +244,36 @@ class Targets:
         for map_BQK in maps_BQK[1:]:
             result = result | map_BQK
         return result
+
+
+def among_visible(soft: Tensor, shown: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Rows of probabilities [..., K] among the keys that a query sees, scaled to sum to 1; zeros if it sees none.
+
+    Args:
+        soft: the rows; rows of zeros stay zeros.
+        shown: bool, of a shape that broadcasts, True where a query may attend to a key, or None for everywhere.
+        dtype: dtype of the result.
+    """
+    soft = soft.to(dtype)
+    if shown is not None:
+        soft = soft * shown
+    total = soft.sum(-1, keepdim=True)
+    return torch.where(total > 0, soft / total, 0.0)
+
+
+def effective_number(soft: Tensor) -> Tensor:
+    """``1 / sum_j P_ij^2`` of rows of probabilities [..., K]: the number of keys where P is uniform; 0 for zeros."""
+    squares = soft.square().sum(-1)
+    return torch.where(squares > 0, 1 / squares, 0.0)
+
+
+def check_hard(*several: Targets) -> None:
+    """Raise PatternError if any of the targets are soft."""
+    if any(targets.soft_BQK is not None for targets in several):
+        raise PatternError(
+            "soft targets (rows of probabilities) are no sets of keys: they guide heads, but cannot be joined with "
+            "other patterns, drawn, counted in a census or put in place of a head"
+        )
 
 
 def share_class(key_codes: Tensor, query_codes: Tensor) -> Tensor:

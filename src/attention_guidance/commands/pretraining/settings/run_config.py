@@ -236,7 +236,7 @@ class RunConfig:
     )
     # The loss of the discriminator has a weight of 50.
     weight: float = _guidance(0.1, "weight of each head's guidance loss", NOT_NEGATIVE, by_objective={"rtd": 5.0})
-    loss: str = _guidance("squared_error", "guidance loss: squared_error or log_mass")
+    loss: str = _guidance("squared_error", "guidance loss: squared_error, log_mass or cross_entropy")
     normalization: str = _guidance(
         "query", "mean over queries (query: weight is per head), or over all pairs of tokens (elementwise: the paper's)"
     )
