@@ -38,7 +38,7 @@ def test_public_members_of_the_handle():
 def test_arguments_of_guide():
     assert list(inspect.signature(attention_guidance.guide).parameters) == [
         "model", "heads", "weight", "loss", "normalization", "backend", "schedule", "total_steps", "tokenizer",
-        "token_classes", "patterns", "within",
+        "token_classes", "patterns", "within", "attention",
     ]  # fmt: skip
 
 

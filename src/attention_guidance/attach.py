@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from attention_guidance.adapters import adapter_of, whole_of
+from attention_guidance.adapters import adapter_of, cross_adapter_of, whole_of
 from attention_guidance.adapters.inputs_outputs import check_class_token
 from attention_guidance.assignment import Heads, assign_heads
 from attention_guidance.errors import AttachError, ConfigError
@@ -16,7 +16,7 @@ from attention_guidance.loss.aggregate import Normalization, check_normalization
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.backends import Name as BackendName
 from attention_guidance.loss.statistics import Loss, check_objective
-from attention_guidance.patterns import Patterns, TokenClasses, get_pattern
+from attention_guidance.patterns import Patterns, TokenClasses, check_crossing, get_pattern
 from attention_guidance.schedules import Schedule, Shape, checked_weight
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def guide(
     token_classes: TokenClasses | None = None,
     patterns: Patterns | None = None,
     within: nn.Module | None = None,
+    attention: Literal["self", "cross"] = "self",
 ) -> Guidance:
     """Guide attention heads of a model toward patterns while it trains.
 
@@ -71,6 +72,8 @@ def guide(
         patterns: user-defined patterns for use in `heads`, by name.
         within: the module to whose loss guidance is added, if `model` is only a part of it: a model with two encoders,
             or a module that computes a loss from the model's output.
+        attention: `self`, or `cross` for the attention of an encoder-decoder's decoder to its encoder. Layers are then
+            those of the decoder, and patterns `diagonal`, `soft_diagonal`, `given` or your own functions.
 
     Returns:
         The handle, with the weight, per-head errors and `remove()`.
@@ -92,10 +95,17 @@ def guide(
             f"within={within!r} is not a torch.nn.Module; give the module to whose loss guidance is added"
         )
     choice = BackendChoice(backend)
-    adapter = adapter_of(model)
+    if attention not in ("self", "cross"):
+        raise ConfigError(f"attention={attention!r} must be 'self' or 'cross'")
+    adapter = adapter_of(model) if attention == "self" else cross_adapter_of(model)
     guided = assign_heads(
         heads, adapter.n_layers, adapter.n_heads, lambda name: get_pattern(name, tokenizer, token_classes, patterns)
     )
+    if attention == "cross":
+        for head in guided:
+            check_crossing(head.pattern)
+        if normalization == "elementwise":
+            raise ConfigError("normalization='elementwise' is that of self-attention; use normalization='query'")
     check_class_token((head.pattern for head in guided), within or adapter.model)
 
     schedule = Schedule(schedule) if isinstance(schedule, str) else schedule

@@ -1,8 +1,9 @@
 """Adapters: how guidance attaches to each kind of model.
 
-`base` defines the interface, `interface` the adapter of transformers' models, `own_maps` that of those that do not use
-its attention interface, and `multihead` that of models made of torch's nn.MultiheadAttention. `modules` finds the
-attention modules of transformers' models, and `inputs_outputs` reads what a model is given and returns.
+`base` defines the interface, `interface` the adapter of transformers' models, `cross` that of their cross-attention,
+`own_maps` that of models that do not use its attention interface, and `multihead` that of models made of torch's
+nn.MultiheadAttention. `modules` finds the attention modules of transformers' models, and `inputs_outputs` reads what a
+model is given and returns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from attention_guidance.adapters.base import GUIDING, Adapter, Purpose
+from attention_guidance.adapters.cross import CrossAdapter
 from attention_guidance.adapters.interface import InterfaceAdapter
 from attention_guidance.adapters.modules import attention_modules, map_modules
 from attention_guidance.adapters.multihead import MultiheadAdapter, has_multihead
@@ -80,6 +82,19 @@ def adapter_of(model: nn.Module, purpose: Purpose = GUIDING) -> Adapter:
 def _of_transformers(model: Any, purpose: Purpose) -> Adapter:
     own_maps = not any(attention_modules(model)) and any(map_modules(model))
     return MapAdapter(model, purpose) if own_maps else InterfaceAdapter(model, purpose)
+
+
+def cross_adapter_of(model: nn.Module) -> Adapter:
+    """The adapter of the cross-attention of an encoder-decoder.
+
+    Args:
+        model: an encoder-decoder of transformers.
+
+    Raises:
+        AttachError: it is none, or its cross-attention cannot be guided.
+    """
+    model = checked_model(model)
+    return CrossAdapter(model)  # type: ignore[arg-type]
 
 
 def whole_of(model: nn.Module, adapter: Adapter, within: nn.Module | None) -> nn.Module | None:

@@ -85,18 +85,15 @@ class InterfaceAdapter:
 
     def __init__(self, model: PreTrainedModel, purpose: Purpose = GUIDING) -> None:
         self.model, self.purpose = model, purpose
-        self.modules = guidable_modules(model, purpose)
-        config = model.config.get_text_config()
+        self.modules = self._modules()
+        config = self._config()
         if _unguided(config._attn_implementation) not in GUIDED_NAMES:
             raise AttachError(
                 f"{type(model).__name__} runs with attn_implementation={config._attn_implementation!r}; {purpose.name} "
                 f"supports {' and '.join(GUIDED_NAMES)}: call model.set_attn_implementation('sdpa') first"
             )
-        # ALBERT's layers share a few modules.
-        self.n_layers: int = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
-        self.n_heads: int = config.num_attention_heads
-        # Audio encoders skip layers at random in training.
-        self.skips_layers = bool(getattr(config, "layerdrop", 0))
+        self.n_layers, self.n_heads = self._numbers(config)
+        self.skips_layers = self._skips_layers(config)
         self.patch_size = patch_size_of(model.config)
         self.self_normalizing = normalizes_its_loss(model)
         self.base = "sdpa"
@@ -104,6 +101,22 @@ class InterfaceAdapter:
         self.before: list[tuple[PreTrainedConfig, str | None]] = []
         self.order: CallOrder | None = None
         self.attached = False
+
+    def _modules(self) -> list[nn.Module]:
+        """The attention modules, in the order of layers."""
+        return guidable_modules(self.model, self.purpose)
+
+    def _config(self) -> Any:
+        """The configuration of the layers."""
+        return self.model.config.get_text_config()
+
+    def _numbers(self, config: Any) -> tuple[int, int]:
+        """The number of layers, and of heads in each; ALBERT's layers share a few modules."""
+        return config.num_hidden_layers * getattr(config, "inner_group_num", 1), config.num_attention_heads
+
+    def _skips_layers(self, config: Any) -> bool:
+        """Whether layers are skipped at random in training, as in audio encoders."""
+        return bool(getattr(config, "layerdrop", 0))
 
     @property
     def hint(self) -> str:
@@ -121,7 +134,7 @@ class InterfaceAdapter:
         """See `Adapter`."""
         register()
         self.before = [(config, _unguided(config._attn_implementation)) for config in configurations(self.model)]
-        self.base = _unguided(self.model.config.get_text_config()._attn_implementation)
+        self.base = _unguided(self._config()._attn_implementation)
         for module in self.modules:
             base_attention(module, self.base)
         self.model.set_attn_implementation(GUIDED_NAMES[self.base])

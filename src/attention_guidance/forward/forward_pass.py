@@ -175,8 +175,8 @@ class ForwardPass:
         Computed once for all layers of the same shape. See `sequences` for the call.
         """
         # The masks of two layers may differ.
-        by_mask = call.mask is not None and _shaped(self.inputs.get("attention_mask"), call.size) is None
-        key = None if by_mask or torch.compiler.is_compiling() else (*patterns, *call.size, call.device)
+        by_mask = call.mask is not None and _shaped(self.inputs.get("attention_mask"), _size_of_keys(call)) is None
+        key = None if by_mask or torch.compiler.is_compiling() else (*patterns, *call.size, call.n_keys, call.device)
         if key is not None and key in self._targets:
             return self._targets[key]
         sequences = self.sequences(call)
@@ -196,13 +196,10 @@ class ForwardPass:
             call: a call with a bool mask.
         """
         size = call.size
-        mask_BT = _shaped(self.inputs.get("attention_mask"), size)
-        if mask_BT is not None:
-            valid_BT = mask_BT.bool()
-        elif call.mask is not None:
-            valid_BT = call.mask[:, 0].any(-2).expand(size)
-        else:
-            valid_BT = torch.ones(size, dtype=torch.bool, device=call.device)
+        valid_BT = self._valid_keys(call)
+        if call.cross:
+            ids_BT = _shaped(self.inputs.get("decoder_input_ids"), size)
+            return Sequences(self._valid_queries(call), ids_BT, given=self.inputs.get(GIVEN), keys_BK=valid_BT)
         return Sequences(
             valid_BT,
             _shaped(self.inputs.get("input_ids"), size),
@@ -210,6 +207,29 @@ class ForwardPass:
             patch_grid(self.inputs, self.patch_size),
             self.inputs.get(GIVEN),
         )
+
+    def _valid_keys(self, call: Call) -> Tensor:
+        """The positions of the keys that are tokens, bool [B, K]."""
+        size = _size_of_keys(call)
+        mask_BK = _shaped(self.inputs.get("attention_mask"), size)
+        if mask_BK is not None:
+            return mask_BK.bool()
+        if call.mask is not None:
+            return call.mask[:, 0].any(-2).expand(size)
+        return torch.ones(size, dtype=torch.bool, device=call.device)
+
+    def _valid_queries(self, call: Call) -> Tensor:
+        """The positions of a decoder that count, bool [B, Q]: those of its mask, or that have a label; else all."""
+        mask_BQ = _shaped(self.inputs.get("decoder_attention_mask"), call.size)
+        if mask_BQ is not None:
+            return mask_BQ.bool()
+        labels_BQ = _shaped(self.inputs.get("labels"), call.size)
+        return torch.ones(call.size, dtype=torch.bool, device=call.device) if labels_BQ is None else labels_BQ != -100
+
+
+def _size_of_keys(call: Call) -> tuple[int, int]:
+    """The number of sequences and of positions to which the model's attention mask refers."""
+    return call.size[0], call.n_keys if call.cross else call.size[1]
 
 
 def _shaped(value: Any, size: tuple[int, ...]) -> Tensor | None:

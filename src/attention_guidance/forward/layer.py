@@ -71,7 +71,8 @@ class LayerProcessor:
         of_call = self.passes.of_call(self.number, call)
         if of_call is None:
             return unguided()
-        check_positions(call, self.number)
+        if not call.cross:
+            check_positions(call, self.number)
         of_call.check_gradients()
         trains = torch.is_grad_enabled() and of_call.weighted
         call = call.with_bool_mask()
@@ -122,7 +123,7 @@ class LayerProcessor:
         mapped = tuple(pattern.name for (pattern, _), (targets, _) in named if not targets.is_listed)
         case = Case(call.device.type, call.trained[0].dtype, call.n_keys, call.attention, mapped=mapped)
         if isinstance(call, AttentionCall):
-            case = replace(case, bias=call.bias is not None, channels=call.query_BHQD.shape[3])
+            case = replace(case, bias=call.bias is not None, channels=call.query_BHQD.shape[3], cross=call.cross)
         return case
 
 

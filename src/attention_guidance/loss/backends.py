@@ -37,6 +37,7 @@ class Case:
         bias: whether a bias is added to the scores, or the mask differs by head.
         mapped: names of the patterns whose targets are a dense map.
         channels: number of channels of a head.
+        cross: whether it is the cross-attention of a decoder.
     """
 
     device: str
@@ -46,6 +47,7 @@ class Case:
     bias: bool = False
     mapped: tuple[str, ...] = ()
     channels: int = 64
+    cross: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def _triton_refuses(case: Case) -> str | None:
         return f"its kernels take heads of at most {triton.MAX_CHANNELS} channels (the model's have {case.channels})"
     if case.length > triton.MAX_LENGTH:
         return f"its kernels take at most {triton.MAX_LENGTH:,} tokens (here: {case.length:,})"
+    if case.cross:
+        return "its kernels serve self-attention only"
     if case.mapped:
         return f"the targets of {', '.join(case.mapped)} are a map, not a short list of keys"
     return _refuses_all(case)

@@ -41,6 +41,7 @@ class AttentionCall:
         shared: a dict in which a backend stores what other layers of the same pass can use, or None.
         attention: the model's attention without guidance, `sdpa` or `eager`.
         training: whether the attention module is in training mode.
+        cross: whether a decoder attends to an encoder, so that positions of keys are not those of queries.
     """
 
     query_BHQD: Tensor
@@ -56,6 +57,7 @@ class AttentionCall:
     shared: dict[Any, Any] | None = None
     attention: str = "sdpa"
     training: bool = True
+    cross: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -158,6 +160,7 @@ class MapCall:
         groups, log_mass, heads, shared, training: see `AttentionCall`.
         mask: bool [B, 1, Q, K], True where any head attends, or None. Softmax gives hidden keys exact zeros.
         attention: that the module computes its attention itself.
+        cross: always False.
     """
 
     map_BHQK: Tensor
@@ -169,6 +172,7 @@ class MapCall:
     shared: dict[Any, Any] | None = None
     training: bool = True
     attention: ClassVar[str] = "own"
+    cross: ClassVar[bool] = False
 
     @property
     def size(self) -> tuple[int, int]:

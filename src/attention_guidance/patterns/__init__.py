@@ -4,6 +4,7 @@ A pattern is a small object that maps a batch (`Sequences`) to the target keys o
 objects are used to train, measure and draw heads. They compose: ``Offset(-1) | Offset(1)``, ``Offset(1).where(rows)``.
 """
 
+from attention_guidance.patterns.alignment import Diagonal
 from attention_guidance.patterns.base import Pattern, Sequences, Union, Where, checked_pattern, checked_targets
 from attention_guidance.patterns.kinds import (
     GIVEN,
@@ -14,6 +15,7 @@ from attention_guidance.patterns.kinds import (
     GridOffset,
     Offset,
     TokenClass,
+    check_crossing,
     wants_class_token,
 )
 from attention_guidance.patterns.lookup import NAMED, TOKEN_CLASSES, Patterns, TokenClasses, get_pattern
@@ -25,6 +27,7 @@ __all__ = [
     "TOKEN_CLASSES",
     "ClassToken",
     "Custom",
+    "Diagonal",
     "First",
     "Given",
     "GridOffset",
@@ -37,6 +40,7 @@ __all__ = [
     "TokenClasses",
     "Union",
     "Where",
+    "check_crossing",
     "checked_pattern",
     "checked_targets",
     "get_pattern",

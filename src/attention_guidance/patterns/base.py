@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class Sequences:
             targets of a named pattern are always in the query's document.
         grid: height and width in patches if the sequence ends with the patches of an image, else None.
         given: the batch's `guidance_targets`.
+        keys_BK: bool, True for keys that are tokens, if a decoder attends to an encoder; the other fields are then
+            about the decoder's tokens, which are the queries. None if keys are the queries' own sequence.
     """
 
     valid_BT: Tensor
@@ -43,6 +45,17 @@ class Sequences:
     documents_BT: Tensor | None = None
     grid: tuple[int, int] | None = None
     given: Tensor | Mapping[str, Tensor] | None = None
+    keys_BK: Tensor | None = None
+
+    @property
+    def valid_keys(self) -> Tensor:
+        """Bool [B, K], True for keys that are tokens."""
+        return self.valid_BT if self.keys_BK is None else self.keys_BK
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """The number of sequences, queries and keys."""
+        return self.valid_BT.shape[0], self.valid_BT.shape[1], self.valid_keys.shape[1]
 
 
 Rows = Callable[[Sequences], Tensor]
@@ -53,6 +66,10 @@ class Pattern(ABC):
     """For every query position, the set of key positions that the head should attend to (S_i, paper section 3).
 
     Subclasses define `name` and `targets`. The loss later removes keys that the model's attention mask hides.
+
+    Attributes:
+        name: how it is called.
+        crosses: whether it has targets where a decoder attends to an encoder, whose positions are other ones.
 
     Examples:
         >>> class Mirror(Pattern):
@@ -70,6 +87,7 @@ class Pattern(ABC):
     """
 
     name: str
+    crosses: ClassVar[bool] = False
 
     @abstractmethod
     def targets(self, sequences: Sequences) -> Targets:
@@ -201,8 +219,7 @@ def checked_targets(pattern: Pattern, sequences: Sequences) -> Targets:
     targets = pattern.targets(sequences)
     if type(pattern).__module__.startswith(__package__):
         return targets
-    n_batch, length = sequences.valid_BT.shape
     name = getattr(pattern, "name", type(pattern).__name__)
     if not isinstance(targets, Targets):
         raise PatternError(f"pattern {name!r} returned {type(targets).__name__}; expected Targets")
-    return targets.checked(name, n_batch, length)
+    return targets.checked(name, *sequences.size)

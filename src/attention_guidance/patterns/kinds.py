@@ -99,6 +99,20 @@ class ClassToken(First):
     name: str = "class_token"
 
 
+def check_crossing(pattern: Pattern) -> None:
+    """Raise PatternError if a pattern has no targets in the cross-attention of a decoder."""
+    if isinstance(pattern, Where):
+        check_crossing(pattern.pattern)
+    elif isinstance(pattern, Union):
+        for member in pattern.members:
+            check_crossing(member)
+    elif not pattern.crosses:
+        raise PatternError(
+            f"pattern {pattern.name!r} is for self-attention, as a decoder's positions are not those of its encoder; "
+            "cross-attention takes diagonal, soft_diagonal, given, given.NAME and your own functions (Custom)"
+        )
+
+
 def wants_class_token(pattern: Pattern) -> bool:
     """Whether a pattern uses the class token: itself, in a union, or for some queries only."""
     if isinstance(pattern, Where):
@@ -149,6 +163,7 @@ class Given(Pattern):
     """
 
     key: str = ""
+    crosses = True
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -161,26 +176,27 @@ class Given(Pattern):
         Raises:
             PatternError: the batch has no such targets, their shape is wrong, or rows of probabilities do not sum to 1.
         """
-        n_batch, length = sequences.valid_BT.shape
+        n_batch, n_queries, n_keys = sequences.size
+        valid_BK = sequences.valid_keys
         given = self._of_batch(sequences)
-        is_square = given.shape == (n_batch, length, length)
-        is_map = given.dtype == torch.bool and is_square
-        if given.is_floating_point() and is_square:
-            return _soft(given, self._place, sequences.valid_BT)
+        is_whole = given.shape == (n_batch, n_queries, n_keys)
+        is_map = given.dtype == torch.bool and is_whole
+        if given.is_floating_point() and is_whole:
+            return _soft(given, self._place, valid_BK)
         is_list = not given.is_floating_point() and given.dtype != torch.bool and given.dim() in (2, 3)
-        if not is_map and not (is_list and given.shape[:2] == (n_batch, length)):
-            size = f"[{n_batch}, {length}"
+        if not is_map and not (is_list and given.shape[:2] == (n_batch, n_queries)):
+            size = f"[{n_batch}, {n_queries}"
             expected = (
-                f"long {size}] or {size}, P], or bool {size}, {length}] (a map) or float of that shape (probabilities)"
+                f"long {size}] or {size}, P], or bool {size}, {n_keys}] (a map) or float of that shape (probabilities)"
             )
             raise PatternError(f"{self._place} is {kind_of(given)}; expected {expected}")
         if is_map:
-            return Targets(map_BQK=given & sequences.valid_BT[:, None])
+            return Targets(map_BQK=given & valid_BK[:, None])
         picks_BQP = given.long() if given.dim() == 3 else given.long()[..., None]
         if picks_BQP.shape[-1] == 0:
-            picks_BQP = picks_BQP.new_full((n_batch, length, 1), -1)
-        key_BQP = picks_BQP.clamp(0, length - 1)
-        valid_BQP = sequences.valid_BT[:, None].expand(-1, length, -1).gather(-1, key_BQP)
+            picks_BQP = picks_BQP.new_full((n_batch, n_queries, 1), -1)
+        key_BQP = picks_BQP.clamp(0, n_keys - 1)
+        valid_BQP = valid_BK[:, None].expand(-1, n_queries, -1).gather(-1, key_BQP)
         # Drop keys beyond the end: the sequence may have been truncated.
         picks_BQP = torch.where(valid_BQP & (picks_BQP == key_BQP), picks_BQP, -1)
         return Targets(picks_BQP).listed_once()
@@ -215,6 +231,7 @@ class Custom(Pattern):
 
     name: str
     function: Callable[[Sequences], Tensor | Targets]
+    crosses = True
 
     def targets(self, sequences: Sequences) -> Targets:
         """The function's result as `Targets`.
@@ -224,25 +241,26 @@ class Custom(Pattern):
         """
         result = self.function(sequences)
         if isinstance(result, Targets):
-            return result.checked(self.name, *sequences.valid_BT.shape)
-        n_batch, length = sequences.valid_BT.shape
-        square = isinstance(result, Tensor) and result.shape in {(1, length, length), (n_batch, length, length)}
-        if square and result.is_floating_point():
-            return _soft(result, f"pattern {self.name!r}", sequences.valid_BT)
-        shapes = [(n, *rest) for n in (1, n_batch) for rest in ((length,), (1, length), (length, length))]
+            return result.checked(self.name, *sequences.size)
+        n_batch, n_queries, n_keys = sequences.size
+        valid_BK = sequences.valid_keys
+        whole = isinstance(result, Tensor) and result.shape in {(1, n_queries, n_keys), (n_batch, n_queries, n_keys)}
+        if whole and result.is_floating_point():
+            return _soft(result, f"pattern {self.name!r}", valid_BK)
+        shapes = [(n, *rest) for n in (1, n_batch) for rest in ((n_keys,), (1, n_keys), (n_queries, n_keys))]
         if not isinstance(result, Tensor) or result.dtype != torch.bool or tuple(result.shape) not in shapes:
             raise PatternError(
                 f"pattern {self.name!r} returned {kind_of(result)}; expected Targets, or a bool tensor "
-                f"[B, Q, K] = [{n_batch}, {length}, {length}] or [B, K] = [{n_batch}, {length}]"
+                f"[B, Q, K] = [{n_batch}, {n_queries}, {n_keys}] or [B, K] = [{n_batch}, {n_keys}]"
             )
         if result.dim() == 2 or result.shape[1] == 1:
-            members_BK = result.reshape(result.shape[0], -1) & sequences.valid_BT
-            return Targets.of_class(members_BK)
-        return Targets(map_BQK=result & sequences.valid_BT[:, None])
+            members_BK = result.reshape(result.shape[0], -1) & valid_BK
+            return Targets.of_class(members_BK, n_queries=n_queries)
+        return Targets(map_BQK=result & valid_BK[:, None])
 
 
-def _soft(rows_BQK: Tensor, name: str, valid_BT: Tensor) -> Targets:
+def _soft(rows_BQK: Tensor, name: str, valid_BK: Tensor) -> Targets:
     """Soft targets without keys that are padding."""
     checked = Targets.of_rows(rows_BQK, name).soft_BQK
     assert checked is not None
-    return Targets(soft_BQK=checked.masked_fill(~valid_BT[:, None], 0.0))
+    return Targets(soft_BQK=checked.masked_fill(~valid_BK[:, None], 0.0))

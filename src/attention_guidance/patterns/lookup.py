@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from attention_guidance.errors import PatternError
+from attention_guidance.patterns.alignment import Diagonal
 from attention_guidance.patterns.base import Pattern, Union, members
 from attention_guidance.patterns.kinds import ClassToken, First, Given, GridOffset, Offset, TokenClass
 
@@ -34,6 +35,8 @@ NAMED: dict[str, Pattern] = {
     "up": GridOffset("up", -1, 0),
     "down": GridOffset("down", 1, 0),
     "class_token": ClassToken(),
+    "diagonal": Diagonal(),
+    "soft_diagonal": Diagonal("soft_diagonal", 0.1),
 }
 """The patterns with a fixed name that need no tokenizer."""
 
@@ -74,9 +77,9 @@ def get_pattern(
         'vowel'
 
     Args:
-        name: `next`, `previous`, `same`, `first`, `delimiter`, `period`, `offset:k`; for images `left`, `right`, `up`,
-            `down`, `class_token`; `given` or `given.KEY` for targets from the batch; a name in `token_classes` or
-            `patterns`; or several of these joined by `|`.
+        name: `next`, `previous`, `same`, `first`, `delimiter`, `period`, `offset:k`, `diagonal`, `soft_diagonal`; for
+            images `left`, `right`, `up`, `down`, `class_token`; `given` or `given.KEY` for targets from the batch; a
+            name in `token_classes` or `patterns`; or several of these joined by `|`.
         tokenizer: the model's tokenizer; required for token classes, whose ids it provides.
         token_classes: user-defined token classes: a name mapped to the tokens as text (without surrounding spaces), to
             token ids, or to a function from a token's text to bool.

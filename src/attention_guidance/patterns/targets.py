@@ -48,9 +48,10 @@ class Targets:
     packed: bool = False
 
     @classmethod
-    def of_class(cls, members_BK: Tensor, documents_BT: Tensor | None = None) -> Targets:
-        """Every query attends to all members, bool [B, K], in its document."""
-        key_BK, query_BQ = members_BK.long(), torch.ones_like(members_BK, dtype=torch.long)
+    def of_class(cls, members_BK: Tensor, documents_BT: Tensor | None = None, n_queries: int | None = None) -> Targets:
+        """Every query attends to all members, bool [B, K], in its document; None is as many queries as keys."""
+        n_queries = members_BK.shape[1] if n_queries is None else n_queries
+        key_BK, query_BQ = members_BK.long(), members_BK.new_ones(members_BK.shape[0], n_queries, dtype=torch.long)
         if documents_BT is not None:
             code_BT = documents_BT << MAX_CLASSES
             key_BK, query_BQ = key_BK | code_BT, query_BQ | code_BT
@@ -147,23 +148,24 @@ class Targets:
         n_batch = max(column.shape[0] for column in columns)
         return replace(self, picks_BQP=torch.stack([column.expand(n_batch, -1) for column in columns], -1))
 
-    def checked(self, name: str, n_batch: int, length: int) -> Targets:
+    def checked(self, name: str, n_batch: int, n_queries: int, n_keys: int) -> Targets:
         """Validate the fields; the result has each key once and none outside the sequence.
 
         Args:
             name: name of the pattern, for error messages.
             n_batch: B; the batch dimension of a field may also be 1.
-            length: T.
+            n_queries: Q.
+            n_keys: K, which is Q but in cross-attention.
 
         Raises:
             PatternError: a field has the wrong dtype or shape, or all fields are None.
         """
         fields = {
-            "picks_BQP": (self.picks_BQP, 3, (length,)),
-            "key_classes_BK": (self.key_classes_BK, 2, (length,)),
-            "query_classes_BQ": (self.query_classes_BQ, 2, (length,)),
-            "map_BQK": (self.map_BQK, 3, (length, length)),
-            "soft_BQK": (self.soft_BQK, 3, (length, length)),
+            "picks_BQP": (self.picks_BQP, 3, (n_queries,)),
+            "key_classes_BK": (self.key_classes_BK, 2, (n_keys,)),
+            "query_classes_BQ": (self.query_classes_BQ, 2, (n_queries,)),
+            "map_BQK": (self.map_BQK, 3, (n_queries, n_keys)),
+            "soft_BQK": (self.soft_BQK, 3, (n_queries, n_keys)),
         }
         if all(field is None for field, _, _ in fields.values()):
             raise PatternError(f"pattern {name!r} returned Targets with no field set; set picks_BQP, for example")
@@ -185,7 +187,7 @@ class Targets:
             return self
         if not self.picks_BQP.shape[-1]:
             return replace(self, picks_BQP=self.picks_BQP.new_full((*self.picks_BQP.shape[:2], 1), -1))
-        inside = (self.picks_BQP >= 0) & (self.picks_BQP < length)
+        inside = (self.picks_BQP >= 0) & (self.picks_BQP < n_keys)
         return replace(self, picks_BQP=torch.where(inside, self.picks_BQP, -1)).listed_once()
 
     def shares_class(self, keys_BQP: Tensor) -> Tensor:
