@@ -137,6 +137,19 @@ def page(outcomes: Outcomes, found: dict[str, Any]) -> str:
         "",
         f"Written by `python docs/tables.py` from the outcome of the tests ({made_with}, CPU).",
         "",
+        *encoder_lines(outcomes),
+        "",
+        *family_lines(found),
+    ]
+    lines += ["", WAYS_HEADING, "", "| way | works | notes |", "|---|---|---|"]
+    for way, (tests, note) in WAYS.items():
+        lines.append(f"| {way} | {'yes' if all(map(outcomes.passed, tests)) else 'NO'} | {note} |")
+    return "\n".join([*lines, ""])
+
+
+def encoder_lines(outcomes: Outcomes) -> list[str]:
+    """The section on the encoders of the tests."""
+    lines = [
         "## Encoders",
         "",
         "Loss and gradients of a small random model, in float64, compared with those from its own eager maps.",
@@ -159,11 +172,7 @@ def page(outcomes: Outcomes, found: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {'yes' if ok else 'NO'} | applies attention dropout by a function, outside the interface |"
         )
-    lines += ["", *family_lines(found)]
-    lines += ["", WAYS_HEADING, "", "| way | works | notes |", "|---|---|---|"]
-    for way, (tests, note) in WAYS.items():
-        lines.append(f"| {way} | {'yes' if all(map(outcomes.passed, tests)) else 'NO'} | {note} |")
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def family_lines(found: dict[str, Any]) -> list[str]:
