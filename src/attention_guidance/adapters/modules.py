@@ -138,9 +138,13 @@ def _with_dropout_function(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def dropouts_of(module: nn.Module) -> dict[str, nn.Dropout]:
-    """The Dropout modules that belong to a module itself, by name."""
-    return {name: child for name, child in module.named_children() if isinstance(child, nn.Dropout)}
+def dropouts_of(module: nn.Module) -> dict[str, nn.Module]:
+    """The Dropout modules that belong to a module itself, by name: torch's, and others called so (StableDropout)."""
+    return {
+        name: child
+        for name, child in module.named_children()
+        if isinstance(child, nn.Dropout) or type(child).__name__.endswith("Dropout")
+    }
 
 
 def number_of_heads(module: nn.Module, default: int) -> int:

@@ -124,7 +124,7 @@ class _Watch:
     def see(self, dropout: nn.Module, args: tuple[Any, ...]) -> None:
         """A hook before the forward of each of the module's Dropout modules.
 
-        A module that makes several maps uses the last for its tokens: LiLT's first is that of the layout.
+        If a module makes several maps, the last one counts: LiLT makes two, of equal numbers, for layout and text.
         """
         tensor = args[0] if args else None
         if self.inputs is not None and isinstance(tensor, Tensor) and tensor.dim() == 4:
