@@ -226,7 +226,7 @@ def test_what_cannot_be_counted_is_refused(make_model, batch):
         take_census(model, [inputs], [Offset(1), Offset(1)])
     with pytest.raises(PatternError, match="none"):
         take_census(model, [inputs], [])
-    outside, other = encoders.make("DebertaV2")
+    outside, other = encoders.make("XLM")
     with pytest.raises(AttachError, match=r"attention interface|never called"):
         take_census(outside, [other], PATTERNS)
     guidance = guide(model, "next:1")

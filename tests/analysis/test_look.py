@@ -172,7 +172,7 @@ def test_of_an_encoder_decoder_the_encoder_is_seen(tokenizer, name):
     np.testing.assert_allclose(seen.maps_LHTT, expected, atol=1e-6)
 
 
-def test_a_model_that_cannot_be_guided(tokenizer):
+def test_a_model_outside_the_attention_interface(tokenizer):
     torch.manual_seed(0)
     model = DebertaV2Model(DebertaV2Config(vocab_size=80, **SIZES)).eval()
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])

@@ -167,7 +167,7 @@ def test_an_encoder_decoder_is_no_decoder(name):
         (decoder, r"GPT2Model cannot be looked at: it is a decoder; looking is for bidirectional encoders"),
         (lambda: nn.Linear(2, 2), r"Linear cannot be looked at: only models of transformers"),
         (Two, r"Two contains more than one thing to look at: first .* look at the part you want$"),
-        (lambda: encoders.make("DebertaV2")[0], r"so it cannot be looked at; BERT"),
+        (lambda: encoders.make("XLM")[0], r"so it cannot be looked at; BERT"),
         (lambda: nn.Transformer(8, 2, 1, 1), r"Transformer cannot be looked at: .* look at the encoder alone"),
         (lambda: encoder_decoder("Bart").decoder, r"BartDecoder cannot be looked at: it is a decoder"),
         (lambda: nn.MultiheadAttention(8, 2, add_zero_attn=True), r"cannot be looked at: .*add_zero_attn"),

@@ -45,7 +45,7 @@ class MapAdapter:
         kind = type(model).__name__
         if purpose == ABLATING:
             raise AttachError(
-                f"{kind} cannot be ablated: it computes its attention outside transformers' attention interface, where "
+                f"{kind} computes its attention outside transformers' attention interface, so it cannot be ablated: "
                 "its maps can be guided and looked at, but the outputs of its heads cannot be replaced"
             )
         config = model.config.get_text_config()
