@@ -95,9 +95,10 @@ def test_checkpointing_is_the_same_training(name):
         model, inputs = encoders.make(name)
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        handle = guide(model, HEADS, weight=1.0)
-        model(**inputs)
-        model(**{key: value.flip(0) for key, value in inputs.items()} | {"input_ids": inputs["input_ids"] % 7 + 9})
+        handle = guide(model, "given:2", weight=1.0)
+        for step in (1, -2):
+            targets = (torch.arange(10) + step).expand(3, 10)
+            model(**inputs | {"input_ids": (inputs["input_ids"] + step) % 60, "guidance_targets": targets})
         loss = handle.loss()
         loss.backward()
         found.append((loss.item(), gradients_of(model)))
