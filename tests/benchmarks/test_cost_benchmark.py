@@ -93,16 +93,16 @@ def test_peak_memory_and_its_growth(run, cost, toy, monkeypatch, capsys):
         patch.setattr(sys, "executable", shutil.which("false"))
         with pytest.raises(RuntimeError, match="exit code 1"):
             cost.peak_memory("unguided", toy)
-    peaks = {("unguided", 16): 100, ("unguided", 64): 110, ("blocked", 16): 120, ("blocked", 64): 264}
+    peaks = {("unguided", 16): 100, ("unguided", 64): 110, ("batched", 16): 120, ("batched", 64): 264}
     monkeypatch.setattr(cost, "peak_memory", lambda name, setting: peaks[name, setting.length])
-    (kept,) = run(f"growth {TOY} --lengths 16 64 --dtypes fp32 --backends blocked")
+    (kept,) = run(f"growth {TOY} --lengths 16 64 --dtypes fp32 --backends batched")
     assert kept.keys() == SHARED_KEYS | {"lengths"}
     assert kept["lengths"] == [16, 64]
-    assert kept["arms"]["blocked"] == {"peak_mib": [120, 264], "growth": 2.2, "growth_ratio": pytest.approx(2.0)}
+    assert kept["arms"]["batched"] == {"peak_mib": [120, 264], "growth": 2.2, "growth_ratio": pytest.approx(2.0)}
     assert "growth <= 1.10 missed by 0.900" in capsys.readouterr().out
     peaks |= {("naive", 16): 150}
-    _, kept = run(f"{TOY} --lengths 16 --dtypes fp32 --backends blocked --repeats 2")
-    assert kept["arms"]["blocked"]["memory_ratio"] == pytest.approx(1.2)
+    _, kept = run(f"{TOY} --lengths 16 --dtypes fp32 --backends batched --repeats 2")
+    assert kept["arms"]["batched"]["memory_ratio"] == pytest.approx(1.2)
     assert "memory <= 1.03 missed by 0.170" in capsys.readouterr().out
 
 

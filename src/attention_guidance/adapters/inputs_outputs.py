@@ -17,8 +17,9 @@ from attention_guidance.patterns import Pattern, wants_class_token
 
 def named_inputs(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a model's forward by name, including those in its ``**kwargs``."""
-    # A signature of a bound method or a module is not kept, since it would keep the model.
-    signature = _signature(forward) if inspect.isfunction(forward) else inspect.signature(forward)
+    # That of a bound method or a module is not kept: it would keep the model. torch.compile does not trace a cache.
+    keeps = inspect.isfunction(forward) and not torch.compiler.is_compiling()
+    signature = _signature(forward) if keeps else inspect.signature(forward)
     named = dict(signature.bind_partial(*args, **kwargs).arguments)
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:

@@ -42,8 +42,10 @@ class Listed:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Listed:
         """The same targets with changed tensors."""
-        fields = (self.count_bq, self.keys_bqC, self.shown_bqC, self.map_bqK)
-        return Listed(*(None if field is None else change(field) for field in fields), soft=self.soft)  # type: ignore[arg-type]
+        keys, shown, dense = (
+            None if field is None else change(field) for field in (self.keys_bqC, self.shown_bqC, self.map_bqK)
+        )
+        return Listed(change(self.count_bq), keys, shown, dense, self.soft)
 
     def at(self, values_bqK: Tensor) -> tuple[Tensor, Tensor]:
         """The values at the listed keys (or at all keys), and which of them are targets."""
@@ -165,4 +167,4 @@ def _one(of_patterns: Sequence[tuple[Listed, int]]) -> Listed:
             parts.append(padded.expand(number, *padded.shape))
         return torch.cat(parts)
 
-    return Listed(*(stacked(name) for name in ("count_bq", "keys_bqC", "shown_bqC")))
+    return Listed(stacked("count_bq"), stacked("keys_bqC"), stacked("shown_bqC"))
