@@ -41,7 +41,10 @@ WAYS = {
         "schedules and logs: `callbacks=[guidance.callback()]`",
     ),
     "Accelerate": (["tests/test_training_loops.py::test_accelerate"], ""),
-    "Lightning": (["tests/ways/test_lightning.py"], "schedules: `guidance.steps_done = trainer.global_step`"),
+    "Lightning": (
+        ["tests/ways/test_lightning.py"],
+        "schedules: `guidance.steps_done = trainer.global_step`; a relative weight: `guidance.step()`",
+    ),
     "gradient accumulation": (["tests/test_training_loops.py::test_accumulation"], "same curve as without"),
     "autocast in bf16 and fp16, GradScaler, bf16 weights": (["tests/ways/test_precision.py"], ""),
     "gradient checkpointing": (

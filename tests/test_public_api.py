@@ -14,6 +14,7 @@ def test_public_names():
         "HeadGuidance",
         "HeadMatching",
         "Pattern",
+        "RelativeWeight",
         "Schedule",
         "Sequences",
         "Targets",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from attention_guidance.patterns import Sequences as Sequences
     from attention_guidance.patterns import Targets as Targets
     from attention_guidance.patterns import get_pattern as get_pattern
+    from attention_guidance.schedules import RelativeWeight as RelativeWeight
     from attention_guidance.schedules import Schedule as Schedule
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "Sequences": "patterns",
     "Targets": "patterns",
     "get_pattern": "patterns",
+    "RelativeWeight": "schedules",
     "Schedule": "schedules",
 }
 

@@ -17,7 +17,7 @@ from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.backends import Name as BackendName
 from attention_guidance.loss.statistics import Loss, check_objective
 from attention_guidance.patterns import Patterns, TokenClasses, check_crossing, get_pattern
-from attention_guidance.schedules import Schedule, Shape, checked_weight
+from attention_guidance.schedules import RelativeWeight, Schedule, Shape, checked_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def guide(
     model: nn.Module,
     heads: Heads,
-    weight: float = 0.1,
+    weight: float | RelativeWeight = 0.1,
     *,
     loss: Loss = "squared_error",
     normalization: Normalization = "query",
@@ -56,7 +56,9 @@ def guide(
             SentenceTransformer; or a module that is or contains nn.MultiheadAttention, such as nn.TransformerEncoder.
         heads: which heads follow which pattern, e.g. ``"next:1 previous:1 first:4"`` for every layer; see
             `attention_guidance.assignment`.
-        weight: factor on the guidance loss; with `query` normalization, the pull on each guided head.
+        weight: factor on the guidance loss; with `query` normalization, the pull on each guided head. A
+            `RelativeWeight` is a multiple of the first training step's loss; it needs to know when that step ends, as
+            `schedule` does.
         loss: `squared_error` (the paper's), `log_mass` (minus the log of the mass on the targets) or `cross_entropy`
             (minus the mean log probability of the targets; computed from dense maps of targets).
         normalization: `query` (sum over heads of the mean over rows) or `elementwise` (the authors' scale).
@@ -87,7 +89,7 @@ def guide(
     """
     check_objective(loss)
     check_normalization(normalization, loss)
-    weight = checked_weight(weight)
+    weight = weight if isinstance(weight, RelativeWeight) else checked_weight(weight)
     if total_steps is not None and not (isinstance(total_steps, Real) and total_steps > 0):
         raise ConfigError(f"total_steps={total_steps!r} must be the length of the run in steps, above 0")
     if within is not None and not isinstance(within, nn.Module):

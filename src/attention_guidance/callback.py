@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
+# The key of a relative weight in the log history.
+_FULL_WEIGHT = "guidance_full_weight"
+
+
 class Stepped(Protocol):
     """The part of `Guidance` that the callback uses."""
 
     model: nn.Module
     total_steps: int | None
     steps_done: int
+    weight: float
 
     @property
     def current_weight(self) -> float:
@@ -32,6 +37,8 @@ class Stepped(Protocol):
     def rows_per_head(self) -> list[int]:
         """The number of attention rows behind each error."""
 
+    def _end_step(self) -> bool: ...
+
     def _join_losses_of(self, modules: Iterable[nn.Module]) -> None: ...
 
 
@@ -40,7 +47,8 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
 
     It logs `guidance` (mean distance of the guided heads from their patterns at the last loss, over heads with at least
     one row) and `guidance_weight` to `trainer.state.log_history` and to every reporter (TensorBoard and others). With a
-    SentenceTransformerTrainer, guidance is added to its losses.
+    SentenceTransformerTrainer, guidance is added to its losses. A relative weight is kept in the log history too, once
+    it is known, and so restored from a checkpoint.
     """
 
     def __init__(self, guidance: Stepped) -> None:
@@ -69,6 +77,10 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
             )
         self.guidance.total_steps = state.max_steps
         self.guidance.steps_done = state.global_step
+        self._kept_as = _FULL_WEIGHT + _name_in(trained, guided)
+        kept = [entry[self._kept_as] for entry in state.log_history if self._kept_as in entry]
+        if kept:
+            self.guidance.weight = kept[-1]
         trainer = _calling_trainer()
         if trainer is not None:
             _put_first(self, trainer.callback_handler.callbacks)
@@ -77,8 +89,10 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
             self.guidance._join_losses_of(loss for loss in losses if isinstance(loss, nn.Module))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Advance the schedule."""
+        """Advance the schedule, and keep a relative weight that the step has set."""
         self.guidance.steps_done = state.global_step
+        if self.guidance._end_step():
+            state.log_history.append({"step": state.global_step, self._kept_as: self.guidance.weight})
 
     def on_log(
         self,
@@ -98,6 +112,12 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
             logs.update(added)
             # The Trainer has already appended a copy to the history.
             state.log_history[-1].update(added)
+
+
+def _name_in(trained: object, guided: nn.Module) -> str:
+    """The name of the guided model in the trained one, as two parts of it may be guided."""
+    named = trained.named_modules() if isinstance(trained, nn.Module) else ()
+    return next((f":{name}" for name, part in named if part is guided and name), "")
 
 
 def _calling_trainer() -> Trainer | None:

@@ -16,6 +16,7 @@ from attention_guidance.adapters.inputs_outputs import loss_of, share_of_batch, 
 from attention_guidance.adapters.modules import normalizes_its_loss
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError
+from attention_guidance.forward.first_loss import FirstLoss
 from attention_guidance.forward.forward_pass import ForwardPass
 from attention_guidance.forward.hooked_forward import HookedForward
 from attention_guidance.forward.layer import LayerProcessor
@@ -25,7 +26,7 @@ from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.layers import no_loss
 from attention_guidance.lost_guidance import LostGuidance
 from attention_guidance.patterns import GIVEN
-from attention_guidance.schedules import Schedule, checked_weight
+from attention_guidance.schedules import RelativeWeight, Schedule, checked_weight
 
 if TYPE_CHECKING:
     from attention_guidance.callback import GuidanceCallback
@@ -74,14 +75,17 @@ class Guidance:
         loss: str,
         normalization: str,
         backend: BackendChoice,
-        weight: float,
+        weight: float | RelativeWeight,
         schedule: Schedule,
         total_steps: int | None = None,
         within: nn.Module | None = None,
     ) -> None:
         self.model: nn.Module = adapter.model
         self._whole = getattr(within, "_orig_mod", within) or adapter.model
-        self.weight = weight
+        self._relative = weight if isinstance(weight, RelativeWeight) else None
+        self.weight = 0.0 if isinstance(weight, RelativeWeight) else weight
+        # None once the weight is known.
+        self._first = None if self._relative is None else FirstLoss()
         self.schedule: Schedule = schedule
         self.total_steps: int | None = total_steps
         self.steps_done: int = 0
@@ -140,9 +144,12 @@ class Guidance:
         state = "" if self._hooks else ", removed"
         known = self.total_steps is not None or not self.schedule.needs_total
         now = f", now {self.current_weight:g}" if known and self.schedule.shape != "constant" else ""
+        weight = f"{self.weight:g}" if self._first is None else "not known before the first step"
+        if self._relative is not None:
+            weight = f"{self._relative.ratio:g} x the first loss = {weight}"
         lines = [
             f"{len(self.heads)} of {n_heads} heads of {type(self.model).__name__} guided{state}: "
-            f"weight {self.weight:g} ({self.schedule.shape}{now}), {self._objective}, backend {self._backend}"
+            f"weight {weight} ({self.schedule.shape}{now}), {self._objective}, backend {self._backend}"
         ]
         for layer in self._layers:
             of_layer = [
@@ -173,7 +180,7 @@ class Guidance:
             self._passes.current, self._passes.evaluates = None, True
             return args, model_kwargs
         if not torch.compiler.is_compiling():
-            self._lost.check(self._passes.untrained(), self.schedule, self.steps_done)
+            self._lost.check(self._passes.untrained(), self.schedule, self.steps_done, self._first is not None)
         inputs = self._forwards[0].named_inputs(args, model_kwargs) | (
             {GIVEN: kwargs[GIVEN]} if GIVEN in kwargs else {}
         )
@@ -217,6 +224,8 @@ class Guidance:
 
     def _join_loss_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Add the guidance of the passes to the output of a Trainer's loss module: a loss, or its parts by name."""
+        if self._first is not None and self.model.training and torch.is_grad_enabled():
+            self._first.add(output if isinstance(output, Tensor) else torch.stack([*output.values()]).sum(), None)
         if not self._passes.without_loss:
             return output
         guidance = self._guidance_loss(self._passes.of_the_loss(), added=True)
@@ -244,6 +253,13 @@ class Guidance:
             share = share if normalizes_its_loss(self._whole) else None
         elif share is not None and not self._adapter.self_normalizing:
             objective = objective * share
+        if self._first is not None and torch.is_grad_enabled():
+            if torch.compiler.is_compiling():
+                raise AttachError(
+                    "the first loss, of which a relative weight is a multiple, cannot be read under torch.compile: "
+                    "make the first step without it, or give the weight as a number"
+                )
+            self._first.add(objective, share)
         total = objective
         last = self._passes.last
         # A pass without gradients reports its own guidance only: earlier passes belong to a loss that is yet to come.
@@ -263,10 +279,16 @@ class Guidance:
             A scalar with gradient.
 
         Raises:
-            AttachError: there was no forward pass in training mode yet.
+            AttachError: there was no forward pass in training mode yet, or the weight is relative to a loss that the
+                library does not see.
         """
         if self._passes.evaluates and not self._passes.without_loss:
             return torch.zeros((), device=next(self.model.parameters()).device)
+        if self._first is not None and not self._first.seen:
+            raise AttachError(
+                "the weight is relative to the loss in the model's output, and there is none yet: pass labels to the "
+                "model, or give the weight as a number"
+            )
         passes = self._passes.of_the_loss()
         if not passes:
             raise AttachError("no guided forward pass yet: call the model in training mode first")
@@ -287,6 +309,9 @@ class Guidance:
     def weight(self) -> float:
         """The full weight, before the schedule: a finite number, 0 or above.
 
+        A `RelativeWeight` is 0 in the first step. In a loop of your own, save this number with a checkpoint, and set it
+        after a resume.
+
         Raises:
             ConfigError: set to an invalid value.
         """
@@ -295,6 +320,7 @@ class Guidance:
     @weight.setter
     def weight(self, weight: float) -> None:
         self._weight = checked_weight(weight)
+        self._first = None
 
     @property
     def current_weight(self) -> float:
@@ -305,8 +331,21 @@ class Guidance:
         return self.current_weight > 0
 
     def step(self) -> None:
-        """Count an optimisation step. Call it in your own training loop if the schedule is not constant."""
+        """Count an optimisation step.
+
+        Call it in your own training loop, on all ranks, if the schedule is not constant or the weight is relative.
+        """
         self.steps_done += 1
+        self._end_step()
+
+    def _end_step(self) -> bool:
+        """End an optimisation step; returns whether a relative weight is known from now on."""
+        if self._relative is None or self._first is None:
+            return False
+        size = self._first.size(next(self.model.parameters()).device)
+        if size is not None:
+            self.weight = self._relative.ratio * size
+        return size is not None
 
     def callback(self) -> GuidanceCallback:
         """A callback for transformers' Trainer that advances the schedule and adds guidance to the logs."""

@@ -44,13 +44,14 @@ class LostGuidance:
         counts = {"_updates": 0, "_n_passes": 0, "_n_untrainable": 0}
         return self.__dict__ | counts | {"_said": set(), "_total": None, "_rows": None, "_backward": False}
 
-    def check(self, n_untrained: int, schedule: Schedule, steps_done: int) -> None:
+    def check(self, n_untrained: int, schedule: Schedule, steps_done: int, unmeasured: bool) -> None:
         """Check for lost guidance before a pass.
 
         Args:
             n_untrained: number of training passes whose backward pass did not include their guidance.
             schedule: schedule of the weight.
             steps_done: number of optimisation steps that the schedule knows of.
+            unmeasured: whether a relative weight is not known yet.
         """
         if n_untrained:
             self._warn(
@@ -63,6 +64,11 @@ class LostGuidance:
                 f"the schedule {schedule.shape!r} was never stepped, so the guidance weight does not change: call "
                 "guidance.step() after optimizer.step(), or pass callbacks=[guidance.callback()] to Trainer; "
                 "a copy of a guided model has its own guidance, get_guidance(model)"
+            )
+        if unmeasured:
+            self._warn_if_updated(
+                "the weight is relative to the loss of the first step, which never ended, so nothing is guided: call "
+                "guidance.step() after optimizer.step(), or pass callbacks=[guidance.callback()] to Trainer"
             )
 
     def watch_evaluation(self, output: Any) -> None:

@@ -1,6 +1,6 @@
-"""Schedules for the guidance weight over training.
+"""The guidance weight: a number or relative to the objective, and schedules for it over training.
 
-The weight depends on the step alone, so it is exact after a resume.
+A schedule depends on the step alone, so it is exact after a resume.
 """
 
 from __future__ import annotations
@@ -32,6 +32,28 @@ def checked_weight(weight: object) -> float:
         if 0 <= number < math.inf:
             return number
     raise ConfigError(f"weight={weight!r} must be 0 or a positive number")
+
+
+@dataclass(frozen=True)
+class RelativeWeight:
+    """A weight relative to the objective: one number for objectives whose losses have different scales.
+
+    The weight is `ratio` times the objective's loss in the first training step, and stays that number: 0.01 is close to
+    the default weight, 0.1, for masked tokens, whose first loss is about the log of the vocabulary size. It is 0 in the
+    first step.
+
+    Attributes:
+        ratio: weight over the objective's first loss.
+
+    Raises:
+        ConfigError: `ratio` is not a positive number.
+    """
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not checked_weight(self.ratio):
+            raise ConfigError(f"RelativeWeight({self.ratio!r}) must be above 0")
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,18 @@ def test_short_attention(tmp_path):
     assert [record["length"] for record in records] == [16, 32]
 
 
-@pytest.mark.parametrize("benchmark", ["masked_head", "short_attention"])
+@pytest.mark.parametrize("benchmark", ["masked_head", "short_attention", "relative_weight"])
 def test_nothing_is_kept_yet(tmp_path, benchmark):
     assert run(benchmark, "--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "page"), [("masked_head", "docs/pretraining.md"), ("short_attention", "DESIGN.md")]
+    ("benchmark", "page"),
+    [
+        ("masked_head", "docs/pretraining.md"),
+        ("short_attention", "DESIGN.md"),
+        ("relative_weight", "docs/pretraining.md"),
+    ],
 )
 def test_what_is_kept_is_what_the_page_says(benchmark, page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -84,6 +84,21 @@ def test_with_uneven_padding_guidance_is_the_mean_over_ranks(folder, case):
     check(result_of(folder, case), in_one_process(batches))
 
 
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
+def test_a_relative_weight_is_that_of_the_whole_batch_on_all_ranks(folder, wrap):
+    def in_one_process(batch):
+        guidance = guide(model := worker.build(), worker.HEADS, worker.RELATIVE)
+        model(**batch).loss.backward()
+        guidance.step()
+        return guidance.weight
+
+    weights = [result_of(folder, f"relative-{wrap}-{rank}") for rank in range(worker.RANKS)]
+    assert len({*weights}) == 1
+    assert weights[0] == pytest.approx(in_one_process(worker.joined(worker.micro_batches("none"))), rel=1e-6)
+    of_a_rank = in_one_process(worker.joined(worker.share_of(0, "none")))
+    assert of_a_rank != pytest.approx(weights[0], rel=1e-3), "the ranks differ"
+
+
 def test_the_cases_differ_where_they_should():
     """Else equal gradients would prove nothing: guidance counts, and so does how uneven batches are averaged."""
     _, plain = in_one_process([worker.joined(worker.micro_batches("none"))])

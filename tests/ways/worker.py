@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertForMaskedLM
 
-from attention_guidance import guide
+from attention_guidance import RelativeWeight, get_guidance, guide
 
 HEADS = "next:1 previous:1 first:1"
 RANKS = 2
@@ -71,27 +71,27 @@ def share_of(rank: int, padding: str) -> list[dict[str, torch.Tensor]]:
     return micro_batches(padding)[2 * rank : 2 * rank + 2]
 
 
-def ddp(first: str) -> torch.nn.Module:
+def ddp(first: str, weight: float | RelativeWeight = 1.0) -> torch.nn.Module:
     model = build()
     if first == "guide":
-        guide(model, HEADS, weight=1.0)
+        guide(model, HEADS, weight)
     wrapped = DistributedDataParallel(model)
     if first == "wrap":
-        guide(model, HEADS, weight=1.0)
+        guide(model, HEADS, weight)
     return wrapped
 
 
-def fsdp(first: str) -> torch.nn.Module:
+def fsdp(first: str, weight: float | RelativeWeight = 1.0) -> torch.nn.Module:
     model = build()
     if first == "guide":
-        guide(model, HEADS, weight=1.0)
+        guide(model, HEADS, weight)
     mesh = init_device_mesh("cpu", (RANKS,))
     for layer in model.bert.encoder.layer:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     if first == "wrap":
-        guide(model, HEADS, weight=1.0)
+        guide(model, HEADS, weight)
     return model
 
 
@@ -138,6 +138,20 @@ CASES = {
 }
 
 
+RELATIVE = RelativeWeight(0.02)
+
+
+def relative_weight(wrap, batches: list[dict[str, torch.Tensor]]) -> float:
+    """The weight after a step of these micro-batches."""
+    model = wrap("wrap", RELATIVE)
+    for number, batch in enumerate(batches):
+        with without_sync(model, number == len(batches) - 1):
+            (model(**batch).loss / len(batches)).backward()
+    guidance = get_guidance(model)
+    guidance.step()
+    return guidance.weight
+
+
 def main(folder: Path, rank: int) -> None:
     # A file is where they meet: no port that someone else may take.
     dist.init_process_group(
@@ -147,6 +161,9 @@ def main(folder: Path, rank: int) -> None:
         result = run_case(*case, rank=rank)
         if rank == 0:
             torch.save(result, folder / f"{name}.pt")
+    for wrap in (ddp, fsdp):
+        weight = relative_weight(wrap, share_of(rank, "none"))
+        torch.save(weight, folder / f"relative-{wrap.__name__}-{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -30,6 +30,7 @@ ARM = {
     "train_seconds",
     "step_seconds_p50",
     "guidance",
+    "guidance_weight",
     "resumed_from",
     "warnings",
 }
@@ -82,6 +83,7 @@ def test_what_a_comparison_leaves(comparison):
     assert set(result) == HEADER | {
         "heads",
         "weight",
+        "relative_weight",
         "predicts",
         "gives_perplexity",
         "tokens_per_step",
@@ -104,6 +106,8 @@ def test_what_a_comparison_leaves(comparison):
     assert seed["guided"]["curve"][0]["loss"] == seed["unguided"]["curve"][0]["loss"]
     assert [set(head) for head in seed["guided"]["guidance"]] == [{"layer", "head", "pattern", "error"}]
     assert seed["unguided"]["guidance"] == []
+    assert [seed[arm]["guidance_weight"] for arm in ("guided", "unguided")] == [{"model": result["weight"]}, {}]
+    assert (result["weight"], result["relative_weight"]) == (0.1, None)
 
 
 def test_results_of_each_run(comparison):

@@ -208,6 +208,7 @@ def test_the_file_is_not_blamed_for_a_flag(yaml_file):
         ({"image_size": 32}, "image_size=32 is for objective mim"),
         ({"dataset_split": "test"}, "dataset_split='test' is for a dataset"),
         ({"max_steps": 7, "max_time": "1h"}, "max_steps=7 is for a run without `max_time`"),
+        ({"weight": 0.3, "relative_weight": 2.0}, "weight=0.3 is for a run without `relative_weight`"),
         ({"objective": "mim", "tokenizer": "here"}, "tokenizer='here' is for objectives of text"),
         ({"objective": "speech", "pad_vocab": 64}, "pad_vocab=64 is for objectives of text"),
         ({"objective": "speech", "final_masking_rate": 0.3}, "is for objectives that mask tokens"),

@@ -74,7 +74,7 @@ def compare(
     """
     if not config.heads:
         raise ConfigError("compare needs heads to guide; heads='' leaves nothing to compare")
-    if not config.weight:
+    if not config.guidance_weight:
         raise ConfigError("compare needs a weight above 0; weight=0 leaves nothing to compare")
     if config.max_time is not None:
         raise ConfigError(
@@ -260,7 +260,8 @@ def _comparison(
         "config": dataclasses.asdict(config),
         "corpus": data.name,
         "heads": config.heads,
-        "weight": config.weight,
+        "weight": None if config.relative_weight else config.weight,
+        "relative_weight": config.relative_weight,
         "model": pairs[0]["guided"]["model"],
         "predicts": pairs[0]["guided"].get("predicts", "masked tokens"),
         "gives_perplexity": pairs[0]["guided"].get("gives_perplexity", True),
@@ -282,6 +283,7 @@ def _compare_pair(seed: int, pair: dict[str, dict[str, Any]], max_steps: int) ->
         "train_seconds",
         "step_seconds_p50",
         "guidance",
+        "guidance_weight",
         "resumed_from",
     )
     goal, end = unguided["final_loss"], guided["final_loss"]
@@ -289,7 +291,9 @@ def _compare_pair(seed: int, pair: dict[str, dict[str, Any]], max_steps: int) ->
     match = next(reached, None)
     return {
         "seed": seed,
-        **{arm: {key: pair[arm][key] for key in kept} | {"warnings": pair[arm].get("warnings", [])} for arm in ARMS},
+        **{
+            arm: {key: pair[arm].get(key) for key in kept} | {"warnings": pair[arm].get("warnings", [])} for arm in ARMS
+        },
         "steps_to_match": match["step"] if match else None,
         "steps_ratio": match["step"] / max_steps if match else None,
         "final_loss_difference": None if None in (goal, end) else end - goal,

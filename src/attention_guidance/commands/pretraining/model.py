@@ -94,7 +94,7 @@ def guide_as_configured(
         name: guide(
             part,
             config.heads,
-            config.weight,
+            config.guidance_weight,
             **names,
             schedule=config.weight_schedule,
             total_steps=config.total_steps,

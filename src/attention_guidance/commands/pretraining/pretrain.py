@@ -80,7 +80,7 @@ def pretrain(
         _push(hub, folder, console)
         return finished
     check_settings(config, folder)
-    if config.heads and not config.weight:
+    if config.heads and not config.guidance_weight:
         say(f"note: {UNGUIDED}")
     stop = StopRequest()
     with progress_bars(console, quiet) as bars:

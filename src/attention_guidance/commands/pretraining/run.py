@@ -236,9 +236,10 @@ class Run:
             "step_seconds_p50": statistics.median(self.trainer.timer.seconds or [0.0]),
             "curve": curve,
             "guidance": heads,
+            "guidance_weight": {part or "model": guidance.weight for part, guidance in self.guidance.items()},
             "warnings": [
                 *self.data.warnings,
-                *shortfalls(self.trainer.state.log_history, quality.loss, heads, self.config.weight),
+                *shortfalls(self.trainer.state.log_history, quality.loss, heads, self.config.guidance_weight),
             ],
         }
 

@@ -137,6 +137,7 @@ def _made(compare: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Steps", steps),
         ("Guided heads", compare.get("heads")),
         ("Weight a head", compare.get("weight")),
+        ("Relative weight", compare.get("relative_weight")),
         ("Seeds", ", ".join(str(seed["seed"]) for seed in compare["seeds"])),
         ("Device", compare.get("device")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in (compare.get("versions") or {}).items())),

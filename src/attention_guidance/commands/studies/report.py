@@ -50,7 +50,8 @@ _SENTENCES = 3
 _BEGINNING = 160
 # Settings in the order of the page; settings that a run does not have are left out.
 _OF_MODEL = ("layers", "hidden", "attention_heads", "feed_forward", "block_size", "batch_size", "max_steps")
-_OF_TRAINING = ("learning_rate", "masking_rate", "heads", "weight", "loss", "schedule", "hold", "end", "seed")
+_OF_GUIDANCE = ("heads", "weight", "relative_weight", "loss", "schedule", "hold", "end")
+_OF_TRAINING = ("learning_rate", "masking_rate", *_OF_GUIDANCE, "seed")
 _SETTINGS = (*_OF_MODEL, *_OF_TRAINING)
 
 # Results that a page can show.

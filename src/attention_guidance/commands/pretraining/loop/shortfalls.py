@@ -32,7 +32,7 @@ class KeepsErrors(TrainerCallback):  # type: ignore[misc]
 
 
 def shortfalls(
-    history: Sequence[Mapping[str, Any]], loss: float, heads: Sequence[Mapping[str, Any]], weight: float
+    history: Sequence[Mapping[str, Any]], loss: float, heads: Sequence[Mapping[str, Any]], weight: object
 ) -> list[str]:
     """What a run with finite weights did not achieve; empty if all is well.
 
@@ -40,7 +40,7 @@ def shortfalls(
         history: The Trainer's log history.
         loss: The final validation loss.
         heads: The guided heads, as in `results.json`.
-        weight: The weight of guidance.
+        weight: The weight of guidance, as `guide` takes it.
     """
     validated = [entry for entry in history if "eval_loss" in entry]
     found = _not_learned(validated[0]["eval_loss"], loss) if validated else []

@@ -76,7 +76,7 @@ def _guidance(config: Mapping[str, Any], heads: Sequence[Mapping[str, Any]]) -> 
     return (
         f"| guided heads, in every layer unless stated | `{spec}` |\n"
         f"| guided heads by pattern | {by_pattern} |\n"
-        f"| guidance | weight {config['weight']:g}, {schedule}; {config['loss']}, {config['normalization']} |"
+        f"| guidance | {_weight(config)}, {schedule}; {config['loss']}, {config['normalization']} |"
     )
 
 
@@ -87,6 +87,11 @@ def _listed(counts: Mapping[str, int]) -> str:
 def _moment(amount: int | float) -> str:
     """When a schedule begins to fall or ends: a step, or a share of the run."""
     return f"step {amount:,}" if isinstance(amount, int) else f"{amount:.0%} of the run"
+
+
+def _weight(config: Mapping[str, Any]) -> str:
+    relative = config.get("relative_weight")
+    return f"weight {config['weight']:g}" if relative is None else f"relative weight {relative:g}"
 
 
 def _limitations(start: str | None) -> str:

@@ -25,7 +25,7 @@ from attention_guidance.commands.setting import (
     setting,
 )
 from attention_guidance.errors import ConfigError
-from attention_guidance.schedules import SHAPES, Schedule, Shape
+from attention_guidance.schedules import SHAPES, RelativeWeight, Schedule, Shape
 
 # More steps than any run has: the number given to Trainer and `Draws` if a run has a time limit instead.
 ENDLESS = 10**9
@@ -53,6 +53,7 @@ _NEW = Rule(
 )
 _STEPS = Rule("a run without `max_time`", lambda run: run.max_time is None)
 _SHARED = Rule("a run without arguments['warmup_steps']", lambda run: "warmup_steps" not in run.arguments)
+_ABSOLUTE = Rule("a run without `relative_weight`", lambda run: run.relative_weight is None)
 _WARMS_UP = Rule("schedules of the learning rate that warm up", lambda run: warms_up(run.arguments))
 
 _data = partial(setting, group="text", free=True)
@@ -235,7 +236,15 @@ class RunConfig:
         by_objective={"mim": "left:1 right:1", "speech": "next:1 previous:1"},
     )
     # The loss of the discriminator has a weight of 50.
-    weight: float = _guidance(0.1, "weight of each head's guidance loss", NOT_NEGATIVE, by_objective={"rtd": 5.0})
+    weight: float = _guidance(
+        0.1, "weight of each head's guidance loss", NOT_NEGATIVE, needs=(_ABSOLUTE,), by_objective={"rtd": 5.0}
+    )
+    relative_weight: float | None = _guidance(
+        None,
+        "set the weight to so many times the objective's loss in the first step",
+        POSITIVE,
+        unset="the weight is `weight`",
+    )
     loss: str = _guidance("squared_error", "guidance loss: squared_error, log_mass or cross_entropy")
     normalization: str = _guidance(
         "query", "mean over queries (query: weight is per head), or over all pairs of tokens (elementwise: the paper's)"
@@ -301,6 +310,11 @@ class RunConfig:
     def total_steps(self) -> int:
         """Number of steps of the run; with a time limit, more than it will have."""
         return self.max_steps if self.max_time is None else ENDLESS
+
+    @property
+    def guidance_weight(self) -> float | RelativeWeight:
+        """The weight of guidance, as `guide` takes it."""
+        return self.weight if self.relative_weight is None else RelativeWeight(self.relative_weight)
 
     @property
     def weight_schedule(self) -> Schedule:
