@@ -131,8 +131,8 @@ def measured(setting: Setting, steps: int) -> dict[str, Any]:
 
 def _turns(run: Path) -> list[float]:
     """Seconds of each turn of a run."""
-    (seconds,) = run.glob("checkpoint-*/step_seconds.npy")
-    by_step = np.load(seconds)
+    last = max(run.glob("checkpoints/checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    by_step = np.load(last / "step_seconds.npy")
     n_turns = len(by_step) // STRETCH
     turns: list[float] = by_step[: n_turns * STRETCH].reshape(n_turns, STRETCH).sum(-1)[_WARM_UP:].tolist()
     return turns
@@ -141,11 +141,13 @@ def _turns(run: Path) -> list[float]:
 def table(path: Path) -> str:
     """The newest figures of each setting as Markdown."""
     records = newest(path, "name", "processor")
+    if not records:
+        return "nothing is kept yet"
     head = ("preset", "objective", "T", "dtype", "threads", "step, ms", "step time", "asked", "memory", "asked")
     rows: list[Iterable[str]] = [head, ("---",) * len(head)]
     for record in records:
         goal = _GOALS.get((record["preset"], record["length"]))
-        goal = goal if record["objective"] == "mlm" else None
+        goal = _GOALS.get((record["preset"], record["length"])) if record["objective"] == "mlm" else None
         memory = record["memory"]["ratio"]
         rows.append(
             (

@@ -1,0 +1,72 @@
+"""What guidance costs in a run: read off what `compare` writes, turn by turn."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STRETCH = 10
+
+
+@pytest.fixture
+def cost_product(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("cost_product")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A `compare` that takes 1.2 times as long with guidance, on a machine that slows down, and begins slowly."""
+    commands = []
+
+    def run(command, env, **more):
+        commands.append((command, env))
+        output = Path(command[command.index("--output") + 1])
+        for arm, factor in (("unguided", 1.0), ("guided", 1.2)):
+            for step in (40, 100):
+                seconds = factor * np.repeat(np.arange(1.0, step / STRETCH + 1), STRETCH)
+                seconds[: 2 * STRETCH] = 99 if arm == "guided" else 1
+                folder = output / "seed-1" / arm / "checkpoints" / f"checkpoint-{step}"
+                folder.mkdir(parents=True)
+                np.save(folder / "step_seconds.npy", seconds.astype(np.float32))
+        (output / "compare.json").write_text(json.dumps({"peak_memory": {"ratio": 1.01}}))
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+def test_ratios_are_of_turns_after_the_first(cost_product, asked, tmp_path):
+    setting = cost_product.Setting("tiny", 64, 16, 100, 2)
+    record = cost_product.measured(setting, 100)
+    assert record["turns"] == 8
+    assert [record["ratio"], record["ratio_low"], record["ratio_high"]] == pytest.approx([1.2, 1.2, 1.2])
+    assert record["unguided_ms"] == pytest.approx(6500)
+    (command, environment) = asked[0]
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert command[command.index("--preset") + 1] == "tiny"
+    cost_product.append(tmp_path / "kept.jsonl", [record])
+    assert "| tiny | mlm | 64 | fp32 | 2 | 6500 | 1.200 (1.200 to 1.200) | 1.05 | 1.010 | 1.03 |" in cost_product.table(
+        tmp_path / "kept.jsonl"
+    )
+
+
+def test_a_run_that_fails_is_one_line(cost_product, monkeypatch):
+    failed = subprocess.CompletedProcess([], 2, stderr="something\nerror: no such preset\n")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **more: failed)
+    with pytest.raises(SystemExit, match="error: tiny-64-fp32-2-mlm: error: no such preset"):
+        cost_product.measured(cost_product.Setting("tiny", 64, 16, 100, 2), 100)
+
+
+def test_unknown_settings_are_named(cost_product, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cost_product.py", "--settings", "huge"])
+    with pytest.raises(SystemExit):
+        cost_product.main()
+    assert "no setting begins with huge: tiny-64-fp32-1-mlm" in capsys.readouterr().err
