@@ -1,0 +1,84 @@
+"""Write the page of all studies from the kept results alone: the same results give the same page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .intro import INTRO
+from .studies import every_study
+from .study import Kept, Record, Study
+
+
+def listing(kept: Kept) -> str:
+    """Every study with its claim, the number of its runs and their time."""
+    lines = []
+    for study in every_study():
+        specs, left = study.runs(kept, study.seeds), study.left(kept)
+        hours = sum(map(_seconds, kept.of(specs))) / 3600
+        lines += [
+            f"{study.name}: {study.claim}",
+            f"  {len(specs)} runs, {len(specs) - len(left)} kept ({hours:.2f} core-hours measured), {len(left)} left "
+            f"({len(left) * study.run_seconds / 3600:.2f} core-hours estimated)",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(record: Record) -> float:
+    return float(record["cpu_seconds"])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+
+
+def section_lines(study: Study, kept: Kept) -> Iterator[str]:
+    """What the kept results of a study say, as lines of Markdown."""
+    yield from (f"## {study.name}", "", f"**Claim.** {study.claim}", "", f"**Test.** {study.method}", "")
+    specs = study.runs(kept, kept.seeds)
+    records = kept.of(specs)
+    if not records:
+        yield from ("**Not run yet.**", "", _command(study))
+        return
+    section, left = study.section(kept), study.left(kept)
+    for number, rows in enumerate(section.tables):
+        yield from markdown(rows)
+        yield ""
+        if number == 0:
+            for name in section.figures:
+                yield from (f"![{study.name}: {name}](evidence-{study.name}-{name}.svg)", "")
+    yield from (f"**Verdict: {section.verdict}.** {section.because}", "", f"*Rule.* {study.rule}", "")
+    yield from (f"*Not tried.* {study.not_tried}", "")
+    missing = f"; {len(left)} are not made yet, so the verdict is preliminary" if left else ""
+    yield f"{len(records)} runs, {sum(map(_seconds, records)) / 3600:.2f} core-hours{missing}. {_command(study)}"
+
+
+def _command(study: Study) -> str:
+    return f"Again: `python -m benchmarks.evidence run {study.name}`"
+
+
+def page_text(kept: Kept) -> str:
+    """The whole page."""
+    rows = [["study", "claim", "verdict"]]
+    for study in every_study():
+        has_results = bool(kept.of(study.runs(kept, kept.seeds)))
+        verdict = study.section(kept).verdict if has_results else "not run yet"
+        preliminary = " (preliminary)" if has_results and study.left(kept) else ""
+        rows.append([f"[{study.name}](#{study.name})", study.claim, f"{verdict}{preliminary}"])
+    sections = [line for study in every_study() for line in ("", *section_lines(study, kept))]
+    return "\n".join([INTRO.rstrip(), "", *markdown(rows), *sections, ""])
+
+
+def write_page(kept: Kept, page: Path) -> list[Path]:
+    """Write the page and, beside it, its figures; the files written."""
+    from attention_guidance.commands.report.figures.svg import save_svg
+
+    page.write_text(page_text(kept), encoding="utf-8")
+    written = [page]
+    for study in every_study():
+        if kept.of(study.runs(kept, kept.seeds)):
+            for name, figure in study.section(kept).figures.items():
+                written.append(page.with_name(f"evidence-{study.name}-{name}.svg"))
+                save_svg(figure, written[-1])
+    return written

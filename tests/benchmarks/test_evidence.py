@@ -1,0 +1,110 @@
+"""`python -m benchmarks.evidence`: its page, its runs, the numbers it compares."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import made_up_text
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "evidence.md"
+SMALL = {"layers": 1, "hidden": 32, "attention_heads": 4, "feed_forward": 32, "block_size": 16, "batch_size": 4}
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    """A module of the package by its name."""
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.evidence.{name}")
+
+
+def command(*given):
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, "-m", "benchmarks.evidence", *map(str, given)]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths})
+
+
+def test_page_and_figures_are_those_of_the_results(tmp_path):
+    done = command("page", "--output", tmp_path / "evidence.md")
+    assert done.returncode == 0, done.stderr
+    written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert written == {path.name: path.read_text(encoding="utf-8") for path in PAGE.parent.glob("evidence*")}
+    assert len(written) > 1
+
+
+def test_every_run_that_is_kept_belongs_to_a_study(evidence):
+    kept = evidence("study").read(ROOT / "benchmarks" / "results" / "evidence.jsonl")
+    keys = {
+        evidence("study").key_of(spec.identity)
+        for study in evidence("studies").every_study()
+        for spec in study.runs(kept, evidence("study").SEEDS)
+    }
+    assert [record for record in kept if evidence("study").key_of(record) not in keys] == []
+
+
+def test_unknown_study_is_one_clear_line():
+    done = command("run", "objektives")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "unknown study 'objektives'; expected one of objectives, hyperparameters, " in line
+
+
+def test_missing_text_is_one_clear_line(evidence, tmp_path):
+    spec = evidence("study").Spec(text="hausa")
+    with pytest.raises(ValueError, match=r"hausa/train.txt: no such file; the text hausa is not there"):
+        evidence("data").flags_of(spec, tmp_path)
+
+
+def test_runs_that_are_kept_are_not_made_again(evidence, tmp_path):
+    study, running = evidence("study"), evidence("running")
+    for part, n_lines in ("train", 60), ("valid", 20):
+        (tmp_path / "made_up").mkdir(exist_ok=True)
+        # Other lines than those trained on.
+        lines = made_up_text(80).splitlines(keepends=True)
+        text = lines[:n_lines] if part == "train" else lines[-n_lines:]
+        (tmp_path / "made_up" / f"{part}.txt").write_text("".join(text))
+    settings = SMALL | {"vocab_size": 280, "max_steps": 8}
+    specs = [study.Spec(settings, seed, "made_up") for seed in (1, 2)]
+    specs.append(study.Spec(settings | {"learning_rate": 1e9, "max_grad_norm": 0.0}, 1, "made_up"))
+    tiny = study.Study("tiny", "", "", "", "", lambda kept, seeds: specs, lambda kept: None)
+    place = running.Place(tmp_path / "work", tmp_path, tmp_path / "kept.jsonl")
+    running.run_study(tiny, study.read(place.results), (1,), 1, place)
+    records = [*map(json.loads, place.results.read_text().splitlines())]
+    assert [record["seed"] for record in records] == [1, 2, 1]
+    assert [record["loss"] is None for record in records] == [False, False, True]
+    assert records[0]["curve"][-1] == [8, pytest.approx(records[0]["loss"], abs=1e-4)]
+    assert records[0]["guidance_error"].keys() == {"next", "previous"}
+    assert [*place.work.iterdir()] == []
+    kept = study.read(place.results)
+    assert tiny.left(kept) == []
+    running.run_study(tiny, kept, (1,), 1, place)
+    assert len(place.results.read_text().splitlines()) == 3
+
+
+def record(loss, curve=(), steps=100):
+    return {"loss": loss, "curve": curve, "unigram_entropy": 5.0, "settings": {"max_steps": steps}}
+
+
+def test_steps_ratio_is_the_first_validated_step_at_the_other_loss(evidence):
+    ratio = evidence("stats").steps_ratio
+    curve = [[0, 7.0], [50, 4.0], [100, 3.0]]
+    assert ratio((record(3.0, curve), record(4.0))) == 0.5
+    assert ratio((record(3.0, curve), record(2.9))) is None
+    assert ratio((record(3.0, curve), record(None))) is None
+
+
+def test_off_the_plateau_is_half_a_nat_below_the_entropy(evidence):
+    off = evidence("stats").off_plateau
+    assert [off(record(loss)) for loss in (4.4, 4.6, None)] == [True, False, False]
+
+
+def test_interval_is_students(evidence):
+    found = evidence("stats").interval([1.0, 2.0, 3.0])
+    # t of 2 degrees of freedom at 97.5 %: 4.302653; standard error: 1 / sqrt(3).
+    assert (found.mean, found.low, found.high) == pytest.approx((2.0, -0.484138, 4.484138), abs=1e-6)
