@@ -16,12 +16,16 @@ you can repeat with one command. `python -m benchmarks.evidence page` writes thi
 {BASE["layers"]} layers of width {BASE["hidden"]} with {BASE["attention_heads"]} heads, reads {TOKENS:,} tokens of the
 World English Bible a step ({BASE["block_size"]} a sequence, vocabulary {BASE["vocab_size"]:,}) for
 {BASE["max_steps"]} steps, with a learning rate of {BASE["learning_rate"]:g} and the default guidance
-(`next:1 previous:1 first:0.25`, weight 0.1, full for 20 % of the run, then falling linearly to 0). *Loss* is the final
-validation loss in nats, without guidance, as mean ± standard deviation over seeds. A difference is paired by seed, and
-its 95 % interval is Student's t over seeds; it says nothing about other texts or sizes. With three seeds it is wide,
-which makes the verdicts strict. *Steps ratio* is the first validated step at which a run is at or below the final loss
-of the unguided run, divided by the unguided run's number of steps. A run is *off the plateau* once its loss is more than
-{MARGIN} nats below the entropy of the validation tokens, the least loss without context.
+(`next:1 previous:1 first:0.25`, weight 0.1, full for 20 % of the run, then falling linearly to 0).
+
+- *Loss* is the final validation loss in nats, without guidance, as mean ± standard deviation over seeds.
+- A difference is paired by seed. Its 95 % interval is Student's t over seeds and says nothing about other texts or
+  sizes. With three seeds it is wide, which makes the verdicts strict.
+- *Steps ratio* is the first validated step at which a run is at or below the final loss of the unguided run, divided by
+  the unguided run's number of steps.
+- A run is *off the plateau* once its loss is more than {MARGIN} nats below the entropy of the validation tokens, the
+  least loss without context.
+- A verdict follows from the rule beneath it, and is *open* until all runs of the study are made.
 
 **What it is not.** The models are a thousandth of the size of those in the paper, and most are trained for a few
 minutes' worth of text, so that anyone can repeat this on one core. Results for larger models and downstream tasks are

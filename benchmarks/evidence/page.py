@@ -9,6 +9,9 @@ from .intro import INTRO
 from .studies import every_study
 from .study import Kept, Record, Study
 
+#: In place of a verdict, as long as runs are missing.
+OPEN = "open"
+
 
 def listing(kept: Kept) -> str:
     """Every study with its claim, the number of its runs and their time."""
@@ -48,10 +51,15 @@ def section_lines(study: Study, kept: Kept) -> Iterator[str]:
         if number == 0:
             for name in section.figures:
                 yield from (f"![{study.name}: {name}](evidence-{study.name}-{name}.svg)", "")
-    yield from (f"**Verdict: {section.verdict}.** {section.because}", "", f"*Rule.* {study.rule}", "")
+    so_far = f" ({len(left)} runs are still to be made.) So far:" if left else ""
+    yield from (f"**Verdict: {_verdict(study, kept)}.**{so_far} {section.because}", "", f"*Rule.* {study.rule}", "")
     yield from (f"*Not tried.* {study.not_tried}", "")
-    missing = f"; {len(left)} are not made yet, so the verdict is preliminary" if left else ""
-    yield f"{len(records)} runs, {sum(map(_seconds, records)) / 3600:.2f} core-hours{missing}. {_command(study)}"
+    yield f"{len(records)} runs, {sum(map(_seconds, records)) / 3600:.2f} core-hours. {_command(study)}"
+
+
+def _verdict(study: Study, kept: Kept) -> str:
+    """The verdict of the study's rule, once all of its runs are made."""
+    return OPEN if study.left(kept) else study.section(kept).verdict
 
 
 def _command(study: Study) -> str:
@@ -61,11 +69,7 @@ def _command(study: Study) -> str:
 def page_text(kept: Kept) -> str:
     """The whole page."""
     rows = [["study", "claim", "verdict"]]
-    for study in every_study():
-        has_results = bool(kept.of(study.runs(kept, kept.seeds)))
-        verdict = study.section(kept).verdict if has_results else "not run yet"
-        preliminary = " (preliminary)" if has_results and study.left(kept) else ""
-        rows.append([f"[{study.name}](#{study.name})", study.claim, f"{verdict}{preliminary}"])
+    rows += [[f"[{study.name}](#{study.name})", study.claim, _verdict(study, kept)] for study in every_study()]
     sections = [line for study in every_study() for line in ("", *section_lines(study, kept))]
     return "\n".join([INTRO.rstrip(), "", *markdown(rows), *sections, ""])
 

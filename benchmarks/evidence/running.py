@@ -92,7 +92,7 @@ def train(spec: Spec, place: Place) -> Record:
         run = Run(config, data, RunFolder(Path(folder) / "run"))
         if spec.change:
             run.trainer.add_callback(CHANGES[spec.change](run))
-        watch = WATCHES[spec.watch](run) if spec.watch else None
+        watch = WATCHES[spec.watch](run, place.data) if spec.watch else None
         if watch is not None:
             run.trainer.add_callback(watch)
         try:

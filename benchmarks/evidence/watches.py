@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.analysis.census import take_census
+from attention_guidance.commands.annotations.minimal_pairs import MinimalPair, read_minimal_pairs
+from attention_guidance.commands.probes.pseudo_likelihood import pseudo_log_likelihoods
 
 if TYPE_CHECKING:
     from attention_guidance.commands.pretraining.run import Run
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 #: The patterns that are looked for.
 PATTERNS = ("next", "previous", "first", "same", "delimiter", "period")
 _SEQUENCES = 16
+# Of each paradigm.
+_PAIRS = 20
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -23,6 +28,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     Args:
         run: The run, before it trains.
+        data: Folder of texts.
 
     Attributes:
         found: What is kept in the results.
@@ -30,8 +36,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     found: Any
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, data: Path) -> None:
+        self.run, self.data = run, data
         self.total = run.config.max_steps
         self.begin()
 
@@ -88,4 +94,27 @@ class CensusWatch(Watch):
         self.found["snapshots"].append({"step": step, "mass": census.mass.value.round(4).tolist()})
 
 
-WATCHES: dict[str, Callable[[Any], Watch]] = {"census": CensusWatch}
+class PairsWatch(Watch):
+    """The share of minimal pairs of which the model prefers the acceptable sentence, at each fifth of the run."""
+
+    def begin(self) -> None:
+        """See `Watch`."""
+        by_paradigm: dict[str, list[MinimalPair]] = {}
+        for pair in read_minimal_pairs(self.data / "blimp"):
+            by_paradigm.setdefault(pair.paradigm, []).append(pair)
+        pairs = [pair for of_one in by_paradigm.values() for pair in of_one[:_PAIRS]]
+        self.sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
+        self.found = {"pairs": len(pairs), "snapshots": []}
+
+    def wants(self, step: int) -> bool:
+        """See `Watch`."""
+        return step > 0 and step % max(1, self.total // 5) == 0
+
+    def measure(self, model: PreTrainedModel, step: int) -> None:
+        """See `Watch`."""
+        scores = pseudo_log_likelihoods(model, self.run.data.tokenizer, self.sentences)
+        right = [0.5 if good == bad else float(good > bad) for good, bad in zip(scores[::2], scores[1::2], strict=True)]
+        self.found["snapshots"].append({"step": step, "right": round(sum(right) / len(right), 4)})
+
+
+WATCHES: dict[str, Callable[[Any, Path], Watch]] = {"census": CensusWatch, "pairs": PairsWatch}

@@ -70,21 +70,49 @@ def test_runs_that_are_kept_are_not_made_again(evidence, tmp_path):
         text = lines[:n_lines] if part == "train" else lines[-n_lines:]
         (tmp_path / "made_up" / f"{part}.txt").write_text("".join(text))
     settings = SMALL | {"vocab_size": 280, "max_steps": 8}
-    specs = [study.Spec(settings, seed, "made_up") for seed in (1, 2)]
-    specs.append(study.Spec(settings | {"learning_rate": 1e9, "max_grad_norm": 0.0}, 1, "made_up"))
+    specs = [
+        study.Spec(settings, 1, "made_up"),
+        study.Spec(settings, 2, "made_up"),
+        study.Spec(settings | {"learning_rate": 1e9, "max_grad_norm": 0.0}, 1, "made_up"),
+        study.Spec(settings, 1, "made_up", watch="census"),
+    ]
     tiny = study.Study("tiny", "", "", "", "", lambda kept, seeds: specs, lambda kept: None)
     place = running.Place(tmp_path / "work", tmp_path, tmp_path / "kept.jsonl")
     running.run_study(tiny, study.read(place.results), (1,), 1, place)
     records = [*map(json.loads, place.results.read_text().splitlines())]
-    assert [record["seed"] for record in records] == [1, 2, 1]
-    assert [record["loss"] is None for record in records] == [False, False, True]
+    assert [record["seed"] for record in records] == [1, 2, 1, 1]
+    assert [record["loss"] is None for record in records] == [False, False, True, False]
     assert records[0]["curve"][-1] == [8, pytest.approx(records[0]["loss"], abs=1e-4)]
-    assert records[0]["guidance_error"].keys() == {"next", "previous"}
+    assert records[0]["guidance_error"].keys() == {"next", "previous", "first"}
+    # What is measured on the way changes nothing.
+    assert [records[3][name] for name in ("loss", "curve")] == [records[0][name] for name in ("loss", "curve")]
+    assert [shot["step"] for shot in records[3]["watched"]["snapshots"]] == [*range(9)]
     assert [*place.work.iterdir()] == []
     kept = study.read(place.results)
     assert tiny.left(kept) == []
     running.run_study(tiny, kept, (1,), 1, place)
-    assert len(place.results.read_text().splitlines()) == 3
+    assert len(place.results.read_text().splitlines()) == 4
+
+
+def test_watched_runs_serve_for_those_that_are_not(evidence):
+    study = evidence("study")
+    watched = study.Spec(watch="census")
+    kept = study.Kept([watched.identity | {"loss": 1.0}])
+    assert study.Spec() in kept
+    assert study.Spec(seed=2) not in kept
+    assert [*kept] == [kept[watched]]
+
+
+def test_tuned_runs_are_the_best_of_the_grid(evidence):
+    study, convergence = evidence("study"), evidence("studies.convergence")
+    case = convergence.CASES[1]
+    tried = convergence.grid(case)
+    kept = study.Kept(spec.identity | {"loss": 5.0 - number} for number, spec in enumerate(tried[:-1]))
+    assert convergence.tuned(case, 2, kept) is None
+    # A run that diverged has no loss.
+    kept.add(tried[-1].identity | {"loss": None})
+    assert convergence.tuned(case, 2, kept).flags == tried[-2].flags
+    assert convergence.tuned(case, 2, kept).seed == 2
 
 
 def record(loss, curve=(), steps=100):

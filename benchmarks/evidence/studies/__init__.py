@@ -8,7 +8,7 @@ from attention_guidance.errors import GuidanceError
 
 from ..study import Study
 
-NAMES = ("objectives", "hyperparameters", "convergence", "which-guidance", "why", "alternatives", "heads")
+NAMES = ("objectives", "hyperparameters", "convergence", "which-guidance", "why", "alternatives", "heads", "skill")
 
 
 def every_study() -> list[Study]:
