@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from .intro import INTRO
 from .studies import every_study
@@ -11,6 +12,7 @@ from .study import Kept, Record, Study
 
 #: In place of a verdict, as long as runs are missing.
 OPEN = "open"
+_WIDTH = 120
 
 
 def listing(kept: Kept) -> str:
@@ -31,6 +33,20 @@ def _seconds(record: Record) -> float:
     return float(record["cpu_seconds"])
 
 
+def _filled(text: str) -> str:
+    """A paragraph or the items of a list, wrapped."""
+    return "\n".join(
+        fill(
+            line,
+            _WIDTH,
+            subsequent_indent="  " if line.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.splitlines()
+    )
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines of Markdown."""
     return [f"| {' | '.join(cells)} |" for cells in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
@@ -38,7 +54,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def section_lines(study: Study, kept: Kept) -> Iterator[str]:
     """What the kept results of a study say, as lines of Markdown."""
-    yield from (f"## {study.name}", "", f"**Claim.** {study.claim}", "", f"**Test.** {study.method}", "")
+    yield from (f"## {study.name}", "", _filled(f"**Claim.** {study.claim}"), "")
+    yield from (_filled(f"**Test.** {study.method}"), "")
     specs = study.runs(kept, kept.seeds)
     records = kept.of(specs)
     if not records:
@@ -52,8 +69,8 @@ def section_lines(study: Study, kept: Kept) -> Iterator[str]:
             for name in section.figures:
                 yield from (f"![{study.name}: {name}](evidence-{study.name}-{name}.svg)", "")
     so_far = f" ({len(left)} runs are still to be made.) So far:" if left else ""
-    yield from (f"**Verdict: {_verdict(study, kept)}.**{so_far} {section.because}", "", f"*Rule.* {study.rule}", "")
-    yield from (f"*Not tried.* {study.not_tried}", "")
+    yield from (_filled(f"**Verdict: {_verdict(study, kept)}.**{so_far} {section.because}"), "")
+    yield from (_filled(f"*Rule.* {study.rule}"), "", _filled(f"*Not tried.* {study.not_tried}"), "")
     yield f"{len(records)} runs, {sum(map(_seconds, records)) / 3600:.2f} core-hours. {_command(study)}"
 
 
@@ -71,7 +88,8 @@ def page_text(kept: Kept) -> str:
     rows = [["study", "claim", "verdict"]]
     rows += [[f"[{study.name}](#{study.name})", study.claim, _verdict(study, kept)] for study in every_study()]
     sections = [line for study in every_study() for line in ("", *section_lines(study, kept))]
-    return "\n".join([INTRO.rstrip(), "", *markdown(rows), *sections, ""])
+    intro = "\n\n".join(["# Evidence", *map(_filled, INTRO)])
+    return "\n".join([intro, "", *markdown(rows), *sections, ""])
 
 
 def write_page(kept: Kept, page: Path) -> list[Path]:

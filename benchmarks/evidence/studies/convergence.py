@@ -90,7 +90,7 @@ def section(kept: Kept) -> Section:
         rows.append([*case[:2], f"{STEPS[case[2]]:,}", losses[0], chosen, losses[1], gap.text(), ratios_text(pairs)])
         if case == ("bible", "roberta", "four times") or (case == CASES[0] and not lines):
             lines = {arm: pairs[0][number]["curve"] for number, arm in enumerate(("guided", "unguided"))}
-    because = f"Guided ends lower in {sum(better)} of {len(better)} cases."
+    because = f"The interval lies below 0 in {sum(better)} of {len(better)} cases."
     label = "validation loss (roberta, the longest budget, seed 1)"
     figures = {"loss": curves(lines, "step", label, "validation loss by step")} if lines else {}
     return Section(verdict_of(better), because, [table(*rows)], figures)

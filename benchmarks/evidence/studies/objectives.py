@@ -35,7 +35,7 @@ def section(kept: Kept) -> Section:
             losses = [mean_text([pair[arm] for pair in pairs]) for arm in (1, 0)]
             rows.append([f"`{objective}`", model, *losses, gap.text(), ratios_text(pairs)])
     better = [name for name, is_better in found.items() if is_better]
-    because = f"Guidance lowers the loss for {len(better)} of {len(found)} objectives ({', '.join(better) or 'none'})."
+    because = f"The interval lies below 0 for {len(better)} of {len(found)} objectives ({', '.join(better) or 'none'})."
     return Section(verdict_of([*found.values()]), because, [table(*rows)])
 
 

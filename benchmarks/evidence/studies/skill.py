@@ -57,8 +57,7 @@ STUDY = Study(
     claim="Linguistic skill need not follow the language-modelling loss.",
     method="English text and four times the steps. At each fifth of the run the model scores 20 of BLiMP's minimal "
     "pairs a paradigm by pseudo-log-likelihood; chance is 50 %. The loss and the share of right pairs are correlated "
-    "over the checkpoints of all runs. (The paper means the skill of single heads, for which `attention-guidance skill` "
-    "is.)",
+    "over the checkpoints of all runs. (The paper means the skill of single heads: see `attention-guidance skill`.)",
     rule="The bootstrap 95 % interval of Spearman's correlation includes 0: holds; it does not: does not hold here. An "
     "interval that includes 0 shows no relation, which is not the same as that there is none.",
     not_tried="Probes of heads over checkpoints; models large enough to be far above chance.",
