@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,48 @@ def test_every_run_that_is_kept_belongs_to_a_study(evidence):
     assert [record for record in kept if evidence("study").key_of(record) not in keys] == []
 
 
+def made_up(spec, chance):
+    """A result of a run, of the right form."""
+    n_steps, loss = spec.flags["max_steps"], chance.uniform(4.0, 6.0)
+    shots = [{"step": n_steps * n // 5, "right": chance.random()} for n in range(1, 6)]
+    for shot in shots:
+        shot["mass"] = [[[chance.random() for _ in range(6)] for _ in range(4)] for _ in range(2)]
+    patterns = ["next", "previous", "first", "same", "delimiter", "period"]
+    watched = {"patterns": patterns, "uniform": [0.02] * 6, "pairs": 680, "snapshots": shots}
+    return spec.identity | {
+        "loss": None if chance.random() < 0.1 and not spec.watch else loss,
+        "model": {"type": "roberta"},
+        "unigram_entropy": 5.6,
+        "curve": [[n_steps * n // 10, 7 + (loss - 7) * n / 10] for n in range(11)],
+        "watched": watched,
+        "cpu_seconds": 10.0,
+    }
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_every_study_gives_a_section_from_whatever_is_kept(evidence, share, tmp_path):
+    chance, study = random.Random(0), evidence("study")
+    kept = study.Kept()
+    for each in evidence("studies").every_study():
+        while left := each.left(kept):
+            for spec in left:
+                kept.add(made_up(spec, chance))
+    some = study.Kept(record for record in kept if chance.random() < share)
+    page, *figures = evidence("page").write_page(some, tmp_path / "evidence.md")
+    text = page.read_text(encoding="utf-8")
+    verdicts = re.findall(r"^\*\*Verdict: ([\w ]+)\.\*\*", text, re.MULTILINE)
+    if share == 1:
+        assert len(verdicts) == len(evidence("studies").NAMES)
+        assert set(verdicts) <= {"holds", "holds in part", "does not hold here"}
+        assert sorted(path.name for path in figures) == sorted(re.findall(r"\]\((evidence-.*?\.svg)\)", text))
+        assert len(figures) == 3
+    else:
+        assert set(verdicts) == {"open"}
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables)
+    assert "nan" not in text
+
+
 def test_unknown_study_is_one_clear_line():
     done = command("run", "objektives")
     (line,) = done.stderr.splitlines()
@@ -69,7 +113,7 @@ def test_runs_that_are_kept_are_not_made_again(evidence, tmp_path):
         lines = made_up_text(80).splitlines(keepends=True)
         text = lines[:n_lines] if part == "train" else lines[-n_lines:]
         (tmp_path / "made_up" / f"{part}.txt").write_text("".join(text))
-    settings = SMALL | {"vocab_size": 280, "max_steps": 8}
+    settings = SMALL | {"vocab_size": 280, "max_steps": 8, "dropout": 0.1}
     specs = [
         study.Spec(settings, 1, "made_up"),
         study.Spec(settings, 2, "made_up"),
