@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def _made(specs: list[Spec], jobs: int, place: Place) -> Iterator[Record]:
         yield from (train(spec, place) for spec in specs)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(train, specs, [place] * len(specs))
+        for made in as_completed([pool.submit(train, spec, place) for spec in specs]):
+            yield made.result()
 
 
 def _named(record: Record) -> str:
