@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from ..figures import heat_maps
-from ..stats import MARGIN, off_plateau, table
+from ..stats import HOLDS, IN_PART, MARGIN, NOT_HERE, off_plateau, table
 from ..study import SEEDS, Kept, Section, Spec, Study
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -59,9 +59,9 @@ def section(kept: Kept) -> Section:
     rows += [_row(label, [*of_group.values()]) for label, of_group in groups.items() if of_group]
     off = {arm: sum(off_plateau(cell[arm]) for cell in cells.values()) for arm in _ARMS}
     lost = sum(off_plateau(cell["unguided"]) and not off_plateau(cell["guided"]) for cell in cells.values())
-    verdict = "holds" if off["guided"] > off["unguided"] and not lost else "holds in part"
-    if off["guided"] <= off["unguided"]:
-        verdict = "does not hold here"
+    verdict = NOT_HERE
+    if off["guided"] > off["unguided"]:
+        verdict = HOLDS if off["guided"] > len(cells) / 2 and not lost else IN_PART
     because = (
         f"Guided leaves the plateau at {off['guided']} of {len(cells)} settings, unguided at {off['unguided']}; at "
         f"{lost} settings only unguided does."
@@ -82,9 +82,11 @@ STUDY = Study(
     f"none) and {len(BATCHES)} batch sizes, all for the same number of steps. A run is *off the plateau* if its final "
     f"loss is more than {MARGIN} nats below the entropy of the validation tokens, the least loss without context. The "
     "second table has the counts for other margins.",
-    rule="Guided leaves the plateau at more settings, and at each at which unguided does: holds; at more, but not at "
-    "each: holds in part.",
-    not_tried="Other optimizers; more than one seed; longer runs, in which more unguided settings leave the plateau.",
+    rule="Guided leaves the plateau at more than half of the settings, and at each at which unguided does: holds; at "
+    "more settings than unguided: holds in part. (The first form of this rule did not ask for half of the settings. It "
+    "was made stricter when 3 of 24 met it.)",
+    not_tried="Other optimizers; more than one seed; longer runs and finer learning rates: at 1e-3 these runs are too "
+    "short for both arms, and at 3e-2 both hardly get beyond the frequencies of tokens.",
     runs=runs,
     section=section,
     run_seconds=9.0,
