@@ -62,7 +62,7 @@ def section_lines(study: Study, kept: Kept) -> Iterator[str]:
         yield from ("**Not run yet.**", "", _command(study))
         return
     section, left = study.section(kept), study.left(kept)
-    for number, rows in enumerate(section.tables):
+    for number, rows in enumerate(rows for rows in section.tables if len(rows) > 1):
         yield from markdown(rows)
         yield ""
         if number == 0:

@@ -41,9 +41,10 @@ def section(kept: Kept) -> Section:
             any_of[name] = means["any"]
             head = ["run", "loss", "runs", *(f"`{pattern}`" if pattern != "any" else pattern for pattern in means)]
             rows.append([name, mean_text(records), len(records), *(f"{share:.0%}" for share in means.values())])
-    unguided = any_of.get(_ARMS[1], any_of.get("unguided", 0.0))
+    name = next((name for name in reversed(_ARMS[:2]) if name in any_of), "unguided")
+    unguided = any_of.get(name, 0.0)
     verdict = HOLDS if unguided >= 0.5 else IN_PART if unguided > 0 else NOT_HERE
-    because = f"{unguided:.0%} of the heads of the longest unguided runs follow a simple pattern."
+    because = f"{unguided:.0%} of the heads follow a simple pattern ({name})." if name in any_of else ""
     return Section(verdict, because, [table(head, *rows)])
 
 
