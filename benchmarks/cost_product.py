@@ -13,21 +13,23 @@ that make a few steps each, beyond what importing takes. Results are appended to
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from turns import append, newest, step_time
 
 from attention_guidance.commands import results
-from attention_guidance.commands.pretraining.compare import STRETCH
+from attention_guidance.commands.pretraining.compare import ARMS, STRETCH
+from attention_guidance.commands.pretraining.loop.peak_memory import peak_memory
+from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE, make_config
 
 RESULTS = Path(__file__).parent / "results" / "cost_product.jsonl"
 _WARM_UP = 2  # turns that are left out
@@ -106,12 +108,13 @@ def measured(setting: Setting, steps: int) -> dict[str, Any]:
             sys.executable, "-m", "attention_guidance", "compare", "--quiet", "--output", str(output),
             "--preset", setting.preset, "--block-size", str(setting.length), "--batch-size", str(setting.batch),
             "--max-steps", str(steps), "--precision", setting.precision, "--objective", setting.objective,
+            "--eval-every", str(steps),
         ]  # fmt: skip
         threads = {name: str(setting.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         ended = subprocess.run(command, env=os.environ | threads, stderr=subprocess.PIPE, text=True, check=False)
         if ended.returncode:
             sys.exit(f"error: {setting.name}: {ended.stderr.strip().splitlines()[-1]}")
-        comparison = json.loads((output / "compare.json").read_text(encoding="utf-8"))
+        peaks = _peaks(output, threads)
         guided, unguided = (_turns(output / "seed-1" / arm) for arm in ("guided", "unguided"))
     kept = {key: value for key, value in results.header("cost_product").items() if key != "command"}
     return (
@@ -124,9 +127,23 @@ def measured(setting: Setting, steps: int) -> dict[str, Any]:
             "turns": len(guided),
             "unguided_ms": float(1000 * np.median(unguided) / STRETCH),
             **step_time(guided, unguided),
-            "memory": comparison["peak_memory"],
+            "memory": peaks,
         }
     )
+
+
+def _peaks(output: Path, threads: Mapping[str, str]) -> dict[str, float]:
+    """Peak memory of each arm in MiB, and their ratio.
+
+    Freed blocks go back to the system at once: else the peak is as much the allocator's luck as the arm's.
+    """
+    back = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
+    with mock.patch.dict(os.environ, {**threads, **back}):
+        peaks = {
+            arm: peak_memory(make_config({}, output / "seed-1" / arm / CONFIG_FILE), output / "tokenizer")
+            for arm in ARMS
+        }
+    return peaks | {"ratio": peaks["guided"] / peaks["unguided"]}
 
 
 def _turns(run: Path) -> list[float]:

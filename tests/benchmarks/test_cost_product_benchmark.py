@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ def cost_product(monkeypatch):
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def asked(cost_product, monkeypatch):
     """A `compare` that takes 1.2 times as long with guidance, on a machine that slows down, and begins slowly."""
     commands = []
 
@@ -36,10 +36,15 @@ def asked(monkeypatch):
                 folder = output / "seed-1" / arm / "checkpoints" / f"checkpoint-{step}"
                 folder.mkdir(parents=True)
                 np.save(folder / "step_seconds.npy", seconds.astype(np.float32))
-        (output / "compare.json").write_text(json.dumps({"peak_memory": {"ratio": 1.01}}))
         return subprocess.CompletedProcess(command, 0, stderr="")
 
+    def peak_memory(config, tokenizer):
+        assert os.environ["MALLOC_TRIM_THRESHOLD_"], "freed memory is given back"
+        return {"guided": 101.0, "unguided": 100.0}[config]
+
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(cost_product, "make_config", lambda flags, file: file.parent.name)
+    monkeypatch.setattr(cost_product, "peak_memory", peak_memory)
     return commands
 
 
@@ -49,6 +54,7 @@ def test_ratios_are_of_turns_after_the_first(cost_product, asked, tmp_path):
     assert record["turns"] == 8
     assert [record["ratio"], record["ratio_low"], record["ratio_high"]] == pytest.approx([1.2, 1.2, 1.2])
     assert record["unguided_ms"] == pytest.approx(6500)
+    assert "MALLOC_TRIM_THRESHOLD_" not in os.environ
     (command, environment) = asked[0]
     assert environment["OMP_NUM_THREADS"] == "2"
     assert command[command.index("--preset") + 1] == "tiny"
