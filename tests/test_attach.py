@@ -285,6 +285,20 @@ def test_checkpointing_gives_the_same_gradients(make_model, batch):
         torch.testing.assert_close(gradients[name], checkpointed_gradients[name])
 
 
+@pytest.mark.parametrize("backend", ["batched", "blocked"])
+@pytest.mark.parametrize("heads", ["next:1 previous:1", "next:4"])
+def test_the_output_of_attention_can_be_changed_in_place(make_model, batch, heads, backend):
+    found = []
+    for change in (lambda out: out.mul_(2), lambda out: out * 2):
+        model = make_model()
+        guide(model, heads, backend=backend)
+        attention = model.roberta.encoder.layer[0].attention.self
+        attention.register_forward_hook(lambda module, args, output, change=change: (change(output[0]), output[1]))
+        found.append(loss_and_gradients(model, batch)[1])
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name])
+
+
 def test_checkpointing_counts_once(make_model, batch):
     """Recomputation in the backward pass leaves what the forward pass has counted."""
     model = make_model()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from calls import MAPPED, MASKS, PATTERNS, SOFT, evaluate, make_call, make_sequences
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss import backends, batched, blocked, blocks, reference
@@ -100,6 +101,17 @@ def test_memory_of_blocks_is_reused_and_not_shared_with_results():
     for ours, theirs, (out, _) in zip(found, expected, results, strict=True):
         assert_same(ours, theirs)
         assert (out - theirs["output"]).norm() < 1e-11
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, FakeTensorMode])
+def test_memory_of_blocks_is_kept_apart_from_tensors_of_modes(mode):
+    """Tensors that are made in inference mode cannot be changed outside of it, and fake ones hold no numbers."""
+    call = make_call(PATTERNS[:2])
+    expected = evaluate(reference, call)
+    for _ in range(2):
+        with mode():
+            batched.attend(make_call(PATTERNS[:2]))
+        assert_same(evaluate(batched, call), expected)
 
 
 @pytest.mark.parametrize("mask", MASKS)

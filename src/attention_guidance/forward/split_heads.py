@@ -32,13 +32,13 @@ def _put_heads(tensor_BHTD: Tensor, heads: Sequence[int], part_BHTD: Tensor) -> 
 
 
 def _joined(chosen_BHTD: Tensor, others_BHTD: Tensor, chosen: Sequence[int], others: Sequence[int]) -> Tensor:
-    """All heads as [B, H, T, D], stored as [B, T, H, D]: the layout of projections and of their gradients."""
+    """All heads as [B, T, H, D]: the layout of projections and of their gradients."""
     n_batch, _, length, n_channels = chosen_BHTD.shape
     joined_BTHD = chosen_BHTD.new_empty(n_batch, length, len(chosen) + len(others), n_channels)
     joined_BHTD = joined_BTHD.transpose(1, 2)
     _put_heads(joined_BHTD, chosen, chosen_BHTD)
     _put_heads(joined_BHTD, others, others_BHTD)
-    return joined_BHTD
+    return joined_BTHD
 
 
 class _Split(torch.autograd.Function):
@@ -51,14 +51,14 @@ class _Split(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         chosen, others = ctx.heads
-        return _joined(gradients[0], gradients[1], chosen, others), None, None
+        return _joined(gradients[0], gradients[1], chosen, others).transpose(1, 2), None, None
 
 
 class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chosen_BHTD: Tensor, others_BHTD: Tensor, chosen: list[int], others: list[int]) -> Tensor:
         ctx.heads = chosen, others
-        return _joined(chosen_BHTD, others_BHTD, chosen, others).transpose(1, 2)
+        return _joined(chosen_BHTD, others_BHTD, chosen, others)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:

@@ -55,10 +55,10 @@ def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     call = call.with_all_keys()
     plan = _shared_plan(call)
     # Draw the seed here, from the default generator, so that recomputation draws the same seed.
-    seed = int(torch.randint(2**62, ())) if call.dropout else None
+    seed = int(torch.randint(2**62, (), device="cpu")) if call.dropout else None
     settings = plan, call.scale, call.dropout, seed, call.log_mass
-    out_BHQD, squares_BGQ, mass_BGQ = _Attention.apply(call.query_BHQD, call.key_BHKD, call.value_BHKD, *settings)  # type: ignore[no-untyped-call]
-    return out_BHQD, RowStatistics(squares_BGQ, mass_BGQ, plan.counts_BGQ)
+    out_BQHD, squares_BGQ, mass_BGQ = _Attention.apply(call.query_BHQD, call.key_BHKD, call.value_BHKD, *settings)  # type: ignore[no-untyped-call]
+    return out_BQHD.transpose(1, 2), RowStatistics(squares_BGQ, mass_BGQ, plan.counts_BGQ)
 
 
 def _shared_plan(call: AttentionCall) -> Plan:
@@ -111,13 +111,13 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(query, key, value)
         ctx.settings = plan, scale, dropout, seed, log_mass
-        return _Step(query.dtype, *ctx.settings).forward(query, key, value)
+        return _Step(query, *ctx.settings).forward(query, key, value)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         query, key, value = ctx.saved_tensors
-        step = _Step(query.dtype, *ctx.settings)
+        step = _Step(query, *ctx.settings)
         return *step.backward(query, key, value, *gradients), None, None, None, None, None
 
 
@@ -145,7 +145,7 @@ class _Step:
     """The forward or the backward pass of one call.
 
     Args:
-        dtype: of queries, keys and values.
+        query: the queries, for their dtype.
         plan: targets and mask.
         scale: factor on the scores.
         dropout: probability of dropping an entry of the map when computing the output.
@@ -154,18 +154,19 @@ class _Step:
     """
 
     def __init__(
-        self, dtype: torch.dtype, plan: Plan, scale: float, dropout: float, seed: int | None, log_mass: bool
+        self, query: Tensor, plan: Plan, scale: float, dropout: float, seed: int | None, log_mass: bool
     ) -> None:
         self.plan, self.scale, self.dropout, self.seed, self.log_mass = plan, scale, dropout, seed, log_mass
-        self.precise = torch.promote_types(dtype, torch.float32)
+        self.precise = torch.promote_types(query.dtype, torch.float32)
         # In half precision, the scores are scaled: scaled queries would have a rounding error.
-        self.on_queries, self.on_scores = (scale, 1.0) if self.precise == dtype else (1.0, scale)
-        self.buffers = _buffers()
+        self.on_queries, self.on_scores = (scale, 1.0) if self.precise == query.dtype else (1.0, scale)
+        self.buffers = _buffers(query)
 
     def forward(self, query_BHQD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Output [B, H, Q, D]; squares and mass of guided heads [B, G, Q]."""
+        """Output [B, Q, H, D]; squares and mass of guided heads [B, G, Q]."""
         n_batch, _, n_queries, _ = query_BHQD.shape
-        out_BHQD = _like_projection(value_BHKD, n_queries)
+        # Returned as it is: a view made in here could not be changed in place, as models and hooks may do.
+        out_BQHD = _like_projection(value_BHKD, n_queries)
         rows = self.plan.n_guided, n_batch, n_queries
         squares_GBQ, mass_GBQ = (query_BHQD.new_empty(rows, dtype=self.precise) for _ in range(2))
         for block in self._blocks(query_BHQD, key_BHKD):
@@ -187,20 +188,24 @@ class _Step:
             if self.seed is not None:
                 map_NQK *= self._dropout_factors(map_NQK, block)
             value_NKD = self._take("value", value_BHKD, block)
-            self._put(out_BHQD, block, self.buffers.bmm("product", map_NQK.to(value_NKD.dtype), value_NKD))
-        return out_BHQD, squares_GBQ.square_().transpose(0, 1), mass_GBQ.transpose(0, 1)
+            self._put(
+                out_BQHD.transpose(1, 2), block, self.buffers.bmm("product", map_NQK.to(value_NKD.dtype), value_NKD)
+            )
+        return out_BQHD, squares_GBQ.square_().transpose(0, 1), mass_GBQ.transpose(0, 1)
 
     def backward(
         self,
         query_BHQD: Tensor,
         key_BHKD: Tensor,
         value_BHKD: Tensor,
-        grad_out_BHQD: Tensor,
+        grad_out_BQHD: Tensor,
         grad_squares_BGQ: Tensor,
         grad_mass_BGQ: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients with respect to queries, keys and values."""
-        grad_query, grad_key, grad_value = map(_like_projection, (query_BHQD, key_BHKD, value_BHKD))
+        grad_query, grad_key, grad_value = (
+            _like_projection(tensor).transpose(1, 2) for tensor in (query_BHQD, key_BHKD, value_BHKD)
+        )
         twice_GBQ1 = (2 * grad_squares_BGQ).transpose(0, 1)[..., None]
         pull_GBQ1 = grad_mass_BGQ.transpose(0, 1)[..., None]
         bmm = self.buffers.bmm
@@ -208,7 +213,7 @@ class _Step:
             query_NQD = self._take("query", query_BHQD, block, self.on_queries)
             key_NKD = self._take("key", key_BHKD, block)
             value_NKD = self._take("value", value_BHKD, block)
-            grad_out_NQD = self._take("grad_out", grad_out_BHQD, block)
+            grad_out_NQD = self._take("grad_out", grad_out_BQHD.transpose(1, 2), block)
             scores_NQK = self._scores(query_NQD, key_NKD, block)
             among_targets = self._among_targets(scores_NQK, block) if self.log_mass else []
             map_NQK = self._softmax_(scores_NQK, block)
@@ -304,8 +309,11 @@ class _Step:
             whole_HnTD[self.plan.order] = block.by_head(part_NTD)
 
 
-def _buffers() -> Buffers:
+def _buffers(query: Tensor) -> Buffers:
     """This thread's memory for blocks. It is kept: to fetch it anew would take longer than the products."""
+    if torch.is_inference_mode_enabled() or type(query) is not Tensor:
+        # Tensors made here, such as fake ones, do not serve later calls.
+        return Buffers()
     if not hasattr(_of_thread, "buffers"):
         _of_thread.buffers = Buffers()
     buffers: Buffers = _of_thread.buffers
@@ -313,7 +321,7 @@ def _buffers() -> Buffers:
 
 
 def _like_projection(tensor_BHTD: Tensor, length: int | None = None) -> Tensor:
-    """An empty tensor [B, H, T, D], stored as [B, T, H, D]."""
+    """An empty tensor [B, T, H, D], for one [B, H, T, D]."""
     n_batch, n_heads, own_length, n_channels = tensor_BHTD.shape
     length = own_length if length is None else length
-    return tensor_BHTD.new_empty(n_batch, length, n_heads, n_channels).transpose(1, 2)
+    return tensor_BHTD.new_empty(n_batch, length, n_heads, n_channels)
