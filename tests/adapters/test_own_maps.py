@@ -163,6 +163,33 @@ def test_a_copy_has_its_own_guidance():
     assert handle.loss().item() == before
 
 
+def test_a_model_is_copied_after_an_error():
+    model, inputs = encoders.make("DebertaV2")
+    guide(model, HEADS)
+    attention = model.encoder.layer[1].attention.self
+    hook = attention.register_forward_hook(lambda *_: 1 / 0, prepend=True)
+    with pytest.raises(ZeroDivisionError):
+        model(**inputs)
+    hook.remove()
+    copied = copy.deepcopy(model)
+    copied(**inputs)
+    assert get_guidance(copied).loss().item() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_texts_of_one_token_are_not_taken_for_causal(name):
+    """All that padding sees is the token before it."""
+    model, inputs = encoders.make(name)
+    mask = torch.zeros_like(inputs["attention_mask"])
+    mask[:, 0] = 1
+    guidance = guide(model, "first:1")
+    model(**inputs | {"attention_mask": mask})
+    assert guidance.rows_per_head() == [len(mask)] * len(guidance.heads)
+    mask[:, 1] = 1
+    model(**inputs | {"attention_mask": mask})
+    guidance.loss().backward()
+
+
 @pytest.mark.parametrize("name", ["MPNet", "RoFormer"])
 def test_compiled_it_is_the_same(name):
     torch.compiler.reset()

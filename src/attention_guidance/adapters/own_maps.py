@@ -115,6 +115,10 @@ class _Watch:
         self.inputs: Tensor | None = None
         self.map_BHQK: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the tensors of a forward that raised an error: they cannot be copied or pickled."""
+        return self.__dict__ | {"inputs": None, "map_BHQK": None}
+
     def open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A hook before the module's forward."""
         self.map_BHQK = None
@@ -170,7 +174,8 @@ class _Seen:
         sums_BHQ = map_BHQK.sum(-1, dtype=torch.promote_types(map_BHQK.dtype, torch.float32))
         distance = torch.where(sums_BHQ == 0, 0.0, (sums_BHQ - 1).abs()).nan_to_num(0.0).amax()
         attends_QK = (map_BHQK != 0).flatten(0, 1).any(0)
-        causal = attends_QK.tril(-1).any() & ~attends_QK.triu(1).any()
+        # Padding after a text of one token sees that token, so the first key shows nothing.
+        causal = attends_QK.tril(-1)[:, 1:].any() & ~attends_QK.triu(1).any()
         self.calls.append((name, torch.stack([distance, causal.to(distance.dtype)])))
 
     def reason_against(self, purpose: Purpose) -> str | None:
