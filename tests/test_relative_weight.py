@@ -15,6 +15,7 @@ from attention_guidance.errors import AttachError, ConfigError, GuidanceWarning
 
 HEADS = "next:1 previous:1 first@3"
 RATIO = 0.02
+RELATIVE = RelativeWeight(RATIO)
 
 
 @pytest.fixture
@@ -174,6 +175,17 @@ def test_a_weight_that_is_set_stays(model, batch):
     assert guidance.weight == 0.3
 
 
+@pytest.mark.parametrize("factors", [[1.0], [0.5, 2.0, 3.5]])
+def test_a_loss_of_several_numbers_counts_as_their_mean(model, batch, factors):
+    expected = one_step(copy.deepcopy(model), [batch])
+    whole = Scaled(model, torch.tensor(factors, dtype=torch.float64))
+    whole.register_forward_hook(lambda module, args, output: {"loss": output})
+    guidance = guide(model, HEADS, RelativeWeight(RATIO), within=whole)
+    whole(**batch)["loss"].sum().backward()
+    guidance.step()
+    assert guidance.weight == pytest.approx(expected * sum(factors) / len(factors), rel=1e-12)
+
+
 def test_a_copy_has_its_own(model, batch):
     guide(model, HEADS, RelativeWeight(RATIO))
     other = copy.deepcopy(model)
@@ -191,9 +203,9 @@ class Stops(TrainerCallback):
         control.should_training_stop = control.should_save = state.global_step == self.step
 
 
-def trained(make_model, examples, folder, stops=None, resumes=None, **settings):
+def trained(make_model, examples, folder, stops=None, resumes=None, weight=RELATIVE, **settings):
     model = make_model("bert")
-    guidance = guide(model, HEADS, RelativeWeight(RATIO), schedule=Schedule("linear"))
+    guidance = guide(model, HEADS, weight, schedule=Schedule("linear"))
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=8, per_device_train_batch_size=4, save_strategy="no", report_to="none",
         disable_tqdm=True, use_cpu=True, learning_rate=3e-3, logging_steps=1, **settings,
@@ -217,6 +229,12 @@ def test_trainer_resumes_bit_by_bit(make_model, examples, tmp_path, step):
     )
     assert resumed.weight == guidance.weight
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_a_resume_keeps_a_weight_that_is_given_as_a_number(make_model, examples, tmp_path):
+    trained(make_model, examples, tmp_path, stops=2)
+    resumed, _, _ = trained(make_model, examples, tmp_path, resumes=str(tmp_path / "checkpoint-2"), weight=0.3)
+    assert resumed.weight == 0.3
 
 
 @pytest.mark.parametrize("uneven", [False, True])

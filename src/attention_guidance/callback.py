@@ -39,6 +39,8 @@ class Stepped(Protocol):
 
     def _end_step(self) -> bool: ...
 
+    def _restore(self, weight: float) -> None: ...
+
     def _join_losses_of(self, modules: Iterable[nn.Module]) -> None: ...
 
 
@@ -80,7 +82,7 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
         self._kept_as = _FULL_WEIGHT + _name_in(trained, guided)
         kept = [entry[self._kept_as] for entry in state.log_history if self._kept_as in entry]
         if kept:
-            self.guidance.weight = kept[-1]
+            self.guidance._restore(kept[-1])
         trainer = _calling_trainer()
         if trainer is not None:
             _put_first(self, trainer.callback_handler.callbacks)

@@ -347,6 +347,11 @@ class Guidance:
             self.weight = self._relative.ratio * size
         return size is not None
 
+    def _restore(self, weight: float) -> None:
+        """Set what a relative weight came to before a resume. A weight that was given as a number stays."""
+        if self._relative is not None:
+            self.weight = weight
+
     def callback(self) -> GuidanceCallback:
         """A callback for transformers' Trainer that advances the schedule and adds guidance to the logs."""
         from attention_guidance.callback import GuidanceCallback

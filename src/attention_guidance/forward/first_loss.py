@@ -23,11 +23,11 @@ class FirstLoss:
         """Add the loss of a micro-batch.
 
         Args:
-            loss: the objective's loss.
+            loss: the objective's loss; the mean of several numbers, where it has them.
             share: the micro-batch's share of the step, if the loss is that share of the step's loss. If None, all
                 micro-batches count the same.
         """
-        loss = loss.detach()
+        loss = loss.detach().mean()
         weight = torch.ones_like(loss) if share is None else share.to(loss)
         sums = torch.stack([loss, weight]).to(torch.promote_types(loss.dtype, torch.float32))
         self._sums = sums if self._sums is None else self._sums + sums
