@@ -250,7 +250,7 @@ class Guidance:
         share = share_of_batch(inputs)
         if self._whole is not self.model:
             # Several guidances may be added to one module's loss, so do not rescale that loss: scale guidance like it.
-            share = share if normalizes_its_loss(self._whole) else None
+            share = share if share is not None and self._is_scaled() else None
         elif share is not None and not self._adapter.self_normalizing:
             objective = objective * share
         if self._first is not None and torch.is_grad_enabled():
@@ -267,6 +267,13 @@ class Guidance:
         if self.current_weight:
             total = objective + (1 if share is None else share) * self._guidance_loss(passes, added=True)
         return with_loss(output, total)
+
+    def _is_scaled(self) -> bool:
+        """Whether the loss of `within` is a share of the batch's, by itself or by guidance of its cross-attention."""
+        owners = [getattr(hook, "__self__", None) for hook in self._whole._forward_hooks.values()]
+        before = owners[: owners.index(self)]
+        scaled = any(isinstance(owner, Guidance) and owner.model is self._whole for owner in before)
+        return scaled or normalizes_its_loss(self._whole)
 
     def loss(self) -> Tensor:
         """Weight x guidance of the training passes since the last loss.

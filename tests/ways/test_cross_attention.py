@@ -187,6 +187,19 @@ def test_encoder_and_cross_attention_are_guided_together():
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("first", ["encoder", "cross"])
+def test_guided_together_they_have_the_same_share_of_an_accumulated_batch(first):
+    model, inputs = make("Bart")
+    objective = model(**inputs).loss.item()
+    ways = {
+        "encoder": lambda: guide(model.get_encoder(), "next:1", weight=1.0, within=model),
+        "cross": lambda: guide(model, "diagonal:1", weight=1.0, attention="cross"),
+    }
+    handles = [ways[name]() for name in sorted(ways, key=lambda name: name != first)]
+    total = model(**inputs, num_items_in_batch=36).loss.item()
+    assert total == pytest.approx((objective + sum(handle.loss().item() for handle in handles)) / 4, rel=1e-9)
+
+
 def test_checkpointing_evaluation_and_removal():
     found = []
     for checkpointing in (False, True):
