@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attention_guidance import get_guidance, guide
 from attention_guidance.errors import AttachError
+from attention_guidance.loss.statistics import OBJECTIVES
 
 HEADS = "next:1 first:1"
 # Several families' eager attention takes its softmax in float32, also of doubles.
@@ -67,6 +68,15 @@ class Siamese(nn.Module):
 @pytest.fixture(params=["Bert", "Albert", "ModernBert"])
 def encoder(request):
     return encoders.make(request.param)[0]
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_layers_share_what_is_prepared_from_targets(loss):
+    model, inputs = encoders.make("Bert")
+    handle = guide(model, HEADS, loss=loss, backend="batched")
+    model(**inputs)
+    assert len(handle._layers) == 2
+    assert len(handle._passes.last.shared) == 1
 
 
 @pytest.mark.parametrize("call", ["__call__", "forward"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,10 +169,20 @@ class ForwardPass:
         layers = [self.layers[number] for number in sorted(self.layers)]
         return torch.cat([layer.sums for layer in layers]), torch.cat([layer.counts for layer in layers])
 
-    def targets(self, patterns: Sequence[Pattern], call: Call) -> tuple[Tensor, list[Targets]]:
+    def targets(
+        self,
+        patterns: Sequence[Pattern],
+        call: Call,
+        in_form: Callable[[Targets, Pattern, int], Targets] = lambda targets, *_: targets,
+    ) -> tuple[Tensor, list[Targets]]:
         """The positions of an attention call that are tokens, bool [B, T], and the targets of the patterns there.
 
-        Computed once for all layers of the same shape. See `sequences` for the call.
+        Computed once for all layers of the same shape.
+
+        Args:
+            patterns: the patterns.
+            call: see `sequences`.
+            in_form: changes a pattern's targets, given the number of keys; the same for all layers.
         """
         # The masks of two layers may differ.
         by_mask = call.mask is not None and _shaped(self.inputs.get("attention_mask"), _size_of_keys(call)) is None
@@ -180,7 +190,10 @@ class ForwardPass:
         if key is not None and key in self._targets:
             return self._targets[key]
         sequences = self.sequences(call)
-        made = sequences.valid_BT, [checked_targets(pattern, sequences) for pattern in patterns]
+        made = (
+            sequences.valid_BT,
+            [in_form(checked_targets(pattern, sequences), pattern, call.n_keys) for pattern in patterns],
+        )
         if key is not None:
             self._targets[key] = made
         return made

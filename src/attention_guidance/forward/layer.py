@@ -76,13 +76,10 @@ class LayerProcessor:
         of_call.check_gradients()
         trains = torch.is_grad_enabled() and of_call.weighted
         call = call.with_bool_mask()
-        valid_BT, targets = of_call.targets([pattern for pattern, _ in self.groups], call)
+        valid_BT, targets = of_call.targets([pattern for pattern, _ in self.groups], call, self._in_form)
         call = replace(
             call.in_autocast_precision(),
-            groups=tuple(
-                (self._in_form(of_group, pattern, call.n_keys), len(heads))
-                for of_group, (pattern, heads) in zip(targets, self.groups, strict=True)
-            ),
+            groups=tuple((of_group, len(heads)) for of_group, (_, heads) in zip(targets, self.groups, strict=True)),
             log_mass=self.objective != "squared_error",
             heads=self.guided,
             shared=None if torch.compiler.is_compiling() else of_call.shared,
