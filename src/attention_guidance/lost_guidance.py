@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import GuidanceWarning
 from attention_guidance.forward.forward_pass import ForwardPass
-from attention_guidance.loss.statistics import sums_dtype
+from attention_guidance.patterns.targets import sums_dtype
 from attention_guidance.schedules import Schedule
 
 # Parameters that change this often are being trained, not loaded or initialised.

@@ -1,4 +1,4 @@
-"""Devices without double precision (Apple's GPUs) can be looked at too."""
+"""Devices without double precision (Apple's GPUs) can be looked at and guided too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertForMaskedLM
 
 from attention_guidance.analysis import ablate, take_census
-from attention_guidance.loss.statistics import sums_dtype
+from attention_guidance.patterns import Sequences, alignment, get_pattern
+from attention_guidance.patterns.targets import sums_dtype
 
 USERS = ("analysis.ablation", "analysis.census", "analysis.without_heads")
 
@@ -54,3 +55,13 @@ def test_nothing_is_double_where_sums_are_single(monkeypatch):
         found = measured()
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["diagonal", "soft_diagonal"])
+def test_diagonals_are_single_too(name, monkeypatch):
+    sequences = Sequences(torch.ones(1, 4, dtype=torch.bool), keys_BK=torch.ones(1, 6, dtype=torch.bool))
+    expected = get_pattern(name).targets(sequences).as_soft(6).soft_BQK
+    monkeypatch.setattr(alignment, "sums_dtype", lambda device: torch.float32)
+    with SinglePrecision():
+        found = get_pattern(name).targets(sequences).as_soft(6).soft_BQK
+    torch.testing.assert_close(found, expected.float())

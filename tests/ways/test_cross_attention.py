@@ -157,6 +157,15 @@ def test_the_diagonal_skips_padding_and_is_monotonic():
     assert own[0, :, 0].tolist() == list(range(6))
 
 
+def test_the_key_of_the_diagonal_is_exact():
+    """Positions are fractions of integers: at the border between two keys, the target is the later one."""
+    for n_queries in range(1, 30):
+        for n_keys in range(1, 30):
+            valid, keys = (torch.ones(1, length, dtype=torch.bool) for length in (n_queries, n_keys))
+            picks = get_pattern("diagonal").targets(Sequences(valid, keys_BK=keys)).picks_BQP
+            assert picks[0, :, 0].tolist() == [(2 * i + 1) * n_keys // (2 * n_queries) for i in range(n_queries)]
+
+
 def test_a_function_sees_the_keys():
     model, inputs = make("Bart")
 

@@ -22,8 +22,8 @@ from attention_guidance.analysis.intervals import FEWEST, resampled_ratios
 from attention_guidance.analysis.reuse import Reuse
 from attention_guidance.analysis.without_heads import HeadRemoval, Place, Replacement, To
 from attention_guidance.errors import ConfigError
-from attention_guidance.loss.statistics import sums_dtype
 from attention_guidance.patterns import TokenClasses
+from attention_guidance.patterns.targets import sums_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

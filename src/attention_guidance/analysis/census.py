@@ -23,9 +23,9 @@ from attention_guidance.analysis.observe import Observation, as_computed, observ
 from attention_guidance.errors import AttachError, ConfigError, PatternError
 from attention_guidance.loss.blocks import Buffers, blocks, scaled_queries
 from attention_guidance.loss.call import AttentionCall
-from attention_guidance.loss.statistics import RowStatistics, row_losses, sums_dtype
+from attention_guidance.loss.statistics import RowStatistics, row_losses
 from attention_guidance.patterns import Pattern, Targets, TokenClasses
-from attention_guidance.patterns.targets import check_hard
+from attention_guidance.patterns.targets import check_hard, sums_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,7 +17,7 @@ from attention_guidance.analysis.given import Batch, batches_of
 from attention_guidance.analysis.observe import Observation, as_computed, attention_map, observing
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss.call import AttentionCall
-from attention_guidance.loss.statistics import sums_dtype
+from attention_guidance.patterns.targets import sums_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

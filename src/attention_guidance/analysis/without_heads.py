@@ -26,8 +26,8 @@ from attention_guidance.forward.hooked_forward import HookedForward
 from attention_guidance.forward.layer import check_positions
 from attention_guidance.forward.modes import evaluating
 from attention_guidance.loss.call import AttentionCall, Call
-from attention_guidance.loss.statistics import sums_dtype
 from attention_guidance.patterns import GIVEN, Pattern, TokenClasses, checked_pattern, get_pattern
+from attention_guidance.patterns.targets import sums_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

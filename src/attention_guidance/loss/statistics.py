@@ -20,11 +20,6 @@ cross-entropy with the target."""
 OBJECTIVES: tuple[Loss, ...] = get_args(Loss)
 
 
-def sums_dtype(device: torch.device) -> torch.dtype:
-    """The precision to add up many numbers in: float64, or float32 on Apple's GPUs, which have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 @dataclass(frozen=True)
 class RowStatistics:
     """Statistics of each row of the guided heads' attention, before dropout, from which the loss is computed.

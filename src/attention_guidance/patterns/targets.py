@@ -16,6 +16,11 @@ CLASS_BITS = (1 << MAX_CLASSES) - 1
 _ROUNDING = 1e-3
 
 
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """The precision to add up many numbers in: float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True)
 class Targets:
     """The target keys of every query, each listed once: single keys, classes of keys, or a dense map; or soft targets.
