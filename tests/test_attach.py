@@ -299,6 +299,18 @@ def test_the_output_of_attention_can_be_changed_in_place(make_model, batch, head
         torch.testing.assert_close(found[0][name], found[1][name])
 
 
+def test_second_derivatives_and_torch_func_take_eager_attention(make_model, batch):
+    model = make_model(attn_implementation="eager")
+    guide(model, HEADS)
+    words = model.roberta.embeddings.word_embeddings.weight
+    (gradient,) = torch.autograd.grad(model(**batch).loss, words, create_graph=True)
+    gradient.square().sum().backward()
+    assert words.grad.any()
+    values = {name: value.detach() for name, value in model.named_parameters()}
+    found = torch.func.grad(lambda values: torch.func.functional_call(model, values, (), batch).loss)(values)
+    torch.testing.assert_close(found["roberta.embeddings.word_embeddings.weight"], gradient.detach())
+
+
 def test_checkpointing_counts_once(make_model, batch):
     """Recomputation in the backward pass leaves what the forward pass has counted."""
     model = make_model()
