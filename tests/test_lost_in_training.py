@@ -86,7 +86,8 @@ class TestFrozenQueriesAndKeys:
         with warnings.catch_warnings():
             warnings.simplefilter("error", GuidanceWarning)
             for model in (compiled, eager):
-                guide(model, HEADS)
+                # `auto` takes another backend under torch.compile, which differs in the last bits.
+                guide(model, HEADS, backend="blocked")
                 steps(model, batch, plain)
         for ours, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
             assert torch.equal(ours, theirs)

@@ -106,8 +106,8 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_tasks_of_results_are_those_of_probe():
-    for content in (schemas.ProbeContent, schemas.SkillContent):
-        assert get_args(get_type_hints(content)["task"]) == tuple(TASKS)
+    assert get_args(get_type_hints(schemas.ProbeContent)["task"]) == tuple(TASKS)
+    assert get_args(get_type_hints(schemas.SkillContent)["task"]) == (*TASKS, "minimal-pairs")
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"log_history": [{"eval_loss": 1}]}', "[" * 100_000])

@@ -19,9 +19,8 @@ from attention_guidance.commands.pretraining.settings.config import RunConfig, m
 @pytest.fixture
 def config(arguments: list[str]) -> RunConfig:
     flags = vars(_parser().parse_args(["pretrain", *arguments, "-o", "unused"]))
-    for name in ("command", "run", "output", "config", "resume", "overwrite", "quiet", "trust_objective"):
-        del flags[name]
-    return make_config(flags | {"max_steps": 23, "save_every": 10})
+    settings = {field.name: flags[field.name] for field in dataclasses.fields(RunConfig) if field.name in flags}
+    return make_config(settings | {"max_steps": 23, "save_every": 10})
 
 
 @pytest.fixture

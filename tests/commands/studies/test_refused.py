@@ -77,12 +77,9 @@ def test_a_comparisons_folder_names_its_runs(tmp_path, refusal, whole_run):
 
 
 def test_a_model_without_maps_to_see(tmp_path, refusal, whole_run, corpus):
-    from transformers import DebertaV2Config, DebertaV2Model
+    from transformers import XLMConfig, XLMModel
 
-    model = DebertaV2Model(
-        DebertaV2Config(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    )
-    model.save_pretrained(tmp_path / "deberta")
-    AutoTokenizer.from_pretrained(whole_run / "model").save_pretrained(tmp_path / "deberta")
-    said = refusal("census", tmp_path / "deberta", corpus, "-o", tmp_path / "out")
+    XLMModel(XLMConfig(n_words=300, emb_dim=16, n_layers=1, n_heads=2)).save_pretrained(tmp_path / "xlm")
+    AutoTokenizer.from_pretrained(whole_run / "model").save_pretrained(tmp_path / "xlm")
+    said = refusal("census", tmp_path / "xlm", corpus, "-o", tmp_path / "out")
     assert "attention interface" in said
