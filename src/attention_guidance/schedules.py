@@ -47,6 +47,13 @@ class RelativeWeight:
 
     Raises:
         ConfigError: `ratio` is not a positive number.
+
+    Examples:
+        >>> guidance = guide(model, "next:1", weight=RelativeWeight(0.01))
+        >>> first = model(**batch).loss.item()
+        >>> guidance.step()
+        >>> abs(guidance.current_weight - 0.01 * first) < 1e-6
+        True
     """
 
     ratio: float

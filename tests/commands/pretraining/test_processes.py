@@ -131,10 +131,20 @@ def test_one_is_killed_and_fewer_go_on(command, alone, tmp_path, before, after):
 
 
 def workers_of(torchrun: int) -> list[int]:
-    """The processes that torchrun has started: each in a session of its own, and forked by the same server."""
-    server = Path(f"/proc/{torchrun}/stat").read_text().rpartition(")")[2].split()[1]
-    forks = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
-    return sorted(number for number in forks if os.getsid(number) == number)
+    """The processes that torchrun has started, each in a session of its own; see `forked` for whose children they are.
+
+    They are forked by the server that forked torchrun or, where torchrun was started anew, its own children.
+    """
+    server = int(Path(f"/proc/{torchrun}/stat").read_text().rpartition(")")[2].split()[1])
+    return leaders_of(torchrun) or leaders_of(server)
+
+
+def leaders_of(parent: int) -> list[int]:
+    """The children of a process that lead a session."""
+    children = [
+        int(n) for task in Path(f"/proc/{parent}/task").iterdir() for n in (task / "children").read_text().split()
+    ]
+    return sorted(number for number in children if os.getsid(number) == number)
 
 
 def test_wrong_input_is_told_once(command, tmp_path):
