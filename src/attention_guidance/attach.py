@@ -62,8 +62,9 @@ def guide(
         loss: `squared_error` (the paper's), `log_mass` (minus the log of the mass on the targets) or `cross_entropy`
             (minus the mean log probability of the targets; computed from dense maps of targets).
         normalization: `query` (sum over heads of the mean over rows) or `elementwise` (the authors' scale).
-        backend: what computes the guided heads: `auto`, `reference` (dense maps, supports everything), `blocked` (plain
-            torch, stores no map) or `triton` (NVIDIA GPUs, experimental); see `attention_guidance.loss.backends`.
+        backend: what computes the guided heads: `auto`, `reference` (dense maps, supports everything), `batched` (plain
+            torch, short sequences on CPUs), `blocked` (plain torch; neither stores a map) or `triton` (NVIDIA GPUs,
+            experimental); see `attention_guidance.loss.backends`.
         schedule: how the weight changes over training: a `Schedule` or the name of its shape. All but `constant` need
             to know the training step: pass ``callbacks=[guidance.callback()]`` to Trainer, or call
             ``guidance.step()`` in your own loop.

@@ -53,23 +53,12 @@ class Plan:
 def attend(call: AttentionCall) -> tuple[Tensor, RowStatistics]:
     """Output [B, H, Q, D] of all heads, and row statistics of the guided ones, with gradients."""
     call = call.with_all_keys()
-    plan = _shared_plan(call)
+    plan = call.once((call.heads, *call.query_BHQD.shape, call.query_BHQD.dtype), lambda: _plan(call))
     # Draw the seed here, from the default generator, so that recomputation draws the same seed.
     seed = int(torch.randint(2**62, (), device="cpu")) if call.dropout else None
     settings = plan, call.scale, call.dropout, seed, call.log_mass
     out_BQHD, squares_BGQ, mass_BGQ = _Attention.apply(call.query_BHQD, call.key_BHKD, call.value_BHKD, *settings)  # type: ignore[no-untyped-call]
     return out_BQHD.transpose(1, 2), RowStatistics(squares_BGQ, mass_BGQ, plan.counts_BGQ)
-
-
-def _shared_plan(call: AttentionCall) -> Plan:
-    targets, sizes = zip(*call.groups, strict=True)
-    key = (__name__, call.heads, sizes, *call.query_BHQD.shape, call.query_BHQD.dtype, id(call.mask), *map(id, targets))
-    shared = {} if call.shared is None else call.shared
-    if key not in shared:
-        # Hold mask and targets too: an object that is gone may leave its id to another.
-        shared[key] = _plan(call), call.mask, targets
-    plan: Plan = shared[key][0]
-    return plan
 
 
 def _plan(call: AttentionCall) -> Plan:
@@ -136,6 +125,11 @@ class _Block:
         """A view [H, n, Q, K]."""
         return tensor_NQK.view(self.n_heads, -1, *tensor_NQK.shape[1:])
 
+    def softmax_(self, scores_NQK: Tensor) -> Tensor:
+        """See the function `softmax_`."""
+        softmax_(self.by_head(scores_NQK), self.blind_nQ1)
+        return scores_NQK
+
     def guided(self, tensor_NQK: Tensor) -> Tensor:
         """A view of the guided heads [G, n, Q, K]."""
         return self.by_head(tensor_NQK)[: self.n_guided]
@@ -179,7 +173,7 @@ class _Step:
                 for heads, listed in block.targets:
                     log_hnQ = listed.log_sum(scores_GnQK[heads]) - scores_GnQK[heads].logsumexp(-1)
                     mass_GnQ[heads] = log_hnQ.masked_fill_(listed.count_bq == 0, 0.0)
-            map_NQK = self._softmax_(scores_NQK, block)
+            map_NQK = block.softmax_(scores_NQK)
             map_GnQK = block.guided(map_NQK)
             squares_GBQ[:, block.sequences] = torch.linalg.vector_norm(map_GnQK, dim=-1)
             if not self.log_mass:
@@ -216,7 +210,7 @@ class _Step:
             grad_out_NQD = self._take("grad_out", grad_out_BQHD.transpose(1, 2), block)
             scores_NQK = self._scores(query_NQD, key_NKD, block)
             among_targets = self._among_targets(scores_NQK, block) if self.log_mass else []
-            map_NQK = self._softmax_(scores_NQK, block)
+            map_NQK = block.softmax_(scores_NQK)
             grad_NQK = bmm("grad", grad_out_NQD, value_NKD.mT).to(map_NQK.dtype)
             dropped_NQK = map_NQK
             if self.seed is not None:
@@ -265,15 +259,8 @@ class _Step:
             scores_NQK = self.buffers.empty("scores", rounded_NQK.shape, self.precise).copy_(rounded_NQK)
         if self.on_scores != 1.0:
             scores_NQK *= self.on_scores
-        if block.hidden_nQK is not None:
-            hide_(block.by_head(scores_NQK), block.hidden_nQK)
+        hide_(block.by_head(scores_NQK), block.hidden_nQK)
         return scores_NQK
-
-    def _softmax_(self, scores_NQK: Tensor, block: _Block) -> Tensor:
-        map_NQK = softmax_(scores_NQK, None)
-        if block.blind_nQ1 is not None:
-            block.by_head(map_NQK).masked_fill_(block.blind_nQ1, 0.0)
-        return map_NQK
 
     def _among_targets(self, scores_NQK: Tensor, block: _Block) -> list[Tensor]:
         scores_GnQK = block.guided(scores_NQK)

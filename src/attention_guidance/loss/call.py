@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from attention_guidance.patterns import Targets
+
+_Made = TypeVar("_Made")
 
 HIDDEN = -1e4
 """An additive mask hides a key by this number or a lower one: minus infinity, the dtype's lowest, or BERT's -10,000."""
@@ -88,6 +90,17 @@ class AttentionCall:
     def slices(self) -> Iterator[tuple[Targets, slice]]:
         """The targets of each pattern, and the slice of its heads."""
         return _slices(self.groups)
+
+    def once(self, settings: Hashable, make: Callable[[], _Made]) -> _Made:
+        """What `make` returns; made once for all layers of the pass with the same mask, targets and settings."""
+        if self.shared is None:
+            return make()
+        key = (settings, id(self.mask), *((id(targets), n_heads) for targets, n_heads in self.groups))
+        if key not in self.shared:
+            # Keep mask and targets alive too: the key has their ids, which are valid only while they exist.
+            self.shared[key] = make(), self.mask, self.groups
+        made: _Made = self.shared[key][0]
+        return made
 
     def of_heads(self, heads: tuple[int, ...]) -> AttentionCall:
         """The call with some of its heads only."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attention_guidance.loss.call import AttentionCall
 from attention_guidance.loss.statistics import RowStatistics
-from attention_guidance.loss.triton.geometry import MAX_CHANNELS, MAX_LENGTH, geometry_of
+from attention_guidance.loss.triton.geometry import MAX_CHANNELS, MAX_LENGTH, Geometry, geometry_of
 from attention_guidance.loss.triton.operator import attention
 from attention_guidance.loss.triton.tiles import Prepared, count_targets, prepare
 
@@ -50,7 +50,8 @@ def statistics(call: AttentionCall) -> RowStatistics:
 
 def _fused(call: AttentionCall, seed: Tensor | None, with_output: bool) -> tuple[Tensor, RowStatistics]:
     heads = range(call.query_BHQD.shape[1]) if call.heads is None else call.heads
-    prepared, n_targets_BHQ = _shared(call)
+    tiles = geometry_of(call.query_BHQD.shape[3], call.query_BHQD.dtype)
+    prepared, n_targets_BHQ = call.once(tiles, lambda: _prepared(call, tiles))
     out_BHQD, squares_BHQ, mass_BHQ, *_ = attention(
         call.query_BHQD, call.key_BHKD, call.value_BHKD, call.mask, *prepared, list(heads),
         [n_heads for _, n_heads in call.groups], call.scale, call.dropout, seed, call.log_mass, with_output,
@@ -58,17 +59,7 @@ def _fused(call: AttentionCall, seed: Tensor | None, with_output: bool) -> tuple
     return out_BHQD, RowStatistics(squares_BHQ, mass_BHQ, n_targets_BHQ.expand_as(squares_BHQ))
 
 
-def _shared(call: AttentionCall) -> tuple[Prepared, Tensor]:
-    """What the kernels need of targets and mask, and the numbers of targets; layers of a pass share what they can."""
-    tiles = geometry_of(call.query_BHQD.shape[3], call.query_BHQD.dtype)
-    targets = [of_pattern for of_pattern, _ in call.groups]
-    key = (tiles, id(call.mask), *((id(of_pattern), n_heads) for of_pattern, n_heads in call.groups))
-    if call.shared is not None and key in call.shared:
-        made: tuple[Prepared, Tensor] = call.shared[key][0]
-        return made
+def _prepared(call: AttentionCall, tiles: Geometry) -> tuple[Prepared, Tensor]:
+    """What the kernels need of targets and mask, and the numbers of targets."""
     prepared = prepare(call, tiles)
-    made = prepared, count_targets(call, prepared)
-    if call.shared is not None:
-        # Keep the mask and targets alive too: the key has their ids, which are valid only while they exist.
-        call.shared[key] = made, call.mask, targets
-    return made
+    return prepared, count_targets(call, prepared)

@@ -249,7 +249,7 @@ class RunConfig:
     normalization: str = _guidance(
         "query", "mean over queries (query: weight is per head), or over all pairs of tokens (elementwise: the paper's)"
     )
-    backend: str = _guidance("auto", "what computes the guided heads: auto, reference, blocked or triton")
+    backend: str = _guidance("auto", "what computes the guided heads: auto, reference, batched, blocked or triton")
     schedule: str = _guidance("hold-then-linear", f"how the weight decays: {', '.join(SHAPES)}")
     hold: int | float = _guidance(0.2, "when the weight starts to decay: steps, or a share of the run")
     end: int | float = _guidance(1.0, "when the weight reaches 0: steps, or a share of the run")
