@@ -62,7 +62,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check src tests benchmarks docs .ci
 	$(BIN)/ruff format --check src tests benchmarks docs .ci
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/site-ready: $(VENV)/ready
 	@echo "== installing what builds the site, pinned by constraints.txt"
