@@ -7,7 +7,8 @@
 Each setting is a run of `attention-guidance compare`, in a process of its own: the two arms take turns every few steps,
 with the product's trainer, masked head and checkpoints. *Step time* is the guided arm's time over the unguided arm's
 in a turn: the median over turns, with a bootstrap 95 % interval. *Memory* is the ratio of the peaks of two processes
-that make a few steps each, beyond what importing takes. Results are appended to results/cost_product.jsonl.
+that make a few steps each, beyond what importing takes: the median of three pairs, with the least and the largest.
+Results are appended to results/cost_product.jsonl.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from attention_guidance.commands.pretraining.settings.config import CONFIG_FILE,
 
 RESULTS = Path(__file__).parent / "results" / "cost_product.jsonl"
 _WARM_UP = 2  # turns that are left out
+_PAIRS = 3  # of processes whose memory is compared
 _GOALS = {("tiny", 64): 1.05, ("mini", 128): 1.02, ("small", 128): 1.02, ("small", 512): 1.03}
 _MEMORY_GOAL = 1.03
 
@@ -132,18 +134,21 @@ def measured(setting: Setting, steps: int) -> dict[str, Any]:
     )
 
 
-def _peaks(output: Path, threads: Mapping[str, str]) -> dict[str, float]:
-    """Peak memory of each arm in MiB, and their ratio.
+def _peaks(output: Path, threads: Mapping[str, str]) -> dict[str, Any]:
+    """Peak memory of each arm in MiB and their ratio, of several pairs of processes.
 
     Freed blocks go back to the system at once: else the peak is as much the allocator's luck as the arm's.
     """
     back = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17)}
+    configs = {arm: make_config({}, output / "seed-1" / arm / CONFIG_FILE) for arm in ARMS}
+    peaks: dict[str, list[float]] = {arm: [] for arm in ARMS}
     with mock.patch.dict(os.environ, {**threads, **back}):
-        peaks = {
-            arm: peak_memory(make_config({}, output / "seed-1" / arm / CONFIG_FILE), output / "tokenizer")
-            for arm in ARMS
-        }
-    return peaks | {"ratio": peaks["guided"] / peaks["unguided"]}
+        for _ in range(_PAIRS):
+            for arm, config in configs.items():
+                peaks[arm].append(peak_memory(config, output / "tokenizer"))
+    ratios = np.divide(peaks["guided"], peaks["unguided"])
+    medians = {arm: float(np.median(of_arm)) for arm, of_arm in peaks.items()}
+    return medians | {"ratio": float(np.median(ratios)), "low": float(ratios.min()), "high": float(ratios.max())}
 
 
 def _turns(run: Path) -> list[float]:
@@ -163,15 +168,15 @@ def table(path: Path) -> str:
     head = ("preset", "objective", "T", "dtype", "threads", "step, ms", "step time", "asked", "memory", "asked")
     rows: list[Iterable[str]] = [head, ("---",) * len(head)]
     for record in records:
-        goal = _GOALS.get((record["preset"], record["length"]))
         goal = _GOALS.get((record["preset"], record["length"])) if record["objective"] == "mlm" else None
-        memory = record["memory"]["ratio"]
+        memory = record["memory"]
+        spread = f" ({memory['low']:.3f} to {memory['high']:.3f})" if "low" in memory else ""
         rows.append(
             (
                 record["preset"], record["objective"], str(record["length"]), record["precision"],
                 str(record["threads"]), f"{record['unguided_ms']:.0f}",
                 f"{record['ratio']:.3f} ({record['ratio_low']:.3f} to {record['ratio_high']:.3f})",
-                f"{goal:.2f}" if goal else "", f"{memory:.3f}" if memory else "",
+                f"{goal:.2f}" if goal else "", f"{memory['ratio']:.3f}{spread}" if memory["ratio"] else "",
                 f"{_MEMORY_GOAL:.2f}" if goal else "",
             )
         )  # fmt: skip
