@@ -20,7 +20,7 @@ import json
 import multiprocessing
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,43 +216,90 @@ def json_of(file: Path) -> dict[str, Any]:
     return content
 
 
+Key = tuple[str, int, str, int]
+"""Language, steps, changes of settings and seed of a result."""
+
+
 def show(path: Path) -> str:
-    """The newest result of each language, number of steps, change of settings and seed, as Markdown."""
-    newest = {}
+    """The newest results as Markdown: of the longest pre-training in brief, then all of them in full."""
+    newest: dict[Key, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         record = json.loads(line)
         changes = ", ".join(record.get("changes", ()))
         newest[record["language"], record["steps"], changes, record["seed"]] = record
-    if not newest:
-        return "nothing is kept yet"
+    defaults = {key: record for key, record in newest.items() if not key[2]}
+    tables = [of(records) for of, records in ((brief, defaults), (full, newest)) if records]
+    return "\n\n".join(tables) or "nothing is kept yet"
+
+
+def brief(newest: Mapping[Key, dict[str, Any]]) -> str:
+    """What a person chooses between, for each language; encoders are combined with the model without pre-training."""
+    longest = {language: max(steps for of, steps, *_ in newest if of == language) for language, *_ in newest}
+    head = (
+        "text, seed", "no pre-training", "unguided", "guided", "guided − no pre-training (95 %)",
+        "guided − unguided (95 %)", "XLM-R base", "AfroXLMR base",
+    )  # fmt: skip
+    rows = [
+        (
+            f"{language.capitalize()}, {seed}",
+            _baseline(record),
+            *_means(record["combined"]),
+            *_gaps(record),
+            *_published(language),
+        )
+        for (language, steps, _, seed), record in sorted(newest.items())
+        if steps == longest[language]
+    ]
+    return markdown(head, rows)
+
+
+def full(newest: Mapping[Key, dict[str, Any]]) -> str:
+    """Every result, with the encoders alone."""
     head = (
         "text", "steps, seed", "loss, unguided", "loss, guided", "fine-tunings",
         "no pre-training", "unguided", "guided", "unguided, both", "guided, both",
         "guided, both − no pre-training (95 %)", "guided, both − unguided, both (95 %)", "XLM-R base", "AfroXLMR base",
     )  # fmt: skip
-    rows: list[tuple[str, ...]] = [head, ("---",) * len(head)]
-    for (language, steps, changes, seed), record in sorted(newest.items()):
-        models, both = ([100 * side["mean"] for side in record[name]] for name in ("models", "combined"))
-        published = PUBLISHED.get(language, {})
-        rows.append(
-            (
-                language.capitalize() + (f", {changes}" if changes else ""),
-                f"{steps:,}, {seed}",
-                *(f"{record['final_loss'][arm]:.2f}" if "final_loss" in record else "–" for arm in ARMS),
-                str(record["models"][0]["seeds"]),
-                f"{100 * record['baseline']['test'][record['metric']]:.1f}",
-                *(f"{mean:.1f}" for mean in (*models, *both)),
-                _gap(record["combined_over_baseline"]["guided"]),
-                _gap(record["combined_differences"][0]),
-                *(f"{published[name]:.1f}" if name in published else "–" for name in head[-2:]),
-            )
+    rows = [
+        (
+            language.capitalize() + (f", {changes}" if changes else ""),
+            f"{steps:,}, {seed}",
+            *(f"{record['final_loss'][arm]:.2f}" if "final_loss" in record else "–" for arm in ARMS),
+            str(record["models"][0]["seeds"]),
+            _baseline(record),
+            *_means(record["models"]),
+            *_means(record["combined"]),
+            *_gaps(record),
+            *_published(language),
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        for (language, steps, changes, seed), record in sorted(newest.items())
+    ]
+    return markdown(head, rows)
 
 
-def _gap(gap: dict[str, Any]) -> str:
-    value, low, high = (100 * gap[name] for name in ("value", "low", "high"))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
+
+
+def _baseline(record: dict[str, Any]) -> str:
+    return f"{100 * record['baseline']['test'][record['metric']]:.1f}"
+
+
+def _means(sides: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"{100 * side['mean']:.1f}" for side in sides]
+
+
+def _gaps(record: dict[str, Any]) -> list[str]:
+    gaps = record["combined_over_baseline"]["guided"], record["combined_differences"][0]
+    return [
+        "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * gap[name] for name in ("value", "low", "high"))) for gap in gaps
+    ]
+
+
+def _published(language: str) -> list[str]:
+    of_language = PUBLISHED.get(language, {})
+    return [f"{of_language[name]:.1f}" if name in of_language else "–" for name in ("XLM-R base", "AfroXLMR base")]
 
 
 if __name__ == "__main__":
