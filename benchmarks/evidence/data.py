@@ -1,4 +1,4 @@
-"""The data of a run: the embedded text, texts of ../shared/data, and the data in memory."""
+"""The data of a run: the embedded text, texts of ../shared/data, images, and the data in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attention_guidance.errors import GuidanceError
 
+from .images import IMAGES, write_images
 from .study import Spec
 
 if TYPE_CHECKING:
@@ -19,22 +20,28 @@ _DECIDES = ("objective", "arch", "vocab_size", "block_size", "max_validation_tok
 _prepared: dict[tuple[Any, ...], PreparedData] = {}
 
 
-def flags_of(spec: Spec, folder: Path) -> dict[str, Any]:
-    """All settings of a run, with the files of its text.
+def flags_of(spec: Spec, folder: Path, work: Path) -> dict[str, Any]:
+    """All settings of a run, with the files of its text or images.
+
+    Args:
+        spec: The run.
+        folder: Folder of texts.
+        work: Where to write the files of images.
 
     Raises:
         GuidanceError: The files are not there.
     """
     files = {}
-    if spec.text != "bible":
-        files = {field: folder / spec.text / f"{part}.txt" for field, part in _PARTS.items()}
+    if spec.text in IMAGES:
+        files = {"corpus": work / "train", "validation": work / "valid"}
+        for file, images_NXYC in zip(files.values(), IMAGES[spec.text](), strict=True):
+            write_images(images_NXYC, file)
+    elif spec.text != "bible":
+        files = {"corpus": folder / spec.text / "train.txt", "validation": folder / spec.text / "valid.txt"}
         for file in files.values():
             if not file.is_file():
                 raise GuidanceError(f"{file}: no such file; the text {spec.text} is not there, give --data")
     return spec.flags | {field: [str(file)] for field, file in files.items()} | {"seed": spec.seed}
-
-
-_PARTS = {"corpus": "train", "validation": "valid"}
 
 
 def prepared(spec: Spec, config: RunConfig) -> PreparedData:

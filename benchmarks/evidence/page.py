@@ -58,8 +58,9 @@ def section_lines(study: Study, kept: Kept) -> Iterator[str]:
     yield from (_filled(f"**Test.** {study.method}"), "")
     specs = study.runs(kept, kept.seeds)
     records = kept.of(specs)
+    rule = (_filled(f"*Rule.* {study.rule}"), "", _filled(f"*Not tried.* {study.not_tried}"), "")
     if not records:
-        yield from ("**Not run yet.**", "", _command(study))
+        yield from ("**Not run yet.**", "", *rule, _command(study))
         return
     section, left = study.section(kept), study.left(kept)
     for number, rows in enumerate(rows for rows in section.tables if len(rows) > 1):
@@ -70,7 +71,7 @@ def section_lines(study: Study, kept: Kept) -> Iterator[str]:
                 yield from (f"![{study.name}: {name}](evidence-{study.name}-{name}.svg)", "")
     so_far = f" ({len(left)} runs are still to be made.) So far:" if left else ""
     yield from (_filled(f"**Verdict: {_verdict(study, kept)}.**{so_far} {section.because}"), "")
-    yield from (_filled(f"*Rule.* {study.rule}"), "", _filled(f"*Not tried.* {study.not_tried}"), "")
+    yield from rule
     yield f"{len(records)} runs, {sum(map(_seconds, records)) / 3600:.2f} core-hours. {_command(study)}"
 
 

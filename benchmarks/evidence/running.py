@@ -86,10 +86,10 @@ def train(spec: Spec, place: Place) -> Record:
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     began = time.process_time()
-    given = flags_of(spec, place.data)
-    config = make_config(given | {"report_to": "none", "save_every": given["max_steps"]})
-    data = prepared(spec, config)
     with tempfile.TemporaryDirectory(dir=place.work) as folder:
+        given = flags_of(spec, place.data, Path(folder))
+        config = make_config(given | {"report_to": "none", "save_every": given["max_steps"]})
+        data = prepared(spec, config)
         run = Run(config, data, RunFolder(Path(folder) / "run"))
         if spec.change:
             run.trainer.add_callback(CHANGES[spec.change](run))

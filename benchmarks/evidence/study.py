@@ -24,7 +24,7 @@ class Spec:
     Attributes:
         settings: Settings of `pretrain` beside `BASE`; `None` leaves one at its default.
         seed: Seed of initial weights, order and masks.
-        text: `bible` (embedded), a folder of ../shared/data, or data made by a program, see `data.py`.
+        text: `bible` (embedded), a folder of ../shared/data, or images by their name in `images.py`.
         change: Name of a change to the model, see `changes.py`; empty for none.
         watch: Name of what is measured during training, see `watches.py`; empty for nothing.
     """

@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sklearn.datasets import load_sample_images
 from small_runs import made_up_text
+
+from attention_guidance.commands.media.images import read_images
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
@@ -63,6 +66,7 @@ def made_up(spec, chance):
         "model": {"type": "roberta"},
         "unigram_entropy": 5.6,
         "curve": [[n_steps * n // 10, 7 + (loss - 7) * n / 10] for n in range(11)],
+        "guidance_error": {"left": 0.1, "right": 0.2},
         "watched": watched,
         "cpu_seconds": 10.0,
     }
@@ -96,13 +100,33 @@ def test_unknown_study_is_one_clear_line():
     done = command("run", "objektives")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
-    assert "unknown study 'objektives'; expected one of objectives, hyperparameters, " in line
+    assert "unknown study 'objektives'; expected one of objectives, images, hyperparameters, " in line
 
 
 def test_missing_text_is_one_clear_line(evidence, tmp_path):
     spec = evidence("study").Spec(text="hausa")
     with pytest.raises(ValueError, match=r"hausa/train.txt: no such file; the text hausa is not there"):
-        evidence("data").flags_of(spec, tmp_path)
+        evidence("data").flags_of(spec, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "side", "shapes"), [("digits", 8, (1497, 300)), ("photographs", 32, (1550, 350))])
+def test_images_reach_the_run_as_they_are(evidence, name, side, shapes, tmp_path):
+    data = evidence("data")
+    made = evidence("images").IMAGES[name]()
+    flags = data.flags_of(evidence("study").Spec(text=name), tmp_path, tmp_path)
+    for images_nxyc, field, n in zip(made, ("corpus", "validation"), shapes, strict=True):
+        assert images_nxyc.shape == (n, side, side, 3)
+        assert (read_images(flags[field], side).transpose(0, 2, 3, 1) == images_nxyc).all()
+
+
+def test_training_and_validation_have_no_part_of_a_photograph_in_common(evidence):
+    train, validation = evidence("images").IMAGES["photographs"]()
+    china, flower = load_sample_images().images
+    assert (train[0] == china[:32, :32]).all()
+    assert (train[1] == china[:32, 16:48]).all()
+    assert (train[-1] == flower[384:416, 480:512]).all()
+    assert (validation[0] == china[:32, 512:544]).all()
+    assert (validation[-1] == flower[384:416, 608:640]).all()
 
 
 def test_runs_that_are_kept_are_not_made_again(evidence, tmp_path):

@@ -8,7 +8,10 @@ from attention_guidance.errors import GuidanceError
 
 from ..study import Study
 
-NAMES = ("objectives", "hyperparameters", "convergence", "which-guidance", "why", "alternatives", "heads", "skill")
+NAMES = (
+    "objectives", "images", "hyperparameters", "convergence", "which-guidance", "why", "alternatives", "confirmation",
+    "heads", "skill",
+)  # fmt: skip
 
 
 def every_study() -> list[Study]:
