@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import flags_of, prepared, unigram_entropy
+from .defaults import defaults_of
 from .study import BASE, Kept, Record, Spec, Study, append
 
 
@@ -106,6 +107,7 @@ def train(spec: Spec, place: Place) -> Record:
     return {
         **{name: value for name, value in header("evidence").items() if name != "command"},
         **spec.identity,
+        "defaults": defaults_of(spec.flags),
         "unigram_entropy": unigram_entropy(data),
         **found,
         **({"watched": watch.found} if watch is not None else {}),

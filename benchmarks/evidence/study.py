@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .defaults import outdated
+
 # A run of ten seconds on one core. The learning rate is the better one of 1e-3 and 3e-3 for both arms.
 BASE: dict[str, Any] = {
     "preset": "tiny", "layers": 2, "hidden": 64, "attention_heads": 4, "feed_forward": 256, "block_size": 64,
@@ -98,9 +100,9 @@ class Kept:
 
 
 def read(path: Path) -> Kept:
-    """Read the results of all runs."""
+    """Read the results of all runs but those that were made with other defaults than today's."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
-    return Kept(map(json.loads, lines))
+    return Kept(record for record in map(json.loads, lines) if not outdated(record))
 
 
 def append(path: Path, record: Record) -> None:
