@@ -73,5 +73,6 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, l
         known = [(a, b) for a, b in points if math.isfinite(b)]
         if known:
             ax.plot(*zip(*known, strict=True), label=name, linewidth=1.6, color=PALETTE.get(name, series(number)))
-    ax.legend(frameon=False, fontsize=8)
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=8)
     return fig

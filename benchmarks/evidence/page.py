@@ -6,8 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import fill
 
-from .intro import INTRO
-from .studies import every_study
+from attention_guidance.commands.pretraining.settings.config import make_config
+
+from . import abstract, asked
+from .defaults import STUDIED
+from .intro import ABSTRACT, ASKED, DEFAULTS, INTRO
+from .studies import every_study, get_study
+from .studies.which_guidance import others
 from .study import Kept, Record, Study
 
 #: In place of a verdict, as long as runs are missing.
@@ -90,7 +95,34 @@ def page_text(kept: Kept) -> str:
     rows += [[f"[{study.name}](#{study.name})", study.claim, _verdict(study, kept)] for study in every_study()]
     sections = [line for study in every_study() for line in ("", *section_lines(study, kept))]
     intro = "\n\n".join(["# Evidence", *map(_filled, INTRO)])
-    return "\n".join([intro, "", *markdown(rows), *sections, ""])
+    return "\n".join([intro, "", *markdown(rows), *_asked(kept), *_abstract(kept), *sections, *_defaults(kept), ""])
+
+
+def _asked(kept: Kept) -> Iterator[str]:
+    yield from ("", "## What was asked and what was seen", "", _filled(ASKED), "", *markdown(asked.rows(kept)))
+
+
+def _abstract(kept: Kept) -> Iterator[str]:
+    rows = abstract.rows(lambda name: _verdict(get_study(name), kept))
+    yield from ("", "## The paper's abstract", "", _filled(ABSTRACT), "", *markdown(rows))
+
+
+def _defaults(kept: Kept) -> Iterator[str]:
+    yield from ("", "## Defaults", "", _filled(DEFAULTS), "", *markdown(default_rows(kept)))
+
+
+def default_rows(kept: Kept) -> list[list[str]]:
+    """The defaults of `pretrain` that have been studied, each beside its other values."""
+    rows = [["setting", "with", "default", "study", "lowest other", "minus the default (95 %)", "shown to be lower"]]
+    for setting, settings, study in STUDIED:
+        given = " ".join(f"`{name}={value}`" for name, value in settings.items())
+        value = getattr(make_config(settings), setting)
+        gaps = others(setting, kept) if study == "which-guidance" else {}
+        lowest = min(gaps, key=lambda name: gaps[name].mean) if gaps else None
+        lower = "; ".join(name for name, gap in gaps.items() if gap.below_zero) or "none"
+        seen = [lowest, gaps[lowest].text(), lower] if lowest else ["–"] * 3
+        rows.append([f"`{setting}`", given or "–", f"`{value}`", f"[{study}](#{study})", *seen])
+    return rows
 
 
 def write_page(kept: Kept, page: Path) -> list[Path]:

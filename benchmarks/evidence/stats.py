@@ -64,6 +64,11 @@ def mean_text(records: Sequence[Record], form: str = ".3f") -> str:
     return f"{fmean(losses):{form}}" + (f" ± {stdev(losses):{form}}" if len(losses) > 1 else "")
 
 
+def percent(share: float) -> str:
+    """A share as a whole number of per cents; never -0."""
+    return f"{round(100 * share)} %"
+
+
 def pairs_of(kept: Kept, first: Sequence[Spec], second: Sequence[Spec]) -> list[tuple[Record, Record]]:
     """The results of two arms for those seeds that both have."""
     return [(kept[a], kept[b]) for a, b in zip(first, second, strict=True) if a in kept and b in kept]

@@ -54,8 +54,8 @@ def section(kept: Kept) -> Section:
     better = [name for name, gap in as_good if gap.high < 0]
     verdict = NOT_HERE if better else HOLDS if as_good and len(worse) == len(as_good) else IN_PART
     because = (
-        f"Of {len(as_good)} other means, {len(better)} end lower than guidance ({', '.join(better) or 'none'}), "
-        f"{len(worse)} higher ({', '.join(worse) or 'none'}); for the rest no difference is shown."
+        f"Of {len(as_good)} other means, lower than guidance: {'; '.join(better) or 'none'}. Higher: "
+        f"{'; '.join(worse) or 'none'}. For the rest no difference is shown."
     )
     return Section(verdict, because, [table(*rows)])
 

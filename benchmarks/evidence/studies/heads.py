@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..stats import HOLDS, IN_PART, NOT_HERE, mean_text, table
+from ..stats import HOLDS, IN_PART, NOT_HERE, mean_text, percent, table
 from ..study import Kept, Record, Section, Spec, Study
 from .why import traced
 
@@ -40,11 +40,11 @@ def section(kept: Kept) -> Section:
             means = {pattern: float(np.mean([found[pattern] for found in by_record])) for pattern in by_record[0]}
             any_of[name] = means["any"]
             head = ["run", "loss", "runs", *(f"`{pattern}`" if pattern != "any" else pattern for pattern in means)]
-            rows.append([name, mean_text(records), len(records), *(f"{share:.0%}" for share in means.values())])
+            rows.append([name, mean_text(records), len(records), *map(percent, means.values())])
     name = next((name for name in reversed(_ARMS[:2]) if name in any_of), "unguided")
     unguided = any_of.get(name, 0.0)
     verdict = HOLDS if unguided >= 0.5 else IN_PART if unguided > 0 else NOT_HERE
-    because = f"{unguided:.0%} of the heads follow a simple pattern ({name})." if name in any_of else ""
+    because = f"{percent(unguided)} of the heads follow a simple pattern ({name})." if name in any_of else ""
     return Section(verdict, because, [table(head, *rows)])
 
 
@@ -52,8 +52,8 @@ STUDY = Study(
     name="heads",
     claim="Most heads of models trained without guidance follow simple patterns in the end.",
     method=f"The census of `analysis.take_census` at the end of the runs of *why*: the share of heads with at least "
-    f"{THRESHOLD:.0%} of their attention on a pattern's targets. (The paper measured RoBERTa-base, 12 layers of 12 "
-    "heads; [looking](looking.md#what-was-measured) has trained encoders of others.)",
+    f"{percent(THRESHOLD)} of their attention on a pattern's targets. (The paper measured RoBERTa-base, 12 layers of "
+    "12 heads; [looking](looking.md#what-was-measured) has trained encoders of others.)",
     rule="At least half of the heads of the longest unguided runs do: holds; some do: holds in part.",
     not_tried="Longer training and larger models, in which patterns have time to form.",
     runs=runs,

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ..stats import HOLDS, IN_PART, NOT_HERE, differences, interval, mean_text, pairs_of, ratios_text, table
+from ..stats import (
+    HOLDS,
+    IN_PART,
+    NOT_HERE,
+    Interval,
+    differences,
+    interval,
+    mean_text,
+    pairs_of,
+    ratios_text,
+    table,
+)
 from ..study import UNGUIDED, Kept, Section, Spec, Study
 
 NO_FIRST = {"heads": "next:1 previous:1"}
@@ -70,6 +81,15 @@ def section(kept: Kept) -> Section:
     missed = ", ".join(name for name in tried if name not in enough) or "none"
     because = f"{len(enough)} of {len(tried)} variants gain at least half as much as the default; not so: {missed}."
     return Section(verdict, because, [table(*rows)])
+
+
+def others(setting: str, kept: Kept) -> dict[str, Interval]:
+    """The arms with another value of a setting, and their difference from the default arm."""
+    found = {}
+    for name in (name for name, settings in ARMS.items() if setting in settings and name != "unguided"):
+        if values := differences(pairs_of(kept, arm(name, kept.seeds), arm("default", kept.seeds))):
+            found[name] = interval(values)
+    return found
 
 
 STUDY = Study(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..figures import curves
-from ..stats import MARGIN, differences, interval, leaves_plateau, mean_text, pairs_of, table, verdict_of
+from ..stats import MARGIN, differences, interval, leaves_plateau, mean_text, pairs_of, percent, table, verdict_of
 from ..study import UNGUIDED, Kept, Record, Section, Spec, Study
 
 ENDS = (0.05, 0.1, 0.2, 0.5)
@@ -88,7 +88,9 @@ def section(kept: Kept) -> Section:
         if values and whole:
             share = fmean(values) / fmean(whole)
             keeps.append(share >= 0.5)
-            ends.append([f"{end:.0%} of the run", mean_text(kept.of(specs)), interval(values).text(), f"{share:.0%}"])
+            ends.append(
+                [f"{percent(end)} of the run", mean_text(kept.of(specs)), interval(values).text(), percent(share)]
+            )
     because = (
         f"In {sum(orders)} of {len(orders)} runs heads are on both neighbours before the loss leaves its plateau, or "
         f"neither happens. At least half of the gain is kept for {sum(keeps)} of {len(keeps)} early ends."
