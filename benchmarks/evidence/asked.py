@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from .stats import Interval, interval, off_plateau, pairs_of, percent, ratios_text, steps_ratio
-from .studies import convergence, hyperparameters, objectives
-from .study import SEEDS, Kept, Record
+from .studies import confirmation, convergence, hyperparameters, objectives
+from .study import SEEDS, Kept, Record, Spec
 
 MET, MISSED, NOT_MEASURED = "met", "**missed**", "not measured yet"
 #: At most this share of the unguided steps, in every seed.
@@ -35,11 +35,15 @@ def _row(asked: str, study: str, seen: str | None, met: bool) -> Row:
 
 def _ratios(kept: Kept) -> Iterator[Row]:
     for objective, goal in RATIOS.items():
-        arms = objectives.guided(objective, SEEDS)
-        pairs = pairs_of(kept, arms, [spec.unguided for spec in arms])
-        met = all(ratio is not None and ratio <= goal for ratio in map(steps_ratio, pairs))
-        seen = ratios_text(pairs) if len(pairs) == len(SEEDS) else None
-        yield _row(f"`{objective}`: a steps ratio of at most {goal}, in each seed", "objectives", seen, met)
+        yield _ratio(kept, f"`{objective}`", goal, objectives.guided(objective, SEEDS), "objectives")
+    yield _ratio(kept, "`mlm`, preset `mini`", RATIOS["mlm"], confirmation.arm("guided", SEEDS), "confirmation")
+
+
+def _ratio(kept: Kept, runs: str, goal: float, arms: Sequence[Spec], study: str) -> Row:
+    pairs = pairs_of(kept, arms, [spec.unguided for spec in arms])
+    met = all(ratio is not None and ratio <= goal for ratio in map(steps_ratio, pairs))
+    seen = ratios_text(pairs) if len(pairs) == len(SEEDS) else None
+    return _row(f"{runs}: a steps ratio of at most {goal}, in each seed", study, seen, met)
 
 
 def _grid(kept: Kept) -> dict[int, list[dict[str, Record]]]:

@@ -1,7 +1,9 @@
 """The beginning of the page, and what is said before its tables."""
 
+from attention_guidance.commands.pretraining.settings.config import RunConfig
+
 from .abstract import EFFICIENT
-from .stats import MARGIN
+from .stats import MARGIN, percent
 from .study import BASE
 
 TOKENS = BASE["batch_size"] * BASE["block_size"]
@@ -25,7 +27,8 @@ INTRO = (
     f"{BASE['layers']} layers of width {BASE['hidden']} with {BASE['attention_heads']} heads and reads {TOKENS:,} "
     f"tokens of the World English Bible a step ({BASE['block_size']} a sequence, vocabulary {BASE['vocab_size']:,}), "
     f"for {BASE['max_steps']} steps, with a learning rate of {BASE['learning_rate']:g} and the default guidance "
-    "(`next:1 previous:1 first:0.25`, weight 0.1, full for 20 % of the run, then falling linearly to 0).",
+    f"(`{RunConfig.heads}`, weight {RunConfig.weight:g}, full for {percent(RunConfig.hold)} of the run, then falling "
+    "linearly to 0).",
     "\n".join(f"- {item}" for item in _READING),
     "**What it is not.** The models are some 700 times smaller than RoBERTa-base and most read 0.6 million tokens, so "
     "that anyone can repeat this on one core; those of *confirmation* have 5 million parameters and read 2.5 million "
@@ -38,10 +41,11 @@ INTRO = (
     "study says so.",
 )
 ASKED = (
-    "Goals that were set for guidance, and what the smallest models reach. *Settings* are the 24 of *hyperparameters*; "
-    "*any kind* is the best of RoBERTa, BERT, ModernBERT and the attention-only encoder, each with the learning rate "
-    "and warm-up chosen for it. Time is the CPU time of the whole run on one core; curves are cut where the fastest "
-    "model ends."
+    "Goals that were set for guidance, and what these runs reach. *Any kind* is the best of RoBERTa, BERT, ModernBERT "
+    "and the attention-only encoder, each with the learning rate and warm-up chosen for it. Time is the CPU time of "
+    "the whole run on one core, as the runs shared a machine: all curves are cut where the fastest model has ended, "
+    "the others before their learning rate has fallen to 0. Longer runs are in the "
+    "[README](../README.md#what-it-brings-and-what-it-does-not)."
 )
 ABSTRACT = (
     "Every claim of the abstract, in its words. Three are tested by other benchmarks, whose tables are in the README. "

@@ -77,7 +77,9 @@ def section_lines(study: Study, kept: Kept) -> Iterator[str]:
     so_far = f" ({len(left)} runs are still to be made.) So far:" if left else ""
     yield from (_filled(f"**Verdict: {_verdict(study, kept)}.**{so_far} {section.because}"), "")
     yield from rule
-    yield f"{len(records)} runs, {sum(map(_seconds, records)) / 3600:.2f} core-hours. {_command(study)}"
+    precisions = ", ".join(sorted({record["precision"] for record in records if "precision" in record}))
+    hours = sum(map(_seconds, records)) / 3600
+    yield f"{len(records)} runs ({precisions or 'all diverged'}), {hours:.2f} core-hours. {_command(study)}"
 
 
 def _verdict(study: Study, kept: Kept) -> str:

@@ -64,6 +64,7 @@ def made_up(spec, chance):
     return spec.identity | {
         "loss": None if chance.random() < 0.1 and not spec.watch else loss,
         "model": {"type": "roberta"},
+        "precision": "bf16",
         "unigram_entropy": 5.6,
         "curve": [[n_steps * n // 10, 7 + (loss - 7) * n / 10] for n in range(11)],
         "guidance_error": {"left": 0.1, "right": 0.2},
@@ -88,7 +89,7 @@ def test_every_study_gives_a_section_from_whatever_is_kept(evidence, share, tmp_
         assert len(verdicts) == len(evidence("studies").NAMES)
         assert set(verdicts) <= {"holds", "holds in part", "does not hold here"}
         assert sorted(path.name for path in figures) == sorted(re.findall(r"\]\((evidence-.*?\.svg)\)", text))
-        assert len(figures) == 3
+        assert len(figures) == 4
     else:
         assert set(verdicts) == {"open"}
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)

@@ -38,7 +38,7 @@ def test_ratios_are_met_if_every_seed_reaches_them(evidence):
             kept.add(result(guided, 4.0, [(0.0, 7.0), (share, 5.0), (1.0, 4.0)]))
             kept.add(result(guided.unguided, 5.0))
     rows = asked.rows(kept)
-    assert met(rows, "`mlm`") == ["met"]
+    assert met(rows, "`mlm`:") == ["met"]
     assert met(rows, "`whole-word`") == ["**missed**"]
     assert met(rows, "`span`") == met(rows, "`rtd`") == ["not measured yet"]
 

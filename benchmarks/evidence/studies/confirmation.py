@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..figures import curves
 from ..stats import differences, interval, leaves_plateau, mean_text, pairs_of, ratios_text, table, verdict_of
 from ..study import BASE, UNGUIDED, Kept, Section, Spec, Study
 from .which_guidance import NO_FIRST
@@ -62,11 +63,13 @@ def section(kept: Kept) -> Section:
             seen[f"{first} − {second}"] = gaps[1].below_zero
             cells = [gap.text() if gap else "–" for gap in gaps]
             findings.append([f"{first} − {second}", f"[{study}](#{study})", *cells])
+    lines = {name: kept[specs[0]]["curve"] for name in ARMS if (specs := arm(name, kept.seeds))[0] in kept}
+    figures = {"loss": curves(lines, "step", "validation loss (seed 1)", "validation loss by step")}
     holding = [name for name, holds in seen.items() if holds]
     because = (
         f"The interval lies below 0 for {len(holding)} of {len(seen)} differences ({'; '.join(holding) or 'none'})."
     )
-    return Section(verdict_of([*seen.values()]), because, [table(*rows), table(*findings)])
+    return Section(verdict_of([*seen.values()]), because, [table(*rows), table(*findings)], figures)
 
 
 STUDY = Study(

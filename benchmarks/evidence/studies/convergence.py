@@ -106,5 +106,5 @@ STUDY = Study(
     not_tried="Larger models; budgets so long that both arms stop improving; a tuned guided model.",
     runs=runs,
     section=section,
-    run_seconds=20.0,
+    run_seconds=40.0,
 )

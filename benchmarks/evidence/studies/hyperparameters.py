@@ -81,7 +81,7 @@ STUDY = Study(
     method=f"Both arms at {len(RATES)} learning rates, {len(WARMUPS)} lengths of the warm-up (shares of the run; 0 is "
     f"none) and {len(BATCHES)} batch sizes, all for the same number of steps. A run is *off the plateau* if its final "
     f"loss is more than {MARGIN} nats below the entropy of the validation tokens, the least loss without context. The "
-    "second table has the counts for other margins.",
+    "second table has the counts for other margins. In the figure, darker is lower.",
     rule="Guided leaves the plateau at more than half of the settings, and at each at which unguided does: holds; at "
     "more settings than unguided: holds in part. (The first form of this rule did not ask for half of the settings. It "
     "was made stricter when 3 of 24 met it.)",

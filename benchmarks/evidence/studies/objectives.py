@@ -47,7 +47,7 @@ STUDY = Study(
     "from the same initial weights. Losses of different objectives measure different things.",
     rule="The 95 % interval of guided − unguided over seeds lies below 0 for every objective: holds; for some: holds "
     "in part.",
-    not_tried="Images and speech; a learning rate chosen for each objective.",
+    not_tried="A learning rate chosen for each objective; speech, for which see *images*.",
     runs=runs,
     section=section,
 )
