@@ -11,6 +11,8 @@ from typing import Any
 from .study import Kept, Record, Spec
 
 HOLDS, IN_PART, NOT_HERE = "holds", "holds in part", "does not hold here"
+#: The runs cannot tell.
+UNDECIDED = "undecided"
 # How far a loss must lie below the entropy of single tokens to count as off the plateau, in nats.
 MARGIN = 0.5
 

@@ -87,7 +87,7 @@ def test_every_study_gives_a_section_from_whatever_is_kept(evidence, share, tmp_
     verdicts = re.findall(r"^\*\*Verdict: ([\w ]+)\.\*\*", text, re.MULTILINE)
     if share == 1:
         assert len(verdicts) == len(evidence("studies").NAMES)
-        assert set(verdicts) <= {"holds", "holds in part", "does not hold here"}
+        assert set(verdicts) <= {"holds", "holds in part", "does not hold here", "undecided"}
         assert sorted(path.name for path in figures) == sorted(re.findall(r"\]\((evidence-.*?\.svg)\)", text))
         assert len(figures) == 4
     else:
@@ -95,6 +95,22 @@ def test_every_study_gives_a_section_from_whatever_is_kept(evidence, share, tmp_
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables)
     assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("right", "slope", "verdict"),
+    [(0.53, -0.1, "undecided"), (0.8, -0.1, "does not hold here"), (0.8, 0.1, "holds"), (0.8, 0.0, "holds")],
+)
+def test_skill_is_judged_where_there_is_some(evidence, right, slope, verdict):
+    """Of 680 pairs, 53.8 % right are above chance."""
+    study, skill, chance = evidence("study"), evidence("studies.skill"), random.Random(0)
+    kept = study.Kept()
+    for spec in skill.runs(kept, study.SEEDS):
+        record = made_up(spec, chance)
+        for shot, (_, loss) in zip(record["watched"]["snapshots"], record["curve"][2::2], strict=True):
+            shot["right"] = right + slope * (loss - record["loss"]) + chance.gauss(0, 1e-4)
+        kept.add(record)
+    assert skill.section(kept).verdict == verdict
 
 
 def test_unknown_study_is_one_clear_line():
