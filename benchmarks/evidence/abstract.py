@@ -88,7 +88,7 @@ def _low_resource() -> tuple[str, str]:
 CLAIMS = (
     Claim(
         "self-attention patterns in trained models contain a majority of non-linguistic regularities",
-        "models of the paper's size",
+        "models of the paper's size ([looking](looking.md#what-was-measured) has trained encoders)",
         ("heads",),
     ),
     Claim(

@@ -119,6 +119,23 @@ def test_published_scores_are_those_of_the_benchmark(evidence):
     assert best == evidence("abstract").PUBLISHED
 
 
+def test_confirmation_asks_each_finding_of_the_small_runs_again(evidence):
+    confirmation, study = evidence("studies.confirmation"), evidence("study")
+    kept = study.Kept()
+    losses = {"unguided": 6.0, "guided": 5.5, "guided without `first`": 5.0, "heads always fixed to the pattern": 5.2}
+    for name, loss in losses.items():
+        for spec in confirmation.arm(name, study.SEEDS):
+            kept.add(result(spec, loss + spec.seed / 100, [(0.0, 7.0), (0.5, 5.5), (1.0, loss)]))
+    section = confirmation.section(kept)
+    assert section.verdict == "holds in part"
+    assert [(row[0].split(" − ")[0], row[2], row[3][:6]) for row in section.tables[1][1:]] == [
+        ("guided", "–", "-0.500"),
+        ("guided without `first`", "–", "-0.500"),
+        ("heads always fixed to the pattern", "–", "+0.200"),
+    ]
+    assert [spec.flags for spec in confirmation.arm("guided", (1,))] == [{"preset": "mini", "max_steps": 600}]
+
+
 def test_defaults_stand_beside_what_is_lower(evidence):
     which, study = evidence("studies.which_guidance"), evidence("study")
     losses = {"default": 5.0, "weight 0.3": 4.0, "weight 1": 4.5, "without `first`": 5.5}

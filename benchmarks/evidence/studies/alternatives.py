@@ -53,16 +53,15 @@ def section(kept: Kept) -> Section:
     worse = [name for name, gap in as_good if gap.low > 0]
     better = [name for name, gap in as_good if gap.high < 0]
     verdict = NOT_HERE if better else HOLDS if as_good and len(worse) == len(as_good) else IN_PART
-    because = (
-        f"Of {len(as_good)} other means, lower than guidance: {'; '.join(better) or 'none'}. Higher: "
-        f"{'; '.join(worse) or 'none'}. For the rest no difference is shown."
-    )
+    same = [name for name, _ in as_good if name not in (*worse, *better)]
+    ends = {"lower than guidance": better, "higher": worse, "no difference shown": same}
+    because = " ".join(f"{end.capitalize()}: {'; '.join(names) or 'none'}." for end, names in ends.items())
     return Section(verdict, because, [table(*rows)])
 
 
 STUDY = Study(
     name="alternatives",
-    claim="Guidance does what simpler means to the same effect do not.",
+    claim="No simpler change to the model does as much as guidance.",
     method="The same budget, data and seeds, without guidance but with another change to the model "
     "(`benchmarks/evidence/changes.py`): head 0 of each layer attends to the next token and head 1 to the previous, "
     "always; 6 is added to the scores of these targets, and decays as the weight of guidance does; the initialization "

@@ -61,15 +61,17 @@ def _share(value: float | None) -> str:
     return "never" if value is None else f"{value:.2f}"
 
 
-def _traces(kept: Kept) -> tuple[list[list[str]], list[bool], dict[str, Any]]:
-    """The table of moments, whether heads come before the loss in each run, and the lines of the figure."""
+def _traces(kept: Kept) -> tuple[list[list[str]], list[bool | None], dict[str, Any]]:
+    """The table of moments, whether heads come before the loss in each run (None: neither), and the figure's lines."""
     rows = [["run", "seed", "heads in place at", "loss off the plateau at", "final loss"]]
     orders, lines = [], {}
     for name in _TRACED:
         for record in kept.of(traced(name, kept.seeds)):
             heads, loss = in_place(record), leaves_plateau(record)
             rows.append([name, str(record["seed"]), _share(heads), _share(loss), mean_text([record])])
-            orders.append(heads is not None and heads <= loss if loss is not None else heads is None)
+            orders.append(
+                None if heads is None and loss is None else heads is not None and loss is not None and heads <= loss
+            )
             if name not in lines:
                 lines[name] = neighbour_mass(record)
     return rows, orders, lines
@@ -92,11 +94,17 @@ def section(kept: Kept) -> Section:
                 [f"{percent(end)} of the run", mean_text(kept.of(specs)), interval(values).text(), percent(share)]
             )
     because = (
-        f"In {sum(orders)} of {len(orders)} runs heads are on both neighbours before the loss leaves its plateau, or "
-        f"neither happens. At least half of the gain is kept for {sum(keeps)} of {len(keeps)} early ends."
+        f"In {orders.count(True)} of {len(orders)} runs heads are on both neighbours before the loss leaves its "
+        f"plateau; in {orders.count(None)} neither happens. At least half of the gain is kept for {sum(keeps)} of "
+        f"{len(keeps)} early ends."
     )
     figure = curves(lines, "step", "attention on the neighbours, of the head with most (seed 1)", "neighbours by step")
-    return Section(verdict_of([*orders, *keeps]), because, [table(*rows), table(*ends)], {"heads": figure})
+    return Section(
+        verdict_of([*(order is not False for order in orders), *keeps]),
+        because,
+        [table(*rows), table(*ends)],
+        {"heads": figure},
+    )
 
 
 STUDY = Study(
