@@ -25,14 +25,14 @@ class Claim:
         words: Its words.
         not_tried: What is left open.
         studies: The studies that test it.
-        heading: Else, the heading of README that has the figures, as in a link.
+        place: Else, the heading that has the figures, as a link from the page.
         seen: Else, a function that returns the verdict and what was seen.
     """
 
     words: str
     not_tried: str
     studies: Sequence[str] = ()
-    heading: str = ""
+    place: str = ""
     seen: Callable[[], tuple[str, str]] | None = None
 
 
@@ -48,7 +48,7 @@ def rows(verdict_of_study: Callable[[str], str]) -> list[list[str]]:
             places = ", ".join(f"[{name}](#{name})" for name in claim.studies)
             verdict = "; ".join(map(verdict_of_study, claim.studies))
         else:
-            places = f"[README](../README.md#{claim.heading})"
+            places = f"[{Path(claim.place.partition('#')[0]).stem}]({claim.place})"
             verdict = "{}: {}".format(*claim.seen())
         found.append([f"“{claim.words}”", places, verdict, claim.not_tried])
     return found
@@ -94,7 +94,7 @@ CLAIMS = (
     Claim(
         "a computationally efficient auxiliary loss function",
         "models of the paper's size; a whole step on a GPU",
-        heading="what-it-costs",
+        place="../README.md#what-it-costs",
         seen=_cost,
     ),
     Claim("agnostic to the actual pre-training objective", "speech", ("objectives", "images")),
@@ -106,13 +106,13 @@ CLAIMS = (
     Claim(
         "better performance on downstream tasks compared to the baselines",
         "the paper's tasks at its size; several pre-training runs of each model",
-        heading="downstream",
+        place="low-resource.md#guided-against-unguided-without-the-crf",
         seen=_downstream,
     ),
     Claim(
         "state of the art results in low-resource settings",
         "starting from a multilingual model",
-        heading="downstream",
+        place="../README.md#is-it-worth-it",
         seen=_low_resource,
     ),
     Claim(

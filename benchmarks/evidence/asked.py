@@ -36,6 +36,9 @@ def _row(asked: str, study: str, seen: str | None, met: bool) -> Row:
 def _ratios(kept: Kept) -> Iterator[Row]:
     for objective, goal in RATIOS.items():
         yield _ratio(kept, f"`{objective}`", goal, objectives.guided(objective, SEEDS), "objectives")
+    for objective, steps in objectives.LONGER.items():
+        runs = objectives.guided(objective, SEEDS, steps)
+        yield _ratio(kept, f"`{objective}`, {steps} steps", RATIOS[objective], runs, "objectives")
     yield _ratio(kept, "`mlm`, preset `mini`", RATIOS["mlm"], confirmation.arm("guided", SEEDS), "confirmation")
 
 

@@ -40,7 +40,7 @@ def test_ratios_are_met_if_every_seed_reaches_them(evidence):
     rows = asked.rows(kept)
     assert met(rows, "`mlm`:") == ["met"]
     assert met(rows, "`whole-word`") == ["**missed**"]
-    assert met(rows, "`span`") == met(rows, "`rtd`") == ["not measured yet"]
+    assert met(rows, "`span`:") == met(rows, "`rtd`:") == ["not measured yet"]
 
 
 @pytest.mark.parametrize(
