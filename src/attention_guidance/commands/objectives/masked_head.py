@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
-# Names of the prediction head in model families whose loss flattens logits and labels.
-_HEADS = ("lm_head", "cls", "predictions")
+# Names of the prediction head, or of its first part, in model families whose loss flattens logits and labels: of
+# RoBERTa, BERT, ALBERT, ModernBERT, DistilBERT, ELECTRA and those built like them.
+_HEADS = ("lm_head", "cls", "predictions", "head", "vocab_transform", "generator_predictions")
 
 
 class MaskedHead:
     """Make a masked language model predict at the labelled positions only.
 
-    When called with labels, the model returns logits [number of labels, vocabulary]. Models without a head like BERT's
-    or RoBERTa's are left unchanged.
+    When called with labels, the model returns logits [number of labels, vocabulary]. Models with a head of
+    another name are left unchanged.
 
     Args:
         model: A masked language model of transformers.
