@@ -11,7 +11,7 @@ from ..study import BASE, UNGUIDED, Kept, Section, Spec, Study
 from .which_guidance import NO_FIRST
 
 # All that is decided by the small studies is left to the preset and to the defaults of `pretrain`.
-MINI: dict[str, Any] = dict.fromkeys(BASE) | {"preset": "mini", "max_steps": 600}
+MINI: dict[str, Any] = dict.fromkeys(BASE) | {"preset": "mini", "max_steps": 400}
 ARMS: dict[str, tuple[dict[str, Any], str]] = {
     "unguided": (UNGUIDED, ""),
     "guided": ({}, ""),
@@ -83,5 +83,5 @@ STUDY = Study(
     not_tried="A learning rate chosen for each arm; the preset's full 1,500 steps; other texts; larger models.",
     runs=runs,
     section=section,
-    run_seconds=300.0,
+    run_seconds=190.0,
 )
