@@ -19,10 +19,10 @@ COMMANDS = "commands"
 LIBRARY = [
     {"errors", "files", "printable"},
     {"patterns", "schedules", "models"},
-    {"assignment", "loss"},
+    {"assignment", "loss", "weight"},
     {"adapters"},
     {"forward"},
-    {"lost_guidance", "callback"},
+    {"callback"},
     {"handle"},
     {"attach", "analysis"},
     {"matching"},

@@ -32,7 +32,7 @@ def test_public_members_of_the_handle():
     members = {name for name in vars(attention_guidance.Guidance) if not name.startswith("_")}
     assert members == {
         "remove", "loss", "current_weight", "step", "callback", "heads", "per_head", "measure",
-        "explain_backend", "rows_per_head", "weight",
+        "explain_backend", "rows_per_head", "weight", "schedule", "total_steps", "steps_done",
     }  # fmt: skip
 
 

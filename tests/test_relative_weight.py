@@ -157,7 +157,7 @@ def test_the_loss_module_of_a_trainer(model, batch, parts):
 
     loss = Loss()
     guidance = guide(model.bert, HEADS, RelativeWeight(RATIO))
-    guidance._join_losses_of([loss])
+    guidance._losses.join_losses_of([loss])
     first = loss()
     assert set(first) == {"one", "two"} if parts else first.dim() == 0
     guidance.step()

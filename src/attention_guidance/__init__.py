@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from attention_guidance.assignment import GuidedHead as GuidedHead
+    from attention_guidance.assignment import HeadGuidance as HeadGuidance
     from attention_guidance.attach import get_guidance as get_guidance
     from attention_guidance.attach import guide as guide
     from attention_guidance.errors import GuidanceError as GuidanceError
     from attention_guidance.handle import Guidance as Guidance
-    from attention_guidance.handle import HeadGuidance as HeadGuidance
     from attention_guidance.matching import HeadMatching as HeadMatching
     from attention_guidance.matching import match_heads as match_heads
     from attention_guidance.patterns import Pattern as Pattern
@@ -44,8 +44,8 @@ _HOMES = {
     "guide": "attach",
     "get_guidance": "attach",
     "Guidance": "handle",
-    "HeadGuidance": "handle",
     "GuidedHead": "assignment",
+    "HeadGuidance": "assignment",
     "GuidanceError": "errors",
     "HeadMatching": "matching",
     "match_heads": "matching",

@@ -54,6 +54,24 @@ class GuidedHead:
     pattern: Pattern
 
 
+@dataclass(frozen=True)
+class HeadGuidance:
+    """How far one guided head was from its pattern: its squared error (or log mass), averaged over rows.
+
+    Examples:
+        >>> guidance = guide(model, "next@3")
+        >>> loss = model(**batch).loss
+        >>> last = guidance.per_head()[-1]
+        >>> last.layer, last.head, last.pattern, 0 <= last.error <= 2
+        (1, 3, 'next', True)
+    """
+
+    layer: int
+    head: int
+    pattern: str
+    error: float
+
+
 def assign_heads(
     heads: Heads, n_layers: int, n_heads: int, get_pattern: Callable[[str], Pattern]
 ) -> tuple[GuidedHead, ...]:

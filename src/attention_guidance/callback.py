@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from attention_guidance.errors import ConfigError
+from attention_guidance.forward.joined_losses import JoinedLosses
+from attention_guidance.weight import GuidanceWeight
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -23,25 +25,14 @@ class Stepped(Protocol):
     """The part of `Guidance` that the callback uses."""
 
     model: nn.Module
-    total_steps: int | None
-    steps_done: int
-    weight: float
-
-    @property
-    def current_weight(self) -> float:
-        """The weight at the current step."""
+    _weight: GuidanceWeight
+    _losses: JoinedLosses
 
     def per_head(self) -> Sequence[Any]:
         """The guidance error of each guided head."""
 
     def rows_per_head(self) -> list[int]:
         """The number of attention rows behind each error."""
-
-    def _end_step(self) -> bool: ...
-
-    def _restore(self, weight: float) -> None: ...
-
-    def _join_losses_of(self, modules: Iterable[nn.Module]) -> None: ...
 
 
 class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
@@ -77,24 +68,25 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
                 f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute the loss from the "
                 "logits, without guidance; set it to 0"
             )
-        self.guidance.total_steps = state.max_steps
-        self.guidance.steps_done = state.global_step
+        weight = self.guidance._weight
+        weight.total_steps, weight.steps_done = state.max_steps, state.global_step
         self._kept_as = _FULL_WEIGHT + _name_in(trained, guided)
         kept = [entry[self._kept_as] for entry in state.log_history if self._kept_as in entry]
         if kept:
-            self.guidance._restore(kept[-1])
+            weight.restore(kept[-1])
         trainer = _calling_trainer()
         if trainer is not None:
             _put_first(self, trainer.callback_handler.callbacks)
             losses = getattr(trainer, "loss", None)
             losses = losses.values() if isinstance(losses, dict) else [losses]
-            self.guidance._join_losses_of(loss for loss in losses if isinstance(loss, nn.Module))
+            self.guidance._losses.join_losses_of(loss for loss in losses if isinstance(loss, nn.Module))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance the schedule, and keep a relative weight that the step has set."""
-        self.guidance.steps_done = state.global_step
-        if self.guidance._end_step():
-            state.log_history.append({"step": state.global_step, self._kept_as: self.guidance.weight})
+        weight = self.guidance._weight
+        weight.steps_done = state.global_step
+        if weight.end_step(next(self.guidance.model.parameters()).device):
+            state.log_history.append({"step": state.global_step, self._kept_as: weight.full})
 
     def on_log(
         self,
@@ -108,7 +100,7 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
         if logs is not None and "loss" in logs:
             rows = self.guidance.rows_per_head()
             errors = [head.error for head, n_rows in zip(self.guidance.per_head(), rows, strict=True) if n_rows]
-            added = {"guidance_weight": self.guidance.current_weight}
+            added = {"guidance_weight": self.guidance._weight.current}
             if errors:
                 added["guidance"] = sum(errors) / len(errors)
             logs.update(added)

@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import TracebackType
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from attention_guidance.adapters.base import Adapter
-from attention_guidance.adapters.inputs_outputs import loss_of, share_of_batch, with_loss
-from attention_guidance.adapters.modules import normalizes_its_loss
-from attention_guidance.assignment import GuidedHead
+from attention_guidance.assignment import GuidedHead, HeadGuidance
 from attention_guidance.errors import AttachError
-from attention_guidance.forward.first_loss import FirstLoss
-from attention_guidance.forward.forward_pass import ForwardPass
 from attention_guidance.forward.hooked_forward import HookedForward
+from attention_guidance.forward.joined_losses import JoinedLosses
 from attention_guidance.forward.layer import LayerProcessor
+from attention_guidance.forward.lost_guidance import LostGuidance
 from attention_guidance.forward.passes import Passes
 from attention_guidance.loss.aggregate import mean
 from attention_guidance.loss.backends import BackendChoice
 from attention_guidance.loss.layers import no_loss
-from attention_guidance.lost_guidance import LostGuidance
 from attention_guidance.patterns import GIVEN
-from attention_guidance.schedules import RelativeWeight, Schedule, checked_weight
+from attention_guidance.schedules import RelativeWeight, Schedule
+from attention_guidance.weight import GuidanceWeight
 
 if TYPE_CHECKING:
     from attention_guidance.callback import GuidanceCallback
-
-
-@dataclass(frozen=True)
-class HeadGuidance:
-    """How far one guided head was from its pattern: its squared error (or log mass), averaged over rows.
-
-    Examples:
-        >>> guidance = guide(model, "next@3")
-        >>> loss = model(**batch).loss
-        >>> last = guidance.per_head()[-1]
-        >>> last.layer, last.head, last.pattern, 0 <= last.error <= 2
-        (1, 3, 'next', True)
-    """
-
-    layer: int
-    head: int
-    pattern: str
-    error: float
 
 
 class Guidance:
@@ -63,9 +42,6 @@ class Guidance:
 
     Attributes:
         model: the guided model.
-        schedule: how the weight changes over training.
-        total_steps: length of the run in optimisation steps, if known.
-        steps_done: optimisation steps made so far.
     """
 
     def __init__(
@@ -82,35 +58,25 @@ class Guidance:
     ) -> None:
         self.model: nn.Module = adapter.model
         self._whole = getattr(within, "_orig_mod", within) or adapter.model
-        self._relative = weight if isinstance(weight, RelativeWeight) else None
-        self.weight = 0.0 if isinstance(weight, RelativeWeight) else weight
-        # None once the weight is known.
-        self._first = None if self._relative is None else FirstLoss()
-        self.schedule: Schedule = schedule
-        self.total_steps: int | None = total_steps
-        self.steps_done: int = 0
+        self._weight = GuidanceWeight(weight, schedule, total_steps)
         self._adapter = adapter
         self._objective, self._normalization = loss, normalization
         self._backend = backend
-        self._passes = Passes(type(self.model).__name__, self._is_weighted)
-        by_layer: dict[int, list[GuidedHead]] = {}
-        for head in heads:
-            by_layer.setdefault(head.layer, []).append(head)
+        self._passes = Passes(type(self.model).__name__, self._weight)
+        layer_of = attrgetter("layer")
         self._layers = tuple(
-            LayerProcessor(layer, by_layer[layer], loss, backend, self._passes) for layer in sorted(by_layer)
+            LayerProcessor(layer, of_layer, loss, backend, self._passes)
+            for layer, of_layer in groupby(sorted(heads, key=layer_of), layer_of)
         )
-        self._lost = LostGuidance(self._whole, self.heads)
-        # Whether the guided model was called since the last call of the module that contains it.
-        self._called = False
+        self._lost = LostGuidance(self._whole, self.heads, self._passes, self._weight)
         adapter.attach({layer.number: layer for layer in self._layers})
-        modules = [self.model] if self._whole is self.model else [self.model, self._whole]
-        self._forwards = [HookedForward(module) for module in modules]
+        self._forwards = [HookedForward(module) for module in dict.fromkeys((self.model, self._whole))]
         # Hooks are bound methods, so that copying the model also copies its guidance.
         self._hooks = [
             self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
             self.model.register_forward_hook(self._end, always_call=True),
-            self._whole.register_forward_hook(self._join, with_kwargs=True),
         ]
+        self._losses = JoinedLosses(adapter, self._forwards[-1], self._passes, self._weight, self._lost)
         if self._whole is not self.model:
             self._hooks.append(self._whole.register_forward_pre_hook(self._begin_whole))
             self._hooks.append(self._whole.register_forward_hook(self._end_whole, always_call=True))
@@ -122,8 +88,11 @@ class Guidance:
         """
         if not self._hooks:
             return
-        for hook in [*self._hooks, *reversed(self._forwards)]:
+        for hook in self._hooks:
             hook.remove()
+        self._losses.remove()
+        for forward in reversed(self._forwards):
+            forward.remove()
         self._hooks, self._forwards = [], []
         self._adapter.detach()
 
@@ -131,31 +100,22 @@ class Guidance:
         """Guide the model inside a `with` block, and no longer."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.remove()
 
     def __str__(self) -> str:
         """A summary: the settings, and the guided heads of each layer with their errors, as far as they are known."""
         n_heads = self._adapter.n_layers * self._adapter.n_heads
-        measured = self._passes.measured is not None or self._passes.of_the_loss()
-        errors = [f" {head.error:.4f}" for head in self.per_head()] if measured else [""] * len(self.heads)
+        measured = self.per_head() if self._passes.seen else []
+        errors = {(head.layer, head.head): f" {head.error:.4f}" for head in measured}
         state = "" if self._hooks else ", removed"
-        known = self.total_steps is not None or not self.schedule.needs_total
-        now = f", now {self.current_weight:g}" if known and self.schedule.shape != "constant" else ""
-        weight = f"{self.weight:g}" if self._first is None else "not known before the first step"
-        if self._relative is not None:
-            weight = f"{self._relative.ratio:g} x the first loss = {weight}"
         lines = [
             f"{len(self.heads)} of {n_heads} heads of {type(self.model).__name__} guided{state}: "
-            f"weight {weight} ({self.schedule.shape}{now}), {self._objective}, backend {self._backend}"
+            f"weight {self._weight}, {self._objective}, backend {self._backend}"
         ]
         for layer in self._layers:
             of_layer = [
-                f"{head.pattern.name}@{head.head}{error}"
-                for head, error in zip(self.heads, errors, strict=True)
-                if head.layer == layer.number
+                f"{head.pattern.name}@{head.head}{errors.get((head.layer, head.head), '')}" for head in layer.heads
             ]
             lines.append(f"  layer {layer.number}: {', '.join(of_layer)}")
         return "\n".join(lines)
@@ -179,8 +139,7 @@ class Guidance:
         if not (model.training or self._passes.measuring):
             self._passes.current, self._passes.evaluates = None, True
             return args, model_kwargs
-        if not torch.compiler.is_compiling():
-            self._lost.check(self._passes.untrained(), self.schedule, self.steps_done, self._first is not None)
+        self._lost.check()
         inputs = self._forwards[0].named_inputs(args, model_kwargs) | (
             {GIVEN: kwargs[GIVEN]} if GIVEN in kwargs else {}
         )
@@ -191,8 +150,7 @@ class Guidance:
         ended, self._passes.current = self._passes.current, None
         # There is no output if the forward pass raised.
         if ended is None or output is None:
-            never_trained = self._passes.last is None and torch.is_grad_enabled() and self._is_weighted()
-            if output is not None and never_trained and not torch.compiler.is_compiling():
+            if output is not None:
                 self._lost.watch_evaluation(output)
             return
         self._adapter.end_pass()
@@ -206,74 +164,8 @@ class Guidance:
         for layer in missing:
             ended.layers[layer.number] = no_loss(len(layer.guided), next(model.parameters()).device)
         self._passes.keep(ended)
-        if ended.trains and not torch.compiler.is_compiling():
-            self._lost.count(ended)
-        self._called = True
-
-    def _join(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Add the guidance of the passes to the loss of the model, or of the module passed as `within`."""
-        if not model.training or output is None:
-            return output
-        called, self._called = self._called, False
-        if not called and loss_of(output) is not None:
-            raise AttachError(
-                f"{type(model).__name__} did not call its part {type(self.model).__name__} in training mode in this "
-                "pass: it would train unguided"
-            )
-        return self._with_guidance(self._forwards[-1].named_inputs(args, kwargs), output)
-
-    def _join_loss_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Add the guidance of the passes to the output of a Trainer's loss module: a loss, or its parts by name."""
-        if self._first is not None and self.model.training and torch.is_grad_enabled():
-            self._first.add(output if isinstance(output, Tensor) else torch.stack([*output.values()]).sum(), None)
-        if not self._passes.without_loss:
-            return output
-        guidance = self._guidance_loss(self._passes.of_the_loss(), added=True)
-        return output + guidance if isinstance(output, Tensor) else {**output, "guidance_loss": guidance}
-
-    def _join_losses_of(self, modules: Iterable[nn.Module]) -> None:
-        """Add guidance to the losses of modules that call the model, as in SentenceTransformerTrainer. Idempotent.
-
-        Args:
-            modules: modules that return a loss, or a dict of its parts.
-        """
-        for module in modules:
-            joined = any(getattr(hook, "__self__", None) is self for hook in module._forward_hooks.values())
-            if self._hooks and not joined and any(part is self.model for part in module.modules()):
-                self._hooks.append(module.register_forward_hook(self._join_loss_module))
-
-    def _with_guidance(self, inputs: Mapping[str, Any], output: Any) -> Any:
-        """The model's output with guidance added to its loss, if it has one."""
-        objective = loss_of(output)
-        if objective is None:
-            return output
-        share = share_of_batch(inputs)
-        if self._whole is not self.model:
-            # Several guidances may be added to one module's loss, so do not rescale that loss: scale guidance like it.
-            share = share if share is not None and self._is_scaled() else None
-        elif share is not None and not self._adapter.self_normalizing:
-            objective = objective * share
-        if self._first is not None and torch.is_grad_enabled():
-            if torch.compiler.is_compiling():
-                raise AttachError(
-                    "the first loss, of which a relative weight is a multiple, cannot be read under torch.compile: "
-                    "make the first step without it, or give the weight as a number"
-                )
-            self._first.add(objective, share)
-        total = objective
-        last = self._passes.last
-        # A pass without gradients reports its own guidance only: earlier passes belong to a loss that is yet to come.
-        passes = [last] if last is not None and not last.trains else self._passes.of_the_loss()
-        if self.current_weight:
-            total = objective + (1 if share is None else share) * self._guidance_loss(passes, added=True)
-        return with_loss(output, total)
-
-    def _is_scaled(self) -> bool:
-        """Whether the loss of `within` is a share of the batch's, by itself or by guidance of its cross-attention."""
-        owners = [getattr(hook, "__self__", None) for hook in self._whole._forward_hooks.values()]
-        before = owners[: owners.index(self)]
-        scaled = any(isinstance(owner, Guidance) and owner.model is self._whole for owner in before)
-        return scaled or normalizes_its_loss(self._whole)
+        self._lost.count(ended)
+        self._losses.called = True
 
     def loss(self) -> Tensor:
         """Weight x guidance of the training passes since the last loss.
@@ -289,26 +181,7 @@ class Guidance:
             AttachError: there was no forward pass in training mode yet, or the weight is relative to a loss that the
                 library does not see.
         """
-        if self._passes.evaluates and not self._passes.without_loss:
-            return torch.zeros((), device=next(self.model.parameters()).device)
-        if self._first is not None and not self._first.seen:
-            raise AttachError(
-                "the weight is relative to the loss in the model's output, and there is none yet: pass labels to the "
-                "model, or give the weight as a number"
-            )
-        passes = self._passes.of_the_loss()
-        if not passes:
-            raise AttachError("no guided forward pass yet: call the model in training mode first")
-        return self._guidance_loss(passes, added=False)
-
-    def _guidance_loss(self, passes: list[ForwardPass], added: bool) -> Tensor:
-        terms = [layer.loss for one in passes for layer in one.layers.values()]
-        total: Tensor = self.current_weight * torch.stack(terms).sum()
-        if any(one.trains for one in passes):
-            self._passes.join(total, added)
-        if not torch.compiler.is_compiling():
-            self._lost.check_trainable(passes)
-        return total
+        return self._losses.unjoined()
 
     # Progress
 
@@ -322,20 +195,43 @@ class Guidance:
         Raises:
             ConfigError: set to an invalid value.
         """
-        return self._weight
+        return self._weight.full
 
     @weight.setter
     def weight(self, weight: float) -> None:
-        self._weight = checked_weight(weight)
-        self._first = None
+        self._weight.full = weight
+
+    @property
+    def schedule(self) -> Schedule:
+        """How the weight changes over training."""
+        return self._weight.schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule) -> None:
+        self._weight.schedule = schedule
+
+    @property
+    def total_steps(self) -> int | None:
+        """Length of the run in optimisation steps, if known."""
+        return self._weight.total_steps
+
+    @total_steps.setter
+    def total_steps(self, total_steps: int | None) -> None:
+        self._weight.total_steps = total_steps
+
+    @property
+    def steps_done(self) -> int:
+        """Optimisation steps made so far. In a loop that counts them itself, set it instead of calling `step`."""
+        return self._weight.steps_done
+
+    @steps_done.setter
+    def steps_done(self, steps_done: int) -> None:
+        self._weight.steps_done = steps_done
 
     @property
     def current_weight(self) -> float:
         """The weight at the current step: full weight x schedule."""
-        return self.weight * self.schedule.factor(self.steps_done, self.total_steps)
-
-    def _is_weighted(self) -> bool:
-        return self.current_weight > 0
+        return self._weight.current
 
     def step(self) -> None:
         """Count an optimisation step.
@@ -343,21 +239,7 @@ class Guidance:
         Call it in your own training loop, on all ranks, if the schedule is not constant or the weight is relative.
         """
         self.steps_done += 1
-        self._end_step()
-
-    def _end_step(self) -> bool:
-        """End an optimisation step; returns whether a relative weight is known from now on."""
-        if self._relative is None or self._first is None:
-            return False
-        size = self._first.size(next(self.model.parameters()).device)
-        if size is not None:
-            self.weight = self._relative.ratio * size
-        return size is not None
-
-    def _restore(self, weight: float) -> None:
-        """Set what a relative weight came to before a resume. A weight that was given as a number stays."""
-        if self._relative is not None:
-            self.weight = weight
+        self._weight.end_step(next(self.model.parameters()).device)
 
     def callback(self) -> GuidanceCallback:
         """A callback for transformers' Trainer that advances the schedule and adds guidance to the logs."""
@@ -380,8 +262,7 @@ class Guidance:
         Raises:
             AttachError: there was no guided forward pass yet.
         """
-        values = mean(*self._sums_and_counts())
-        errors: list[float] = values.tolist()
+        errors: list[float] = mean(*self._passes.sums_and_counts()).tolist()
         return [
             HeadGuidance(head.layer, head.head, head.pattern.name, error)
             for head, error in zip(self.heads, errors, strict=True)
@@ -395,7 +276,7 @@ class Guidance:
         Raises:
             AttachError: there was no guided forward pass yet.
         """
-        rows: list[int] = self._sums_and_counts()[1].tolist()
+        rows: list[int] = self._passes.sums_and_counts()[1].tolist()
         return rows
 
     def explain_backend(self) -> str:
@@ -414,17 +295,5 @@ class Guidance:
             >>> len(guidance.per_head())
             2
         """
-        self._passes.measuring, self._passes.measured, self._passes.last = True, None, None
-        try:
+        with self._passes.measure():
             yield self
-        finally:
-            self._passes.measuring = False
-
-    def _sums_and_counts(self) -> tuple[Tensor, Tensor]:
-        if self._passes.measured is not None:
-            return self._passes.measured
-        passes = self._passes.of_the_loss()
-        if not passes:
-            raise AttachError("no guided forward pass yet: call the model in training mode, or within measure()")
-        sums, counts = zip(*(one.sums_and_counts() for one in passes), strict=True)
-        return torch.stack(sums).sum(0), torch.stack(counts).sum(0)

@@ -6,7 +6,8 @@ The handle and all guided layers share one `Passes` object.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from attention_guidance.adapters.base import graph_task, in_backward
 from attention_guidance.errors import AttachError
 from attention_guidance.forward.forward_pass import ForwardPass, GradientTrace
 from attention_guidance.loss.call import Call
+from attention_guidance.weight import GuidanceWeight
 
 
 class Passes:
@@ -26,7 +28,7 @@ class Passes:
 
     Args:
         name: name of the guided model.
-        weighted: returns whether the guidance weight is currently above 0.
+        weight: the guidance weight; guidance only trains while it is above 0.
 
     Attributes:
         current: the pass in progress; None between passes.
@@ -37,9 +39,9 @@ class Passes:
         measured: for each guided head, the sum over the rows that count and their number, over all measured passes.
     """
 
-    def __init__(self, name: str, weighted: Callable[[], bool]) -> None:
+    def __init__(self, name: str, weight: GuidanceWeight) -> None:
         self.name = name
-        self.weighted = weighted
+        self.weight = weight
         self.current: ForwardPass | None = None
         self.last: ForwardPass | None = None
         self.measuring = False
@@ -79,7 +81,9 @@ class Passes:
             patch_size: height and width of the model's image patches in pixels, or None.
             training: whether the model is in training mode.
         """
-        new = ForwardPass(inputs, patch_size, torch.is_grad_enabled(), training and self.weighted(), graph_task())
+        new = ForwardPass(
+            inputs, patch_size, torch.is_grad_enabled(), training and self.weight.current > 0, graph_task()
+        )
         last = self.last
         new.recomputes = in_backward() and last is not None and last.with_gradient and last.graph_task != new.graph_task
         # A pass without gradients belongs to a loss only inside the containing module, as in a reentrant checkpoint.
@@ -127,6 +131,34 @@ class Passes:
                 if one.trace is not None:
                     loss.register_hook(one.trace.reach_guidance)  # type: ignore[no-untyped-call]
 
+    @contextmanager
+    def measure(self) -> Iterator[None]:
+        """Measure all passes in the block, in evaluation mode too, and sum over them in `measured`."""
+        self.measuring, self.measured, self.last = True, None, None
+        try:
+            yield
+        finally:
+            self.measuring = False
+
+    @property
+    def seen(self) -> bool:
+        """Whether there are passes for `sums_and_counts`."""
+        return self.measured is not None or len(self.of_the_loss()) > 0
+
+    def sums_and_counts(self) -> tuple[Tensor, Tensor]:
+        """As `measured`, or over the passes of the last loss if none were measured since.
+
+        Raises:
+            AttachError: there was no pass yet.
+        """
+        if self.measured is not None:
+            return self.measured
+        passes = self.of_the_loss()
+        if not passes:
+            raise AttachError("no guided forward pass yet: call the model in training mode, or within measure()")
+        sums, counts = zip(*(one.sums_and_counts() for one in passes), strict=True)
+        return torch.stack(sums).sum(0), torch.stack(counts).sum(0)
+
     def untrained(self) -> int:
         """The number of passes since the last call of this method whose backward pass lacked their guidance."""
         n_untrained = sum(not trace.guidance for trace in self._reached)
@@ -163,7 +195,7 @@ class Passes:
         """
         if self.current is not None or in_backward():
             return False
-        if training and torch.is_grad_enabled() and self.weighted():
+        if training and torch.is_grad_enabled() and self.weight.current > 0:
             raise AttachError(
                 f"guided attention of {self.name} was called in training mode outside of a guided forward pass, and "
                 "would train unguided: call the model that was passed to guide(), in training mode. To train a part of "

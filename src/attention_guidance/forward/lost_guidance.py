@@ -6,13 +6,15 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import GuidanceWarning
 from attention_guidance.forward.forward_pass import ForwardPass
+from attention_guidance.forward.passes import Passes
 from attention_guidance.patterns.targets import sums_dtype
-from attention_guidance.schedules import Schedule
+from attention_guidance.weight import GuidanceWeight
 
 # Parameters that change this often are being trained, not loaded or initialised.
 _UPDATES = 3
@@ -26,11 +28,14 @@ class LostGuidance:
     Args:
         model: the model that is trained.
         heads: the guided heads.
+        passes: the forward passes of the guided model.
+        weight: the guidance weight.
     """
 
-    def __init__(self, model: nn.Module, heads: Sequence[GuidedHead]) -> None:
+    def __init__(self, model: nn.Module, heads: Sequence[GuidedHead], passes: Passes, weight: GuidanceWeight) -> None:
         self._model = model
         self._heads = heads
+        self._passes, self._weight = passes, weight
         self._said: set[str] = set()
         self._total: float | None = None
         self._updates = 0
@@ -44,39 +49,38 @@ class LostGuidance:
         counts = {"_updates": 0, "_n_passes": 0, "_n_untrainable": 0}
         return self.__dict__ | counts | {"_said": set(), "_total": None, "_rows": None, "_backward": False}
 
-    def check(self, n_untrained: int, schedule: Schedule, steps_done: int, unmeasured: bool) -> None:
-        """Check for lost guidance before a pass.
-
-        Args:
-            n_untrained: number of training passes whose backward pass did not include their guidance.
-            schedule: schedule of the weight.
-            steps_done: number of optimisation steps that the schedule knows of.
-            unmeasured: whether a relative weight is not known yet.
-        """
-        if n_untrained:
+    def check(self) -> None:
+        """Check for lost guidance before a pass."""
+        if torch.compiler.is_compiling():
+            return
+        if self._passes.untrained():
             self._warn(
                 "the guidance of a forward pass was in no loss: backward() ran through the model without it. Train on "
                 "model(**batch).loss, or add guidance.loss() to your own loss (compute_loss_func, compute_loss); "
                 "with sentence-transformers, pass callbacks=[guidance.callback()] to its Trainer"
             )
-        if schedule.shape != "constant" and not steps_done:
+        schedule = self._weight.schedule
+        if schedule.shape != "constant" and not self._weight.steps_done:
             self._warn_if_updated(
                 f"the schedule {schedule.shape!r} was never stepped, so the guidance weight does not change: call "
                 "guidance.step() after optimizer.step(), or pass callbacks=[guidance.callback()] to Trainer; "
                 "a copy of a guided model has its own guidance, get_guidance(model)"
             )
-        if unmeasured:
+        if not self._weight.known:
             self._warn_if_updated(
                 "the weight is relative to the loss of the first step, which never ended, so nothing is guided: call "
                 "guidance.step() after optimizer.step(), or pass callbacks=[guidance.callback()] to Trainer"
             )
 
     def watch_evaluation(self, output: Any) -> None:
-        """Watch a finished pass in evaluation mode with gradients enabled, if there was no training pass so far.
+        """Watch a finished pass in evaluation mode that may be trained, if there was no training pass so far.
 
         Args:
             output: the model's output.
         """
+        guides = torch.is_grad_enabled() and self._weight.current > 0
+        if self._passes.last is not None or not guides or torch.compiler.is_compiling():
+            return
         if self._backward:
             self._warn_if_updated(
                 f"{type(self._model).__name__} is trained in evaluation mode, in which guidance is in no loss: call "
@@ -92,7 +96,9 @@ class LostGuidance:
         self._backward = True
 
     def count(self, ended: ForwardPass) -> None:
-        """Count a finished training pass. A loss may include it, several such passes, or none."""
+        """Count a finished pass, if it trains. A loss may include it, several such passes, or none."""
+        if not ended.trains or torch.compiler.is_compiling():
+            return
         if self._n_passes < _PASSES:
             self._count_rows(ended.sums_and_counts()[1])
         if ended.with_gradient and ended.learns is not None:
@@ -102,6 +108,8 @@ class LostGuidance:
 
     def check_trainable(self, passes: Iterable[ForwardPass]) -> None:
         """Warn if none of the passes of a loss can train guided heads."""
+        if torch.compiler.is_compiling():
+            return
         learn = [one.learns for one in passes if one.trains and one.with_gradient and one.learns is not None]
         if learn and not any(learn):
             self._warn(
