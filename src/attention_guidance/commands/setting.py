@@ -119,13 +119,12 @@ def check(record: Any) -> None:
                 raise ConfigError(f"{name}={value!r} {rule.says}")
 
 
-def check_needs(record: Any, given: Collection[str], defaults: Mapping[str, Any]) -> None:
+def check_needs(record: Any, given: Collection[str]) -> None:
     """Check that every setting that was given has an effect.
 
     Args:
         record: The settings.
         given: Names of the settings that were given.
-        defaults: Values of the settings if they are not given.
 
     Raises:
         ConfigError: A setting has no effect; the message says what it is for.
@@ -133,7 +132,7 @@ def check_needs(record: Any, given: Collection[str], defaults: Mapping[str, Any]
     for name, declared in settings_of(record).items():
         value = getattr(record, name)
         unmet = [need.says for need in declared.needs if not need.holds(record)]
-        if unmet and name in given and value != defaults[name]:
+        if unmet and name in given:
             raise ConfigError(f"{name}={value!r} is for {unmet[0]}; leave it out")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from attention_guidance.commands.pretraining import compare as compare_module
 from attention_guidance.commands.pretraining.compare import ARMS, verdict
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints, step_of
+from attention_guidance.commands.pretraining.settings.config import make_config
 
 HEADER = {"schema_version", "kind", "date", "versions", "device", "command", "config", "corpus", "model", "steps"}
 OF_OBJECTIVE = {"final_means", "predicts", "gives_perplexity"}
@@ -127,6 +129,13 @@ def test_peak_memory_is_that_of_training_alone(comparison):
     # The process that asked held more than 400 MiB.
     assert 0 < memory["unguided_mib"] < 200
     assert 0 < memory["guided_mib"] < 200
+
+
+def test_peak_memory_of_a_run_with_a_setting_that_does_nothing(comparison):
+    """As a file of settings may have."""
+    config = make_config({}, comparison / "seed-1" / "guided" / "run.yaml")
+    idle = dataclasses.replace(config, generator_share=0.25)
+    assert compare_module.peak_memory(idle, comparison / "tokenizer") > 0
 
 
 def test_attention_is_kept_at_the_beginning_at_1_percent_and_at_the_end(comparison):

@@ -209,6 +209,7 @@ def test_the_file_is_not_blamed_for_a_flag(yaml_file):
         ({"dataset_split": "test"}, "dataset_split='test' is for a dataset"),
         ({"max_steps": 7, "max_time": "1h"}, "max_steps=7 is for a run without `max_time`"),
         ({"weight": 0.3, "relative_weight": 2.0}, "weight=0.3 is for a run without `relative_weight`"),
+        ({"weight": 0.1, "relative_weight": 2.0}, "weight=0.1 is for a run without `relative_weight`"),
         ({"objective": "mim", "tokenizer": "here"}, "tokenizer='here' is for objectives of text"),
         ({"objective": "speech", "pad_vocab": 64}, "pad_vocab=64 is for objectives of text"),
         ({"objective": "speech", "final_masking_rate": 0.3}, "is for objectives that mask tokens"),
@@ -223,6 +224,26 @@ def test_what_a_file_has_may_do_nothing(tmp_path):
     """As that of a run has everything."""
     write_yaml(RunConfig(generator_share=0.25, max_steps=7), tmp_path / "run.yaml")
     assert make_config({"max_time": "1h"}, tmp_path / "run.yaml").max_time == "1h"
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "message"),
+    [
+        ({}, {"weight": 0.3}, "a run with weight=0.1, not 0.3"),
+        ({}, {"relative_weight": 0.02}, "a run with relative_weight=None, not 0.02"),
+        ({"relative_weight": 0.02}, {"relative_weight": 0.04}, "a run with relative_weight=0.02, not 0.04"),
+        ({"relative_weight": 0.02}, {"weight": 0.3}, "weight=0.3 is for a run without `relative_weight`"),
+        ({"relative_weight": 0.02}, {"weight": 0.1}, "weight=0.1 is for a run without `relative_weight`"),
+    ],
+)
+def test_resuming_with_another_weight_is_refused(tmp_path, saved, given, message):
+    write_yaml(make_config(saved), file := tmp_path / "run.yaml")
+    try:
+        said = other_run(make_config(given, resumed=file), file)
+    except ConfigError as error:
+        said = str(error)
+    assert said is not None
+    assert message in said
 
 
 @pytest.mark.parametrize(

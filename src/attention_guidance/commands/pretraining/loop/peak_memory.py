@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
+from attention_guidance.commands.pretraining.settings.config import RunConfig
 
 _STEPS = 3
 
@@ -97,4 +97,4 @@ def resident_mib() -> float:
 
 if __name__ == "__main__":
     request = json.load(sys.stdin)
-    print(_measure(make_config(request["config"]), request["tokenizer"]))
+    print(_measure(RunConfig(**request["config"]), request["tokenizer"]))

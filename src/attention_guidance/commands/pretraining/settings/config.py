@@ -65,8 +65,7 @@ def make_config(
         from_file = {name: value for name, value in from_file.items() if name not in suited}
     if "preset" in given and (resumed is None or preset != from_file.get("preset")):
         from_file = beside_preset(from_file, preset)
-    defaults = vars(RunConfig()) | vars(get_preset(preset)) | suited
-    layered = defaults | from_file | given
+    layered = vars(RunConfig()) | vars(get_preset(preset)) | suited | from_file | given
     layered["arguments"] = from_file.get("arguments", {}) | given.get("arguments", {})
     # Absolute, so that a run can be resumed, and its run.yaml used, from any folder.
     if is_own(objective):
@@ -81,7 +80,7 @@ def make_config(
     if layered["tokenizer"] is not None:
         layered["tokenizer"] = tokenizer_folder(layered["tokenizer"])
     config = RunConfig(**(layered | _stated(layered, from_file | given)))
-    check_needs(config, given, defaults)
+    check_needs(config, given)
     if "arguments" in given:
         check_read(config.arguments)
     # A pipe can be read only once: its text is saved, and identifies the run.
