@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 
 import pytest
@@ -220,7 +221,7 @@ def trained(make_model, examples, folder, stops=None, resumes=None, weight=RELAT
 def test_trainer_resumes_bit_by_bit(make_model, examples, tmp_path, step):
     guidance, weights, trainer = trained(make_model, examples, tmp_path / "whole")
     kept = [entry for entry in trainer.state.log_history if "guidance_full_weight" in entry]
-    assert kept == [{"step": 1, "guidance_full_weight": guidance.weight}]
+    assert kept == [{"step": 1, "guidance_full_weight": guidance.weight, "guidance_ratio": RATIO}]
     logged = [entry["guidance_weight"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == pytest.approx([guidance.weight * (1 - done / 8) for done in range(1, 9)])
     trained(make_model, examples, tmp_path / "halved", stops=step)
@@ -235,6 +236,41 @@ def test_a_resume_keeps_a_weight_that_is_given_as_a_number(make_model, examples,
     trained(make_model, examples, tmp_path, stops=2)
     resumed, _, _ = trained(make_model, examples, tmp_path, resumes=str(tmp_path / "checkpoint-2"), weight=0.3)
     assert resumed.weight == 0.3
+
+
+def test_a_resume_with_another_ratio_is_refused(make_model, examples, tmp_path):
+    begun, _, _ = trained(make_model, examples, tmp_path, stops=2)
+    message = rf"RelativeWeight\(ratio=0\.04\): .* began with RelativeWeight\(ratio=0\.02\).* {begun.weight:g};"
+    with pytest.raises(ConfigError, match=message):
+        trained(make_model, examples, tmp_path, resumes=str(tmp_path / "checkpoint-2"), weight=RelativeWeight(0.04))
+
+
+def test_a_resume_from_before_ratios_were_saved(make_model, examples, tmp_path):
+    begun, _, _ = trained(make_model, examples, tmp_path, stops=2)
+    file = tmp_path / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    assert [entry.pop("guidance_ratio") for entry in state["log_history"] if "guidance_ratio" in entry] == [RATIO]
+    file.write_text(json.dumps(state))
+    resumed, _, _ = trained(make_model, examples, tmp_path, resumes=str(tmp_path / "checkpoint-2"))
+    assert resumed.weight == begun.weight
+
+
+def test_a_resume_of_a_run_without_a_relative_weight_gives_a_warning(make_model, examples, tmp_path):
+    """Its first loss is not known, so that of the next step takes its place."""
+    trained(make_model, examples, tmp_path, stops=2, weight=0.3)
+    with pytest.warns(GuidanceWarning, match=r"RelativeWeight\(ratio=0\.02\).* multiple of the loss of step 3;"):
+        resumed, _, _ = trained(make_model, examples, tmp_path, resumes=str(tmp_path / "checkpoint-2"))
+    assert resumed.weight > 0
+
+
+def test_a_number_that_is_set_survives_a_resume(make_model, examples, tmp_path):
+    begun, _, trainer = trained(make_model, examples, tmp_path, stops=2)
+    begun.weight = 0.3
+    assert "weight 0.3 (linear" in str(begun)
+    trainer.callback_handler.callbacks = [one for one in trainer.callback_handler.callbacks if type(one) is not Stops]
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert begun.steps_done == 8
+    assert begun.weight == 0.3
 
 
 @pytest.mark.parametrize("uneven", [False, True])

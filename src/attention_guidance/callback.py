@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-# The key of a relative weight in the log history.
-_FULL_WEIGHT = "guidance_full_weight"
+# The keys of a relative weight in the log history: what it came to, and its ratio.
+_FULL_WEIGHT, _RATIO = "guidance_full_weight", "guidance_ratio"
 
 
 class Stepped(Protocol):
@@ -53,8 +53,9 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
         """Read the length of the run and, on a resume, the steps done; move this callback before the reporters.
 
         Raises:
-            ConfigError: the Trainer computes its own loss from the logits (label smoothing), which has no guidance; or
-                it trains a model other than the guided one, such as a copy.
+            ConfigError: the Trainer computes its own loss from the logits (label smoothing), which has no guidance; it
+                trains a model other than the guided one, such as a copy; or it resumes a run whose relative weight had
+                another ratio.
         """
         trained, guided = kwargs.get("model"), self.guidance.model
         if isinstance(trained, nn.Module) and not any(part is guided for part in trained.modules()):
@@ -68,12 +69,11 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
                 f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute the loss from the "
                 "logits, without guidance; set it to 0"
             )
-        weight = self.guidance._weight
-        weight.total_steps, weight.steps_done = state.max_steps, state.global_step
-        self._kept_as = _FULL_WEIGHT + _name_in(trained, guided)
-        kept = [entry[self._kept_as] for entry in state.log_history if self._kept_as in entry]
-        if kept:
-            weight.restore(kept[-1])
+        part = _name_in(trained, guided)
+        self._full_weight, self._ratio = _FULL_WEIGHT + part, _RATIO + part
+        kept: dict[str, Any] = next((entry for entry in reversed(state.log_history) if self._full_weight in entry), {})
+        self.guidance._weight.total_steps = state.max_steps
+        self.guidance._weight.resume(state.global_step, kept.get(self._full_weight), kept.get(self._ratio))
         trainer = _calling_trainer()
         if trainer is not None:
             _put_first(self, trainer.callback_handler.callbacks)
@@ -85,8 +85,10 @@ class GuidanceCallback(TrainerCallback):  # type: ignore[misc]
         """Advance the schedule, and keep a relative weight that the step has set."""
         weight = self.guidance._weight
         weight.steps_done = state.global_step
-        if weight.end_step(next(self.guidance.model.parameters()).device):
-            state.log_history.append({"step": state.global_step, self._kept_as: weight.full})
+        relative = weight.end_step(next(self.guidance.model.parameters()).device)
+        if relative is not None:
+            kept = {self._full_weight: weight.full, self._ratio: relative.ratio}
+            state.log_history.append({"step": state.global_step, **kept})
 
     def on_log(
         self,

@@ -59,8 +59,10 @@ class RelativeWeight:
     ratio: float
 
     def __post_init__(self) -> None:
-        if not checked_weight(self.ratio):
+        ratio = checked_weight(self.ratio)
+        if not ratio:
             raise ConfigError(f"RelativeWeight({self.ratio!r}) must be above 0")
+        object.__setattr__(self, "ratio", ratio)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, distributed
 
-from attention_guidance.errors import AttachError
+from attention_guidance.errors import AttachError, ConfigError, GuidanceWarning
 from attention_guidance.schedules import RelativeWeight, Schedule, checked_weight
 
 
@@ -20,7 +21,7 @@ class GuidanceWeight:
         total_steps: length of the run in optimisation steps, if known.
 
     Attributes:
-        relative: the relative weight, if `weight` was one.
+        relative: the relative weight, if `weight` was one and no number was set since.
         schedule, total_steps: as given.
         steps_done: optimisation steps made so far.
     """
@@ -41,7 +42,7 @@ class GuidanceWeight:
 
     @property
     def full(self) -> float:
-        """The weight before the schedule; 0 while it is not known.
+        """The weight before the schedule; 0 while it is not known. A number that is set replaces a relative weight.
 
         Raises:
             ConfigError: set to something other than a finite number of 0 or above.
@@ -50,8 +51,8 @@ class GuidanceWeight:
 
     @full.setter
     def full(self, weight: float) -> None:
-        self._full = checked_weight(weight)
-        self._first = None
+        self._find(weight)
+        self.relative = None
 
     @property
     def current(self) -> float:
@@ -86,26 +87,55 @@ class GuidanceWeight:
                 "model, or give the weight as a number"
             )
 
-    def end_step(self, device: torch.device) -> bool:
+    def end_step(self, device: torch.device) -> RelativeWeight | None:
         """End an optimisation step. All processes must call this.
 
         Args:
             device: a device on which processes can communicate.
 
         Returns:
-            Whether a relative weight is known from now on.
+            The relative weight if it is known from now on, else None.
         """
         if self.relative is None or self._first is None:
-            return False
+            return None
         size = self._first.size(device)
-        if size is not None:
-            self.full = self.relative.ratio * size
-        return size is not None
+        if size is None:
+            return None
+        self._find(self.relative.ratio * size)
+        return self.relative
 
-    def restore(self, weight: float) -> None:
-        """Set what a relative weight came to before a resume. A weight that was given as a number stays."""
-        if self.relative is not None:
-            self.full = weight
+    def resume(self, steps_done: int, saved: float | None, ratio: float | None) -> None:
+        """Continue after some steps. A weight that was given as a number stays.
+
+        Args:
+            steps_done: number of steps done.
+            saved: what a relative weight came to in the first step, if that is known.
+            ratio: the ratio that it had, if that is known.
+
+        Raises:
+            ConfigError: a relative weight had another ratio.
+        """
+        self.steps_done = steps_done
+        if self.relative is None:
+            return
+        if saved is None:
+            if steps_done and not self.known:
+                warnings.warn(
+                    f"there is no weight to resume {self.relative} with, as the first step had none: it will be a "
+                    f"multiple of the loss of step {steps_done + 1}; to choose another, give the weight as a number",
+                    GuidanceWarning,
+                    stacklevel=2,
+                )
+            return
+        if ratio is not None and ratio != self.relative.ratio:
+            raise ConfigError(
+                f"cannot resume with {self.relative}: the run began with {RelativeWeight(ratio)}, which came to "
+                f"{saved:g}; resume with that, or give the weight as a number"
+            )
+        self._find(saved)
+
+    def _find(self, weight: float) -> None:
+        self._full, self._first = checked_weight(weight), None
 
     def __str__(self) -> str:
         """The full weight and its schedule in words."""
