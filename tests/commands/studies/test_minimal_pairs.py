@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from attention_guidance.commands.probes import pseudo_likelihood
 from attention_guidance.commands.probes.pseudo_likelihood import n_tokens, pseudo_log_likelihoods
 from attention_guidance.commands.studies.minimal_pairs import _accuracy
 
@@ -206,6 +207,23 @@ def test_a_bad_line_is_named(tmp_path, cli, whole_run, capsys, line, said):
 def _bert(n_tokens):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     return BertConfig(vocab_size=n_tokens, max_position_embeddings=32, **sizes)
+
+
+@pytest.mark.parametrize("command", ["probe", "skill"])
+def test_the_batch_size_is_that_of_forward_passes(
+    tmp_path, cli, whole_run, many_checkpoints, pairs, command, monkeypatch
+):
+    sizes = []
+    scored = pseudo_likelihood._log_probabilities
+    monkeypatch.setattr(
+        pseudo_likelihood,
+        "_log_probabilities",
+        lambda model, tokenizer, rows: sizes.append(len(rows)) or scored(model, tokenizer, rows),
+    )
+    given = [whole_run, pairs] if command == "probe" else [many_checkpoints, "--data", pairs]
+    run = [command, *given, "--task", "minimal-pairs", "-q", "--batch-size", 3]
+    assert cli(*run, "-o", tmp_path / "out") == 0
+    assert max(sizes) == 3
 
 
 def test_a_token_a_sentence_is_enough(tmp_path, cli):

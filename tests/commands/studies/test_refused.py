@@ -45,6 +45,31 @@ def test_what_is_refused(tmp_path, refusal, whole_run, many_checkpoints, corpus,
         assert not (tmp_path / "out").exists(), message
 
 
+def test_what_would_do_nothing_is_refused(tmp_path, refusal, whole_run, corpus, sentences, pairs):
+    of_pairs = ["--task", "minimal-pairs"]
+    reading = {"--text-field": "x", "--documents": "line", "--errors": "replace"}
+    commands = {
+        # A value equal to the default too: whoever gives it expects that it matters.
+        ("probe", whole_run, pairs, *of_pairs): {"--resamples": 1000, "--seed": 1, "--protocol": "words"},
+        ("probe", whole_run, sentences, "--task", "dependency"): {"--protocol": "authors"},
+        ("skill", whole_run, "--data", pairs, *of_pairs): {"--protocol": "authors"},
+        ("ablate", whole_run, pairs, *of_pairs): {"--tokens": 20_000, "--block-size": 16, **reading},
+        ("ablate", whole_run, corpus): {"--pairs": 200},
+        ("ablate", whole_run): reading,
+        ("census", whole_run): reading,
+        ("census", whole_run, corpus, "--patterns", "next|first"): {"--token-class": "comma=,"},
+        ("report", whole_run): reading,
+        ("tokenizer", "inspect", whole_run): reading,
+        ("tokenizer", "train"): reading,
+        ("recipe", "low-resource"): reading,
+    }
+    for command, flags in commands.items():
+        for flag, value in flags.items():
+            message = refusal(*command, flag, value, "-o", tmp_path / "out")
+            assert flag in message, (command, message)
+            assert not (tmp_path / "out").exists(), command
+
+
 def test_files_of_others_are_not_overwritten(tmp_path, refusal, whole_run, corpus):
     (tmp_path / "census.csv").write_text("mine")
     assert "is not empty" in refusal("census", whole_run, corpus, "-o", tmp_path)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from attention_guidance.commands.cli.arguments import TEXT, add_command, add_output, add_reading, positive, seed
+from attention_guidance.commands.cli.arguments import (
+    READING,
+    add_command,
+    add_output,
+    add_reading,
+    check_idle,
+    given,
+    positive,
+    seed,
+    text_of,
+)
 
 _ABLATE = """\
 Which heads does a masked language model need? Removes each head alone and measures how much the loss rises on a sample
@@ -51,9 +61,9 @@ def _add_ablate(parser: argparse.ArgumentParser) -> None:
         help="what is in place of a removed head's output: zero; mean, its mean over all tokens; pattern, attention to "
         "its own pattern (guided toward, or the closest); or one pattern for all heads: next, first, offset:-2 (zero)",
     )
-    add("--tokens", type=positive, default=20_000, metavar="N", help="tokens of text, special ones included (20000)")
+    add("--tokens", type=positive, metavar="N", help="tokens of text, special ones included (20000)")
     add("--block-size", type=positive, metavar="N", help="tokens in a block (128)")
-    add("--pairs", type=positive, default=200, metavar="N", help="pairs, for --task minimal-pairs (200)")
+    add("--pairs", type=positive, metavar="N", help="pairs, for --task minimal-pairs (200)")
     add("--batch-size", type=positive, default=16, metavar="N", help="blocks in a forward pass (16)")
     add("--seed", type=seed, default=1, metavar="N", help="seed of the sample, the masks and the bootstrap (1)")
     add(
@@ -68,11 +78,12 @@ def _add_ablate(parser: argparse.ArgumentParser) -> None:
 
 
 def _ablate(arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.studies.ablation.ablate import AblationSettings, ablate_heads
-    from attention_guidance.commands.studies.sample import Text
+    from attention_guidance.commands.studies.ablation.ablate import LOSS, PAIRS, AblationSettings, ablate_heads
 
-    model, output = arguments.pop("model"), arguments.pop("output")
-    text = Text(**{name: arguments.pop(name) for name in TEXT})
+    of_pairs = arguments["task"] == PAIRS
+    idle = ("tokens", "block_size", *READING) if of_pairs else ("pairs",)
+    check_idle(arguments, idle, f"--task {LOSS if of_pairs else PAIRS}")
+    model, output, text = arguments.pop("model"), arguments.pop("output"), text_of(arguments)
     how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
-    ablate_heads(model, text, output, AblationSettings(**arguments), **how)
+    ablate_heads(model, text, output, AblationSettings(**given(arguments)), **how)
     return 0

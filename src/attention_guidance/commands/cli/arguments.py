@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from attention_guidance.commands.plain import plain
 from attention_guidance.commands.streams import discard
+from attention_guidance.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,25 +47,59 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
 
 
-# The fields of `attention_guidance.commands.studies.sample.Text`.
-TEXT = ("files", "text_field", "documents", "errors")
+#: The arguments of `add_reading`.
+READING = ("text_field", "documents", "errors")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for reading text: those of `TEXT` except the files."""
+    """Add the arguments for reading text; None if they are not given, see `text_of`."""
     add = parser.add_argument
-    add(
-        "--text-field",
-        default="text",
-        metavar="NAME",
-        help="field (.jsonl) or column (tables) of the text (text)",
-    )
+    add("--text-field", metavar="NAME", help="field (.jsonl) or column (tables) of the text (text)")
     add(
         "--documents",
-        default="auto",
         help="what one document of a plain text file is: line, blank (text between blank lines), file (auto)",
     )
-    add("--errors", default="strict", help="on invalid UTF-8: strict stops, replace continues (strict)")
+    add("--errors", help="on invalid UTF-8: strict stops, replace continues (strict)")
+
+
+def text_of(arguments: dict[str, Any], name: str = "CORPUS") -> Any:
+    """Take the argument `files` and those of `add_reading`, and return them as a `Text`.
+
+    Args:
+        arguments: The arguments; those taken are removed.
+        name: What the command calls the files.
+
+    Raises:
+        ConfigError: Without files, an argument of `add_reading` was given.
+    """
+    from attention_guidance.commands.studies.sample import Text
+
+    files = arguments.pop("files")
+    if not files:
+        check_idle(arguments, READING, f"a text given as {name}")
+    reading = given({name: arguments.pop(name) for name in READING})
+    return Text(files, **reading)
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that were given: those that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def check_idle(arguments: Mapping[str, Any], idle: Iterable[str], use: str) -> None:
+    """Check that no argument was given that would do nothing.
+
+    Args:
+        arguments: The arguments; None for those that were not given.
+        idle: Those that would do nothing.
+        use: What they are for.
+
+    Raises:
+        ConfigError: One was given.
+    """
+    for name in idle:
+        if arguments[name] is not None:
+            raise ConfigError(f"`{name}` is for {use}; leave it out")
 
 
 def fail(error: object, code: int) -> int:

@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.cli.arguments import TEXT, Assign, add_command, add_output, add_reading, positive, seed
+from attention_guidance.commands.cli.arguments import (
+    Assign,
+    add_command,
+    add_output,
+    add_reading,
+    check_idle,
+    given,
+    positive,
+    seed,
+    text_of,
+)
 from attention_guidance.errors import ConfigError
 
 # The task of `probe` that asks the model, not its heads.
@@ -130,7 +140,6 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add("--task", required=True, help="reflexive, coreference, gap, dependency or minimal-pairs")
     add(
         "--protocol",
-        default="words",
         help="words: attention to a word is the sum over its tokens, attention from it the mean; authors: as in the "
         "paper's script for reflexives, only sentences whose words are one token each (words)",
     )
@@ -138,13 +147,17 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         "--distractors",
         nargs="?",
         const=True,
-        default=False,
         type=Path,
         metavar="FILE",
         help="put another sentence before each reflexive sentence, from FILE or built in",
     )
-    add("--seed", type=seed, default=1, metavar="N", help="seed of halves, bootstrap and distractors (1)")
-    add("--batch-size", type=positive, default=16, metavar="N", help="texts in a forward pass (16)")
+    add("--seed", type=seed, metavar="N", help="seed of halves, bootstrap and distractors (1)")
+    add(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="texts in a forward pass (16); minimal-pairs: masked sentences (as many as have 4,096 tokens)",
+    )
 
 
 def _add_probe(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +167,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     _add_questions(parser)
     checkpoints = "score every checkpoint of a run, not its end (minimal-pairs)"
     parser.add_argument("--checkpoints", dest="with_checkpoints", action="store_true", help=checkpoints)
-    parser.add_argument("--resamples", type=positive, default=1000, metavar="N", help="bootstrap samples (1000)")
+    parser.add_argument("--resamples", type=positive, metavar="N", help="bootstrap samples (1000)")
 
 
 def _add_skill(parser: argparse.ArgumentParser) -> None:
@@ -229,10 +242,8 @@ def _add_reflexives(parser: argparse.ArgumentParser) -> None:
 
 def _census(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.studies.census import CensusSettings, census
-    from attention_guidance.commands.studies.sample import Text
 
-    model, output = arguments.pop("model"), arguments.pop("output")
-    text = Text(**{name: arguments.pop(name) for name in TEXT})
+    model, output, text = arguments.pop("model"), arguments.pop("output"), text_of(arguments)
     how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
     census(model, text, output, CensusSettings(**arguments), **how)
     return 0
@@ -243,15 +254,17 @@ def _probe(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.studies.probe import probe
 
     model, output = arguments.pop("model"), arguments.pop("output")
-    with_checkpoints, of_pairs = arguments.pop("with_checkpoints"), arguments["task"] == _PAIRS
+    with_checkpoints = arguments.pop("with_checkpoints")
     how = {name: arguments.pop(name) for name in ("overwrite", "quiet")}
-    resamples = arguments.pop("resamples")
-    if of_pairs:
+    if arguments["task"] == _PAIRS:
+        check_idle(arguments, ("resamples", "seed"), f"tasks about heads, not {_PAIRS}, which draws nothing")
+        del arguments["resamples"]
         minimal_pairs(model, _questions(arguments), output, with_checkpoints=with_checkpoints, **how)
         return 0
     if with_checkpoints:
         raise ConfigError(f"--checkpoints is for --task {_PAIRS}; skill probes the heads of checkpoints")
-    probe(model, _questions(arguments), output, resamples=resamples, **how)
+    resampled = given({"resamples": arguments.pop("resamples")})
+    probe(model, _questions(arguments), output, **resampled, **how)
     return 0
 
 
@@ -259,11 +272,13 @@ def _questions(arguments: dict[str, Any]) -> Any:
     from attention_guidance.commands.studies.minimal_pairs import PairsProbe
     from attention_guidance.commands.studies.probe import Probe
 
-    if arguments["task"] != _PAIRS:
-        return Probe(**arguments)
-    if arguments["distractors"] or arguments["protocol"] != "words":
+    asked = given(arguments)
+    if asked["task"] != _PAIRS:
+        return Probe(**asked)
+    if asked.keys() & {"distractors", "protocol"}:
         raise ConfigError(f"--distractors and --protocol are for --task reflexive, not {_PAIRS}")
-    return PairsProbe(arguments["data"], arguments["seed"])
+    del asked["task"]
+    return PairsProbe(**asked)
 
 
 def _skill(arguments: dict[str, Any]) -> int:
@@ -286,10 +301,9 @@ def _look(arguments: dict[str, Any]) -> int:
 
 def _report(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.studies.report import report
-    from attention_guidance.commands.studies.sample import Text
 
-    read = {name: arguments.pop(name) for name in TEXT}
-    report(arguments.pop("runs"), arguments.pop("output"), text=Text(**read) if read["files"] else None, **arguments)
+    text = text_of(arguments, "--text")
+    report(arguments.pop("runs"), arguments.pop("output"), text=text if text.files else None, **arguments)
     return 0
 
 

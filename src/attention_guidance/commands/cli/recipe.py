@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from attention_guidance.commands.cli.arguments import TEXT, add_command, add_output, add_reading, positive, seed
+from attention_guidance.commands.cli.arguments import (
+    add_command,
+    add_output,
+    add_reading,
+    given,
+    positive,
+    seed,
+    text_of,
+)
 
 _RECIPE = """\
 From raw text to a model and a report of its quality, with settings chosen for the text.
@@ -45,13 +53,11 @@ def add_commands(commands: Any) -> None:
 
 def _recipe(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.recipe.low_resource import RecipeSettings, low_resource
-    from attention_guidance.commands.studies.sample import Text
 
     arguments.pop("recipe")
     output = arguments.pop("output")
     how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
-    given = {name: arguments.pop(name) for name in ("preset", "max_steps", "vocab_size", "masking_rate", "heads")}
-    overrides = {name: value for name, value in given.items() if value is not None}
-    text = Text(**{name: arguments.pop(name) for name in TEXT})
-    low_resource(RecipeSettings(text, overrides=overrides, **arguments), output, **how)
+    chosen = ("preset", "max_steps", "vocab_size", "masking_rate", "heads")
+    overrides = given({name: arguments.pop(name) for name in chosen})
+    low_resource(RecipeSettings(text_of(arguments), overrides=overrides, **arguments), output, **how)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from attention_guidance.commands.cli.arguments import TEXT, add_command, add_output, add_reading, positive, seed
+from attention_guidance.commands.cli.arguments import add_command, add_output, add_reading, positive, seed, text_of
 
 _TOKENIZER = """\
 Train tokenizers and measure how well they fit a language.
@@ -70,7 +70,8 @@ def add_commands(commands: Any) -> None:
 def _train(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.studies.texts.tokenizer import train_tokenizers
 
-    text, output = _text(arguments), arguments.pop("output")
+    arguments.pop("action")
+    text, output = text_of(arguments), arguments.pop("output")
     train_tokenizers(text, output, **arguments)
     return 0
 
@@ -78,13 +79,7 @@ def _train(arguments: dict[str, Any]) -> int:
 def _inspect(arguments: dict[str, Any]) -> int:
     from attention_guidance.commands.studies.texts.tokenizer import inspect_tokenizers
 
-    text, output, tokenizers = _text(arguments), arguments.pop("output"), arguments.pop("tokenizers")
+    arguments.pop("action")
+    text, output, tokenizers = text_of(arguments, "--text"), arguments.pop("output"), arguments.pop("tokenizers")
     inspect_tokenizers(tokenizers, text, output, **arguments)
     return 0
-
-
-def _text(arguments: dict[str, Any]) -> Any:
-    from attention_guidance.commands.studies.sample import Text
-
-    arguments.pop("action")
-    return Text(**{name: arguments.pop(name) for name in TEXT})

@@ -39,6 +39,7 @@ def pseudo_log_likelihoods(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     *,
+    batch_size: int | None = None,
     batch_tokens: int = 4096,
     progress: Callable[[int], None] | None = None,
 ) -> list[float]:
@@ -48,7 +49,8 @@ def pseudo_log_likelihoods(
         model: a masked language model, in evaluation mode.
         tokenizer: its fast tokenizer, with a mask token.
         sentences: the sentences.
-        batch_tokens: tokens in a forward pass.
+        batch_size: masked sentences in a forward pass (default: as many as have `batch_tokens`).
+        batch_tokens: tokens in a forward pass, without a `batch_size`.
         progress: called with the number of masked tokens predicted.
 
     Returns:
@@ -61,7 +63,8 @@ def pseudo_log_likelihoods(
     try:
         # Rows of one length need no padding, which moves positions or changes the outputs of some models.
         for length, same in itertools.groupby(rows, key=lambda row: len(row.ids)):
-            while batch := list(itertools.islice(same, max(1, batch_tokens // length))):
+            n_rows = batch_size or max(1, batch_tokens // length)
+            while batch := list(itertools.islice(same, n_rows)):
                 for row, value in zip(batch, _log_probabilities(model, tokenizer, batch), strict=True):
                     found[row.sentence] += value
                 n_done += len(batch)

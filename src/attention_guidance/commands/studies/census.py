@@ -157,8 +157,15 @@ def checked_block_size(asked: int | None, model: PreTrainedModel, tokenizer: Pre
 def named_patterns(
     names: Sequence[str], tokenizer: PreTrainedTokenizerBase, token_classes: TokenClasses | None = None
 ) -> list[Pattern]:
-    """The patterns to measure: those of the names, or by default `PATTERNS` and the user's token classes."""
+    """The patterns to measure: those of the names, or by default `PATTERNS` and the user's token classes.
+
+    Raises:
+        ConfigError: none of the names uses a token class.
+    """
     if names:
+        used = {part.strip() for name in names for part in name.split("|")}
+        if unused := sorted((token_classes or {}).keys() - used):
+            raise ConfigError(f"`token_classes` has {unused[0]}, which is not among `patterns`; add it there")
         return [get_pattern(name, tokenizer, token_classes) for name in names]
     found = []
     for name in [*PATTERNS, *(token_classes or ())]:

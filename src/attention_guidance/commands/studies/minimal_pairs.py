@@ -38,12 +38,12 @@ class PairsProbe:
     Attributes:
         data: a file or folder of pairs, see `read_minimal_pairs`.
         seed: seed of the bootstrap of `skill`.
-        batch_tokens: tokens in a forward pass.
+        batch_size: masked sentences in a forward pass (default: as many as have 4,096 tokens).
     """
 
     data: Path
     seed: int = 1
-    batch_tokens: int = 4096
+    batch_size: int | None = None
 
     @cached_property
     def pairs(self) -> list[MinimalPair]:
@@ -81,7 +81,7 @@ class PairsProbe:
             n_rows = sum(n_tokens(tokenizer, sentences, special=False))
             steps.begin(f"scoring {len(kept):,} pairs with {subject.name}", n_rows)
         progress = None if steps is None else steps.at
-        found = pseudo_log_likelihoods(model, tokenizer, sentences, batch_tokens=self.batch_tokens, progress=progress)
+        found = pseudo_log_likelihoods(model, tokenizer, sentences, batch_size=self.batch_size, progress=progress)
         if any(map(math.isnan, found)):
             raise ConfigError(f"model {subject.source!r}: its scores are NaN; its weights may have diverged to NaN")
         return [*zip(found[::2], found[1::2], strict=True)], kept
