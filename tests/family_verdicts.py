@@ -96,8 +96,6 @@ def _of_inputs(plain: PreTrainedModel, inputs: dict[str, Any]) -> Verdict:
     expected = _expected(plain, inputs)
     if expected is None:
         return Verdict("not compared", "it gives out no attention maps, or only parts of them")
-    if math.isnan(expected.item()):
-        return Verdict("not compared", "it attends causally, by its mask")
     loss.backward()
     expected.backward()
     distance, size = _gradients(guided, plain)
@@ -120,7 +118,7 @@ def _gradients(ours: PreTrainedModel, theirs: PreTrainedModel) -> tuple[float, f
 
 
 def _expected(model: PreTrainedModel, inputs: dict[str, Any]) -> Tensor | None:
-    """The guidance by its definition, from the maps that a model gives out; NaN where no row has a target.
+    """The guidance by its definition, from the maps that a model gives out.
 
     None if it gives out none of probabilities, or of scores (SqueezeBERT), of the whole sequence.
     """

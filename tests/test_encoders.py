@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from attention_guidance import guide
+from attention_guidance.adapters import causality
+from attention_guidance.analysis import take_census
 from attention_guidance.errors import AttachError
 
 HEADS = "next:1 previous:1 first:1"
@@ -128,6 +130,64 @@ def test_causal_attention_is_refused():
     guide(model, HEADS)
     with pytest.raises(AttachError, match="attends causally"):
         model(input_ids=torch.randint(5, 60, (2, 9)))
+
+
+def aimv2_text():
+    from transformers import Aimv2TextConfig, Aimv2TextModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return Aimv2TextModel(Aimv2TextConfig(vocab_size=64, max_position_embeddings=16, eos_token_id=3, **sizes))
+
+
+def doge():
+    from transformers import DogeConfig, DogeModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return DogeModel(DogeConfig(vocab_size=64, max_position_embeddings=16, **sizes))
+
+
+@pytest.mark.parametrize("make", [aimv2_text, doge])
+@pytest.mark.parametrize("base", ["sdpa", "eager"])
+def test_a_mask_that_is_causal_is_refused_in_the_first_pass(make, base):
+    """Neither model nor call says that it is causal; Doge's mask is one for each head.
+
+    AIMv2 has a mask only where there is padding.
+    """
+    model = make().train()
+    model.set_attn_implementation(base)
+    handle = guide(model, HEADS)
+    match = r"Attention of layer 0 attends causally, and guidance is for bidirectional encoders"
+    ids, mask = torch.randint(5, 60, (2, 9)), torch.ones(2, 9, dtype=torch.long)
+    if make is aimv2_text:
+        mask[0, 6:] = 0
+        model(input_ids=ids)
+    for _ in range(2):
+        with pytest.raises(AttachError, match=match):
+            model(input_ids=ids, attention_mask=mask)
+    handle.remove()
+    with pytest.raises(AttachError, match="and looking is for bidirectional encoders"):
+        take_census(model, [{"input_ids": ids, "attention_mask": mask}], "next")
+
+
+def test_masks_are_looked_at_until_one_shows_both_directions(monkeypatch):
+    """Of texts of one token, none does."""
+    looked = []
+    look = causality.directions
+    monkeypatch.setattr(causality, "directions", lambda shown: looked.append(shown.shape) or look(shown))
+    model = aimv2_text().train()
+    guide(model, "first:1")
+    ids, mask = torch.randint(5, 60, (2, 9)), torch.zeros(2, 9, dtype=torch.long)
+    mask[:, 0] = 1
+    model(input_ids=ids, attention_mask=mask)
+    mask[:, :4] = 1
+    with pytest.raises(AttachError, match="attends causally"):
+        model(input_ids=ids, attention_mask=mask)
+    looked.clear()
+    model, inputs = encoders.make("ModernBert")
+    guide(model, HEADS)
+    for _ in range(3):
+        model(**inputs)
+    assert len(looked) == model.config.num_hidden_layers, "those of the first pass alone"
 
 
 @pytest.mark.parametrize("name", encoders.AUDIO)

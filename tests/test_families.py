@@ -93,7 +93,9 @@ def test_decoders_are_not_called_exact():
     classes = families.base_classes()
     assert family_verdicts.attached(classes["LlamaModel"]).kind == "refused"
     assert family_verdicts.compared(classes["CLIPTextModel"]).kind == "refused in a pass"
-    assert family_verdicts.compared(classes["Aimv2TextModel"]).reason == "it attends causally, by its mask"
+    verdict = family_verdicts.compared(classes["Aimv2TextModel"])
+    assert verdict.kind == "refused in a pass"
+    assert "attends causally" in verdict.reason
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -60,9 +60,8 @@ class CrossAdapter(InterfaceAdapter):
     def _skips_layers(self, config: Any) -> bool:
         return bool(getattr(config, "decoder_layerdrop", 0))
 
-    def attach(self, processors: Mapping[int, AttentionProcessor]) -> None:
-        """See `Adapter`."""
-        super().attach({layer: _Crossing(processor) for layer, processor in processors.items()})
+    def _answering(self, layer: int, processor: AttentionProcessor) -> AttentionProcessor:
+        return _Crossing(processor)
 
 
 class _Crossing:

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from attention_guidance.adapters.base import GUIDING, AttentionProcessor, CallOrder, Purpose, Result
+from attention_guidance.adapters.causality import MaskCheck
 from attention_guidance.adapters.inputs_outputs import patch_size_of
 from attention_guidance.adapters.modules import PROCESSOR, forward_of, guidable_modules, normalizes_its_loss
 from attention_guidance.errors import AttachError
@@ -100,6 +101,7 @@ class InterfaceAdapter:
         # The previous attention of each of its configurations.
         self.before: list[tuple[PreTrainedConfig, str | None]] = []
         self.order: CallOrder | None = None
+        self.masks = MaskCheck()
         self.attached = False
 
     def _modules(self) -> list[nn.Module]:
@@ -118,6 +120,11 @@ class InterfaceAdapter:
         """Whether layers are skipped at random in training, as in audio encoders."""
         return bool(getattr(config, "layerdrop", 0))
 
+    def _answering(self, layer: int, processor: AttentionProcessor) -> AttentionProcessor:
+        """What answers the calls of a layer: its processor, after a look at their masks."""
+        module = self.modules[layer % len(self.modules)]
+        return self.masks.watched(processor, f"{type(module).__name__} of layer {layer}")
+
     @property
     def hint(self) -> str:
         """See `Adapter`."""
@@ -132,6 +139,7 @@ class InterfaceAdapter:
 
     def attach(self, processors: Mapping[int, AttentionProcessor]) -> None:
         """See `Adapter`."""
+        processors = {layer: self._answering(layer, processor) for layer, processor in processors.items()}
         register()
         self.before = [(config, _unguided(config._attn_implementation)) for config in configurations(self.model)]
         self.base = _unguided(self._config()._attn_implementation)
@@ -163,11 +171,19 @@ class InterfaceAdapter:
 
     def begin_pass(self) -> None:
         """See `Adapter`."""
+        self.masks.begin_pass()
         if self.order is not None:
             self.order.next_layer = 0
 
     def end_pass(self) -> None:
-        """See `Adapter`; every call was checked when it was made."""
+        """See `Adapter`.
+
+        Raises:
+            AttachError: no query attends to a later position, by the model's mask.
+        """
+        reason = self.masks.reason_against(self.purpose)
+        if reason is not None:
+            raise AttachError(f"{type(self.model).__name__} cannot be {self.purpose.participle}: {reason}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from attention_guidance.adapters.base import ABLATING, GUIDING, AttentionProcessor, Purpose, in_backward
+from attention_guidance.adapters.causality import directions, reason_against
 from attention_guidance.adapters.inputs_outputs import patch_size_of
 from attention_guidance.adapters.modules import (
     PROCESSOR,
@@ -173,10 +174,8 @@ class _Seen:
         """
         sums_BHQ = map_BHQK.sum(-1, dtype=torch.promote_types(map_BHQK.dtype, torch.float32))
         distance = torch.where(sums_BHQ == 0, 0.0, (sums_BHQ - 1).abs()).nan_to_num(0.0).amax()
-        attends_QK = (map_BHQK != 0).flatten(0, 1).any(0)
-        # Padding after a text of one token sees that token, so the first key shows nothing.
-        causal = attends_QK.tril(-1)[:, 1:].any() & ~attends_QK.triu(1).any()
-        self.calls.append((name, torch.stack([distance, causal.to(distance.dtype)])))
+        earlier, later = directions(map_BHQK != 0)
+        self.calls.append((name, torch.stack([distance, (earlier & ~later).to(distance.dtype)])))
 
     def reason_against(self, purpose: Purpose) -> str | None:
         """Why the maps of the pass are not those of a bidirectional encoder, or None if they are."""
@@ -188,7 +187,7 @@ class _Seen:
             if distance > _ROUNDING:
                 return f"the rows of what enters the dropout of {name} do not sum to 1: it is not an attention map"
             if causal:
-                return f"{name} attends causally, and {purpose.name} is for bidirectional encoders"
+                return reason_against(name, purpose)
         return None
 
 
