@@ -29,6 +29,19 @@ def test_registration(log_mass, with_output):
     torch.library.opcheck(fused, given)
 
 
+def test_the_output_may_be_changed_in_place():
+    """As that of torch's attention may. The kernels' backward pass needs it as it was, as those of torch do."""
+    call = make_call(PATTERNS[:2], "keys", length=20, dtype=torch.float32)
+    call.query_BHQD.requires_grad_()
+    out_BHQD, _ = triton.attend(call)
+    plain = out_BHQD.detach().clone()
+    assert out_BHQD.transpose(1, 2).is_contiguous()
+    changed = out_BHQD.transpose(1, 2).contiguous().mul_(2)
+    assert torch.equal(changed.transpose(1, 2), 2 * plain)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        changed.sum().backward()
+
+
 def models(make_model, **config):
     return [make_model("bert", num_hidden_layers=2, **config) for _ in range(2)]
 

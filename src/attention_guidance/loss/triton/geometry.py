@@ -77,4 +77,7 @@ def padded_channels(channels: int) -> int:
 def like_projection(like_BHTD: Tensor, n_heads: int | None = None) -> Tensor:
     """An empty [B, H, T, D] tensor in the memory layout [B, T, H, D], that of projections and their gradients."""
     n_batch, own_heads, length, n_channels = like_BHTD.shape
-    return like_BHTD.new_empty(n_batch, length, n_heads or own_heads, n_channels).transpose(1, 2)
+    n_heads = n_heads or own_heads
+    # No view of another tensor: what a function of autograd returns could then not be changed in place.
+    strides = length * n_heads * n_channels, n_channels, n_heads * n_channels, 1
+    return like_BHTD.new_empty_strided((n_batch, n_heads, length, n_channels), strides)
