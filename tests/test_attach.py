@@ -311,6 +311,57 @@ def test_second_derivatives_and_torch_func_take_eager_attention(make_model, batc
     torch.testing.assert_close(found["roberta.embeddings.word_embeddings.weight"], gradient.detach())
 
 
+def test_auto_serves_torch_func(make_model, batch):
+    """With the reference, as the fast backends define their own gradient."""
+    model = make_model()
+    handle = guide(model, HEADS)
+    model(**batch).loss.backward()
+    assert "auto -> batched" in handle.explain_backend()
+    values = {name: value.detach() for name, value in model.named_parameters()}
+    found = torch.func.grad(lambda values: torch.func.functional_call(model, values, (), batch).loss)(values)
+    assert "auto -> reference" in handle.explain_backend()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(found[name], value.grad)
+    handle.remove()
+    guide(model, HEADS, backend="batched")
+    with pytest.raises(AttachError, match=r"torch\.func and forward-mode derivatives do not take; reference can"):
+        torch.func.grad(lambda values: torch.func.functional_call(model, values, (), batch).loss)(values)
+
+
+def test_auto_serves_forward_mode(make_model, batch):
+    model = make_model(attn_implementation="sdpa").double()
+    handle = guide(model, HEADS)
+    words = model.roberta.embeddings.word_embeddings.weight.detach().clone()
+    direction = torch.randn(words.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def loss(values):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            named = {"roberta.embeddings.word_embeddings.weight": values}
+            return torch.func.functional_call(model, named, (), batch).loss
+
+    with torch.autograd.forward_ad.dual_level():
+        found = torch.autograd.forward_ad.unpack_dual(loss(torch.autograd.forward_ad.make_dual(words, direction)))
+    assert "auto -> reference" in handle.explain_backend()
+    (gradient,) = torch.autograd.grad(loss(words.requires_grad_()), words)
+    torch.testing.assert_close(found.tangent, (gradient * direction).sum())
+
+
+@pytest.mark.parametrize("backend", ["batched", "blocked", "triton"])
+@pytest.mark.parametrize("heads", [HEADS, "next:4"])
+@pytest.mark.parametrize("of", ["loss", "guidance"])
+def test_second_derivatives_name_what_can(make_model, batch, backend, heads, of):
+    """Also where the gradient that comes in is a constant, as that of guidance alone is."""
+    if backend == "triton":
+        pytest.importorskip("triton")
+    model = make_model()
+    handle = guide(model, heads, backend=backend)
+    words = model.roberta.embeddings.word_embeddings.weight
+    loss = model(**batch).loss
+    (gradient,) = torch.autograd.grad(loss if of == "loss" else handle.loss(), words, create_graph=True)
+    with pytest.raises(AttachError, match=r"second derivatives .* use backend='reference'.*'eager'"):
+        gradient.square().sum().backward()
+
+
 def test_checkpointing_counts_once(make_model, batch):
     """Recomputation in the backward pass leaves what the forward pass has counted."""
     model = make_model()

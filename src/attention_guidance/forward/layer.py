@@ -15,7 +15,7 @@ from attention_guidance.assignment import GuidedHead
 from attention_guidance.errors import AttachError, PatternError
 from attention_guidance.forward.passes import Passes
 from attention_guidance.forward.split_heads import join_heads, split_heads
-from attention_guidance.loss.backends import Backend, BackendChoice, Case
+from attention_guidance.loss.backends import Backend, BackendChoice, Case, is_transformed
 from attention_guidance.loss.call import AttentionCall, Call, take_heads
 from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import Pattern, Targets
@@ -118,7 +118,10 @@ class LayerProcessor:
     def _case(self, call: Call) -> Case:
         named = zip(self.groups, call.groups, strict=True)
         mapped = tuple(pattern.name for (pattern, _), (targets, _) in named if not targets.is_listed)
-        case = Case(call.device.type, call.trained[0].dtype, call.n_keys, call.attention, mapped=mapped)
+        case = Case(
+            call.device.type, call.trained[0].dtype, call.n_keys, call.attention, mapped=mapped,
+            transformed=is_transformed(),
+        )  # fmt: skip
         if isinstance(call, AttentionCall):
             case = replace(case, bias=call.bias is not None, channels=call.query_BHQD.shape[3], cross=call.cross)
         return case

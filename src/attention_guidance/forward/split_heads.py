@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attention_guidance.loss.call import take_heads
+from attention_guidance.loss.first_order import first_order
 
 
 def split_heads(tensor_BHTD: Tensor, chosen: Sequence[int], others: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -49,6 +50,7 @@ class _Split(torch.autograd.Function):
         return take_heads(tensor_BHTD, chosen), take_heads(tensor_BHTD, others)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         chosen, others = ctx.heads
         return _joined(gradients[0], gradients[1], chosen, others).transpose(1, 2), None, None

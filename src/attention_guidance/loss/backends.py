@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from attention_guidance.errors import AttachError, ConfigError
 from attention_guidance.loss import batched, blocked, reference, triton
@@ -38,6 +39,7 @@ class Case:
         mapped: names of the patterns whose targets are a dense map.
         channels: number of channels of a head.
         cross: whether it is the cross-attention of a decoder.
+        transformed: whether torch.func transforms the model, or its derivatives are computed forward.
     """
 
     device: str
@@ -48,6 +50,7 @@ class Case:
     mapped: tuple[str, ...] = ()
     channels: int = 64
     cross: bool = False
+    transformed: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,16 @@ def _refuses_all(case: Case) -> str | None:
         return f"the model runs {case.attention} attention, whose weights it may return"
     if case.bias:
         return "the model adds a bias to its attention scores"
+    if case.transformed:
+        return "it defines its own gradient, which torch.func and forward-mode derivatives do not take"
     return None
+
+
+def is_transformed() -> bool:
+    """Whether torch.func transforms what is computed, or derivatives are computed forward."""
+    if torch.compiler.is_compiling():  # it has transforms of its own
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _blocked_refuses(case: Case) -> str | None:

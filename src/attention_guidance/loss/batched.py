@@ -21,6 +21,7 @@ from torch import Tensor
 
 from attention_guidance.loss.blocks import Buffers, dropout_factors, hide_, softmax_
 from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.first_order import first_order
 from attention_guidance.loss.listed import Listed, joined, listed_targets
 from attention_guidance.loss.statistics import RowStatistics
 
@@ -103,7 +104,7 @@ class _Attention(torch.autograd.Function):
         return _Step(query, *ctx.settings).forward(query, key, value)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         query, key, value = ctx.saved_tensors
         step = _Step(query, *ctx.settings)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attention_guidance.loss.blocks import Buffers, are_many, blocks, scaled_queries
 from attention_guidance.loss.call import AttentionCall
+from attention_guidance.loss.first_order import refuse
 from attention_guidance.loss.statistics import RowStatistics
 from attention_guidance.patterns import Targets
 
@@ -129,6 +130,7 @@ def _gradients(ctx: Any, grad_out: Tensor, grad_squares: Tensor, grad_mass: Tens
 
 
 _attend.register_autograd(_gradients, setup_context=_setup)
+_attend_backward.register_autograd(refuse)
 
 
 def _forward(call: AttentionCall, seed: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

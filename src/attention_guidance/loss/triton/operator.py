@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention_guidance.loss.first_order import first_order, refuse
 from attention_guidance.loss.triton.geometry import like_projection
 from attention_guidance.loss.triton.tiles import Prepared
 
@@ -139,6 +140,7 @@ def _gradients(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
 
 
 fused.register_autograd(_gradients, setup_context=_setup)
+fused_backward.register_autograd(refuse)
 
 
 class _Direct(torch.autograd.Function):
@@ -148,7 +150,7 @@ class _Direct(torch.autograd.Function):
     setup_context = staticmethod(_setup)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         return *_backward(*_given_to_backward(ctx, gradients)), *_NO_GRADIENTS
 
