@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attention_guidance.adapters.positions import longest_input
 from attention_guidance.attach import guide
 from attention_guidance.commands.objectives.base import Objective
 from attention_guidance.commands.pretraining.distributed.sharding import weights_finite
+from attention_guidance.commands.pretraining.preparation.vocabulary import Inheritance
 from attention_guidance.commands.pretraining.saving.aligned import aligned
 from attention_guidance.commands.pretraining.settings.architectures import new_config, trained
 from attention_guidance.commands.pretraining.settings.config import RunConfig
@@ -20,13 +22,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any]) -> PreTrainedModel:
+def new_model(
+    config: RunConfig, objective: Objective, known: Mapping[str, Any], inherited: Inheritance | None = None
+) -> PreTrainedModel:
     """Create the model of a run with random weights (set the seed first), or load a trained one.
 
     Args:
         config: Settings of the run.
         objective: Training objective.
         known: Fields of the model's configuration that the tokenizer determines, see `told_by`.
+        inherited: What the tokens begin as, if they replace those of the trained model.
 
     Raises:
         ConfigError: There is no such model, it cannot be created, or its maximum length is below the block size.
@@ -37,7 +42,11 @@ def new_model(config: RunConfig, objective: Objective, known: Mapping[str, Any])
             raise ConfigError(
                 f"init_from={config.init_from!r} has weights that are NaN or infinite; give another model"
             )
-        model = aligned(model, objective.new_model, _with_room(known, config.pad_vocab, model.config))
+        if inherited is None:
+            model = aligned(model, objective.new_model, _with_room(known, config.pad_vocab, model.config))
+        else:
+            known = _with_room(known, config.pad_vocab)
+            model = aligned(model.float(), objective.new_model, known, partial(inherited.rows, seed=config.seed))
     else:
         known = _with_room(known, config.pad_vocab)
         made = new_config(config, objective.arch, {**known, **objective.settings})

@@ -63,7 +63,7 @@ class Run:
         set_seed(config.seed)
         objective = self.objective = objective_of(config, data.tokenizer)
         known = {} if data.tokenizer is None else told_by(data.tokenizer)
-        self.model = new_model(config, objective, known)
+        self.model = new_model(config, objective, known, data.inherited)
         self.guidance = guide_as_configured(self.model, objective, config, data.tokenizer) if config.heads else {}
         self.arguments = training_arguments(config, folder)
         self._try_one_example()
@@ -221,6 +221,7 @@ class Run:
                 "validation_in_training": self.data.n_repeated,
                 "fingerprint": self.data.fingerprint,
             },
+            "new_tokens": None if self.data.inherited is None else self.data.inherited.facts,
             "steps": self.trainer.state.global_step,
             "tokens_per_step": self.config.batch_size * self.data.train.width,
             "skipped_steps": len(self.trainer.skipped_steps),

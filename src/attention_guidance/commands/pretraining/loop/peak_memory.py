@@ -44,6 +44,7 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
     from attention_guidance.commands.objectives.base import validation_batches
     from attention_guidance.commands.pretraining.model import guide_as_configured, new_model, told_by
     from attention_guidance.commands.pretraining.preparation.objective import objective_of, random_items
+    from attention_guidance.commands.pretraining.preparation.vocabulary import inheritance, replaced_tokenizer
     from attention_guidance.commands.pretraining.settings.arguments import choose_precision
     from attention_guidance.commands.tokenization.byte_level import load_tokenizer
 
@@ -53,7 +54,10 @@ def _measure(config: RunConfig, tokenizer_folder: str) -> float:
     tokenizer = load_tokenizer(tokenizer_folder) if is_text else None
     objective = objective_of(config, tokenizer)
     before = resident_mib()
-    model = new_model(config, objective, {} if tokenizer is None else told_by(tokenizer)).train()
+    known = {} if tokenizer is None else told_by(tokenizer)
+    replaced = replaced_tokenizer(config)
+    inherited = replaced and tokenizer and inheritance(str(config.init_from), replaced, tokenizer)
+    model = new_model(config, objective, known, inherited).train()
     if on_gpu:
         model = model.cuda()
     if config.heads:

@@ -12,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from attention_guidance.commands.objectives.base import Items
+from attention_guidance.commands.pretraining.preparation.vocabulary import Inheritance
 from attention_guidance.errors import CorpusError
 
 # Rows to hash at a time.
@@ -46,6 +47,7 @@ class PreparedData:
         sample: Start of the first validation document, for figures; empty for other data than text.
         n_repeated: Number of lines of given validation text that are in the training text too.
         warnings: What makes the results less than they look.
+        inherited: What the tokens begin as, if they replace those of a trained model.
     """
 
     name: str
@@ -56,6 +58,7 @@ class PreparedData:
     sample: str
     n_repeated: int = 0
     warnings: tuple[str, ...] = ()
+    inherited: Inheritance | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 Make = Callable[["PreTrainedConfig"], "PreTrainedModel"]
+Rows = Callable[[Tensor, int], Tensor]
 
 
-def aligned(model: PreTrainedModel, make: Make, decided: Mapping[str, Any]) -> PreTrainedModel:
+def aligned(
+    model: PreTrainedModel, make: Make, decided: Mapping[str, Any], replaced: Rows | None = None
+) -> PreTrainedModel:
     """Set the fields of a model's configuration that its tokenizer determines.
 
     Tokens keep their embeddings, output weights and biases, and positions their embeddings. New tokens are initialized
@@ -33,11 +36,13 @@ def aligned(model: PreTrainedModel, make: Make, decided: Mapping[str, Any]) -> P
         model: A trained model, on the CPU.
         make: Creates a model of the same type from a configuration.
         decided: Values of the configuration's fields.
+        replaced: For a vocabulary that is not the model's: makes its weights of the old ones, in the dimension of the
+            vocabulary.
 
     Returns:
         A new model, or the same one if its configuration has these values already.
     """
-    if all(getattr(model.config, name, None) == value for name, value in decided.items()):
+    if replaced is None and all(getattr(model.config, name, None) == value for name, value in decided.items()):
         return model
     config = copy.deepcopy(model.config)
     for name, value in decided.items():
@@ -50,14 +55,29 @@ def aligned(model: PreTrainedModel, make: Make, decided: Mapping[str, Any]) -> P
     new = make(config)
     shift = first_position(new) - first_position(model)
     before = model.state_dict()
+    of_tokens = {} if replaced is None else _of_tokens(make, config)
     weights = {}
     for name, wanted in new.state_dict().items():
         rows = before[name]
         if name.endswith(f"{POSITIONS}.weight"):
             rows = _shifted(rows, shift)
+        if replaced is not None and name in of_tokens:
+            rows = replaced(rows, of_tokens[name])
         weights[name] = _enlarged(rows, wanted.shape)
     new.load_state_dict(weights)
     return new
+
+
+def _of_tokens(make: Make, config: PreTrainedConfig) -> dict[str, int]:
+    """The weights with a row for each token, by name, and their dimension of the vocabulary: it grows with the size."""
+    shapes = []
+    for more in (0, 1):
+        larger = copy.deepcopy(config)
+        larger.vocab_size += more
+        with torch.device("meta"):
+            shapes.append({name: weights.shape for name, weights in make(larger).state_dict().items()})
+    before, after = shapes
+    return {name: dim for name, shape in before.items() for dim, size in enumerate(shape) if size != after[name][dim]}
 
 
 def _shifted(rows: Tensor, by: int) -> Tensor:

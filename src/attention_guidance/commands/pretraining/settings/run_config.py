@@ -51,6 +51,7 @@ _NEW = Rule(
     "a new model, not with `arch_config` or `init_from`",
     lambda run: run.arch_config is None and run.init_from is None,
 )
+_CONTINUES = Rule("a run with `init_from`", lambda run: run.init_from is not None)
 _STEPS = Rule("a run without `max_time`", lambda run: run.max_time is None)
 _SHARED = Rule("a run without arguments['warmup_steps']", lambda run: "warmup_steps" not in run.arguments)
 _ABSOLUTE = Rule("a run without `relative_weight`", lambda run: run.relative_weight is None)
@@ -107,7 +108,14 @@ class RunConfig:
         None,
         "tokenizer: its folder, the folder of a run, or a name on the hub",
         metavar="PATH",
-        unset="that of `init_from`, else one is trained on the corpus",
+        unset="that of `init_from` unless `new_tokenizer` replaces it, else one is trained on the corpus",
+    )
+    new_tokenizer: bool = setting(
+        False,
+        "replace the vocabulary of `init_from`, by that of `tokenizer` or of one trained on the corpus; tokens in both "
+        "keep their weights, others begin as the mean of the old tokens of their text",
+        group="text",
+        needs=(_TEXT, _CONTINUES),
     )
     vocab_size: int | None = _tokens(
         None, "vocabulary size of the tokenizer to train", POSITIVE, unset="by the size of the text"
@@ -156,7 +164,8 @@ class RunConfig:
     init_from: str | None = _model(
         None,
         "continue training this model: its folder, the folder of a run, or a name on the hub; its tokenizer is used "
-        "unless `tokenizer` gives another, which must keep its tokens and may add to them",
+        "unless `tokenizer` gives another, which must keep its tokens and may add to them, or `new_tokenizer` replaces "
+        "it",
         metavar="MODEL",
     )
     layers: int = _size(4, "encoder layers", AT_LEAST_1)
@@ -296,11 +305,13 @@ class RunConfig:
         given = [f"{n}={v!r}" for n in ("arch", "arch_config", "init_from") if (v := getattr(self, n)) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} both decide the model; give one of them")
-        for name in ("tokenizer", "init_from"):
+        ways = {"tokenizer": "leave one of them out"}
+        if not self.new_tokenizer:
+            ways["init_from"] = "leave one of them out, or train a new one with `new_tokenizer`"
+        for name, way in ways.items():
             if self.vocab_size is not None and (has_one := getattr(self, name)) is not None:
                 raise ConfigError(
-                    f"vocab_size={self.vocab_size} is for training a tokenizer, but {name}={has_one!r} has one; "
-                    "leave one of them out"
+                    f"vocab_size={self.vocab_size} is for training a tokenizer, but {name}={has_one!r} has one; {way}"
                 )
         if self.dataset is not None and (self.corpus or self.objective in OTHER_THAN_TEXT):
             other = f"corpus={self.corpus[0]!r}" if self.corpus else f"objective={self.objective!r}"
