@@ -115,7 +115,10 @@ def test_what_a_comparison_leaves(comparison):
 def test_results_of_each_run(comparison):
     for arm in ARMS:
         run = strict_json(comparison / "seed-1" / arm / "results.json")
-        assert set(run) == HEADER | ARM | {"data", "tokens_per_step", "precision", "skipped_steps"} | OF_OBJECTIVE
+        assert (
+            set(run)
+            == HEADER | ARM | {"data", "new_tokens", "tokens_per_step", "precision", "skipped_steps"} | OF_OBJECTIVE
+        )
         assert set(run["data"]) == {
             *("documents", "train_tokens", "validation_tokens", "validation_in_training", "fingerprint")
         }
