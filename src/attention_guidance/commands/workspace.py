@@ -92,6 +92,7 @@ RECIPE = Kind(
     "a recipe",
     finished="recipe.json",
     begun=("text.jsonl",),
+    first=("time.json",),
     owned=(
         "recipe.json",
         "recipe.html",
@@ -99,6 +100,7 @@ RECIPE = Kind(
         *within("unguided", RUN.owned),
         *(f"classify-{split}.jsonl" for split in ("train", "dev", "test")),
         "text.jsonl",
+        "time.json",
     ),
 )
 # Output that took hours: no other command writes to its folder. A text.jsonl alone may come from anywhere.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 
 import pytest
+from small_runs import one_line
 
 from attention_guidance.commands.recipe.clean import clean
 from attention_guidance.commands.recipe.low_resource import _require_enough, _split
@@ -231,3 +233,54 @@ def test_what_is_not_there_is_not_resumed(tmp_path, given, cli, capsys):
     assert cli("recipe", "low-resource", "--ner", given / "ner", *QUICK, "-o", out, "--resume") == 2
     assert f"--output {out} holds no recipe to resume; give the recipe's text and settings" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_it_starts_from_a_model_with_a_tokenizer_of_this_text(tmp_path, given, whole_run, cli, capsys):
+    out = tmp_path / "out"
+    quick = [*QUICK[2:], "--init-from", whole_run, "--heads", "next:1"]
+    assert cli("recipe", "low-resource", given / "text.txt", *quick, "-o", out) == 0, capsys.readouterr().err
+    content, run = (json.loads((out / name).read_text()) for name in ("recipe.json", "guided/results.json"))
+    choices = {choice["name"]: choice["value"] for choice in content["choices"]}
+    assert choices["new_tokenizer"] is True
+    assert choices["init_from"] == str(whole_run)
+    assert "preset" not in choices
+    assert (content["runs"]["guided"]["model"]["hidden"], run["config"]["max_steps"]) == (32, 6)
+    assert run["model"]["vocabulary"] != 280
+    assert run["new_tokens"]["shared"] > 0.1
+    assert cli("recipe", "low-resource", given / "text.txt", *quick, "--keep-tokenizer", "-o", tmp_path / "kept") == 0
+    run = json.loads((tmp_path / "kept" / "guided" / "results.json").read_text())
+    assert (run["model"]["vocabulary"], run["new_tokens"]) == (280, None)
+
+
+@pytest.mark.parametrize("more", [[], ["--keep-tokenizer"]])
+def test_a_start_whose_tokenizer_cannot_be_read(tmp_path, given, whole_run, cli, capsys, more):
+    bare = tmp_path / "bare"
+    shutil.copytree(whole_run / "model", bare)
+    (bare / "tokenizer.json").write_text("{")
+    command = [
+        "recipe",
+        "low-resource",
+        given / "text.txt",
+        *QUICK[2:],
+        "--init-from",
+        bare,
+        "--heads",
+        "next:1",
+        *more,
+    ]
+    assert cli(*command, "-o", tmp_path / "out") == 2
+    assert f"--init-from '{bare}': the model's tokenizer cannot be used: " in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--init-from", "./nowhere"], "no such folder"),
+        (["--keep-tokenizer"], "--keep-tokenizer needs --init-from MODEL"),
+    ],
+)
+def test_starts_that_are_refused(tmp_path, given, cli, capsys, more, said):
+    assert cli("recipe", "low-resource", given / "text.txt", *QUICK, *more, "-o", tmp_path / "out") == 2
+    assert said in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()

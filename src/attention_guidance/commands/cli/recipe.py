@@ -14,12 +14,15 @@ from attention_guidance.commands.cli.arguments import (
     seed,
     text_of,
 )
+from attention_guidance.errors import ConfigError
 
 _RECIPE = """\
 From raw text to a model and a report of its quality, with settings chosen for the text.
 
   attention-guidance recipe low-resource news.txt bible.txt --ner ner/ -o recipes/sw
   attention-guidance recipe low-resource wiki/ --classify topics.tsv -o recipes/topics --compare
+  attention-guidance recipe low-resource news.txt --ner ner/ --time 2h -o recipes/sw
+  attention-guidance recipe low-resource news.txt --init-from runs/english --ner ner/ -o recipes/sw
   attention-guidance recipe low-resource ... -o recipes/sw --resume     # continue a stopped recipe
 
 Analyzes the text (size, script, languages, duplicates), removes duplicates and the sentences of the tasks' dev and test
@@ -27,6 +30,9 @@ files, chooses the vocabulary, model size and steps, pre-trains with guidance, f
 seeds, in comparison with a model without pre-training, and writes the report OUTPUT/recipe.html and all results as
 OUTPUT/recipe.json.
 """
+
+# The flags that replace a choice of the rules.
+_CHOICES = ("init_from", "preset", "max_steps", "vocab_size", "masking_rate", "heads")
 
 
 def add_commands(commands: Any) -> None:
@@ -41,8 +47,11 @@ def add_commands(commands: Any) -> None:
     add("--compare", action="store_true", help="also pre-train without guidance, to measure its effect")
     add("--seeds", type=positive, default=5, metavar="N", help="fine-tuning seeds for each task (5)")
     add("--seed", type=seed, default=1, metavar="N", help="seed of pre-training (1)")
+    add("--time", metavar="TIME", help="take this long for everything, such as 2h: fewer steps if 40 epochs do not fit")
     add("--resume", action="store_true", help="continue a stopped recipe")
     group = parser.add_argument_group("instead of the choices of the rules").add_argument
+    group("--init-from", metavar="MODEL", help="start from this model, of any language, instead of from nothing")
+    group("--keep-tokenizer", action="store_true", help="with --init-from: keep that model's tokenizer (a new one)")
     group("--preset", metavar="NAME", help="tiny, mini, small, base (by the size of the text)")
     group("--max-steps", type=positive, metavar="N", help="optimization steps (40 epochs, within 1,500 to 6,000)")
     group("--vocab-size", type=positive, metavar="N", help="vocabulary size (by the size of the text)")
@@ -57,7 +66,10 @@ def _recipe(arguments: dict[str, Any]) -> int:
     arguments.pop("recipe")
     output = arguments.pop("output")
     how = {name: arguments.pop(name) for name in ("resume", "overwrite", "quiet")}
-    chosen = ("preset", "max_steps", "vocab_size", "masking_rate", "heads")
-    overrides = given({name: arguments.pop(name) for name in chosen})
+    overrides = given({name: arguments.pop(name) for name in _CHOICES})
+    if arguments.pop("keep_tokenizer"):
+        if "init_from" not in overrides:
+            raise ConfigError("--keep-tokenizer needs --init-from MODEL")
+        overrides["new_tokenizer"] = False
     low_resource(RecipeSettings(text_of(arguments), overrides=overrides, **arguments), output, **how)
     return 0

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 # Small encoders need larger learning rates than those of papers, whose hidden size is 768 or more.
 _SMALL = 512
-_LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
+LEARNING_RATES = {True: (2e-4, 5e-4, 1e-3), False: (1e-5, 3e-5, 5e-5)}
+"""The learning rates to try by default, by whether the encoder is narrower than 512."""
 
 
 @until_done()
@@ -216,7 +217,7 @@ def _length_and_rates(
     if settings.max_length is not None and settings.max_length > limit:
         raise ConfigError(f"max_length={settings.max_length}: this model takes at most {limit} tokens")
     width = getattr(encoder.config, "hidden_size", _SMALL + 1)
-    return min(longest, limit), [*map(float, settings.learning_rates)] or [*_LEARNING_RATES[width < _SMALL]]
+    return min(longest, limit), [*map(float, settings.learning_rates)] or [*LEARNING_RATES[width < _SMALL]]
 
 
 def _add_baseline(there: dict[str, Any], folder: Output, data: Data, steps: Steps) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,17 @@ from attention_guidance.commands.finetuning.finetune import finetune
 from attention_guidance.commands.finetuning.fits.kept import check_unchanged, digests
 from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.commands.output_lock import until_done
+from attention_guidance.commands.pretraining.preparation.vocabulary import check_start
 from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.checks import check_apart, check_settings
-from attention_guidance.commands.pretraining.settings.config import make_config
+from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
+from attention_guidance.commands.pretraining.settings.run_config import seconds_of
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.reading.json_files import read_json
+from attention_guidance.commands.recipe.budget import allot, kept_budget, measure
 from attention_guidance.commands.recipe.clean import TextFacts, clean
-from attention_guidance.commands.recipe.rules import Choice, choose
+from attention_guidance.commands.recipe.rules import Choice, chosen
 from attention_guidance.commands.report.recipe_page import write_recipe_page
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.sample import Text
@@ -38,7 +42,7 @@ from attention_guidance.errors import ConfigError, CorpusError
 
 RECIPE_FILE = RECIPE.finished
 PAGE_FILE = "recipe.html"
-_TEXT_FILE = "text.jsonl"
+_TEXT_FILE, _TIME_FILE = "text.jsonl", "time.json"
 _TEST_SHARE = 0.2
 # A few batches of the smallest model, in any language.
 _MIN_BYTES = 20_000
@@ -55,6 +59,7 @@ class RecipeSettings:
         classify: Table of texts and labels, of which a fifth is held out as the test set, or folder of train, dev and
             test; or None.
         compare: Also pre-train without guidance.
+        time: Time for everything, such as `2h`; None for as long as the rules want.
         seeds: Number of fine-tuning seeds for each task.
         seed: Seed of pre-training.
         overrides: Fields of `RunConfig` that replace the choices of the rules.
@@ -64,6 +69,7 @@ class RecipeSettings:
     ner: Path | None = None
     classify: Path | None = None
     compare: bool = False
+    time: str | None = None
     seeds: int = 5
     seed: int = 1
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -89,6 +95,8 @@ def low_resource(
         GuidanceError: The input is invalid; nothing was written.
         Stopped: A signal stopped pre-training.
     """
+    began = time.monotonic()
+    _check_time(settings)
     folder = Output(output, RECIPE)
     lost = functools.partial(_lost_results, output, settings)
     uses = (*settings.text.files, settings.ner, settings.classify)
@@ -102,23 +110,24 @@ def low_resource(
         contents = {name: digests(files) for name, files in tasks.items()}
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(temporary).iterdir())}
-    held_out = [text for data in read.values() for text in _evaluated(data)]
-    kept, facts = clean(settings.text.read(), held_out)
-    _require_enough(settings.text.name, facts)
-    choices = _chosen(facts, settings.overrides)
-    # The vocabulary size of the rules is a maximum: a text with few words supports fewer tokens.
-    flags = {c.name: c.value for c in choices if c.name != "vocab_size" or "vocab_size" in settings.overrides}
-    flags |= {"corpus": [str(output / _TEXT_FILE)], "seed": settings.seed}
-    configs = {"guided": make_config(flags)}
-    if not configs["guided"].heads:
-        raise ConfigError("the recipe needs heads to guide; with `compare` it also pre-trains without guidance")
-    if settings.compare:
-        configs["unguided"] = make_config(flags | {"heads": ""})
-    check_apart(output, [str(file) for file in settings.text.files])
-    for arm, config in configs.items():
-        check_settings(config, RunFolder(output / arm))
-    text = "".join(json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in kept)
-    files = {_TEXT_FILE: text} | {f"classify-{name}": rows for name, rows in split.items()}
+        held_out = [text for data in read.values() for text in _evaluated(data)]
+        kept, facts = clean(settings.text.read(), held_out)
+        _require_enough(settings.text.name, facts)
+        choices = chosen(facts, settings.overrides)
+        configs = _configs(settings, choices, output)
+        text = "".join(json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in kept)
+        budget = kept_budget(output / _TIME_FILE, settings.time) if resume else None
+        if settings.time is not None and budget is None:
+            console.print("measuring a few steps on this machine")
+            trial = measure(configs["guided"], text, tasks, settings.seeds, Path(temporary))
+            spent = time.monotonic() - began
+            budget = allot(settings.time, *_steps(choices), trial, models=len(configs), spent=spent)
+    if budget is not None:
+        steps = Choice("max_steps", budget["max_steps"], budget["why"])
+        choices = [steps if choice.name == steps.name else choice for choice in choices]
+        configs = {arm: dataclasses.replace(config, max_steps=steps.value) for arm, config in configs.items()}
+    files = {} if budget is None else {_TIME_FILE: json.dumps(budget, indent=2) + "\n"}
+    files |= {_TEXT_FILE: text} | {f"classify-{name}": rows for name, rows in split.items()}
     state = folder.claim(resume=resume, overwrite=overwrite, other=lambda: lost() or _changed(output, files))
     if state is State.NOTHING:
         folder.clear()
@@ -144,6 +153,7 @@ def low_resource(
             *(f"{arm}: {said}" for arm, run in runs.items() for said in run.get("warnings", ())),
         ],
         "choices": [dataclasses.asdict(choice) for choice in choices],
+        "time": budget,
         "runs": {arm: {name: run[name] for name in _OF_RUN} for arm, run in runs.items()},
         "tasks": found,
     }
@@ -165,10 +175,49 @@ def _lost_results(output: Path, settings: RecipeSettings) -> str | None:
     return f"results of {lost}, which would be lost; give that too" if lost else None
 
 
+def _check_time(settings: RecipeSettings) -> None:
+    if settings.time is None:
+        return
+    seconds_of(settings.time, "time")
+    if (steps := settings.overrides.get("max_steps")) is not None:
+        raise ConfigError(f"time={settings.time!r} and max_steps={steps} both decide the length; give one of them")
+
+
+def _configs(settings: RecipeSettings, choices: Sequence[Choice], output: Path) -> dict[str, RunConfig]:
+    """The settings of each pre-training, by its folder, checked before anything is written.
+
+    Raises:
+        GuidanceError: They cannot be used.
+    """
+    # The vocabulary size of the rules is a maximum: a text with few words supports fewer tokens.
+    flags = {c.name: c.value for c in choices if c.name != "vocab_size" or "vocab_size" in settings.overrides}
+    flags |= {"corpus": [str(output / _TEXT_FILE)], "seed": settings.seed}
+    configs = {"guided": make_config(flags)}
+    if not configs["guided"].heads:
+        raise ConfigError("the recipe needs heads to guide; with `compare` it also pre-trains without guidance")
+    if settings.compare:
+        configs["unguided"] = make_config(flags | {"heads": ""})
+    check_apart(output, [str(file) for file in settings.text.files])
+    for arm, config in configs.items():
+        check_settings(config, RunFolder(output / arm))
+    check_start(configs["guided"])
+    return configs
+
+
+def _steps(choices: Sequence[Choice]) -> tuple[int, str]:
+    """The chosen number of steps, and why."""
+    (chosen,) = (choice for choice in choices if choice.name == "max_steps")
+    return chosen.value, chosen.why
+
+
 def _changed(output: Path, files: Mapping[str, str]) -> str | None:
-    """Describe the recipe in the folder if its cleaned text or split tables differ from those of this recipe."""
-    existing = {name: (output / name).read_text(encoding="utf-8") for name in files if (output / name).is_file()}
-    return None if existing == files else "a recipe with another text or other tasks"
+    """Describe the recipe in the folder if its cleaned text, split tables or time differ from those of this recipe."""
+    names = {_TIME_FILE, *files}
+    existing = {name: (output / name).read_text(encoding="utf-8") for name in names if (output / name).is_file()}
+    if existing.pop(_TIME_FILE, None) != files.get(_TIME_FILE):
+        return "a recipe with another `time`"
+    others = {name: text for name, text in files.items() if name != _TIME_FILE}
+    return None if existing == others else "a recipe with another text or other tasks"
 
 
 def _require_enough(name: str, facts: TextFacts) -> None:
@@ -230,14 +279,6 @@ def _evaluated(data: Data) -> list[str]:
         for example in data.splits.get(split, ())
         for text in joint.join(example.texts).split("\n")
     ]
-
-
-def _chosen(facts: TextFacts, overrides: Mapping[str, Any]) -> list[Choice]:
-    """The choices of the rules, replaced or extended by the user's settings."""
-    choices = {choice.name: choice for choice in choose(facts, overrides.get("preset"))}
-    for name, value in overrides.items():
-        choices[name] = Choice(name, value, "as you asked")
-    return [*choices.values()]
 
 
 def _evaluate(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_guidance.commands.pretraining.preparation.spelling import spelling_of
-from attention_guidance.commands.tokenization.byte_level import load_tokenizer, vocabulary_size
+from attention_guidance.commands.tokenization.byte_level import FOR_BLOCKS, load_tokenizer, vocabulary_size
 from attention_guidance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,6 +71,18 @@ def trained_tokenizer(init_from: str, needed: tuple[str, ...] = ()) -> PreTraine
     except ConfigError as error:
         reason = str(error).partition(": ")[2]
         raise ConfigError(f"init_from={init_from!r}: the model's tokenizer cannot be used: {reason}") from error
+
+
+def check_start(config: RunConfig) -> None:
+    """Check that the tokenizer of the model that a run starts from can be read, if it is used.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if config.init_from is not None and config.new_tokenizer:
+        trained_tokenizer(config.init_from)
+    elif config.init_from is not None and config.tokenizer is None:
+        trained_tokenizer(config.init_from, ("mask", *FOR_BLOCKS))
 
 
 @dataclass(frozen=True)

@@ -339,7 +339,7 @@ class RunConfig:
     @property
     def eval_steps(self) -> int:
         """Steps between validations."""
-        return ENDLESS if self.max_time is not None else self.eval_every or max(1, self.max_steps // 30)
+        return ENDLESS if self.max_time is not None else self.eval_every or usual_eval_steps(self.max_steps)
 
     @property
     def save_steps(self) -> int:
@@ -347,15 +347,24 @@ class RunConfig:
         return ENDLESS if self.max_time is not None else self.save_every or max(1, min(1000, self.max_steps // 10))
 
 
-def seconds_of(text: str) -> float:
+def usual_eval_steps(max_steps: int) -> int:
+    """Steps between validations unless a setting says so: a thirtieth of the run."""
+    return max(1, max_steps // 30)
+
+
+def seconds_of(text: str, name: str = "max_time") -> float:
     """Convert a time such as `3h`, `90m`, `1h30m` or `45` (seconds) to seconds.
+
+    Args:
+        text: The time.
+        name: The setting, for errors.
 
     Raises:
         ConfigError: The text is not a time, or the time is 0.
     """
     if not re.fullmatch(r"\d+(\.\d+)?|(\d+(\.\d+)?[dhms])+", text):
-        raise ConfigError(f"max_time={text!r} is not a time; give 3h, 90m, 1h30m or 45s")
+        raise ConfigError(f"{name}={text!r} is not a time; give 3h, 90m, 1h30m or 45s")
     seconds = sum(float(n) * _UNITS[unit or "s"] for n, _, unit in re.findall(r"(\d+(\.\d+)?)([dhms]?)", text))
     if not seconds > 0:
-        raise ConfigError(f"max_time={text!r} must be above 0")
+        raise ConfigError(f"{name}={text!r} must be above 0")
     return seconds
