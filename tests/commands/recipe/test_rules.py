@@ -51,5 +51,6 @@ def test_choices_are_settings_of_a_run_and_say_why():
 @pytest.mark.parametrize(("width", "rate"), [(256, None), (512, 1e-4)])
 def test_a_start_model_decides_its_size_and_wide_ones_learn_slowly(width, rate):
     found = {c.name: c.value for c in choose(TextFacts(10, 10, 1_000_000, 0, 0, 0, 0, {}, {}), start_width=width)}
-    assert (found["new_tokenizer"], found.get("learning_rate"), found["max_steps"]) == (True, rate, 2400)
+    assert (found["new_tokenizer"], found["match_heads"], found["max_steps"]) == (True, True, 2400)
+    assert found.get("learning_rate") == rate
     assert "preset" not in found

@@ -21,6 +21,7 @@ from attention_guidance.commands.pretraining.loop.peak_memory import peak_memory
 from attention_guidance.commands.pretraining.loop.progress import ProgressCallback, progress_bars
 from attention_guidance.commands.pretraining.loop.signals import StopOnRequest, StopRequest
 from attention_guidance.commands.pretraining.loop.snapshots import AttentionSnapshots, chosen_heads
+from attention_guidance.commands.pretraining.matching import with_matched_heads
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
 from attention_guidance.commands.pretraining.pretrain import figure
@@ -91,11 +92,16 @@ def compare(
     continues = resume and (seeds is None or not begins)
     existing = _seeds_in(output, finished=seeds is not None) if continues else []
     seeds = sorted({*(seeds or ()), *existing}) or [config.seed]
-    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     console = Console(quiet=quiet)
+
+    def say(note: str) -> None:
+        console.print(for_user(note))
+
     check_settings(config, folder)
-    data = prepare_data(config, lambda note: console.print(for_user(note)), folder.known_tokenizer)
+    data = prepare_data(config, say, folder.known_tokenizer)
     check_heads(config, data.tokenizer)
+    config = with_matched_heads(config, data, folder, say)
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     pairs = [_Pair(seeded, data, output / f"seed-{seeded.seed}", begins) for seeded in configs]
     # Nothing is written before the input has passed all checks.
     folder.begin(config, data.processor)

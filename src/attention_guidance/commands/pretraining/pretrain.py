@@ -14,6 +14,7 @@ from attention_guidance.commands.pretraining.loop.clock import Clock
 from attention_guidance.commands.pretraining.loop.progress import ProgressCallback, progress_bars
 from attention_guidance.commands.pretraining.loop.shortfalls import UNGUIDED
 from attention_guidance.commands.pretraining.loop.signals import StopOnRequest, StopRequest
+from attention_guidance.commands.pretraining.matching import with_matched_heads
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
 from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.saving.folder import RunFolder
@@ -93,6 +94,7 @@ def pretrain(
             check_heads(config, data.tokenizer)
             if hub is not None and processes.is_first():
                 hub.create()  # what the hub refuses is known before anything is written
+            config = with_matched_heads(config, data, folder, say)
             run = Run(config, data, folder, callbacks, clock)
         with stop.listening():
             finished_training = run.train()

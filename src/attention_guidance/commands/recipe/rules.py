@@ -57,6 +57,7 @@ def choose(facts: TextFacts, preset: str | None = None, start_width: int | None 
     else:
         begin = [
             Choice("new_tokenizer", True, "of this text; tokens that the start model has too keep their weights"),
+            Choice("match_heads", True, "the start model's heads that are closest to their patterns are guided"),
         ]
         if start_width >= _WIDE and preset is None:
             begin.append(Choice("learning_rate", _WIDE_RATE, f"low, as the start model has a width of {start_width}"))

@@ -85,6 +85,11 @@ class RunFolder:
         """The folder of the run's tokenizer, which may not exist yet; None if it is from a run to be replaced."""
         return None if self._replaced else self.tokenizer
 
+    @property
+    def kept_config(self) -> Path | None:
+        """The file of the run's settings if it is not to be replaced, else None."""
+        return None if self._replaced or not self.config.exists() else self.config
+
     def check_text(self, data: PreparedData) -> None:
         """Check that a run to be resumed has the same data as before.
 

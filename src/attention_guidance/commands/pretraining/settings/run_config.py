@@ -44,6 +44,7 @@ _MEMBERS = Rule("has a class without tokens; give some, such as ', ;'", lambda c
 _DATASET = Rule("a dataset", lambda run: run.dataset is not None)
 _TEXT = Rule("objectives of text", lambda run: run.objective not in OTHER_THAN_TEXT)
 _RTD = Rule("objective rtd", lambda run: run.objective == "rtd")
+_ONE_ENCODER = Rule("objectives of text with one encoder", lambda run: _TEXT.holds(run) and not _RTD.holds(run))
 _MIM = Rule("objective mim", lambda run: run.objective == "mim")
 _OURS = Rule("objectives other than a function", lambda run: not is_own(run.objective))
 _MASKS = Rule("objectives that mask tokens", lambda run: _TEXT.holds(run) and _OURS.holds(run))
@@ -243,6 +244,12 @@ class RunConfig:
         "period, offset:K, left, right, up, down, class_token (of images), a class of `token_classes`, unions a|b",
         metavar="SPEC",
         by_objective={"mim": "left:1 right:1", "speech": "next:1 previous:1"},
+    )
+    match_heads: bool = _guidance(
+        False,
+        "guide the heads of `init_from` that are closest to their patterns already, as many as `heads` says, not the "
+        "first ones; heads that it gives by number stay",
+        needs=(_CONTINUES, _ONE_ENCODER),
     )
     # The loss of the discriminator has a weight of 50.
     weight: float = _guidance(
