@@ -221,3 +221,13 @@ def test_lines_that_end_with_carriage_returns_alone_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"New B-LOC\rYork I-LOC\r\ris O\r")
         with pytest.raises(CorpusError, match=rf"{name}: lines end with a carriage return alone"):
             read_tagged(tmp_path / name)
+
+
+def test_some_words_may_have_spaces_but_most_are_not_texts(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("Hà Nội\tB-LOC\nlà\tO\n")
+    assert read_tagged(path).sentences[0].words == ("Hà Nội", "là")
+    path.write_text("Hà Nội là\tgood\nmột thành phố\tbad\nxin\tbad\n")
+    with pytest.raises(CorpusError, match=r"a.txt:1: the first column has texts, not words \('Hà Nội là'\)"):
+        read_tagged(path)
+    assert read_tagged(path, columns=(1, 2)).sentences[0].words[2] == "xin"

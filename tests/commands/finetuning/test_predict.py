@@ -25,6 +25,7 @@ from attention_guidance.commands.finetuning.prediction.inputs import Item, read_
 from attention_guidance.commands.finetuning.prediction.outputs import csv_row, json_line
 from attention_guidance.commands.finetuning.prediction.predictor import Prediction, Predictor
 from attention_guidance.commands.finetuning.settings import FitSettings
+from attention_guidance.errors import CorpusError
 
 FAST = ["--epochs", "2", "--seeds", "1", "-q", "--learning-rates", "5e-3", "--batch-size", "8"]
 ENTITIES = {"PER": ("Aa", "ii"), "LOC": ("Oo", "ee"), None: ("", "")}
@@ -178,10 +179,18 @@ def test_a_model_of_others_is_read_by_its_head(tmp_path, cli, tagger, capsys):
         (["empty.txt", "-o", "a.jsonl"], "empty.txt: no text to predict on"),
         (["test.txt", "--words", "--columns", "3", "-o", "a.jsonl"], "test.txt:1: no word in column 3"),
         (["test.txt", "--words", "--columns", "x", "-o", "a.jsonl"], "expected the number of the column of words"),
+        # Of a sentence in a line, only the first word would get a label.
+        (
+            ["sentences.txt", "--words", "-o", "a.jsonl"],
+            "sentences.txt:2: 2 columns, but the first word has 4; expected one word per line, or leave out --words",
+        ),
+        (["later.txt", "--words", "-o", "a.jsonl"], "later.txt:4: 2 columns, but the first word has 1"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, cli, tagger, monkeypatch, capsys, given, said):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sentences.txt").write_text("Aa bb cc dd\nAa bb\n")
+    (tmp_path / "later.txt").write_text("Aa\nbb\n\nAa bb\n")
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "test.txt").write_text((tagger / "test.txt").read_text())
     assert cli("predict", tagger / "ft", *given, "-q") == 2
@@ -189,6 +198,41 @@ def test_bad_input_is_one_line(tmp_path, cli, tagger, monkeypatch, capsys, given
     assert said in error
     assert len(error.splitlines()) == 1
     assert not [*tmp_path.glob("a.*")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"task": "classify", "scheme": None},
+            "task.json is of the task classify, but the model is a RobertaForTokenClassification",
+        ),
+        ({"task": "regress", "labels": [], "scheme": None}, "task.json is of the task regress, but the model is a"),
+        (
+            {"labels": ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]},
+            "task.json has the labels O B-PER I-PER B-ORG I-ORG, but the model has ",
+        ),
+        ({"labels": ["O", "B-PER"]}, "task.json has the labels O B-PER, but the model has "),
+    ],
+)
+def test_a_task_that_is_not_the_models_is_refused(tmp_path, cli, tagger, capsys, change, said):
+    """A head of another task would be replaced by one that was never trained, and labels would have other names."""
+    folder = tmp_path / "model"
+    shutil.copytree(tagger / "ft" / "model", folder)
+    (folder / "seal.json").unlink()  # as of a folder that was put together by hand
+    task = json.loads((folder / "task.json").read_text())
+    (folder / "task.json").write_text(json.dumps(task | {"encoder_weight": None} | change))
+    assert cli("predict", folder, tagger / "test.txt", "--words", "-o", tmp_path / "a.jsonl") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert "give the folder that finetune wrote" in line
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_a_label_beside_a_text_is_not_read_as_text(tmp_path):
+    (tmp_path / "a.txt").write_text("a text\n\nanother\tpos\n")
+    with pytest.raises(CorpusError, match=r"a.txt:3: a tab in a text, but classify reads single texts"):
+        list(read_items(get_task("classify"), str(tmp_path / "a.txt")))
 
 
 def test_a_damaged_baseline_is_refused(tmp_path, cli, tagger, capsys):

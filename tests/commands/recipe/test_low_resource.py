@@ -284,3 +284,35 @@ def test_starts_that_are_refused(tmp_path, given, cli, capsys, more, said):
     assert cli("recipe", "low-resource", given / "text.txt", *QUICK, *more, "-o", tmp_path / "out") == 2
     assert said in one_line(capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "train.txt"])
+def test_texts_are_not_taken_for_words(tmp_path, given, cli, capsys, name):
+    """Nor a table of texts and labels for entities, as which it would be one sentence of long words."""
+    folder = tmp_path / "ner"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        shutil.copy(given / "classes.tsv", folder / name.replace("train", split))
+    assert cli("recipe", "low-resource", given / "text.txt", "--ner", folder, *QUICK, "-o", tmp_path / "out") == 2
+    said = one_line(capsys.readouterr().err)
+    assert f"{folder / name}:1: the first column has texts, not words" in said
+    assert "for labels of texts, the task is classify" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_words_are_not_taken_for_texts(tmp_path, given, cli, capsys):
+    out = tmp_path / "out"
+    assert cli("recipe", "low-resource", given / "text.txt", "--classify", given / "ner", *QUICK, "-o", out) == 2
+    said = one_line(capsys.readouterr().err)
+    assert f"{given / 'ner' / 'train.txt'}: one column" in said
+    assert "expected at least a text and a label" in said
+    assert not out.exists()
+
+
+def test_numbers_are_not_taken_for_labels(tmp_path, given, cli, capsys):
+    table = tmp_path / "scores.tsv"
+    table.write_text("text\tlabel\n" + "".join(f"words number {n}\t{n / 60:.4f}\n" for n in range(60)))
+    out = tmp_path / "out"
+    assert cli("recipe", "low-resource", given / "text.txt", "--classify", table, *QUICK, "-o", out) == 2
+    assert f"error: {table}: too few texts of each label to hold out" in one_line(capsys.readouterr().err)
+    assert not out.exists()

@@ -173,17 +173,24 @@ def bare_word(word: str, prefixed: bool) -> str:
 
 
 def _require_words(sentences: Sequence[TaggedSentence], path: Path) -> None:
-    """Check that the first column has words, not word numbers or the name of the sentence or document.
+    """Check that the first column has words, not texts, word numbers or the name of the sentence or document.
 
     Raises:
-        CorpusError: It has only numbers, or the same value in all lines of each sentence.
+        CorpusError: It has only numbers, the same value in all lines of each sentence, or mostly several words.
     """
     sequences = [sentence.words for sentence in sentences]
+    where = f"{path}:{sentences[0].first_line}"
     constant = all(len(set(words)) == 1 for words in sequences) and sum(len(words) > 2 for words in sequences) > 1
     if constant or all(word.isdecimal() for words in sequences for word in words):
         raise CorpusError(
-            f"{path}:{sentences[0].first_line}: the first column has no words ({', '.join(sequences[0][:3])}); give "
-            "the columns of words and labels as `columns`, such as 2 4"
+            f"{where}: the first column has no words ({', '.join(sequences[0][:3])}); give the columns of words and "
+            "labels as `columns`, such as 2 4"
+        )
+    words = [word for words in sequences for word in words]
+    if 2 * sum(" " in word for word in words) > len(words):
+        raise CorpusError(
+            f"{where}: the first column has texts, not words ({words[0][:40]!r}); for labels of texts, the task is "
+            f"classify; {_ONE_WORD}"
         )
 
 

@@ -254,10 +254,12 @@ def _split(table: Path, folder: Path) -> dict[str, Path]:
     """Split a table into files for training and test; equal texts are in the same file."""
     data = read_examples(get_task("classify"), {"train": table, "dev": table})
     try:
-        _, out = hold_out(data.splits["train"], _TEST_SHARE)
+        rest, out = hold_out(data.splits["train"], _TEST_SHARE)
+        hold_out(rest)
     except ConfigError as error:
         raise CorpusError(
-            f"{table}: too few texts of each label to hold out a test set; give more, or a folder of train and test"
+            f"{table}: too few texts of each label to hold out a test set and a dev set; give more, or a folder of "
+            "train, dev and test"
         ) from error
     places = {example.place for example in out}
     files = {}

@@ -91,6 +91,7 @@ def _read_words(path: Path, name: str, suffix: str, columns: Sequence[str] | Non
 def _sentences(path: Path, name: str, suffix: str, at: int) -> Iterator[tuple[int, list[str]]]:
     """The sentences of a file of words, each with the number of its first line, by the rules of `read_tagged`."""
     block: list[tuple[int, str, list[str]]] = []
+    width = 0
     for number, line in itertools.chain(_lines(path, name), [(0, "")]):
         cells = cells_of(line)
         if not is_break(line, cells):
@@ -100,6 +101,12 @@ def _sentences(path: Path, name: str, suffix: str, at: int) -> Iterator[tuple[in
             for place, of_row in rows:
                 if len(of_row) < at or not of_row[at - 1]:
                     raise CorpusError(f"{name}:{place}: no word in column {at}; expected one word per line")
+                # Of a sentence in a line, only the first word would be read.
+                if len(of_row) != (width := width or len(of_row)):
+                    raise CorpusError(
+                        f"{name}:{place}: {len(of_row)} columns, but the first word has {width}; expected one word per "
+                        "line, or leave out `words` if each line is a text"
+                    )
             yield rows[0][0], [of_row[at - 1] for _, of_row in rows]
         block = []
 
@@ -134,6 +141,12 @@ def _read_lines(task: Task, path: Path, name: str) -> Iterator[Item]:
         texts = tuple(part.strip() for part in line.split("\t")) if n_texts > 1 else (line.strip(),)
         if task.kind == "tokens" and "\t" in texts[0]:
             raise CorpusError(f"{name}:{number}: a tab in a sentence; if the file has a word per line, set `words`")
+        if n_texts == 1 and "\t" in texts[0]:
+            # A label after it would be read as a part of the text.
+            raise CorpusError(
+                f"{name}:{number}: a tab in a text, but {task.name} reads single texts; if the file is a table, "
+                "give it a name that ends in .tsv, else replace tabs by spaces"
+            )
         if len(texts) != n_texts or not all(texts):
             raise CorpusError(f"{name}:{number}: expected two texts separated by a tab, as {task.name} reads pairs")
         yield _item(task, f"{name}:{number}", texts)

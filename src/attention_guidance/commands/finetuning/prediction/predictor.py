@@ -18,7 +18,7 @@ from attention_guidance.commands.finetuning.examples.encoding import encode, sco
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.fits.new_model import new_model
 from attention_guidance.commands.finetuning.fits.predict import predict
-from attention_guidance.commands.finetuning.prediction.saved import Partner, load_task
+from attention_guidance.commands.finetuning.prediction.saved import TASK_FILE, Partner, load_task
 from attention_guidance.commands.finetuning.settings import FitSettings
 from attention_guidance.commands.pretraining.saving.checkpoints import SEAL, damage
 from attention_guidance.commands.pretraining.settings.arguments import best_device
@@ -27,7 +27,7 @@ from attention_guidance.commands.tokenization.byte_level import load_tokenizer
 from attention_guidance.errors import ConfigError, reason_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENS, _TEXTS = "ForTokenClassification", "ForSequenceClassification"
 
@@ -84,6 +84,7 @@ class Predictor:
         # Models of others have no seal.
         if (folder / SEAL).exists() and (problem := damage(folder)) is not None:
             raise ConfigError(f"model {source!r} is damaged ({problem}); restore it from a copy, or fine-tune again")
+        _check_head(source, data)
         model = new_model(data, source, FitSettings(), fresh=False)
         tokenizer = load_tokenizer(source, ("pad",))
         longest = longest_sequence(model, tokenizer)
@@ -137,15 +138,10 @@ def _task_of(source: str) -> Data:
     Raises:
         ConfigError: the model cannot be loaded, or has no head.
     """
-    source = subjects(source)[0].source
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # transformers and the hub raise many types
-        raise ConfigError(f"model {source!r}: cannot be loaded ({reason_of(error)})") from error
-    head = next((name for name in config.architectures or () if name.endswith((_TOKENS, _TEXTS))), None)
+    config, head = _head_of(source)
     if head is None:
         raise ConfigError(f"model {source!r} has no head for texts or words; fine-tune it first")
-    labels = tuple(str(config.id2label[n]) for n in range(config.num_labels))
+    labels = _labels_of(config)
     if head.endswith(_TOKENS):
         entities = "O" in labels and all(label == "O" or label[:2] in ("B-", "I-") for label in labels)
         # Well-formed sequences need the B- label of each type; models of IOB1 labels lack some.
@@ -155,3 +151,39 @@ def _task_of(source: str) -> Data:
         return Data(get_task("regress"), (), {}, {})
     several = config.problem_type == "multi_label_classification"
     return Data(get_task("multilabel" if several else "classify"), labels, {}, {})
+
+
+def _head_of(source: str) -> tuple[PreTrainedConfig, str | None]:
+    """The configuration of a model, and the class of its head for texts or tokens, None without one."""
+    source = subjects(source)[0].source
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # transformers and the hub raise many types
+        raise ConfigError(f"model {source!r}: cannot be loaded ({reason_of(error)})") from error
+    return config, next((name for name in config.architectures or () if name.endswith((_TOKENS, _TEXTS))), None)
+
+
+def _labels_of(config: PreTrainedConfig) -> tuple[str, ...]:
+    return tuple(str(config.id2label[n]) for n in range(config.num_labels))
+
+
+def _check_head(source: str, data: Data) -> None:
+    """Check that a task is the model's: a head of another task would be replaced by one that was never trained.
+
+    Raises:
+        ConfigError: The head is for another task, or for other labels.
+    """
+    config, head = _head_of(source)
+    wanted = _TOKENS if data.task.kind == "tokens" else _TEXTS
+    if head is None or not head.endswith(wanted):
+        raise ConfigError(
+            f"model {source!r}: {TASK_FILE} is of the task {data.task.name}, but the model is a "
+            f"{head or (config.architectures or ['model without a head'])[0]}; give the folder that finetune wrote"
+        )
+    if data.labels and _labels_of(config) != data.labels:
+        shown = (" ".join(map(str, labels[:5])) for labels in (data.labels, _labels_of(config)))
+        raise ConfigError(
+            "model {!r}: {} has the labels {}, but the model has {}; give the folder that finetune wrote".format(
+                source, TASK_FILE, *shown
+            )
+        )
