@@ -311,7 +311,7 @@ def test_words_are_not_taken_for_texts(tmp_path, given, cli, capsys):
 
 def test_numbers_are_not_taken_for_labels(tmp_path, given, cli, capsys):
     table = tmp_path / "scores.tsv"
-    table.write_text("text\tlabel\n" + "".join(f"words number {n}\t{n / 60:.4f}\n" for n in range(60)))
+    table.write_text("text\tlabel\n" + "".join(f"words number {n}\t{max(1, n) / 60:.4f}\n" for n in range(60)))
     out = tmp_path / "out"
     assert cli("recipe", "low-resource", given / "text.txt", "--classify", table, *QUICK, "-o", out) == 2
     assert f"error: {table}: too few texts of each label to hold out" in one_line(capsys.readouterr().err)
