@@ -272,7 +272,7 @@ def test_a_new_tokenizer_is_trained_on_the_text(new_start, whole_run, tmp_path):
 
 
 def test_it_is_resumed_exactly(new_start, tmp_path):
-    more = ["--new-tokenizer", "--vocab-size", "300", "-q"]
+    more = ["--new-tokenizer", "--vocab-size", "300", "--pad-vocab", "64", "-q"]
     assert new_start(*more)[0] == 0
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "out", whole)
@@ -284,6 +284,7 @@ def test_it_is_resumed_exactly(new_start, tmp_path):
     resumed, once = (json.loads((f / "results.json").read_text()) for f in (out, whole))
     assert resumed["resumed_from"] == 2
     assert resumed["new_tokens"] == once["new_tokens"]
+    assert resumed["model"]["vocabulary"] == 320
     assert_same_weights(out, whole)
 
 
