@@ -11,7 +11,8 @@ import pytest
 from small_runs import one_line
 
 from attention_guidance.commands.recipe.clean import clean
-from attention_guidance.commands.recipe.low_resource import _require_enough, _split
+from attention_guidance.commands.recipe.low_resource import _require_enough
+from attention_guidance.commands.recipe.tasks import split_table
 from attention_guidance.commands.report.recipe_page import write_recipe_page
 from attention_guidance.commands.text.corpora import Document
 
@@ -194,7 +195,7 @@ def test_a_label_that_is_rare_is_trained_on(tmp_path, given, cli, capsys):
     for place in range(1, 20):
         table.write_text("\n".join([*rows[:place], "rare words\tugly", *rows[place:20], *rows[60:]]))
         folder.mkdir(exist_ok=True)
-        files = _split(table, folder)
+        files = split_table(table, folder)
         labels = {
             split: [json.loads(line)["label"] for line in file.read_text().splitlines()]
             for split, file in files.items()

@@ -14,9 +14,7 @@ from typing import Any
 
 from attention_guidance.commands import results
 from attention_guidance.commands.finetuning.downstream import downstream
-from attention_guidance.commands.finetuning.examples.data import Data
 from attention_guidance.commands.finetuning.examples.reading import read_examples
-from attention_guidance.commands.finetuning.examples.splits import find_files, hold_out
 from attention_guidance.commands.finetuning.examples.tasks import get_task
 from attention_guidance.commands.finetuning.finetune import finetune
 from attention_guidance.commands.finetuning.fits.kept import check_unchanged, digests
@@ -30,20 +28,19 @@ from attention_guidance.commands.pretraining.settings.config import RunConfig, m
 from attention_guidance.commands.pretraining.settings.run_config import seconds_of
 from attention_guidance.commands.printing import Console, Table
 from attention_guidance.commands.reading.json_files import read_json
-from attention_guidance.commands.recipe.budget import allot, kept_budget, measure
+from attention_guidance.commands.recipe.budget import Budget, allot, kept_budget, measure
 from attention_guidance.commands.recipe.clean import TextFacts, clean
 from attention_guidance.commands.recipe.rules import Choice, chosen
+from attention_guidance.commands.recipe.tasks import evaluated_texts, find_tasks
 from attention_guidance.commands.report.recipe_page import write_recipe_page
 from attention_guidance.commands.studies.output import Output
 from attention_guidance.commands.studies.sample import Text
-from attention_guidance.commands.text.tables import read_table
 from attention_guidance.commands.workspace import RECIPE, State, nothing_to_resume
 from attention_guidance.errors import ConfigError, CorpusError
 
 RECIPE_FILE = RECIPE.finished
 PAGE_FILE = "recipe.html"
 _TEXT_FILE, _TIME_FILE = "text.jsonl", "time.json"
-_TEST_SHARE = 0.2
 # A few batches of the smallest model, in any language.
 _MIN_BYTES = 20_000
 _OF_RUN = ("steps", "final_loss", "final_accuracy", "train_seconds", "curve", "model")
@@ -106,11 +103,11 @@ def low_resource(
     console = Console(quiet=quiet)
     console.print("reading the text and the tasks")
     with tempfile.TemporaryDirectory() as temporary:
-        tasks = _tasks(settings, Path(temporary))
+        tasks = find_tasks({"ner": settings.ner, "classify": settings.classify}, Path(temporary))
         contents = {name: digests(files) for name, files in tasks.items()}
         read = {name: read_examples(get_task(name), files, repair=True) for name, files in tasks.items()}
         split = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(temporary).iterdir())}
-        held_out = [text for data in read.values() for text in _evaluated(data)]
+        held_out = [text for data in read.values() for text in evaluated_texts(data)]
         kept, facts = clean(settings.text.read(), held_out)
         _require_enough(settings.text.name, facts)
         choices = chosen(facts, settings.overrides)
@@ -120,12 +117,8 @@ def low_resource(
         if settings.time is not None and budget is None:
             console.print("measuring a few steps on this machine")
             trial = measure(configs["guided"], text, tasks, settings.seeds, Path(temporary))
-            spent = time.monotonic() - began
-            budget = allot(settings.time, *_steps(choices), trial, models=len(configs), spent=spent)
-    if budget is not None:
-        steps = Choice("max_steps", budget["max_steps"], budget["why"])
-        choices = [steps if choice.name == steps.name else choice for choice in choices]
-        configs = {arm: dataclasses.replace(config, max_steps=steps.value) for arm, config in configs.items()}
+            budget = allot(settings.time, *_steps(choices), trial, models=len(configs), spent=time.monotonic() - began)
+    choices, configs = _within(budget, choices, configs)
     files = {} if budget is None else {_TIME_FILE: json.dumps(budget, indent=2) + "\n"}
     files |= {_TEXT_FILE: text} | {f"classify-{name}": rows for name, rows in split.items()}
     state = folder.claim(resume=resume, overwrite=overwrite, other=lambda: lost() or _changed(output, files))
@@ -210,6 +203,17 @@ def _steps(choices: Sequence[Choice]) -> tuple[int, str]:
     return chosen.value, chosen.why
 
 
+def _within(
+    budget: Budget | None, choices: list[Choice], configs: dict[str, RunConfig]
+) -> tuple[list[Choice], dict[str, RunConfig]]:
+    """The choices and settings with the steps of a budget, if there is one."""
+    if budget is None:
+        return choices, configs
+    steps = Choice("max_steps", budget["max_steps"], budget["why"])
+    configs = {arm: dataclasses.replace(config, max_steps=steps.value) for arm, config in configs.items()}
+    return [steps if choice.name == steps.name else choice for choice in choices], configs
+
+
 def _changed(output: Path, files: Mapping[str, str]) -> str | None:
     """Describe the recipe in the folder if its cleaned text, split tables or time differ from those of this recipe."""
     names = {_TIME_FILE, *files}
@@ -231,56 +235,6 @@ def _require_enough(name: str, facts: TextFacts) -> None:
             f"{name}: {facts.bytes:,} bytes after removing duplicates, too little to train on; the minimum is "
             f"{_MIN_BYTES:,}, a few megabytes are a good start"
         )
-
-
-def _tasks(settings: RecipeSettings, temporary: Path) -> dict[str, dict[str, Path]]:
-    """The files of each task; a single table is split into files in a temporary folder."""
-    tasks = {}
-    if settings.ner is not None:
-        tasks["ner"] = find_files(get_task("ner"), {}, settings.ner)
-    if settings.classify is not None:
-        tasks["classify"] = (
-            find_files(get_task("classify"), {}, settings.classify)
-            if settings.classify.is_dir()
-            else _split(settings.classify, temporary)
-        )
-    for name, files in tasks.items():
-        if "test" not in files:
-            raise ConfigError(f"{name}={getattr(settings, name)}: the folder has no file called test")
-    return tasks
-
-
-def _split(table: Path, folder: Path) -> dict[str, Path]:
-    """Split a table into files for training and test; equal texts are in the same file."""
-    data = read_examples(get_task("classify"), {"train": table, "dev": table})
-    try:
-        rest, out = hold_out(data.splits["train"], _TEST_SHARE)
-        hold_out(rest)
-    except ConfigError as error:
-        raise CorpusError(
-            f"{table}: too few texts of each label to hold out a test set and a dev set; give more, or a folder of "
-            "train, dev and test"
-        ) from error
-    places = {example.place for example in out}
-    files = {}
-    for split in ("test", "train"):
-        rows = [row.values for row in read_table(table) if (row.place in places) == (split == "test")]
-        files[split] = folder / f"{split}.jsonl"
-        results.write_data(
-            files[split], "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-        )
-    return files
-
-
-def _evaluated(data: Data) -> list[str]:
-    """The texts of the dev and test sets."""
-    joint = " " if data.task.kind == "tokens" else "\n"
-    return [
-        text
-        for split in ("dev", "test")
-        for example in data.splits.get(split, ())
-        for text in joint.join(example.texts).split("\n")
-    ]
 
 
 def _evaluate(

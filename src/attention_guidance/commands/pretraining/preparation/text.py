@@ -19,11 +19,10 @@ import numpy as np
 
 from attention_guidance.commands.pretraining.preparation.prepared import PreparedData
 from attention_guidance.commands.pretraining.preparation.vocabulary import (
-    Inheritance,
-    check_vocabulary,
+    given_tokenizer,
     inheritance,
     replaced_tokenizer,
-    trained_tokenizer,
+    source_of_tokenizer,
 )
 from attention_guidance.commands.pretraining.saving.checkpoints import alone, damage, write_whole
 from attention_guidance.commands.pretraining.settings.config import RunConfig
@@ -37,8 +36,6 @@ from attention_guidance.commands.text.folders import list_files
 from attention_guidance.commands.text.holding_out import HeldOutText, hold_out, repeated_lines
 from attention_guidance.commands.text.hub import HubDocuments
 from attention_guidance.commands.tokenization.byte_level import (
-    FOR_BLOCKS,
-    load_tokenizer,
     suggest_vocab_size,
     train_tokenizer,
     vocabulary_size,
@@ -66,7 +63,7 @@ _CACHE = "ATTENTION_GUIDANCE_CACHE"
 def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder: Path | None) -> PreparedData:
     """Read text; the arguments and errors are those of `prepare_data`."""
     text = _Text(config)
-    tokenizer = _given_tokenizer(config, tokenizer_folder, say)
+    tokenizer = given_tokenizer(config, tokenizer_folder, say)
     replaced = replaced_tokenizer(config)
     if config.corpus and config.validation:
         # Raises an error if a file is in both.
@@ -75,13 +72,13 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
     held = text.hold_out()
     if tokenizer is None:
         tokenizer = _trained_tokenizer(config, text, held, say)
-    elif _given(config) is not None:
+    elif source_of_tokenizer(config) is not None:
         for misfit in misfits(tokenizer, (document.text for document in text.documents())):
             say(misfit)
     inherited = None
     if replaced is not None:
         inherited = inheritance(str(config.init_from), replaced, tokenizer)
-        say(_described(inherited))
+        say(str(inherited))
     held = _fitting(config, held, tokenizer)
     n_documents = text.measures.n_documents - held.n_whole
     say(f"packing {n_documents:,} documents into blocks of {config.block_size} tokens")
@@ -124,14 +121,6 @@ def prepare_text(config: RunConfig, say: Callable[[str], None], tokenizer_folder
         n_repeated=n_repeated,
         warnings=tuple(warnings),
         inherited=inherited,
-    )
-
-
-def _described(inherited: Inheritance) -> str:
-    facts = inherited.facts
-    return (
-        f"of {facts['tokens']:,} new tokens, {facts['shared']:.1%} are also in the vocabulary of `init_from`, "
-        f"{facts['composed']:.1%} begin as the mean of its tokens, and {facts['drawn']:.1%} are drawn at random"
     )
 
 
@@ -241,26 +230,6 @@ def _fitting(config: RunConfig, held: HeldOutText, tokenizer: PreTrainedTokenize
             kept.append(passage)
             room -= length + 1
     return held.only(kept or held.passages[:1])
-
-
-def _given_tokenizer(
-    config: RunConfig, folder: Path | None, say: Callable[[str], None]
-) -> PreTrainedTokenizerBase | None:
-    if folder is not None and folder.is_dir():
-        return load_tokenizer(str(folder))
-    if _given(config) is None:
-        return None
-    if config.tokenizer is None:
-        return trained_tokenizer(str(config.init_from), ("mask", *FOR_BLOCKS))
-    tokenizer = load_tokenizer(config.tokenizer)
-    if config.init_from is not None and not config.new_tokenizer:
-        check_vocabulary(config.init_from, config.tokenizer, tokenizer, say)
-    return tokenizer
-
-
-def _given(config: RunConfig) -> str | None:
-    """What has the tokenizer of a run; None if one is to be trained."""
-    return config.tokenizer or (None if config.new_tokenizer else config.init_from)
 
 
 def _trained_tokenizer(

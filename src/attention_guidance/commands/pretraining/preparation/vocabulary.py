@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from attention_guidance.commands.pretraining.settings.run_config import RunConfig
+
+
+def given_tokenizer(
+    config: RunConfig, folder: Path | None, say: Callable[[str], None]
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a run; None if one is to be trained.
+
+    Args:
+        config: Settings of the run.
+        folder: Folder of the run's tokenizer, which is loaded if it exists.
+        say: Called with messages.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    if folder is not None and folder.is_dir():
+        return load_tokenizer(str(folder))
+    if source_of_tokenizer(config) is None:
+        return None
+    if config.tokenizer is None:
+        return trained_tokenizer(str(config.init_from), ("mask", *FOR_BLOCKS))
+    tokenizer = load_tokenizer(config.tokenizer)
+    if config.init_from is not None and not config.new_tokenizer:
+        check_vocabulary(config.init_from, config.tokenizer, tokenizer, say)
+    return tokenizer
+
+
+def source_of_tokenizer(config: RunConfig) -> str | None:
+    """What has the tokenizer of a run; None if one is to be trained."""
+    return config.tokenizer or (None if config.new_tokenizer else config.init_from)
 
 
 def check_vocabulary(
@@ -116,6 +147,14 @@ class Inheritance:
         """The number of tokens and the shares of each kind, for results."""
         shares = {name: getattr(self, name) / self.tokens for name in ("shared", "composed", "drawn")}
         return {"tokens": self.tokens, **shares}
+
+    def __str__(self) -> str:
+        """The shares, for the user."""
+        facts = self.facts
+        return (
+            f"of {facts['tokens']:,} new tokens, {facts['shared']:.1%} are also in the vocabulary of `init_from`, "
+            f"{facts['composed']:.1%} begin as the mean of its tokens, and {facts['drawn']:.1%} are drawn at random"
+        )
 
     def rows(self, weights: Tensor, dim: int, seed: int) -> Tensor:
         """The weights of the new vocabulary.
