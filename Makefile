@@ -49,13 +49,13 @@ bench-gpu: export PYTHONPATH = src
 bench-gpu:
 	@echo "== timing on a GPU (some minutes), on what $(PYTHON) has installed"
 	mkdir -p $(OUT)
-	$(PYTHON) benchmarks/kernel.py --budget 120 --seconds 15 --results $(OUT)/kernel.jsonl
-	$(PYTHON) benchmarks/cost.py --layers 12 --vocabulary 50265 --tokens 16384 --lengths 512 --dtypes bf16 \
+	$(PYTHON) -m benchmarks.kernel.speed --budget 120 --seconds 15 --results $(OUT)/kernel.jsonl
+	$(PYTHON) -m benchmarks.cost.step --layers 12 --vocabulary 50265 --tokens 16384 --lengths 512 --dtypes bf16 \
 		--backends triton blocked reference --device cuda --seconds 60 --results $(OUT)/cost.jsonl
 
 fuzz: $(VENV)/ready
 	@echo "== mutating files that the commands read (about ten minutes); a second call continues"
-	$(BIN)/python benchmarks/fuzz.py --text $(TEXT_CASES) --json $(JSON_CASES) --binary $(BINARY_CASES)
+	$(BIN)/python -m benchmarks.reliability.fuzz --text $(TEXT_CASES) --json $(JSON_CASES) --binary $(BINARY_CASES)
 
 lint: $(VENV)/ready
 	@echo "== linter, formatter, type checkers"

@@ -1,6 +1,6 @@
 """The server of `forked.py`, which forks; what makes a fork a process like one that Python has just started.
 
-python fork_server.py ADDRESS
+python -m benchmarks.fork_server ADDRESS, from the root of the project
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-import forked
 import numpy
 import torch
-from forked import DIGITS, OPTIONS, Popen, Server, read_at_start
+
+from . import forked
+from .forked import DIGITS, OPTIONS, Popen, Server, read_at_start
 
 
 def import_commands() -> None:
@@ -170,7 +171,8 @@ def _at_exit() -> None:
 
 
 def _main(address: str) -> None:
-    del sys.path[0]  # this folder
+    del sys.path[0]  # the root of the project, which a fork finds where Python would
+    os.chdir("/")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for its forks
     # Before libraries take it.
     subprocess.Popen = Popen  # type: ignore[misc]

@@ -139,8 +139,9 @@ def _start(folder: tempfile.TemporaryDirectory[str]) -> Server:
 
     address = str(Path(folder.name, "socket"))
     environment = os.environ | {"PYTHONPATH": str(Path(attention_guidance.__file__).parents[1])}
-    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), address]
-    server = _StartedAnew(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd="/")
+    command = [sys.executable, "-m", "benchmarks.fork_server", address]
+    root = Path(__file__).parents[1]
+    server = _StartedAnew(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=root)
     assert server.stdin is not None
     assert server.stdout is not None
     if server.stdout.readline() != b"ready\n":

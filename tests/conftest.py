@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from pathlib import Path
 
 # One thread is faster than two for models as small as these, and keeps sums in one order.
@@ -13,9 +12,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-
-# For `forked`, behind the folders of tests, which have modules of the same names.
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 # Where there is no GPU, kernels run in Triton's interpreter; it is asked for before they are made.
 if not torch.cuda.is_available():

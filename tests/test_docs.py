@@ -1,6 +1,6 @@
 """Pages written by commands name what the tests hold, links lead somewhere, and commands of the pages can be run."""
 
-import importlib
+import importlib.util
 import re
 import shlex
 import shutil
@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import encoders
-import forked
 import pytest
 import torch
 
 from attention_guidance.commands.cli import _parser, main
 from attention_guidance.patterns import get_pattern
+from benchmarks import forked
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
@@ -68,20 +68,32 @@ def test_what_is_promised_is_tested():
 @pytest.mark.parametrize(
     ("name", "least"),
     [
-        ("convergence", 9),
-        ("cost_product", 9),
-        ("low_resource", 6),
-        ("reliability", 10),
-        ("minimal_pairs", 4),
-        ("ablation", 8),
+        ("pretraining.convergence", 9),
+        ("cost.product", 9),
+        ("downstream.low_resource", 6),
+        ("reliability.summary", 10),
+        ("downstream.minimal_pairs", 4),
+        ("heads.ablation", 8),
     ],
 )
 def test_tables_are_what_is_kept(name, least):
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--show"]
-    shown = forked.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--show"]
+    shown = forked.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert len(shown) >= least
     assert [line for line in shown if line not in pages] == []
+
+
+def test_benchmarks_that_pages_name_are_there():
+    """And `benchmarks/README.md` lists all that have a command line."""
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    named = {name for text in pages.values() for name in re.findall(r"python -m (benchmarks(?:\.\w+)+)", text)}
+    assert len(named) > 10
+    assert [name for name in named if importlib.util.find_spec(name) is None] == []
+    rows = [row for row in pages[ROOT / "benchmarks" / "README.md"].splitlines() if ".jsonl)" in row]
+    listed = [name for row in rows for name in re.findall(r"`([\w.]+)`", row.split(" | ")[1])]
+    sources = [path for path in (ROOT / "benchmarks").glob("*/*.py") if "ArgumentParser(" in path.read_text()]
+    assert sorted(listed) == sorted(f"{path.parent.name}.{path.stem}".removesuffix(".__main__") for path in sources)
 
 
 def test_the_first_program_runs_as_it_stands(capsys):

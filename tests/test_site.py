@@ -33,15 +33,17 @@ def site_files(monkeypatch):
 
 def test_every_page_is_in_the_navigation(site_files):
     pages = [path for path in site_files.paths() if path.endswith(".md")]
-    assert {"README.md", "DESIGN.md", "docs/guide.md", "docs/reference/guide.md", "benchmarks/cost.md"} <= set(pages)
+    assert {"README.md", "DESIGN.md", "docs/guide.md", "docs/reference/guide.md", "benchmarks/cost/README.md"} <= set(
+        pages
+    )
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")} <= set(pages)
     assert sorted(leaves(SITE["nav"])) == sorted(pages)
 
 
 def test_the_evidence_lists_every_file_of_results():
-    folder = ROOT / "benchmarks" / "results"
-    links = re.findall(r"\]\((\w+\.jsonl)\)", (folder / "README.md").read_text(encoding="utf-8"))
-    assert sorted(links) == sorted(path.name for path in folder.glob("*.jsonl"))
+    folder = ROOT / "benchmarks"
+    links = re.findall(r"\]\(results/(\w+\.jsonl)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert sorted(links) == sorted(path.name for path in folder.glob("results/*.jsonl"))
 
 
 def test_the_reference_has_each_name_once():

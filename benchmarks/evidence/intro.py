@@ -22,7 +22,7 @@ _READING = (
 INTRO = (
     "Claims of [the paper](https://arxiv.org/abs/2010.02399) and of this project, each tested by a study of small runs "
     "that you can repeat with one command. `python -m benchmarks.evidence page` writes this page from [the kept "
-    "results](../benchmarks/results/README.md) alone, verdicts included.",
+    "results](../benchmarks/README.md) alone, verdicts included.",
     "**How to read it.** All runs are made by the trainer of `pretrain`. Unless a table says otherwise, a model has "
     f"{BASE['layers']} layers of width {BASE['hidden']} with {BASE['attention_heads']} heads and reads {TOKENS:,} "
     f"tokens of the World English Bible a step ({BASE['block_size']} a sequence, vocabulary {BASE['vocab_size']:,}), "

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 
-import forked
 import pytest
+
+from benchmarks import forked
 
 SHOWN = """
 import os, sys

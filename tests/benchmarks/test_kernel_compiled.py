@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 pytest.importorskip("triton")
 NVIDIA = Path(pytest.importorskip("triton").__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 pytestmark = pytest.mark.skipif(not NVIDIA.exists(), reason="this Triton has no tools for NVIDIA GPUs")
@@ -16,13 +16,11 @@ pytestmark = pytest.mark.skipif(not NVIDIA.exists(), reason="this Triton has no 
 
 def run(results, *arguments, before=""):
     """The program in a process of its own, where kernels are not interpreted."""
-    path = BENCHMARKS / "kernel_compiled.py"
-    code = f"import sys, runpy; sys.path.insert(0, {str(BENCHMARKS)!r}); sys.argv[0] = 'kernel_compiled.py'\n{before}\n"
-    code += f"runpy.run_path({str(path)!r}, run_name='__main__')"
+    code = f"{before}\nimport runpy; runpy.run_module('benchmarks.kernel.compiled', run_name='__main__')"
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_ALWAYS_COMPILE"] = "0"
     command = [sys.executable, "-c", code, *map(str, arguments), "--results", str(results)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
 
 
 def test_they_use_tensor_cores_and_fetch_ahead(tmp_path):

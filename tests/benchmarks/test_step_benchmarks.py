@@ -6,15 +6,16 @@ import json
 import sys
 from pathlib import Path
 
-import forked
 import pytest
+
+from benchmarks import forked
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(benchmark, *arguments):
-    command = [sys.executable, ROOT / "benchmarks" / f"{benchmark}.py", *arguments]
-    return forked.run([*map(str, command)], capture_output=True, text=True)
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *map(str, arguments)]
+    return forked.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def whole(benchmark, folder, *arguments):
@@ -29,16 +30,16 @@ def whole(benchmark, folder, *arguments):
 
 
 def test_masked_head(tmp_path):
-    (record,) = whole("masked_head", tmp_path, "--positions", "32")
+    (record,) = whole("cost.masked_head", tmp_path, "--positions", "32")
     assert abs(record["losses"]["whole"] - record["losses"]["masked"]) < 1e-5
 
 
 def test_short_attention(tmp_path):
-    records = whole("short_attention", tmp_path, "--tokens", "128", "--lengths", "16", "32")
+    records = whole("cost.short_attention", tmp_path, "--tokens", "128", "--lengths", "16", "32")
     assert [record["length"] for record in records] == [16, 32]
 
 
-@pytest.mark.parametrize("benchmark", ["masked_head", "short_attention", "relative_weight"])
+@pytest.mark.parametrize("benchmark", ["cost.masked_head", "cost.short_attention", "pretraining.relative_weight"])
 def test_nothing_is_kept_yet(tmp_path, benchmark):
     assert run(benchmark, "--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
 
@@ -46,9 +47,9 @@ def test_nothing_is_kept_yet(tmp_path, benchmark):
 @pytest.mark.parametrize(
     ("benchmark", "page"),
     [
-        ("masked_head", "docs/pretraining.md"),
-        ("short_attention", "DESIGN.md"),
-        ("relative_weight", "docs/pretraining.md"),
+        ("cost.masked_head", "docs/pretraining.md"),
+        ("cost.short_attention", "DESIGN.md"),
+        ("pretraining.relative_weight", "docs/pretraining.md"),
     ],
 )
 def test_what_is_kept_is_what_the_page_says(benchmark, page):

@@ -1,7 +1,8 @@
 """What all tests of the commands share."""
 
-import forked
 import pytest
+
+from benchmarks import forked
 
 
 @pytest.fixture(autouse=True)

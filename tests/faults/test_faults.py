@@ -1,6 +1,6 @@
 """Some faults happen to every command: it ends as promised, loses nothing, and the next call ends as without the fault.
 
-All faults and moments: `python benchmarks/faults.py`.
+All faults and moments: `python -m benchmarks.reliability.faults`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ import re
 import shutil
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import faults
-from fault_cases import CODES, Case, Kit
-from fault_injection import Fault, run
-
 from attention_guidance.commands.memory import advice, ran_out
+from benchmarks.reliability import faults
+from benchmarks.reliability.fault_cases import CODES, Case, Kit
+from benchmarks.reliability.fault_injection import Fault, run
 
 # A moment is given as an operation of the command without a fault: what it begins with, and which of them.
 MOMENTS = [

@@ -6,13 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-import forked
 import pytest
 import torch
 import worker
 
 import attention_guidance
 from attention_guidance import guide
+from benchmarks import forked
 
 # Long beside the few seconds of a run, so that a hang fails instead of blocking.
 TIMEOUT = 120

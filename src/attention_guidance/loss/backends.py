@@ -98,7 +98,7 @@ def _blocked_refuses(case: Case) -> str | None:
     return _refuses_all(case) if case.device in ("cpu", "cuda") else f"it is for cpu and cuda, not {case.device}"
 
 
-# On CPUs, longer sequences are faster in `blocked`, whose blocks may be a part of a sequence (benchmarks/cost.md).
+# On CPUs, longer sequences are faster in `blocked`, whose blocks may be a part of a sequence (benchmarks/cost).
 _LONGEST_BATCHED = 256
 
 

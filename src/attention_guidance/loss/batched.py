@@ -25,7 +25,7 @@ from attention_guidance.loss.first_order import first_order
 from attention_guidance.loss.listed import Listed, joined, listed_targets
 from attention_guidance.loss.statistics import RowStatistics
 
-# Number of scores in a block of at least one sequence; 1 MiB in float32 (benchmarks/cost.md).
+# Number of scores in a block of at least one sequence; 1 MiB in float32 (benchmarks/cost).
 BLOCK = 1 << 18
 _of_thread = threading.local()
 

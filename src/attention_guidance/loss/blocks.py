@@ -13,7 +13,7 @@ from attention_guidance.loss.listed import Listed, listed_targets
 from attention_guidance.patterns import Targets
 
 # Number of scores in a block of one head; on a CPU, 4 MiB in float32: operator calls dominate in smaller blocks, and
-# larger ones do not fit the cache (benchmarks/cost.md). On a GPU, where each operator launches a kernel, blocks are
+# larger ones do not fit the cache (benchmarks/cost). On a GPU, where each operator launches a kernel, blocks are
 # larger by a factor that has not been measured on a GPU yet.
 BLOCK = 1 << 20
 _TIMES_ON_GPU = 16

@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-import forked
 import large_text
 import pytest
 
 import attention_guidance
 from attention_guidance.commands.pretraining.saving.checkpoints import alone
+from benchmarks import forked
 
 TIMEOUT = 180
 TURNS = """

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import filelock
-import forked
 import pairs
 import pytest
 
@@ -22,6 +21,7 @@ from attention_guidance.commands.output_lock import LOCK_FILE, until_done
 from attention_guidance.commands.pretraining.saving.checkpoints import damage
 from attention_guidance.commands.workspace import COMPARISON, RECIPE, RUN, State, Workspace
 from attention_guidance.errors import RunError
+from benchmarks import forked
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(attention_guidance.__file__).parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import forked
 import pytest
 
 from attention_guidance.commands.objectives.base import Draws
@@ -16,6 +15,7 @@ from attention_guidance.commands.pretraining.preparation.prepare import prepare_
 from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.settings.config import write_yaml
 from attention_guidance.errors import ConfigError
+from benchmarks import forked
 
 OWN = """
 import numpy as np

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import forked
 import pytest
 import spoiled
 import torch
@@ -19,6 +18,7 @@ import watched
 from transformers import AutoModelForMaskedLM, Trainer
 
 import attention_guidance
+from benchmarks import forked
 
 # Long beside the quarter of a minute of a run, so that a hang fails instead of blocking.
 TIMEOUT = 180

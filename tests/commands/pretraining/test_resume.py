@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import forked
 import pytest
 from small_runs import assert_same_weights, one_line
 
 from attention_guidance.commands.pretraining.saving.checkpoints import checkpoints, damage, step_of
+from benchmarks import forked
 
 COMMAND = [sys.executable, "-m", "attention_guidance"]
 # The same command, dead in the middle of saving a checkpoint: arguments are the step and the function it dies in.

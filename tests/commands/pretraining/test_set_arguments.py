@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-import forked
 import pytest
 import torch
 from transformers.trainer_utils import SchedulerType
@@ -19,6 +18,7 @@ from attention_guidance.commands.pretraining.loop.trainer import PretrainingTrai
 from attention_guidance.commands.pretraining.run import Run
 from attention_guidance.commands.pretraining.settings import rehearsal
 from attention_guidance.commands.pretraining.settings.config import make_config
+from benchmarks import forked
 
 # The command line, dead in its first step.
 KILLED = """

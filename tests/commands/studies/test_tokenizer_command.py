@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 
-import forked
 import pytest
 
 from attention_guidance.commands.tokenization.kinds import KINDS, train_kind
+from benchmarks import forked
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import forked
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -18,6 +17,7 @@ from attention_guidance.commands.text.corpora import read_documents
 from attention_guidance.commands.text.embedded import embedded_documents
 from attention_guidance.commands.tokenization.byte_level import load_tokenizer, suggest_vocab_size, train_tokenizer
 from attention_guidance.errors import ConfigError
+from benchmarks import forked
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import TrainingArguments
 
-# From 256 tokens on, the flash kernel is faster and stores no attention map: benchmarks/short_attention.py.
+# From 256 tokens on, the flash kernel is faster and stores no attention map: benchmarks/cost/short_attention.py.
 _SHORT = 128
 
 

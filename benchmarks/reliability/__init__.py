@@ -1,0 +1,1 @@
+"""What happens on faults, on damaged and hostile files, and in long runs?"""
