@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from .stats import Interval, interval, off_plateau, pairs_of, percent, ratios_text, steps_ratio
+from .stats import Interval, differences, interval, off_plateau, pairs_of, percent, ratios_text, steps_ratio
 from .studies import confirmation, convergence, hyperparameters, objectives
 from .study import SEEDS, Kept, Record, Spec
 
@@ -23,7 +23,7 @@ Row = list[str]
 def rows(kept: Kept) -> list[Row]:
     """A row for everything that was asked."""
     found = [["asked", "seen", "study", "met or missed"]]
-    for of in (_ratios, _plateau, _worst, _any_kind):
+    for of in (_ratios, _modernbert, _four_times, _plateau, _worst, _any_kind):
         found += of(kept)
     return found
 
@@ -47,6 +47,32 @@ def _ratio(kept: Kept, runs: str, goal: float, arms: Sequence[Spec], study: str)
     met = all(ratio is not None and ratio <= goal for ratio in map(steps_ratio, pairs))
     seen = ratios_text(pairs) if len(pairs) == len(SEEDS) else None
     return _row(f"{runs}: a steps ratio of at most {goal}, in each seed", study, seen, met)
+
+
+def _tuned_pairs(kept: Kept, case: convergence.Case) -> list[tuple[Record, Record]]:
+    """Guided runs of a case with the tuned unguided runs; empty unless all are kept."""
+    tuned = [convergence.tuned(case, seed, kept) for seed in SEEDS]
+    if None in tuned:
+        return []
+    pairs = pairs_of(kept, [convergence.guided(case, seed) for seed in SEEDS], [spec for spec in tuned if spec])
+    return pairs if len(pairs) == len(SEEDS) else []
+
+
+def _modernbert(kept: Kept) -> Iterator[Row]:
+    for budget, goal, words in ("short", 0.4, "of at most 0.4"), ("four times", 1.0, "below 1"):
+        pairs = _tuned_pairs(kept, ("bible", "modernbert", budget))
+        ratios = [steps_ratio(pair) for pair in pairs]
+        met = all(ratio is not None and (ratio <= goal if goal < 1 else ratio < 1) for ratio in ratios)
+        asked = f"ModernBERT, {convergence.STEPS[budget]:,} steps, unguided tuned: a steps ratio {words}, in each seed"
+        yield _row(asked, "convergence", ratios_text(pairs) if pairs else None, met)
+
+
+def _four_times(kept: Kept) -> Iterator[Row]:
+    for name in convergence.ARCHITECTURES:
+        values = differences(_tuned_pairs(kept, ("bible", name, "four times")))
+        gap = interval(values) if values else None
+        asked = f"`{name}`, {convergence.STEPS['four times']:,} steps: below the tuned unguided model"
+        yield _row(asked, "convergence", gap.text() if gap else None, gap is not None and gap.below_zero)
 
 
 def _grid(kept: Kept) -> dict[int, list[dict[str, Record]]]:

@@ -77,7 +77,31 @@ def test_kinds_are_compared_where_the_fastest_has_ended(evidence):
         )
     gap = asked.at_equal_time(kept, "short")
     assert (gap.mean, gap.n) == (pytest.approx(4.2 - 4.5), 3)
-    assert met(asked.rows(kept), "ModernBERT") == ["met", "not measured yet"]
+    assert met(asked.rows(kept), "ModernBERT, guided") == ["met", "not measured yet"]
+
+
+def test_architectures_are_held_to_their_tuned_arm(evidence):
+    asked, convergence, study = evidence("asked"), evidence("studies.convergence"), evidence("study")
+    kept = study.Kept()
+    # The share of the steps after which guided runs are as good as the unguided ones are in the end, and their gain.
+    for name, budget, share, gain in (
+        ("modernbert", "short", 0.4, 1.0), ("modernbert", "four times", 1.0, 0.5), ("bert", "four times", 0.5, -0.5),
+    ):  # fmt: skip
+        case = ("bible", name, budget)
+        for number, spec in enumerate(convergence.grid(case)):
+            kept.add(result(spec, 5.0 + number))
+        for seed in study.SEEDS:
+            kept.add(result(convergence.tuned(case, seed, kept), 5.0 + seed / 100))
+            rows = asked.rows(kept)
+            assert met(rows, f"`{name}`, 1,200") == ["not measured yet"]
+            loss = 5.0 - gain + seed / 50
+            kept.add(result(convergence.guided(case, seed), loss, [(0.0, 7.0), (share, loss), (1.0, loss)]))
+    rows = asked.rows(kept)
+    assert met(rows, "ModernBERT, 300") == ["met"]
+    assert met(rows, "ModernBERT, 1,200") == ["**missed**"], "as good at the last step alone"
+    assert met(rows, "`modernbert`, 1,200") == ["met"]
+    assert met(rows, "`bert`, 1,200") == ["**missed**"]
+    assert met(rows, "`roberta`, 1,200") == ["not measured yet"]
 
 
 def test_verdicts_of_other_benchmarks_follow_from_their_newest_results(evidence, monkeypatch, tmp_path):
