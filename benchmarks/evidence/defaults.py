@@ -18,6 +18,7 @@ _AT_FIRST: dict[str, Any] = {
     "normalization": "query", "schedule": "hold-then-linear", "hold": 0.2, "end": 1.0,
     "masking_rate": 0.15, "final_masking_rate": None, "generator_share": 0.5, "guided_part": "discriminator",
     "warmup_share": 0.06, "weight_decay": 0.01, "max_grad_norm": 1.0, "dropout": 0.0,
+    "initializer_range": None,
 }  # fmt: skip
 _OF_OBJECTIVE: dict[str, dict[str, Any]] = {
     "rtd": {"weight": 5.0},
@@ -62,6 +63,6 @@ def outdated(record: Mapping[str, Any]) -> dict[str, Any]:
     settings = record["settings"]
     of_objective = _OF_OBJECTIVE.get(settings.get("objective", "mlm"), {})
     at_first = _AT_FIRST | of_objective | _OF_PRESET.get(settings["preset"], {})
-    was: Mapping[str, Any] = record.get("defaults", at_first)
+    was: Mapping[str, Any] = at_first | record.get("defaults", {})
     today = defaults_of(settings)
     return {name: was[name] for name in today if was.get(name, today[name]) != today[name]}

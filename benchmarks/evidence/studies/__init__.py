@@ -9,8 +9,8 @@ from attention_guidance.errors import GuidanceError
 from ..study import Study
 
 NAMES = (
-    "objectives", "images", "hyperparameters", "convergence", "which-guidance", "why", "alternatives", "confirmation",
-    "heads", "skill",
+    "objectives", "images", "hyperparameters", "convergence", "initialization", "which-guidance", "why", "alternatives",
+    "confirmation", "heads", "skill",
 )  # fmt: skip
 
 

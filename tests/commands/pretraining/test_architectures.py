@@ -42,6 +42,19 @@ def test_any_kind_has_the_sizes_of_the_run(arch):
     assert torch.isfinite(model(input_ids=ids_BT, labels=ids_BT).loss)
 
 
+@pytest.mark.parametrize("arch", ["roberta", "modernbert", "attention-only"])
+def test_initial_weights_have_the_deviation_of_the_run(arch):
+    wide = {**SIZES, "arch": arch, "hidden": 64, "initializer_range": 0.1}
+    model = new_model(make_config(wide), NAMING, KNOWN)
+    weights = torch.cat([weight.detach().flatten() for name, weight in model.named_parameters() if "embedding" in name.lower()])
+    assert 0.08 < float(weights[(weights != 0) & (weights != 1)].std()) < 0.12
+
+
+def test_a_model_without_such_a_deviation_says_so():
+    with pytest.raises(ConfigError, match=r"initializer_range=0.1: xlm has no such setting; leave it out"):
+        new_model(make_config({**SIZES, "arch": "xlm", "initializer_range": 0.1}), NAMING, KNOWN)
+
+
 def test_dropout_is_that_of_the_run():
     model = new_model(make_config({**SIZES, "arch": "modernbert", "dropout": 0.3}), NAMING, KNOWN)
     assert (model.config.mlp_dropout, model.config.attention_dropout) == (0.3, 0.3)

@@ -60,7 +60,8 @@ def new_config(config: RunConfig, arch: str, known: Mapping[str, Any]) -> PreTra
         known: Fields that the tokenizer and the objective determine.
 
     Raises:
-        ConfigError: transformers has no such model type, or does not accept the values.
+        ConfigError: transformers has no such model type, or does not accept the values, or the model type has no
+            range of initial weights.
     """
     if config.arch_config is not None:
         return _from_file(config.arch_config, known)
@@ -73,6 +74,10 @@ def new_config(config: RunConfig, arch: str, known: Mapping[str, Any]) -> PreTra
     for name in DROPOUTS:
         if hasattr(new, name):
             setattr(new, name, config.dropout)
+    if config.initializer_range is not None:
+        if not hasattr(new, "initializer_range"):
+            raise ConfigError(f"initializer_range={config.initializer_range}: {arch} has no such setting; leave it out")
+        new.initializer_range = config.initializer_range
     return new
 
 

@@ -174,6 +174,13 @@ class RunConfig:
     attention_heads: int = _size(8, "attention heads in each layer", AT_LEAST_1)
     feed_forward: int = _size(1024, "width of the feed-forward blocks", AT_LEAST_1)
     dropout: float = _size(0.0, "dropout of hidden states and attention", SHARE_OR_0, needs=(_NEW,))
+    initializer_range: float | None = _model(
+        None,
+        "standard deviation of a new model's weights",
+        POSITIVE,
+        unset="the architecture's, mostly 0.02, which is small for narrow models",
+        needs=(_NEW,),
+    )
 
     max_steps: int = _paced(
         1500, "optimization steps", AT_LEAST_1, _ENDS, needs=(_STEPS,), decides="max_steps num_train_epochs"
