@@ -49,16 +49,8 @@ def section(kept: Kept) -> Section:
                 errors = [error for of_guided, _ in pairs for error in of_guided["guidance_error"].values()]
                 losses = [mean_text([pair[arm] for pair in pairs]) for arm in (1, 0)]
                 gap = interval(differences(pairs)).text()
-                rows.append(
-                    [
-                        label,
-                        f"{rate[0]:g}, {rate[1]:g}",
-                        *losses,
-                        gap,
-                        ratios_text(pairs),
-                        f"{fmean(errors):.2f}" if errors else "–",
-                    ]
-                )
+                error = f"{fmean(errors):.2f}" if errors else "–"
+                rows.append([label, f"{rate[0]:g}, {rate[1]:g}", *losses, gap, ratios_text(pairs), error])
         sides = [_better(kept, [*arms.values()]), _better(kept, [[s.unguided for s in of] for of in arms.values()])]
         if all(sides) and differences(pairs := pairs_of(kept, *sides)):
             gap_of_best = interval(differences(pairs))
@@ -71,7 +63,9 @@ def section(kept: Kept) -> Section:
 
 def _better(kept: Kept, options: Sequence[list[Spec]]) -> list[Spec]:
     """The runs with the lower mean loss; empty if none are complete."""
-    complete = [specs for specs in options if all(spec in kept and kept[spec]["loss"] is not None for spec in specs)]
+    complete = [
+        specs for specs in options if specs and all(spec in kept and kept[spec]["loss"] is not None for spec in specs)
+    ]
     return min(complete, key=lambda specs: fmean(kept[spec]["loss"] for spec in specs), default=[])
 
 
