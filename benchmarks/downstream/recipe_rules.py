@@ -98,7 +98,7 @@ def study(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     corpus = arguments.data / arguments.text / "train.txt"
     megabytes = arguments.megabytes or corpus.stat().st_size / 1e6
     if arguments.megabytes is not None:
-        corpus = _beginning(corpus, round(megabytes * 1e6), arguments.runs)
+        corpus = beginning(corpus, round(megabytes * 1e6), arguments.runs)
 
     def model(name: str, changed: Mapping[str, Any]) -> str:
         flags = {"corpus": [str(corpus)], **changed}
@@ -142,7 +142,7 @@ def _task(arguments: argparse.Namespace) -> FinetuneSettings:
     return dataclasses.replace(settings, files={**settings.files, "train": file})
 
 
-def _beginning(text: Path, n_bytes: int, runs: Path) -> Path:
+def beginning(text: Path, n_bytes: int, runs: Path) -> Path:
     """The first whole lines of a text, about so many bytes of it."""
     file = runs / f"{text.parent.name}-{n_bytes}.txt"
     file.parent.mkdir(parents=True, exist_ok=True)

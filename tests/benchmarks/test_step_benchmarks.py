@@ -39,7 +39,7 @@ def test_short_attention(tmp_path):
     assert [record["length"] for record in records] == [16, 32]
 
 
-@pytest.mark.parametrize("benchmark", ["cost.masked_head", "cost.short_attention", "pretraining.relative_weight"])
+@pytest.mark.parametrize("benchmark", ["cost.masked_head", "cost.short_attention", "pretraining.relative_weight", "pretraining.start_model"])
 def test_nothing_is_kept_yet(tmp_path, benchmark):
     assert run(benchmark, "--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
 
@@ -50,6 +50,7 @@ def test_nothing_is_kept_yet(tmp_path, benchmark):
         ("cost.masked_head", "docs/pretraining.md"),
         ("cost.short_attention", "DESIGN.md"),
         ("pretraining.relative_weight", "docs/pretraining.md"),
+        ("pretraining.start_model", "docs/low-resource.md"),
     ],
 )
 def test_what_is_kept_is_what_the_page_says(benchmark, page):
