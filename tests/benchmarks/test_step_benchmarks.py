@@ -39,7 +39,10 @@ def test_short_attention(tmp_path):
     assert [record["length"] for record in records] == [16, 32]
 
 
-@pytest.mark.parametrize("benchmark", ["cost.masked_head", "cost.short_attention", "pretraining.relative_weight", "pretraining.start_model"])
+@pytest.mark.parametrize(
+    "benchmark",
+    ["cost.masked_head", "cost.short_attention", "pretraining.relative_weight", "pretraining.start_model"],
+)
 def test_nothing_is_kept_yet(tmp_path, benchmark):
     assert run(benchmark, "--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
 

@@ -34,7 +34,7 @@ def section(kept: Kept) -> Section:
     for objective, steps in sorted(BUDGETS, key=lambda budget: OBJECTIVES.index(budget[0])):
         arms = guided(objective, kept.seeds, steps)
         pairs = pairs_of(kept, arms, [spec.unguided for spec in arms])
-        if pairs:
+        if differences(pairs):
             gap = interval(differences(pairs))
             found[objective] = gap.below_zero
             model = pairs[0][0]["model"]["type"]
