@@ -154,7 +154,7 @@ def test_nothing_kept(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "page"),
     [
-        ("tasks", "README.md"),
+        ("tasks", "docs/low-resource.md"),
         ("finetuning", "docs/finetuning.md"),
         ("recipe_rules", "docs/low-resource.md"),
     ],

@@ -36,4 +36,4 @@ if __name__ == "__main__":
         os.write(hold, b"go")
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         said = [output.with_name(f"{output.name}-{seed}.err").read_text() for seed in (1, 2)]
-        print(json.dumps({"codes": codes, "said": said}))
+        print(json.dumps({"codes": codes, "said": said}), flush=True)  # what is not written yet, forks write too
