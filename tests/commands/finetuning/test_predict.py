@@ -313,6 +313,7 @@ def test_marks_of_all_scripts_stay_within_their_words(tmp_path, text, words):
     [
         ("a.conll", "-DOCSTART- -X- O\n\nAa O\n\u00a0 O\n\n# O\n#tag O\n", [["Aa", "\u00a0"], ["#", "#tag"]]),
         ("a.conll", "# id 12345678-x domain=en\nAa O\n", [["Aa"]]),
+        ("a.conll", "Aa\tB-PER\nii\t\n\nBb\n", [["Aa", "ii"], ["Bb"]]),  # not all are labelled yet
         ("a.conll", "en:Aa O\nen:: O\n", [["Aa", ":"]]),
         ("a.conll", "en:Aa O\nii O\n", [["en:Aa", "ii"]]),
         ("a.conllu", "# text = x\n1-2\tdu\n1\tde\n2\tle\n2.1\tx\n\n# newdoc\n1\tAa\n", [["de", "le"], ["Aa"]]),

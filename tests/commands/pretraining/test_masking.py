@@ -115,7 +115,7 @@ def test_validation_is_masked_alike_every_time_and_at_every_batch_size(make_mode
     assert model.training
 
 
-def tiny(family):
+def tiny(family, **settings):
     """A tiny masked language model; the prediction head has another name in each family."""
     small = {
         "vocab_size": 64,
@@ -125,7 +125,7 @@ def tiny(family):
         "intermediate_size": 48,
     }
     tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
-    return AutoModelForMaskedLM.from_config(AutoConfig.for_model(family, **small, **tokens))
+    return AutoModelForMaskedLM.from_config(AutoConfig.for_model(family, **small, **tokens, **settings))
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -149,6 +149,13 @@ def test_the_masked_head_gives_the_loss_and_gradients_of_the_full_one(family, ba
     assert masked(**without_labels).logits.shape == expected.logits.shape
     head.remove()
     assert torch.equal(masked(**inputs).logits, full(**inputs).logits)
+
+
+def test_a_model_that_leaves_out_other_positions_itself_is_left_as_it_is(batch):
+    model = tiny("modernbert", sparse_prediction=True).eval()
+    expected = model(**batch).loss
+    MaskedHead(model)
+    assert torch.equal(model(**batch).loss, expected)
 
 
 def test_remove_right_after_a_pass_with_labels(make_model, batch):

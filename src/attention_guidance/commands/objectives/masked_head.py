@@ -36,7 +36,8 @@ class MaskedHead:
         self._labelled_BT: Tensor | None = None
         self._hooks: list[RemovableHandle] = []
         head = next((getattr(model, name) for name in _HEADS if hasattr(model, name)), None)
-        if head is not None:
+        # ModernBERT does the same itself if its configuration says so.
+        if head is not None and not getattr(model, "sparse_prediction", False):
             self._hooks = [
                 model.register_forward_pre_hook(self._keep_labels, with_kwargs=True, prepend=True),
                 head.register_forward_pre_hook(self._keep_states),

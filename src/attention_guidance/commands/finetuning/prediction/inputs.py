@@ -98,11 +98,12 @@ def _sentences(path: Path, name: str, suffix: str, at: int) -> Iterator[tuple[in
             block.append((number, line, cells))
             continue
         if rows := _rows(block, suffix == ".conllu"):
+            tabbed = {number for number, line, _ in block if "\t" in line}
             for place, of_row in rows:
                 if len(of_row) < at or not of_row[at - 1]:
                     raise CorpusError(f"{name}:{place}: no word in column {at}; expected one word per line")
-                # Of a sentence in a line, only the first word would be read.
-                if len(of_row) != (width := width or len(of_row)):
+                # Of a sentence in a line, only the first word would be read. Behind tabs, cells may be missing.
+                if place not in tabbed and len(of_row) != (width := width or len(of_row)):
                     raise CorpusError(
                         f"{name}:{place}: {len(of_row)} columns, but the first word has {width}; expected one word per "
                         "line, or leave out `words` if each line is a text"
