@@ -6,7 +6,7 @@
     python -m benchmarks.evidence show objectives           what the kept results say
     python -m benchmarks.evidence page                      write docs/evidence.md and its figures
 
-A run takes about ten seconds on one core (set OMP_NUM_THREADS=1), one of confirmation three minutes. Results are
+A run takes about ten seconds on one core (set OMP_NUM_THREADS=1), one of confirmation four minutes. Results are
 appended to results/evidence.jsonl, a line for each run; a run that is kept is not made again. Some studies read
 ../shared/data, which is not part of the project.
 """

@@ -39,13 +39,15 @@ def _ratios(kept: Kept) -> Iterator[Row]:
     for objective, steps in objectives.LONGER.items():
         runs = objectives.guided(objective, SEEDS, steps)
         yield _ratio(kept, f"`{objective}`, {steps} steps", RATIOS[objective], runs, "objectives")
-    yield _ratio(kept, "`mlm`, preset `mini`", RATIOS["mlm"], confirmation.arm("guided", SEEDS), "confirmation")
+    yield _ratio(
+        kept, "`mlm`, preset `mini`", RATIOS["mlm"], confirmation.arm("guided", confirmation.SEEDS), "confirmation"
+    )
 
 
 def _ratio(kept: Kept, runs: str, goal: float, arms: Sequence[Spec], study: str) -> Row:
     pairs = pairs_of(kept, arms, [spec.unguided for spec in arms])
     met = all(ratio is not None and ratio <= goal for ratio in map(steps_ratio, pairs))
-    seen = ratios_text(pairs) if len(pairs) == len(SEEDS) else None
+    seen = ratios_text(pairs) if len(pairs) == len(arms) else None
     return _row(f"{runs}: a steps ratio of at most {goal}, in each seed", study, seen, met)
 
 
