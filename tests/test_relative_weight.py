@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from attention_guidance import RelativeWeight, Schedule, get_guidance, guide
 from attention_guidance.errors import AttachError, ConfigError, GuidanceWarning
+from attention_guidance.weight import GuidanceWeight
 
 HEADS = "next:1 previous:1 first@3"
 RATIO = 0.02
@@ -326,3 +327,11 @@ def test_torch_compile_is_refused_in_the_first_step(model, batch):
 def test_other_ratios_are_refused(ratio):
     with pytest.raises(ConfigError, match=r"weight|RelativeWeight"):
         RelativeWeight(ratio)
+
+
+def test_shares_of_micro_batches_are_exact_in_half_precision():
+    """A third is not a number of bfloat16: rounded to it, the weight would be 0.2 % off."""
+    weight = GuidanceWeight(RELATIVE, Schedule("constant"))
+    weight.see(torch.tensor(2.0, dtype=torch.bfloat16), torch.tensor(1 / 3))
+    weight.end_step(torch.device("cpu"))
+    assert weight.full == pytest.approx(RATIO * 2 * 3, rel=1e-6)

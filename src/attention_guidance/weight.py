@@ -160,9 +160,9 @@ class _FirstLoss:
 
     def add(self, loss: Tensor, share: Tensor | None) -> None:
         """Add the loss of a micro-batch; see `GuidanceWeight.see`."""
-        loss = loss.detach().mean()
-        weight = torch.ones_like(loss) if share is None else share.to(loss)
-        sums = torch.stack([loss, weight]).to(torch.promote_types(loss.dtype, torch.float32))
+        # Before the share, which half precision would round.
+        loss = loss.detach().mean().to(torch.promote_types(loss.dtype, torch.float32))
+        sums = torch.stack([loss, torch.ones_like(loss) if share is None else share.to(loss)])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def size(self, device: torch.device) -> float | None:
@@ -174,6 +174,7 @@ class _FirstLoss:
         sums = torch.zeros(2, device=device) if self._sums is None else self._sums.to(device)
         self._sums = None
         if distributed.is_available() and distributed.is_initialized():
+            sums = sums.double()  # one dtype on all processes, also on one that had no loss
             distributed.all_reduce(sums)
         loss, weight = sums.tolist()
         size = abs(loss / weight) if weight else 0.0

@@ -98,6 +98,8 @@ OLD_BYTE_LEVEL = byte_level("Ġthe", "Ġking", "s", "ing", "Ġ", "Ã", "©", "."
         (OLD_WORDPIECE, byte_level, "Ãĸ", ()),
         (OLD_SENTENCEPIECE, byte_level, "Ġ", (9,)),
         (OLD_WORDPIECE, byte_level, "Ġ", ()),
+        # In no alphabet of bytes, so read as it is.
+        (OLD_SENTENCEPIECE, byte_level, "Ω.", (13, 12)),
     ],
 )
 def test_what_a_token_begins_as(old, kind, token, sources):

@@ -279,6 +279,10 @@ def test_a_start_whose_tokenizer_cannot_be_read(tmp_path, given, whole_run, cli,
     [
         (["--init-from", "./nowhere"], "no such folder"),
         (["--keep-tokenizer"], "--keep-tokenizer needs --init-from MODEL"),
+        (
+            ["--init-from", "./nowhere", "--keep-tokenizer", "--vocab-size", "300"],
+            "--vocab-size is for training a tokenizer; leave it out, or leave out --keep-tokenizer",
+        ),
     ],
 )
 def test_starts_that_are_refused(tmp_path, given, cli, capsys, more, said):

@@ -23,7 +23,7 @@ def test_pre_training_is_steps_validations_and_what_comes_with_it():
 
 def test_what_the_rules_want_if_it_fits():
     # 2,000 s, a tenth in reserve: 1,800, less 10 spent and 100 to fine-tune: 1,690 left for 20 + 1,500 + 30 x 3.
-    budget = allot("2000s", 1500, "40 epochs", TRIAL, models=1, spent=10)
+    budget = allot("2000s", 1500, "40 epochs", TRIAL, models=1, covers="", spent=10)
     assert (budget["max_steps"], budget["pretraining_seconds"], budget["fine_tuning_seconds"]) == (1500, 1610, 100)
     assert (
         budget["why"] == "40 epochs; fits in 2000s (27m for pre-training, 2m for fine-tuning, measured on this machine)"
@@ -42,7 +42,7 @@ def test_what_the_rules_want_if_it_fits():
     ],
 )
 def test_else_as_many_as_fit(given, models, spent, steps):
-    budget = allot(given, 1500, "40 epochs", TRIAL, models=models, spent=spent)
+    budget = allot(given, 1500, "40 epochs", TRIAL, models=models, covers="", spent=spent)
     found = budget["max_steps"]
     left = 0.9 * float(given[:-1]) - spent - models * 100
     assert models * TRIAL.pretraining(found) <= left
@@ -56,10 +56,10 @@ def test_the_least_time_is_named_and_is_enough():
     with pytest.raises(
         ConfigError, match=r"time='5m' is too short: .* takes 40 steps of 1 s .* fine-tuning 2m; give at least 6m"
     ):
-        allot("5m", 1500, "", TRIAL, models=1, spent=10)
-    assert allot("6m", 1500, "", TRIAL, models=1, spent=10)["max_steps"] >= 40
+        allot("5m", 1500, "", TRIAL, models=1, covers="", spent=10)
+    assert allot("6m", 1500, "", TRIAL, models=1, covers="", spent=10)["max_steps"] >= 40
     # Where the rules want less than an epoch, that is enough.
-    assert allot("5m", 30, "", TRIAL, models=1, spent=10)["max_steps"] == 30
+    assert allot("5m", 30, "", TRIAL, models=1, covers="", spent=10)["max_steps"] == 30
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,11 @@ def test_a_recipe_within_a_time(recipe, measured, tmp_path):
     assert code == 0, error
     assert len(measured) == 1
     assert json.loads((tmp_path / "out" / "recipe.json").read_text())["time"] == content["time"]
-    for other in (["--time", "2m"], []):
+    # So is what the time was not chosen for, which would take longer.
+    for other in (["--time", "2m"], [], ["--time", "90s", "--compare"], ["--time", "90s", "--seeds", "9"]):
         code, _, error = recipe(*other, "--resume")
         assert code == 2
-        assert "another --time" in one_line(error)
+        assert "another --time, or one for other models, tasks or seeds" in one_line(error)
 
 
 def test_a_stopped_recipe_has_the_steps_that_it_had(recipe, measured, tmp_path):

@@ -70,6 +70,8 @@ def _recipe(arguments: dict[str, Any]) -> int:
     if arguments.pop("keep_tokenizer"):
         if "init_from" not in overrides:
             raise ConfigError("--keep-tokenizer needs --init-from MODEL")
+        if "vocab_size" in overrides:
+            raise ConfigError("--vocab-size is for training a tokenizer; leave it out, or leave out --keep-tokenizer")
         overrides["new_tokenizer"] = False
     low_resource(RecipeSettings(text_of(arguments), overrides=overrides, **arguments), output, **how)
     return 0

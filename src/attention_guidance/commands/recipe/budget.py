@@ -54,6 +54,7 @@ class Budget(TypedDict):
 
     Attributes:
         time: The time that was given.
+        covers: What has to fit into it: models, tasks and seeds.
         max_steps: The steps of each pre-training.
         why: Why so many, for the user.
         step_seconds: The measured time of a step.
@@ -61,6 +62,7 @@ class Budget(TypedDict):
     """
 
     time: str
+    covers: str
     max_steps: int
     why: str
     step_seconds: float
@@ -68,7 +70,7 @@ class Budget(TypedDict):
     fine_tuning_seconds: float
 
 
-def allot(given: str, wanted: int, why: str, trial: Trial, *, models: int, spent: float) -> Budget:
+def allot(given: str, wanted: int, why: str, trial: Trial, *, models: int, covers: str, spent: float) -> Budget:
     """Choose the steps of pre-training: those that the rules want, or as many as fit.
 
     Args:
@@ -77,6 +79,7 @@ def allot(given: str, wanted: int, why: str, trial: Trial, *, models: int, spent
         why: Why they want them.
         trial: What was measured.
         models: The number of models that are pre-trained, and fine-tuned.
+        covers: What has to fit into the time, in words.
         spent: Seconds that have passed.
 
     Raises:
@@ -98,6 +101,7 @@ def allot(given: str, wanted: int, why: str, trial: Trial, *, models: int, spent
     fits = f"{why}; fits in {given}" if steps == wanted else f"as many as fit in {given}, at {trial.step:.2g} s a step"
     return {
         "time": given,
+        "covers": covers,
         "max_steps": steps,
         "why": f"{fits} ({uses}, measured on this machine)",
         "step_seconds": trial.step,
@@ -158,12 +162,13 @@ def _fine_tuning(model: str, task: str, files: Mapping[str, Path], seeds: int, f
     )
 
 
-def kept_budget(file: Path, given: str | None) -> Budget | None:
-    """The budget of the recipe in the folder, which measuring again would change; None if there is none for this time.
+def kept_budget(file: Path, given: str | None, covers: str) -> Budget | None:
+    """The budget of the recipe in the folder, which measuring again would change; None if it is not for this.
 
     Args:
         file: Its file.
         given: The time that is given now.
+        covers: What has to fit into it now.
 
     Raises:
         RunError: Its file is damaged.
@@ -174,4 +179,4 @@ def kept_budget(file: Path, given: str | None) -> Budget | None:
         there = read_json(file, Budget)
     except (OSError, ValueError) as error:
         raise RunError(f"{file} is damaged ({error}); start the recipe again with `overwrite`") from error
-    return there if there["time"] == given else None
+    return there if (there["time"], there["covers"]) == (given, covers) else None

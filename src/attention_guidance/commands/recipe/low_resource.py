@@ -113,11 +113,13 @@ def low_resource(
         choices = chosen(facts, settings.overrides)
         configs = _configs(settings, choices, output)
         text = "".join(json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in kept)
-        budget = kept_budget(output / _TIME_FILE, settings.time) if resume else None
+        covers = f"{' and '.join(configs)}; {settings.seeds} seeds of {' and '.join(tasks) or 'no task'}"
+        budget = kept_budget(output / _TIME_FILE, settings.time, covers) if resume else None
         if settings.time is not None and budget is None:
             console.print("measuring a few steps on this machine")
             trial = measure(configs["guided"], text, tasks, settings.seeds, Path(temporary))
-            budget = allot(settings.time, *_steps(choices), trial, models=len(configs), spent=time.monotonic() - began)
+            spent = time.monotonic() - began
+            budget = allot(settings.time, *_steps(choices), trial, models=len(configs), covers=covers, spent=spent)
     choices, configs = _within(budget, choices, configs)
     files = {} if budget is None else {_TIME_FILE: json.dumps(budget, indent=2) + "\n"}
     files |= {_TEXT_FILE: text} | {f"classify-{name}": rows for name, rows in split.items()}
@@ -219,7 +221,7 @@ def _changed(output: Path, files: Mapping[str, str]) -> str | None:
     names = {_TIME_FILE, *files}
     existing = {name: (output / name).read_text(encoding="utf-8") for name in names if (output / name).is_file()}
     if existing.pop(_TIME_FILE, None) != files.get(_TIME_FILE):
-        return "a recipe with another `time`"
+        return "a recipe with another `time`, or one for other models, tasks or seeds"
     others = {name: text for name, text in files.items() if name != _TIME_FILE}
     return None if existing == others else "a recipe with another text or other tasks"
 

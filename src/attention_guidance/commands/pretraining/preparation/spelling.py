@@ -117,6 +117,8 @@ _BYTES = {letter: byte for byte, letter in _LETTERS.items()}
 
 class _ByteLevel(Spelling):
     def _text(self, token: str) -> tuple[bytes, tuple[bool, ...]]:
+        if not _BYTES.keys() >= {*token}:  # no bytes, so no text is ever split into it
+            return token.encode(), (True, False)
         written = bytes(_BYTES[letter] for letter in token)
         # Without a space, it is the rest of a word, or the first word of a text.
         return (written[1:], (True,)) if written[:1] == b" " else (written, (False, True))
