@@ -70,7 +70,9 @@ print(sorted({"torch", "transformers", "numpy", "yaml"} & set(sys.modules)), fil
     [
         ([], "the following arguments are required: COMMAND"),
         (["evaluate"], "invalid choice: 'evaluate'"),
-        (["pretrain", "-o", "x", "--layres", "4"], "unrecognized arguments: --layres"),
+        (["pretrain", "-o", "x", "--layres", "4"], "unrecognized arguments: --layres; did you mean --layers? (see"),
+        (["census", "m", "-o", "x", "--text", "y"], "unrecognized arguments: --text y; did you mean --text-field?"),
+        (["look", "m", "s", "-o", "x", "--zz"], "unrecognized arguments: --zz (see attention-guidance look --help)"),
         (["pretrain"], "the following arguments are required: -o/--output"),
         (["pretrain", "-o", "x", "--max-steps", "many"], "argument --max-steps: invalid int value: 'many'"),
         (["pretrain", "-o", "x", "--hold", "half"], "'half' must be steps (200) or a share of the run (0.2)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,23 @@ from attention_guidance.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with errors of one line."""
+    """An argument parser with errors of one line, and without abbreviations: `--text` is no `--text-field`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse what the parser does not know, while it still knows what was meant."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+        return found, unknown
+
+    def _meant(self, flag: str) -> str:
+        name, flags = flag.partition("=")[0], [*self._option_string_actions]
+        longer = [other for other in flags if other.startswith(name)]
+        like = longer if name.startswith("--") and longer else difflib.get_close_matches(name, flags, n=1)
+        return f"; did you mean {' or '.join(like)}?" if like else ""
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""
