@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from attention_guidance import RelativeWeight
 from attention_guidance.commands.pretraining.settings.config import make_config
+from attention_guidance.commands.recipe import rules
 from attention_guidance.commands.recipe.clean import TextFacts
 from attention_guidance.commands.recipe.rules import choose
 
@@ -54,3 +56,9 @@ def test_a_start_model_decides_its_size_and_wide_ones_learn_slowly(width, rate):
     assert (found["new_tokenizer"], found["match_heads"], found["max_steps"]) == (True, True, 2400)
     assert found.get("learning_rate") == rate
     assert "preset" not in found
+
+
+def test_a_relative_weight_replaces_the_weight():
+    facts = TextFacts(10, 10, 1_000_000, 0, 0, 0, 0, {}, {})
+    found = {choice.name: choice.value for choice in rules.chosen(facts, {"relative_weight": 0.01})}
+    assert make_config(found).guidance_weight == RelativeWeight(0.01)

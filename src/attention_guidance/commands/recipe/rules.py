@@ -85,6 +85,9 @@ def chosen(facts: TextFacts, overrides: Mapping[str, Any]) -> list[Choice]:
     if overrides.get("new_tokenizer") is False:
         # The start model's has its size.
         del choices["vocab_size"]
+    if overrides.get("relative_weight") is not None:
+        # Either weight excludes the other.
+        del choices["weight"]
     for name, value in overrides.items():
         choices[name] = Choice(name, value, "as you asked")
     return [*choices.values()]
