@@ -39,6 +39,7 @@ from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.architectures import stated_sizes
 from attention_guidance.commands.pretraining.settings.config import RunConfig, make_config
 from attention_guidance.commands.recipe import low_resource
+from attention_guidance.commands.recipe.plan import RecipeSettings
 from attention_guidance.commands.report.figures.svg import to_svg
 from attention_guidance.commands.studies import models, report
 from attention_guidance.commands.text.corpora import read_documents
@@ -236,7 +237,7 @@ def _read_downstream(path: Path, chance: Chance) -> object:
 
 
 def _read_recipe(path: Path, chance: Chance) -> object:
-    return low_resource._lost_results(path.parent, low_resource.RecipeSettings())
+    return low_resource._lost_results(path.parent, RecipeSettings())
 
 
 def _clock(path: Path) -> float:

@@ -11,7 +11,7 @@ import pytest
 from small_runs import one_line
 
 from attention_guidance.commands.recipe.clean import clean
-from attention_guidance.commands.recipe.low_resource import _require_enough
+from attention_guidance.commands.recipe.plan import require_enough
 from attention_guidance.commands.recipe.tasks import split_table
 from attention_guidance.commands.report.recipe_page import write_recipe_page
 from attention_guidance.commands.text.corpora import Document
@@ -140,7 +140,7 @@ def test_the_headline_tells_what_is_shown(done, tmp_path, value, verdict, said):
 
 def test_one_long_document_is_enough():
     _, facts = clean([Document("\n".join(f"Line {n} of a text." for n in range(2000)), "text.txt")])
-    _require_enough("text.txt", facts)
+    require_enough("text.txt", facts)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _recipe(arguments: dict[str, Any]) -> int:
-    from attention_guidance.commands.recipe.low_resource import RecipeSettings, low_resource
+    from attention_guidance.commands.recipe.low_resource import low_resource
+    from attention_guidance.commands.recipe.plan import RecipeSettings
 
     arguments.pop("recipe")
     output = arguments.pop("output")
