@@ -72,6 +72,11 @@ print(sorted({"torch", "transformers", "numpy", "yaml"} & set(sys.modules)), fil
         (["evaluate"], "invalid choice: 'evaluate'"),
         (["pretrain", "-o", "x", "--layres", "4"], "unrecognized arguments: --layres; did you mean --layers? (see"),
         (["census", "m", "-o", "x", "--text", "y"], "unrecognized arguments: --text y; did you mean --text-field?"),
+        (["pretrain", "-o", "x", "a", "-o", "x", "--", "-b"], "unrecognized arguments: -- -b (see attention-guidance"),
+        (
+            ["pretrain", "-o", "x", "--data=y"],
+            "--data=y; did you mean --dataset or --dataset-config or --dataset-split?",
+        ),
         (["look", "m", "s", "-o", "x", "--zz"], "unrecognized arguments: --zz (see attention-guidance look --help)"),
         (["pretrain"], "the following arguments are required: -o/--output"),
         (["pretrain", "-o", "x", "--max-steps", "many"], "argument --max-steps: invalid int value: 'many'"),

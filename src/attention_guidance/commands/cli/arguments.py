@@ -29,9 +29,10 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def _meant(self, flag: str) -> str:
+        """The flags that begin so, or the one that is most like it."""
         name, flags = flag.partition("=")[0], [*self._option_string_actions]
-        longer = [other for other in flags if other.startswith(name)]
-        like = longer if name.startswith("--") and longer else difflib.get_close_matches(name, flags, n=1)
+        longer = [other for other in flags if other.startswith(name)] if name.strip("-") else []
+        like = longer[:3] or difflib.get_close_matches(name, flags, n=1)
         return f"; did you mean {' or '.join(like)}?" if like else ""
 
     def error(self, message: str) -> NoReturn:
