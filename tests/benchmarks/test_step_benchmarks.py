@@ -41,7 +41,13 @@ def test_short_attention(tmp_path):
 
 @pytest.mark.parametrize(
     "benchmark",
-    ["cost.masked_head", "cost.short_attention", "pretraining.relative_weight", "pretraining.start_model"],
+    [
+        "cost.masked_head",
+        "cost.short_attention",
+        "pretraining.equal_time",
+        "pretraining.relative_weight",
+        "pretraining.start_model",
+    ],
 )
 def test_nothing_is_kept_yet(tmp_path, benchmark):
     assert run(benchmark, "--show", "--results", tmp_path / "none").stdout == "nothing is kept yet\n"
@@ -53,6 +59,7 @@ def test_nothing_is_kept_yet(tmp_path, benchmark):
         ("cost.masked_head", "docs/pretraining.md"),
         ("cost.short_attention", "DESIGN.md"),
         ("pretraining.relative_weight", "docs/pretraining.md"),
+        ("pretraining.equal_time", "docs/low-resource.md"),
         ("pretraining.start_model", "docs/low-resource.md"),
     ],
 )
