@@ -157,7 +157,8 @@ def show(path: Path) -> str:
     for record in newest(path, "text", "seconds", "guided", "arm", "seed"):
         rows.append(
             (
-                record["text"].capitalize(), record["arm"], "yes" if record["guided"] else "no", str(record["seed"]),
+                record["text"].capitalize(), ", ".join([record["arm"], *record.get("changes", ())]),
+                "yes" if record["guided"] else "no", str(record["seed"]),
                 f"{record['steps']:,}", f"{record['cpu_seconds']:.0f}", f"{record['final_loss']:.3f}",
                 f"{record['final_accuracy']:.1%}",
             )

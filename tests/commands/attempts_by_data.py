@@ -65,7 +65,7 @@ def _parquet(world: World, name: str) -> None:
         schema = schema.with_metadata({b"huggingface": json.dumps(stated).encode()})
     table = pa.Table.from_arrays([pa.array(["a b c"] * 40), pa.array([0, 1] * 20)], schema=schema)
     pq.write_table(table, world.folder / "train.parquet")
-    world.command("tokenizer", "train", "train.parquet", "--vocab-size", 270, "-o", "out")
+    world.command("tokenizer", "train", "train.parquet", "--vocab-sizes", 270, "-o", "out")
     with suppress(GuidanceError):
         _examples(world, "classify", "train.parquet")
 
@@ -100,7 +100,7 @@ def _archives(world: World, name: str) -> None:
     (world.folder / "d.txt").write_bytes(world.pickled)
     (world.folder / "e.txt").write_bytes(world.objects())
     chosen = {"gzip": "a.txt.gz", "zip": "b.zip", "tar": "c.tar", "pickle": "d.txt", "array": "e.txt"}[name.split()[1]]
-    world.command("tokenizer", "train", chosen, "--vocab-size", 270, "-o", "out")
+    world.command("tokenizer", "train", chosen, "--vocab-sizes", 270, "-o", "out")
 
 
 @attempt("PostScript named like an image", "SVG named like an image")

@@ -273,7 +273,7 @@ def test_modules_in_the_current_folder_are_not_imported(with_modules, start):
         script = world.folder.parent / "bin" / "attention-guidance"
         script.write_text("from attention_guidance.commands.cli import main\nmain()\n")
         command = [sys.executable, str(script)]
-    words = [*command, "tokenizer", "train", world.arguments[0], "--vocab-size", "270", "-o", "out"]
+    words = [*command, "tokenizer", "train", world.arguments[0], "--vocab-sizes", "270", "-o", "out"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not world.mark.exists()

@@ -179,7 +179,7 @@ def test_a_run_and_its_resume(secret, run, tmp_path):
 def test_studies_and_fine_tuning(secret, run, tmp_path):
     run("census", secret / "model", secret / "text.txt", "-o", tmp_path / "census", "--sequences", 4)
     run("report", secret / "model", "--text", secret / "text.txt", "-o", tmp_path / "report", "--sequences", 4)
-    run("tokenizer", "train", secret / "text.txt", "--vocab-size", 280, "-o", tmp_path / "tokenizer")
+    run("tokenizer", "train", secret / "text.txt", "--vocab-sizes", 280, "-o", tmp_path / "tokenizer")
     task = ("--train", secret / "ner.conll", "--dev", secret / "ner.conll", "--epochs", 1, "--seeds", 1)
     run("finetune", secret / "model", "--task", "ner", *task, "-o", tmp_path / "ner")
     run("predict", tmp_path / "ner" / "model", secret / "ner.conll", "-o", tmp_path / "ner" / "predicted.jsonl")

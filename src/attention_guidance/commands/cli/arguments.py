@@ -16,7 +16,7 @@ from attention_guidance.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with errors of one line, and without abbreviations: `--text` is no `--text-field`."""
+    """An argument parser with errors of one line. It takes no abbreviations: `--text` is not `--text-field`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def _meant(self, flag: str) -> str:
-        """The flags that begin so, or the one that is most like it."""
+        """The flags that begin with it, or the one that is most like it."""
         name, flags = flag.partition("=")[0], [*self._option_string_actions]
         longer = [other for other in flags if other.startswith(name)] if name.strip("-") else []
         like = longer[:3] or difflib.get_close_matches(name, flags, n=1)

@@ -80,15 +80,15 @@ def low_resource(
         folder.clear()
         for name, lines in files.items():
             results.write_data(output / name, lines)
+    tasks = plan.tasks | ({"classify": _split_files(output)} if plan.split else {})
     _report_plan(console, plan)
     how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
     runs = {arm: pretrain(config, output / arm, **how) for arm, config in plan.configs.items()}
     found = {}
-    for name, of_task in plan.tasks.items():
+    for name, of_task in tasks.items():
         # The text was cleaned of the sentences of dev and test as they were.
-        place = _split_files(output) if name == "classify" and plan.split else of_task
-        check_unchanged(place, plan.contents[name])
-        found[name] = _evaluate(name, place, settings, output, **how)
+        check_unchanged(of_task, plan.contents[name])
+        found[name] = _evaluate(name, of_task, settings, output, **how)
     content = {
         **results.header("recipe"),
         "recipe": "low-resource",
