@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from attention_guidance.errors import GuidanceError
 
 _SEED = 1
 _RESAMPLES = 2000
@@ -79,6 +83,30 @@ def newest(path: Path, *names: str) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
     records = map(json.loads, lines)
     return list({tuple(record[name] for name in names): record for record in records}.values())
+
+
+def keep(path: Path, records: Iterable[dict[str, Any]], told: Callable[[dict[str, Any]], str] | None = None) -> int:
+    """Add each result to a file as soon as it is known.
+
+    Args:
+        path: The file.
+        records: The results; transformers prints nothing while they are made.
+        told: What to print of a result.
+
+    Returns:
+        The exit code: 2 after an error of the project, which is printed, else 0.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        for record in records:
+            append(path, [record])
+            if told is not None:
+                print(told(record), file=sys.stderr, flush=True)
+    except GuidanceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:

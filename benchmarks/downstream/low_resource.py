@@ -33,7 +33,7 @@ from attention_guidance.commands.finetuning.settings import FinetuneSettings
 from attention_guidance.errors import GuidanceError
 
 from .. import BENCHMARKS, DATA
-from ..turns import append
+from ..turns import keep
 from .low_resource_tables import ARMS, PUBLISHED, show
 
 RESULTS = BENCHMARKS / "results" / "low_resource.jsonl"
@@ -86,12 +86,8 @@ def main() -> int:
         return 0
     if not arguments.languages:
         parser.error("name a language, or --show")
-    try:
-        for record in studies(arguments):
-            append(arguments.results, [record])
-    except GuidanceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if failed := keep(arguments.results, studies(arguments)):
+        return failed
     print(show(arguments.results))
     return 0
 

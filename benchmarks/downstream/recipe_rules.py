@@ -21,12 +21,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils import logging
-
-from attention_guidance.errors import GuidanceError
-
 from .. import BENCHMARKS, DATA
-from ..turns import append, newest
+from ..turns import keep, newest
 from .tables import gap, score
 from .tasks import finetune_settings, finished_run
 
@@ -77,15 +73,8 @@ def main() -> int:
     if not arguments.data.is_dir():
         print(f"error: the data in {arguments.data} are not there", file=sys.stderr)
         return 2
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        for record in study(arguments):
-            append(arguments.results, [record])
-            print(json.dumps(record), flush=True)
-    except GuidanceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if failed := keep(arguments.results, study(arguments), json.dumps):
+        return failed
     print(show(arguments.results))
     return 0
 

@@ -25,29 +25,26 @@ from unittest import mock
 
 import torch
 from transformers import Trainer
-from transformers.utils import logging
 
 from attention_guidance.commands import results
 from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.settings.config import make_config
-from attention_guidance.errors import GuidanceError
 
 from .. import BENCHMARKS, DATA
 from ..downstream.low_resource import Prepared, prepare
-from ..turns import append, newest
+from ..turns import keep, newest
 
 RESULTS = BENCHMARKS / "results" / "equal_time.jsonl"
-_TRIALS = (4, 20)  # steps
+_TRIALS = (4, 20)  # steps; both validate as often, so that their difference is of steps alone
 _KEPT = ("final_loss", "final_accuracy", "curve", "guidance", "model", "warnings")
-_DEFAULT = "the recipe's"
-_MUON = "optimizer"
 # ModernBERT's default deviation of 0.02 suits a width of 768; a width of 256 needs more.
+_MUON = {"optimizer": "muon"}
 _MODERN = {"arch": "modernbert", "initializer_range": 0.05}
 ARMS: dict[str, dict[str, Any]] = {
-    _DEFAULT: {},
+    "the recipe's": {},
     "ModernBERT": _MODERN,
-    "Muon": {_MUON: "muon"},
-    "ModernBERT, Muon": _MODERN | {_MUON: "muon"},
+    "Muon": _MUON,
+    "ModernBERT, Muon": _MODERN | _MUON,
     "masking from 30 to 15 %": {"masking_rate": 0.3, "final_masking_rate": 0.15},
     "learning rate 2e-3": {"learning_rate": 2e-3},
 }
@@ -75,17 +72,8 @@ def main() -> int:
         if arguments.language is None:
             parser.error("name a language, or --show")
         torch.set_num_threads(1)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            for record in runs(arguments):
-                append(arguments.results, [record])
-                print(
-                    f"{record['arm']}: {record['final_loss']:.3f} after {record['steps']}", file=sys.stderr, flush=True
-                )
-        except GuidanceError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        if failed := keep(arguments.results, runs(arguments), lambda run: f"{run['arm']}: {run['final_loss']:.3f}"):
+            return failed
     print(show(arguments.results))
     return 0
 
@@ -97,7 +85,8 @@ def runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for seed in arguments.seeds:
             for arm in arguments.arms:
                 changes = ARMS[arm] | {"seed": seed} | ({"heads": ""} if arguments.unguided else {})
-                few, more = (trained(text, changes | {"max_steps": steps})["cpu_seconds"] for steps in _TRIALS)
+                trials = [changes | {"max_steps": steps, "eval_every": steps} for steps in _TRIALS]
+                few, more = (trained(text, trial)["cpu_seconds"] for trial in trials)
                 step = (more - few) / (_TRIALS[1] - _TRIALS[0])
                 steps = max(1, round(arguments.seconds / step))
                 found = trained(text, changes | {"max_steps": steps})
@@ -105,7 +94,7 @@ def runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     results.header("equal_time")
                     | {"command": "benchmarks.pretraining.equal_time", "text": arguments.language, "arm": arm}
                     | {"guided": not arguments.unguided, "seed": seed, "seconds": arguments.seconds}
-                    | {"changes": arguments.changes}
+                    | {"settings": " ".join(arguments.changes)}
                     | {"steps": steps, "step_cpu_seconds": step, "cpu_seconds": found["cpu_seconds"]}
                     | {"tokens_per_step": found["tokens_per_step"]}
                     | {name: found[name] for name in _KEPT}
@@ -117,7 +106,7 @@ def trained(text: Prepared, changes: dict[str, Any]) -> dict[str, Any]:
     steps = changes["max_steps"]
     flags = text.flags | {"corpus": [str(text.text)], "report_to": "none", "save_every": steps}
     flags |= {"eval_every": max(1, steps // 10)} | changes
-    optimizer = flags.pop(_MUON, None)
+    optimizer = flags.pop("optimizer", None)
     make = mock.patch.object(Trainer, "create_optimizer", with_muon) if optimizer else nullcontext()
     with tempfile.TemporaryDirectory() as folder, make:
         began = time.process_time()
@@ -154,10 +143,10 @@ def show(path: Path) -> str:
     """The newest run of each arm as a Markdown table."""
     head = ("text", "setting", "guided", "seed", "steps", "CPU seconds", "validation loss", "masked tokens right")
     rows = [head, ("---",) * len(head)]
-    for record in newest(path, "text", "seconds", "guided", "arm", "seed"):
+    for record in newest(path, "text", "settings", "seconds", "guided", "arm", "seed"):
         rows.append(
             (
-                record["text"].capitalize(), ", ".join([record["arm"], *record.get("changes", ())]),
+                record["text"].capitalize(), " ".join([record["arm"], record["settings"]]).strip(),
                 "yes" if record["guided"] else "no", str(record["seed"]),
                 f"{record['steps']:,}", f"{record['cpu_seconds']:.0f}", f"{record['final_loss']:.3f}",
                 f"{record['final_accuracy']:.1%}",

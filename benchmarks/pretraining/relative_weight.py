@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from attention_guidance.commands import results
 from attention_guidance.commands.pretraining.preparation.prepare import prepare_data
@@ -30,7 +29,7 @@ from attention_guidance.commands.pretraining.saving.folder import RunFolder
 from attention_guidance.commands.pretraining.settings.config import make_config
 
 from .. import BENCHMARKS
-from ..turns import append
+from ..turns import keep
 
 RESULTS = BENCHMARKS / "results" / "relative_weight.jsonl"
 OBJECTIVES = ("mlm", "rtd", "span", "mlm+sop")
@@ -67,11 +66,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.show:
         torch.set_num_threads(1)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        for record in runs(arguments):
-            append(arguments.results, [record])
-            print(f"{[record[name] for name in _IDENTITY]}: {record['final_loss']:.3f}", file=sys.stderr, flush=True)
+        if failed := keep(
+            arguments.results,
+            runs(arguments),
+            lambda run: f"{[run[name] for name in _IDENTITY]}: {run['final_loss']:.3f}",
+        ):
+            return failed
     print(show(arguments.results))
     return 0
 

@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from attention_guidance.commands import results
 from attention_guidance.commands.pretraining.pretrain import pretrain
 from attention_guidance.commands.pretraining.settings.config import make_config
-from attention_guidance.errors import GuidanceError
 
 from .. import BENCHMARKS, DATA
 from ..downstream.recipe_rules import beginning
-from ..turns import append
+from ..turns import keep
 from .relative_weight import read
 
 RESULTS = BENCHMARKS / "results" / "start_model.jsonl"
@@ -58,15 +56,8 @@ def main() -> int:
             print("error: give --start, and the folder of the data as --data", file=sys.stderr)
             return 2
         torch.set_num_threads(1)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            for record in runs(arguments):
-                append(arguments.results, [record])
-                print(f"{record['arm']}: {record['final_loss']:.3f}", file=sys.stderr, flush=True)
-        except GuidanceError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        if failed := keep(arguments.results, runs(arguments), lambda run: f"{run['arm']}: {run['final_loss']:.3f}"):
+            return failed
     print(show(arguments.results))
     return 0
 

@@ -10,7 +10,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM
 
+from attention_guidance.commands.cli import _parser
 from attention_guidance.commands.finetuning.prediction.predictor import Predictor
 from attention_guidance.commands.pretraining.saving.checkpoints import SEAL, _seal
 from attention_guidance.commands.pretraining.settings.architectures import longest_stated, stated_sizes, trained
@@ -122,7 +123,10 @@ class World:
         return max((self.run / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
     def command(self, *words: object) -> None:
-        """Run a command, which may fail, but only by an error of the project."""
+        """Run a command, which may fail, but only by an error of the project, and not because there is no such flag."""
+        with redirect_stderr(io.StringIO()) as said, suppress(SystemExit):
+            _parser().parse_args([*map(str, words), "-q"])
+        assert said.getvalue() == "" or said.getvalue().startswith("error: argument --"), said.getvalue()
         assert self.cli(*words, "-q") in (0, 1, 2)
 
     def settings(self, **values: Any) -> None:

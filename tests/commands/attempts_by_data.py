@@ -136,4 +136,4 @@ def _names(world: World, name: str) -> None:
         "formats": "{0.__class__.__init__.__globals__}%(x)s%n",
     }[name.split()[0]]
     run = world.run.rename(world.folder / text.replace("/", "-"))
-    world.command("report", run, "--text", world.arguments[0], "--sequences", 4, "-o", "page", "--sentences", text)
+    world.command("report", run, "--text", world.arguments[0], "--sequences", 4, "-o", "page", "--sentence", text)

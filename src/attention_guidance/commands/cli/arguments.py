@@ -14,25 +14,30 @@ from attention_guidance.commands.plain import plain
 from attention_guidance.commands.streams import discard
 from attention_guidance.errors import ConfigError
 
+# From here on, a flag looks like a misspelling of another, not like another flag.
+_ALIKE = 0.7
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser with errors of one line. It takes no abbreviations: `--text` is not `--text-field`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **kwargs)
+        self.allow_abbrev = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Refuse what the parser does not know, while it still knows what was meant."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+            flag = next((word for word in unknown if word.startswith("-")), unknown[0])
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(flag)}")
         return found, unknown
 
     def _meant(self, flag: str) -> str:
         """The flags that begin with it, or the one that is most like it."""
         name, flags = flag.partition("=")[0], [*self._option_string_actions]
         longer = [other for other in flags if other.startswith(name)] if name.strip("-") else []
-        like = longer[:3] or difflib.get_close_matches(name, flags, n=1)
+        like = longer[:3] or difflib.get_close_matches(name, flags, n=1, cutoff=_ALIKE)
         return f"; did you mean {' or '.join(like)}?" if like else ""
 
     def error(self, message: str) -> NoReturn:

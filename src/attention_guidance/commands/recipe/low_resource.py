@@ -80,7 +80,8 @@ def low_resource(
         folder.clear()
         for name, lines in files.items():
             results.write_data(output / name, lines)
-    tasks = plan.tasks | ({"classify": _split_files(output)} if plan.split else {})
+    split = {Path(name).stem: output / f"classify-{name}" for name in plan.split}
+    tasks = plan.tasks | ({"classify": split} if split else {})
     _report_plan(console, plan)
     how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
     runs = {arm: pretrain(config, output / arm, **how) for arm, config in plan.configs.items()}
@@ -127,11 +128,6 @@ def _check_time(settings: RecipeSettings) -> None:
     seconds_of(settings.time, "time")
     if (steps := settings.overrides.get("max_steps")) is not None:
         raise ConfigError(f"time={settings.time!r} and max_steps={steps} both decide the length; give one of them")
-
-
-def _split_files(output: Path) -> dict[str, Path]:
-    """The files that a table of texts and labels was split into, by split."""
-    return {file.stem.rpartition("-")[2]: file for file in sorted(output.glob("classify-*.jsonl"))}
 
 
 def _changed(output: Path, files: Mapping[str, str]) -> str | None:
