@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks import forked
+from started import benchmark
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["".join(random.Random(n).choices("abcdefgh", k=4)) for n in range(60)]
 
 
 def run(name, *arguments):
-    command = [sys.executable, "-m", f"benchmarks.downstream.{name}", *map(str, arguments)]
-    return forked.run(command, capture_output=True, text=True, cwd=ROOT)
+    return benchmark(f"downstream.{name}", *arguments)
 
 
 @pytest.fixture(scope="module")

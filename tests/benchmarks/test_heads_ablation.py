@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 from small_runs import arguments, cli, corpus, whole_run
-
-from benchmarks import forked
+from started import benchmark
 
 __all__ = ["arguments", "cli", "corpus", "whole_run"]
-ROOT = Path(__file__).parents[2]
 
 
-def run(*given):
-    command = [sys.executable, "-m", "benchmarks.heads.ablation", *map(str, given)]
-    return forked.run(command, capture_output=True, text=True, cwd=ROOT)
+run = partial(benchmark, "heads.ablation")
 
 
 def test_ablation_of_a_run(whole_run, corpus, tmp_path):

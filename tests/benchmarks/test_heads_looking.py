@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 
-from benchmarks import forked
+from started import benchmark
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "benchmarks.heads.looking", *map(str, arguments)]
-    return forked.run(command, capture_output=True, text=True, cwd=ROOT)
+run = partial(benchmark, "heads.looking")
 
 
 def test_what_is_kept_is_what_the_page_says():

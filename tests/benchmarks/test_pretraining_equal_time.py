@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from small_runs import made_up_text
+from started import benchmark
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from benchmarks import forked
 from benchmarks.pretraining.equal_time import with_muon
 
-ROOT = Path(__file__).parents[2]
 SIZES = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
 }  # fmt: skip
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "benchmarks.pretraining.equal_time", *map(str, arguments)]
-    return forked.run(command, cwd=ROOT, capture_output=True, text=True)
+run = partial(benchmark, "pretraining.equal_time")
 
 
 @pytest.fixture

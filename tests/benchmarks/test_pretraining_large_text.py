@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 from small_runs import made_up_text
-
-from benchmarks import forked
+from started import benchmark
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments, **given):
-    command = [sys.executable, "-m", "benchmarks.pretraining.large_text", *map(str, arguments)]
-    return forked.run(command, capture_output=True, text=True, cwd=ROOT, **given)
+run = partial(benchmark, "pretraining.large_text")
 
 
 def test_whole_at_a_tiny_size(tmp_path):

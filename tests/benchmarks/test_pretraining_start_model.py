@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 from small_runs import cli, made_up_text
-
-from benchmarks import forked
+from started import benchmark
 
 __all__ = ["cli"]
-ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "benchmarks.pretraining.start_model", *map(str, arguments)]
-    return forked.run(command, cwd=ROOT, capture_output=True, text=True)
+run = partial(benchmark, "pretraining.start_model")
 
 
 @pytest.fixture

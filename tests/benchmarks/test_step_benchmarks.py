@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks import forked
+from started import benchmark as run
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(benchmark, *arguments):
-    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *map(str, arguments)]
-    return forked.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def whole(benchmark, folder, *arguments):
