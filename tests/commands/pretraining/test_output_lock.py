@@ -137,7 +137,7 @@ def test_of_two_commands_started_at_once_one_runs(tmp_path, arguments):
 
 def test_of_two_that_begin_at_once_one_writes(arguments, tmp_path):
     """What is there in the end is of one run, not settings of one and results of the other."""
-    command = ["pretrain", *arguments, "--max-steps", "6"]
+    command = ["pretrain", *arguments, "--max-steps", "100"]  # longer than a lock is waited for, on a fast machine too
     environment = ENVIRONMENT | {"TOKENIZERS_PARALLELISM": "false"}
     ended = forked.run(
         [sys.executable, pairs.__file__, str(tmp_path), "5", *command],
