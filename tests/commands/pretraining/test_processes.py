@@ -125,7 +125,7 @@ def test_one_is_killed_and_fewer_go_on(command, alone, tmp_path, before, after):
     assert "SIGKILL" in complained
     assert not (folder / "results.json").exists()
     code, _, complained = finish(launch(2, "pretrain", *command, *after, "-o", folder, "-q", "--resume"))
-    assert code == 0, complained[-3000:]
+    assert code == 0, complained
     assert json.loads((folder / "results.json").read_text())["resumed_from"] >= 20
     assert losses_in(folder) == pytest.approx(alone, rel=1e-4)
 
